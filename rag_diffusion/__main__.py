@@ -1,0 +1,5 @@
+"""`python -m rag_diffusion`."""
+
+from rag_diffusion.cli import main
+
+main()

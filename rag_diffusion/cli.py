@@ -1,0 +1,106 @@
+"""`rag-diffusion ...` and `python -m rag_diffusion ...`. Light to import: torch and MLflow come with the stages."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from rag_diffusion.errors import RagDiffusionError
+
+TELEMETRY_OFF = {
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
+ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
+app.add_typer(base, name="base")
+app.add_typer(ruler, name="ruler")
+
+Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
+
+
+@app.callback()
+def before_each_command() -> None:
+    """Retrieval-augmented text-to-image diffusion: run stages, promote weights, show results."""
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+@app.command()
+def run(stage: Annotated[str, typer.Argument(help="ingest, align, ... as in dvc.yaml")], root: Root = Path(".")) -> None:
+    """Run one stage of the pipeline by hand. `dvc repro` runs all that are out of date."""
+    from rag_diffusion.progress import reporting_to_dagster
+    from rag_diffusion.stages.runner import run_stage
+
+    signal.signal(signal.SIGTERM, _terminated)
+    with clean_errors(), reporting_to_dagster():
+        run_stage(stage, root)
+
+
+@base.command("promote")
+def base_promote(root: Root = Path(".")) -> None:
+    """Make the result of pipelines/pretrain the base generator in data/base, which git tracks."""
+    from rag_diffusion.stages.promote import promote_base
+
+    with clean_errors():
+        print(f"promoted to {promote_base(root)}; commit it with its card")
+
+
+@ruler.command("promote")
+def ruler_promote(root: Root = Path(".")) -> None:
+    """Make the result of pipelines/ruler the ruler in data/ruler, which git tracks."""
+    from rag_diffusion.stages.promote import promote_ruler
+
+    with clean_errors():
+        print(f"promoted to {promote_ruler(root)}; commit it with its card")
+
+
+@app.command()
+def show(root: Root = Path(".")) -> None:
+    """Say where the pictures and the numbers are, and print the metric table."""
+    from rag_diffusion.show import summary
+
+    with clean_errors():
+        print(summary(root))
+
+
+@contextmanager
+def clean_errors() -> Iterator[None]:
+    """One message and exit code 1 for an error made on purpose; a traceback for any other."""
+    try:
+        yield
+    except RagDiffusionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Turn SIGTERM into an exit that closes files, removes half-written directories and ends the MLflow run."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point."""
+    app()

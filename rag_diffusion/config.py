@@ -1,0 +1,217 @@
+"""params.yaml as frozen, typed objects. An unknown key or a wrong type is a `ConfigError`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rag_diffusion.errors import ConfigError
+
+Probability = Field(ge=0.0, le=1.0)
+Positive = Field(gt=0)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class IconifyConfig(_Section):
+    """Which drawings of the Iconify emoji sets are taken."""
+
+    sources: str
+    skin_tones: bool
+    flags: bool
+    people: bool
+
+
+class FolderConfig(_Section):
+    """A user's own images with captions."""
+
+    path: str
+    licence: str
+    attribution: str
+
+
+class SplitConfig(_Section):
+    """Shares of families, and the least number of entities drawn in six or more styles."""
+
+    validation: float = Probability
+    test: float = Probability
+    min_validation_entities: int = Field(ge=0)
+    min_test_entities: int = Field(ge=0)
+
+
+class CorpusConfig(_Section):
+    """What `ingest` reads."""
+
+    source: Literal["iconify", "folder"]
+    image_size: int = Field(ge=16, le=1024)
+    iconify: IconifyConfig
+    folder: FolderConfig
+    split: SplitConfig
+    duplicate_threshold: float = Field(ge=0.0)
+
+
+class EncoderConfig(_Section):
+    """The dual encoder: `embedded` is trained by `align`; any other name is an open_clip architecture."""
+
+    model: str
+    pretrained: str
+    image_size: int = Positive
+    embed_dim: int = Positive
+    epochs: int = Positive
+    batch_size: int = Positive
+    learning_rate: float = Positive
+
+
+class IndexConfig(_Section):
+    """The faiss index and the recall it must reach."""
+
+    factory: str
+    min_recall: float = Probability
+
+
+class FusionWeights(_Section):
+    """Weight of each normalised similarity in the fused score."""
+
+    bm25: float = Field(ge=0.0)
+    text_to_text: float = Field(ge=0.0)
+    text_to_image: float = Field(ge=0.0)
+
+
+class RetrievalConfig(_Section):
+    """How neighbors are selected."""
+
+    weights: FusionWeights
+    num_neighbors: int = Field(ge=1, le=16)
+    training_candidates: int = Field(ge=1)
+
+
+class BaselinesConfig(_Section):
+    """Variants that need no generator."""
+
+    snap_colors: int = Field(ge=2, le=256)
+
+
+class ModelConfig(_Section):
+    """Architecture of the base generator."""
+
+    patch_size: int = Positive
+    block_out_channels: list[int]
+    layers_per_block: int = Positive
+    text_encoder: str
+    max_text_tokens: int = Field(ge=4, le=512)
+    neighbor_skips: list[int]
+    neighbor_head_dim: int = Positive
+
+
+class TrainConfig(_Section):
+    """One training run; `pretrain` and `finetune` share the form."""
+
+    steps: int = Positive
+    batch_size: int = Positive
+    learning_rate: float = Positive
+    warmup_steps: int = Field(ge=0)
+    ema_decay: float = Field(ge=0.0, lt=1.0)
+    group_size: int = Positive
+    drop_both: float = Probability
+    drop_text: float = Probability
+    drop_neighbors: float = Probability
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_every: int = Positive
+    validate_every: int = Positive
+    max_minutes: float = Field(ge=0.0)
+
+
+class FinetuneConfig(TrainConfig):
+    """Fine-tuning continues from the weights in `base`."""
+
+    base: str
+
+
+class SampleConfig(_Section):
+    """What is drawn, and how."""
+
+    prompts: Literal["default", "all", "validation"]
+    variants: list[Literal["none", "random", "retrieved", "oracle"]]
+    scheduler: str
+    num_inference_steps: int = Positive
+    guidance: Literal["none", "text", "neighbor", "alternate", "interleaved", "joint"]
+    text_guidance_scale: float
+    neighbor_guidance_scale: float
+    interleave_ratio: float = Probability
+    batch_size: int = Positive
+
+
+class ScoreConfig(_Section):
+    """How images are judged."""
+
+    extractor: Literal["embedded", "inception"]
+    inception_weights: str
+    bootstrap_draws: int = Positive
+    min_real_accuracy: float = Probability
+
+
+class TrackingConfig(_Section):
+    """Where runs are logged."""
+
+    experiment: str
+    uri: str
+
+
+class Config(_Section):
+    """The whole of params.yaml."""
+
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    corpus: CorpusConfig
+    encoder: EncoderConfig
+    index: IndexConfig
+    retrieval: RetrievalConfig
+    baselines: BaselinesConfig
+    model: ModelConfig
+    pretrain: TrainConfig
+    finetune: FinetuneConfig
+    sample: SampleConfig
+    score: ScoreConfig
+    tracking: TrackingConfig
+
+
+def load_config(path: Path | str = "params.yaml") -> Config:
+    """Read and check params.yaml.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or has an unknown key or a wrong type.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a parameter file, found none; run from the project's root") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML, got text that does not parse: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: object) -> str:
+    assert isinstance(error, dict)
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"  {where}: unknown key; remove it or correct its spelling"
+    if error["type"] == "missing":
+        return f"  {where}: missing; add it (the default is in the repository's params.yaml)"
+    return f"  {where}: {error['msg']}, got {error['input']!r} ({type(error['input']).__name__})"

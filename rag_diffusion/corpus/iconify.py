@@ -1,0 +1,173 @@
+"""The default corpus: emoji sets from Iconify's npm packages, rendered from SVG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rag_diffusion.config import IconifyConfig
+from rag_diffusion.corpus.captions import CAPTION_TEMPLATES, choose, describe
+from rag_diffusion.corpus.emoji import (
+    Annotation,
+    EntityResolver,
+    IconSet,
+    has_skin_tone,
+    is_private,
+    parse_annotations,
+)
+from rag_diffusion.corpus.images import encode_png, render_svg
+from rag_diffusion.corpus.packages import Package, fetch_package, read_member
+from rag_diffusion.errors import DataError
+from rag_diffusion.progress import progress
+from rag_diffusion.types import Pair
+
+
+@dataclass
+class Rejections:
+    """Counted rejections with their reasons, for the manifest."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, what: str, reason: str) -> None:
+        """Record one rejected pair."""
+        self.rows.append({"what": what, "reason": reason})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    icon_set: IconSet
+    name: str
+    entity: str
+    annotation: Annotation
+
+
+def load_pairs(config: IconifyConfig, root: Path, image_size: int, cache: Path) -> tuple[list[Pair], dict[str, Any]]:
+    """Fetch, join, render and caption the sets.
+
+    Args:
+        config: the source list and which groups are taken.
+        root: project root, base of `config.sources`.
+        image_size: side of the rendered images in pixels.
+        cache: folder for package archives.
+
+    Returns:
+        Pairs without family, split and duplicate group (empty strings), and facts for the manifest: `rejected`
+        pairs with their reasons, `style_words`, and `kinds` (entity -> subgroup in words).
+
+    Raises:
+        DataError: a package cannot be had or is not what was pinned.
+    """
+    sources = yaml.safe_load((root / config.sources).read_text(encoding="utf-8"))
+    row = sources["annotations"]
+    annotations = parse_annotations(read_member(fetch_package(Package.parse(row), cache), row["file"]))
+    sets = {row["style"]: _read_set(row, fetch_package(Package.parse(row), cache))
+            for row in progress(sources["sets"], desc="fetching sets", unit="set")}
+    rejections = Rejections()
+    drawings = list(_select(sets, annotations, config, rejections))
+    pairs = []
+    with ThreadPoolExecutor(2) as pool:  # resvg releases the interpreter lock while it renders
+        rendered = pool.map(lambda drawing: _render(drawing, image_size), drawings)
+        for drawing, pair in zip(drawings, progress(rendered, total=len(drawings), desc="rendering", unit="img"), strict=True):
+            if isinstance(pair, Pair):
+                pairs.append(pair)
+            else:
+                rejections.add(f"{drawing.icon_set.style}/{drawing.name}", f"does not render: {pair}")
+    facts = {
+        "rejected": rejections.rows,
+        "style_words": {style: icon_set.words for style, icon_set in sets.items()},
+        "kinds": {drawing.entity: _kind(drawing.annotation) for drawing in drawings},
+        "packages": {row["package"]: str(row["version"]) for row in [*sources["sets"], sources["annotations"]]},
+    }
+    return pairs, facts
+
+
+def _kind(annotation: Annotation) -> str:
+    return annotation.subgroup.replace("-", " ").strip()
+
+
+def _read_set(row: Mapping[str, Any], archive: Path) -> IconSet:
+    icons, chars, info = (json.loads(read_member(archive, f"{name}.json")) for name in ("icons", "chars", "info"))
+    return IconSet(
+        style=row["style"],
+        words=row["words"],
+        licence=info["license"]["spdx"],
+        attribution=info["author"]["name"],
+        icons=icons["icons"],
+        chars=chars,
+        aliases=icons.get("aliases", {}),
+        size=(icons.get("width", 16), icons.get("height", 16)),
+    )
+
+
+def _select(
+    sets: Mapping[str, IconSet], annotations: Mapping[str, Annotation], config: IconifyConfig, rejections: Rejections
+) -> Iterator[_Drawing]:
+    """Drawings that are wanted; one a set and entity, the shortest name first."""
+    resolver = EntityResolver(sets)
+    for style, icon_set in sets.items():
+        taken: set[str] = set()
+        for name in sorted(icon_set.icons, key=lambda name: (len(name), name)):
+            entity = resolver.resolve(style, name)
+            annotation = annotations.get(entity) if entity else None
+            if entity is None or annotation is None:
+                reason = "name resolves to no code point" if entity is None else f"code point has no annotation: {entity}"
+                rejections.add(f"{style}/{name}", reason)
+            elif _wanted(entity, annotation, config):
+                if entity in taken:
+                    rejections.add(f"{style}/{name}", f"second drawing in this set: {entity}")
+                else:
+                    taken.add(entity)
+                    yield _Drawing(icon_set=icon_set, name=name, entity=entity, annotation=annotation)
+
+
+def _wanted(entity: str, annotation: Annotation, config: IconifyConfig) -> bool:
+    if is_private(entity) or annotation.group.startswith("extras"):
+        return False
+    return (
+        (config.skin_tones or not has_skin_tone(entity))
+        and (config.flags or annotation.group != "flags")
+        and (config.people or annotation.group not in ("people-body", "component"))
+    )
+
+
+def _render(drawing: _Drawing, size: int) -> Pair | str:
+    """The pair, or the reason why there is none."""
+    icon_set, annotation = drawing.icon_set, drawing.annotation
+    svg = _svg(icon_set, icon_set.icons[drawing.name])
+    what = f"{icon_set.style}/{drawing.name}"
+    try:
+        image = render_svg(svg, size, what)
+    except DataError as error:
+        return str(error)
+    template = choose(CAPTION_TEMPLATES, f"{what}:caption")
+    return Pair(
+        pair_id=f"iconify/{what}",
+        source=f"iconify/{icon_set.style}",
+        entity=drawing.entity,
+        family="",
+        category=annotation.group,
+        style=icon_set.style,
+        title=annotation.title,
+        caption=describe(template, title=annotation.title, style=icon_set.words, kind=_kind(annotation)),
+        licence=icon_set.licence,
+        attribution=icon_set.attribution,
+        image=encode_png(image),
+        original=svg,
+        split="",
+        duplicate_group="",
+    )
+
+
+def _svg(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:
+    width, height = icon.get("width", icon_set.size[0]), icon.get("height", icon_set.size[1])
+    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>'
+    ).encode()

@@ -1,0 +1,107 @@
+"""Families of entities that must not be torn apart, and their split into train / validation / test."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.config import SplitConfig
+from rag_diffusion.corpus.captions import stable_hash
+from rag_diffusion.corpus.duplicates import UnionFind, close_pairs, thumbnails
+from rag_diffusion.errors import DataError
+
+FAMILY_THRESHOLD = 0.004  # mean squared difference of 16 px thumbnails of one style
+MIN_STYLES = 6  # an entity that stands in so many styles can be a test entity
+MAX_TEST_FAMILY = 8  # entities; a larger family (plain faces, clocks) is too alike to test recognition with
+_SALTS = 2000
+# Entities that are one drawing with small changes: (name, pattern over code points).
+CURATED = (
+    ("clock-faces", re.compile(r"1f55[0-9a-f]|1f56[0-7]")),
+    ("keycaps", re.compile(r"(00)?(2[3a]|3[0-9])-20e3|1f51f")),
+    ("moons", re.compile(r"1f31[1-9a-d]")),
+    ("circles-and-squares", re.compile(r"26a[ab]|1f53[45]|1f7e[0-9a-b]|2b1[bc]|25[af][abcde]|1f53[2367]|25fb|25fc")),
+    ("hearts", re.compile(r"2764|1f49[3-9a-f]|1f5a4|1f90[de]|1f9e1|1fa7[567]|2763|1f48[cf]")),
+    ("zodiac", re.compile(r"264[89a-f]|265[0-3]|26ce")),
+    ("arrows", re.compile(r"2b0[5-7]|219[4-9]|21a[9a]|27a1|293[45]")),
+    ("dice-cards", re.compile(r"2660|2663|2665|2666")),
+)
+
+
+def families(entities: Sequence[str], styles: Sequence[str], pixels: NDArray[np.uint8]) -> dict[str, str]:
+    """Join entities that are near-identical in one style, or stand in one curated list.
+
+    Args:
+        entities: n entities.
+        styles: n styles.
+        pixels: (n, H, W, 3) uint8.
+
+    Returns:
+        Entity -> family, which is the smallest entity in it.
+    """
+    groups = UnionFind(entities)
+    for _, pattern in CURATED:
+        members = sorted({entity for entity in entities if pattern.fullmatch(entity)})
+        for member in members[1:]:
+            groups.join(members[0], member)
+    for style in sorted(set(styles)):
+        rows = [row for row, other in enumerate(styles) if other == style]
+        for a, b in close_pairs(thumbnails(pixels[rows], 16), FAMILY_THRESHOLD):
+            groups.join(entities[rows[a]], entities[rows[b]])
+    return {entity: groups.find(entity) for entity in entities}
+
+
+def assign_splits(
+    family_of: Mapping[str, str], num_styles: Mapping[str, int], config: SplitConfig, *, enforce: bool
+) -> tuple[dict[str, str], int]:
+    """Split families by a stable hash.
+
+    A family of more than `MAX_TEST_FAMILY` entities goes to train. The hash is salted with the smallest number for which validation and test get as many entities that stand in
+    `MIN_STYLES` styles as `config` asks for, so that the split depends on the corpus alone.
+
+    Args:
+        family_of: entity -> family.
+        num_styles: entity -> number of styles it is drawn in.
+        config: shares and minimums.
+        enforce: whether the minimums hold; otherwise each split only has to hold a family.
+
+    Returns:
+        Entity -> split, and the salt.
+
+    Raises:
+        DataError: no salt reaches the minimums.
+    """
+    names = sorted(set(family_of.values()))
+    size, well_drawn = Counter(family_of.values()), Counter[str]()
+    for entity, family in family_of.items():
+        well_drawn[family] += num_styles[entity] >= MIN_STYLES
+    least = {"validation": config.min_validation_entities, "test": config.min_test_entities} if enforce else {}
+    for salt in range(_SALTS):
+        splits = {name: "train" if size[name] > MAX_TEST_FAMILY else _split_of(name, salt, config) for name in names}
+        count, held = Counter[str](), Counter(splits.values())
+        for name in names:
+            count[splits[name]] += well_drawn[name]
+        if all(count[split] >= number for split, number in least.items()) and (len(held) == 3 or len(names) < 10):
+            return {entity: splits[family] for entity, family in family_of.items()}, salt
+    raise DataError(
+        f"split: expected {least} entities drawn in {MIN_STYLES} or more styles, but {len(names)} families "
+        f"({sum(well_drawn.values())} such entities) do not hold them; lower corpus.split.min_*_entities"
+    )
+
+
+def _split_of(family: str, salt: int, config: SplitConfig) -> str:
+    place = stable_hash(f"{salt}:{family}") / 2**64
+    if place < config.test:
+        return "test"
+    return "validation" if place < config.test + config.validation else "train"
+
+
+def styles_per_entity(entities: Sequence[str], styles: Sequence[str]) -> dict[str, int]:
+    """Entity -> number of different styles."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for entity, style in zip(entities, styles, strict=True):
+        found[entity].add(style)
+    return {entity: len(members) for entity, members in found.items()}

@@ -1,0 +1,157 @@
+"""The corpus on disk: parquet shards with stable ids, and a manifest with their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.files import atomic_dir, file_hash
+from rag_diffusion.types import Pair
+
+SHARD_ROWS = 2048
+_BYTES = ("image", "original")
+COLUMNS = tuple(field.name for field in fields(Pair))
+SCHEMA = pa.schema([(name, pa.binary() if name in _BYTES else pa.string()) for name in COLUMNS])
+
+
+def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write pairs as parquet shards and a manifest; the same pairs give the same bytes.
+
+    Args:
+        path: folder to make or to replace, as a whole or not at all.
+        pairs: in any order; written sorted by pair id.
+        image_size: side of the images in pixels.
+        facts: more entries for the manifest, e.g. `rejected`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: no pairs, a pair id twice, or a full disk.
+    """
+    rows = sorted(pairs, key=lambda pair: pair.pair_id)
+    twice = [name for name, count in Counter(pair.pair_id for pair in rows).items() if count > 1]
+    if not rows or twice:
+        got = f"pair ids that occur twice: {twice[:5]}" if twice else "no pair at all"
+        raise DataError(f"{path}: expected pairs with distinct ids, got {got}; look at the source's rejections: "
+                        f"{facts.get('rejected', [])[:5]}")
+    with atomic_dir(path) as folder:
+        shards = []
+        for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
+            table = pa.Table.from_pylist([asdict(pair) for pair in rows[start : start + SHARD_ROWS]], schema=SCHEMA)
+            name = f"pairs-{number:05d}.parquet"
+            pq.write_table(table, folder / name, compression="zstd")
+            shards.append({"name": name, "rows": table.num_rows, "sha256": file_hash(folder / name)})
+        manifest = _manifest(rows, shards, image_size) | facts
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def _manifest(rows: Sequence[Pair], shards: list[dict[str, Any]], image_size: int) -> dict[str, Any]:
+    digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    count = {name: dict(sorted(Counter(getattr(pair, name) for pair in rows).items()))
+             for name in ("split", "style", "category", "licence", "source")}
+    return {"hash": digest, "shards": shards, "num_pairs": len(rows), "image_size": image_size, "counts": count,
+            "num_entities": len({pair.entity for pair in rows}), "num_families": len({pair.family for pair in rows})}
+
+
+class Corpus:
+    """A read-only corpus.
+
+    Attributes:
+        table: every column but the images, sorted by pair id; the index is the row number.
+        manifest: counts, hashes, rejections.
+        hash: identity of the corpus, stamped on all that is made from it.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], table: pa.Table) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.hash: str = manifest["hash"]
+        self.image_size: int = manifest["image_size"]
+        self.table: pd.DataFrame = table.drop_columns(list(_BYTES)).to_pandas()
+        self._images: pa.ChunkedArray = table.column("image")
+        self._originals: pa.ChunkedArray = table.column("original")
+        self._rows = {name: row for row, name in enumerate(self.table["pair_id"])}
+        self._pixels: NDArray[np.uint8] | None = None
+
+    @classmethod
+    def open(cls, path: Path | str) -> Corpus:
+        """Read a corpus and check every shard.
+
+        Raises:
+            DataError: it is missing, or a shard is missing, empty or damaged.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{path}: expected a corpus, found no manifest.json; run the stage `ingest`") from None
+        except ValueError as error:
+            raise DataError(f"{path}/manifest.json: expected JSON, got {error}; run the stage `ingest` again") from None
+        tables = [_read_shard(path / shard["name"], shard) for shard in manifest["shards"]]
+        return cls(path, manifest, pa.concat_tables(tables))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def row(self, pair_id: str) -> int:
+        """Row number of a pair.
+
+        Raises:
+            LineageError: this corpus has no such pair.
+        """
+        try:
+            return self._rows[pair_id]
+        except KeyError:
+            raise LineageError(
+                f"{self.path}: expected a pair {pair_id!r}, found none in corpus {self.hash[:12]}; "
+                "it comes from another corpus: run `dvc repro`"
+            ) from None
+
+    def rows(self, pair_ids: Iterable[str]) -> NDArray[np.int64]:
+        """Row numbers of several pairs."""
+        return np.fromiter((self.row(pair_id) for pair_id in pair_ids), dtype=np.int64)
+
+    def pixels(self, rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """Images as (n, H, W, 3) uint8 RGB; all of them when `rows` is None. Decoded once."""
+        if self._pixels is None:
+            size = self.image_size
+            self._pixels = np.empty((len(self), size, size, 3), dtype=np.uint8)
+            for row, cell in enumerate(self._images):
+                with Image.open(io.BytesIO(cell.as_py())) as image:
+                    self._pixels[row] = np.asarray(image.convert("RGB"))
+        return self._pixels if rows is None else self._pixels[np.asarray(rows, dtype=np.int64)]
+
+    def pair(self, pair_id: str) -> Pair:
+        """One whole pair, images included."""
+        row = self.row(pair_id)
+        cells = {str(name): value for name, value in self.table.iloc[row].items()}
+        return Pair(**cells, image=self._images[row].as_py(), original=self._originals[row].as_py())
+
+
+def _read_shard(path: Path, shard: dict[str, Any]) -> pa.Table:
+    if not path.exists() or path.stat().st_size == 0:
+        got = "0 bytes" if path.exists() else "no file"
+        raise DataError(f"{path}: expected a parquet shard of {shard['rows']} pairs, got {got}; run the stage `ingest` again")
+    if file_hash(path) != shard["sha256"]:
+        raise DataError(
+            f"{path}: expected sha256 {shard['sha256'][:12]}…, got {file_hash(path)[:12]}…: the shard is truncated or "
+            "was changed; run the stage `ingest` again"
+        )
+    return pq.read_table(path, schema=SCHEMA)

@@ -1,0 +1,21 @@
+"""Errors a user can meet. Each message says what was expected, what came and what to do."""
+
+
+class RagDiffusionError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(RagDiffusionError):
+    """A key or value in params.yaml is unknown, missing or of the wrong type."""
+
+
+class DataError(RagDiffusionError):
+    """An input file, image, caption or shard is missing, damaged or empty."""
+
+
+class LineageError(RagDiffusionError):
+    """Two artifacts do not belong together, e.g. an index built from another corpus."""
+
+
+class ModelError(RagDiffusionError):
+    """Weights are missing, unreachable, of another shape, or have seen what they must not."""

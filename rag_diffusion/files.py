@@ -1,0 +1,91 @@
+"""Writing so that nothing half-written is ever taken for whole: write beside, then rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rag_diffusion.errors import DataError
+
+
+@contextmanager
+def atomic_dir(path: Path | str) -> Iterator[Path]:
+    """Fill a directory beside `path`, then rename it over `path`.
+
+    Args:
+        path: the directory to make or to replace.
+
+    Yields:
+        An empty directory next to `path`; on an error it is removed and `path` stays as it was.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    beside.mkdir()
+    try:
+        yield beside
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(beside, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        _raise_if_full(error, path)
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def atomic_write(path: Path | str, content: bytes | str) -> None:
+    """Write a file beside `path`, then rename it over `path`.
+
+    Raises:
+        DataError: the disk is full; `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        _raise_if_full(error, path)
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def file_hash(path: Path | str) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_hash(path: Path | str) -> str:
+    """sha256 over the relative names and bytes of all files below a directory, in hex."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _raise_if_full(error: OSError, path: Path) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise DataError(
+            f"{path}: expected room to write, but the disk is full ({free:.0f} MiB free); free some space and run "
+            "the stage again. Nothing half-written was kept"
+        ) from error

@@ -1,0 +1,18 @@
+"""Where every artifact lives, relative to the project's root."""
+
+from __future__ import annotations
+
+CORPUS = "data/corpus"
+ENCODER = "data/encoder"
+VECTORS = "data/vectors"
+INDEX = "data/index"
+NEIGHBORS = "data/neighbors"
+BASELINES = "data/baselines"
+MODEL = "data/model"
+SAMPLES = "data/samples"
+BASE = "data/base"
+RULER = "data/ruler"
+PROMPTS = "data/prompts"
+REPORTS = "reports"
+RUNS = "data/runs"
+SCRATCH = "data/.scratch"

@@ -1,0 +1,233 @@
+"""Text queries to ranked pairs: BM25, text-to-text and text-to-image similarity, fused.
+
+Each similarity offers its best hits; the union of them is scored exactly by all three.
+
+Shapes: N pairs, Q queries, D width of the dual encoder's space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.config import Config
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import LineageError
+from rag_diffusion.files import tree_hash
+from rag_diffusion.layout import ENCODER, INDEX, VECTORS
+from rag_diffusion.models.dual_encoder import load_dual_encoder
+from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.fusion import DECIMALS, best_first, contributions, normalise
+from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.vectors import Vectors, check_stamp
+from rag_diffusion.types import Hits
+
+POOL = 200  # hits that each similarity offers; its last one is the zero of the min-max scale
+CHUNK = 256  # queries scored at a time
+IMAGE_INDEX, TEXT_INDEX = "image.index", "text.index"
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Ranked rows of one query, best first: scores, and what each similarity gave (they sum to the score)."""
+
+    rows: Ints
+    scores: NDArray[np.float64]
+    parts: dict[str, NDArray[np.float64]]
+
+
+class Retriever:
+    """Finds pairs for texts.
+
+    Args:
+        corpus: the knowledge base.
+        vectors: of its images and captions.
+        lexical: BM25 over its captions.
+        indexes: nearest neighbors over the same vectors, `text_to_text` and `text_to_image`.
+        weights: of `bm25`, `text_to_text` and `text_to_image`.
+        embed: texts to (Q, D) unit vectors.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        vectors: Vectors,
+        lexical: LexicalIndex,
+        indexes: dict[str, VectorIndex],
+        *,
+        weights: dict[str, float],
+        embed: Callable[[Sequence[str]], Floats],
+    ) -> None:
+        self.corpus = corpus
+        self.vectors = vectors
+        self._lexical = lexical
+        self._indexes = indexes
+        self._dense = {"text_to_text": vectors.text, "text_to_image": vectors.image}
+        self._weights = weights
+        self._embed = embed
+        self._pair_ids: list[str] = corpus.table["pair_id"].tolist()
+
+    @classmethod
+    def load(cls, root: Path | str, config: Config, corpus: Corpus) -> Retriever:
+        """Read what `align`, `embed` and `index` wrote; the encoder itself is loaded at the first query.
+
+        Raises:
+            DataError: an artifact is missing or damaged.
+            LineageError: an artifact was made from another corpus or with another encoder.
+        """
+        root = Path(root)
+        vectors = Vectors.open(root / VECTORS, corpus)
+        encoder_hash = tree_hash(root / ENCODER)
+        if vectors.encoder_hash != encoder_hash:
+            raise LineageError(
+                f"{root / VECTORS}: expected vectors of encoder {encoder_hash}, got those of encoder "
+                f"{vectors.encoder_hash}; run the stages `embed` and `index` again"
+            )
+        stamp = check_stamp(root / INDEX, corpus.hash, stage="index")
+        if stamp.get("encoder_hash") != encoder_hash:
+            raise LineageError(
+                f"{root / INDEX}: expected an index of encoder {encoder_hash}, got one of encoder "
+                f"{stamp.get('encoder_hash')}; run the stage `index` again"
+            )
+        return cls(
+            corpus,
+            vectors,
+            LexicalIndex.load(root / INDEX),
+            {
+                "text_to_text": VectorIndex.load(root / INDEX / TEXT_INDEX),
+                "text_to_image": VectorIndex.load(root / INDEX / IMAGE_INDEX),
+            },
+            weights=config.retrieval.weights.model_dump(),
+            embed=_lazy_embed(root / ENCODER),
+        )
+
+    def search(
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int,
+        exclude: Sequence[Collection[str]] | None = None,
+        query_vectors: Floats | None = None,
+    ) -> list[Hits]:
+        """Best pairs of every query.
+
+        Args:
+            queries: Q texts.
+            top_k: hits asked for; fewer come where the corpus has fewer.
+            exclude: per query, pair ids that must not come.
+            query_vectors: (Q, D) vectors of the queries where they are known.
+
+        Raises:
+            LineageError: the corpus has no such pair as one that is excluded.
+        """
+        rows = None if exclude is None else [self.corpus.rows(ids) for ids in exclude]
+        rankings = self.rank(queries, depth=top_k, exclude=rows, query_vectors=query_vectors)
+        return [self.hits(ranking, top_k) for ranking in rankings]
+
+    def hits(self, ranking: Ranking, top_k: int) -> Hits:
+        """The first `top_k` of a ranking, by pair id."""
+        return Hits(
+            pair_ids=tuple(self._pair_ids[row] for row in ranking.rows[:top_k]),
+            scores=tuple(ranking.scores[:top_k].tolist()),
+            parts={name: tuple(values[:top_k].tolist()) for name, values in ranking.parts.items()},
+        )
+
+    def rank(
+        self,
+        queries: Sequence[str],
+        *,
+        depth: int,
+        exclude: Sequence[Ints] | None = None,
+        within: Mask | None = None,
+        query_vectors: Floats | None = None,
+    ) -> Iterator[Ranking]:
+        """Rankings of rows, at least `depth` long where there are so many; deeper does not change the beginning.
+
+        Args:
+            queries: Q texts.
+            depth: hits that each similarity offers, at least `POOL`.
+            exclude: per query, rows that must not come.
+            within: (N,) rows that may come, for all queries; None allows all.
+            query_vectors: (Q, D) vectors of the queries where they are known.
+        """
+        vectors = self._embed(queries) if query_vectors is None else query_vectors
+        for start in range(0, len(queries), CHUNK):
+            part = slice(start, start + CHUNK)
+            allowed = self._allowed(len(queries[part]), None if exclude is None else exclude[part], within)
+            lexical = self._lexical.scores(queries[part])
+            dense = {
+                name: self._dense_pools(index, vectors[part], allowed, max(depth, POOL))
+                for name, index in self._indexes.items()
+            }
+            for row in range(len(allowed)):
+                pools = {name: found[row] for name, found in dense.items()}
+                yield self._fuse(vectors[start + row], lexical[row], pools, allowed[row], max(depth, POOL))
+
+    def _allowed(self, count: int, exclude: Sequence[Ints] | None, within: Mask | None) -> Mask:
+        allowed = np.ones((count, len(self._pair_ids)), dtype=bool)
+        if within is not None:
+            allowed &= within
+        for row, rows in enumerate(exclude or ()):
+            allowed[row, rows] = False
+        return allowed
+
+    def _dense_pools(self, index: VectorIndex, queries: Floats, allowed: Mask, depth: int) -> list[Ints]:
+        """Allowed hits of every query, best first; asks for more until there are enough."""
+        total = allowed.shape[1]
+        wanted = np.minimum(depth, allowed.sum(axis=1))
+        k = min(total, int(depth * total / max(1, int(allowed.sum(axis=1).min())) * 1.2) + 16)
+        while True:
+            found = index.search(queries, k)[1]
+            pools = [rows[(rows >= 0) & may[rows]] for rows, may in zip(found, allowed, strict=True)]
+            if k == total or all(len(pool) >= want for pool, want in zip(pools, wanted, strict=True)):
+                return [pool[:depth] for pool in pools]
+            k = min(total, 2 * k)
+
+    def _fuse(
+        self, query: Floats, lexical: NDArray[np.float64], pools: dict[str, Ints], allowed: Mask, depth: int
+    ) -> Ranking:
+        rows_allowed = np.flatnonzero(allowed)
+        words = rows_allowed[np.argsort(-lexical[rows_allowed], kind="stable")[:depth]]
+        union = np.unique(np.concatenate([words, *pools.values()]))
+        raw = {"bm25": lexical[union]} | {
+            name: (self._dense[name][union] @ query).astype(np.float64) for name in self._dense
+        }
+        scaled = {name: _scale(values) for name, values in raw.items()}
+        parts = contributions(scaled, self._weights)
+        scores = np.round(np.sum(list(parts.values()), axis=0), DECIMALS)
+        order = best_first(scores, union)
+        return Ranking(
+            rows=union[order],
+            scores=scores[order],
+            parts={name: np.round(values[order], DECIMALS) for name, values in parts.items()},
+        )
+
+
+def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Min-max between the best and the POOL-th best value, so that a deeper pool gives the same scores."""
+    if not len(values):
+        return values
+    last = min(POOL, len(values))
+    low = float(np.partition(values, -last)[-last])
+    return normalise(values, low=low, high=float(values.max()))
+
+
+def _lazy_embed(folder: Path) -> Callable[[Sequence[str]], Floats]:
+    """An embedding function that loads the encoder when it is first called."""
+    loaded: list[Embedder] = []
+
+    def embed(texts: Sequence[str]) -> Floats:
+        if not loaded:
+            loaded.append(Embedder(load_dual_encoder(folder)))
+        return loaded[0].texts(texts)
+
+    return embed

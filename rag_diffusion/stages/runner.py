@@ -1,0 +1,53 @@
+"""Run one stage by name: parameters, tracker, the stage itself, and the note which MLflow run it was."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rag_diffusion.config import load_config
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.files import atomic_write
+from rag_diffusion.layout import RUNS
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.tracking import MlflowTracker, open_tracker
+
+STAGES = (
+    "ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score", "pretrain", "ruler",
+)  # fmt: skip
+
+
+def run_stage(name: str, root: Path | str = Path(".")) -> None:
+    """Run a stage of the pipeline in the project at `root`.
+
+    Args:
+        name: one of `STAGES`.
+        root: the directory that holds params.yaml.
+
+    Raises:
+        ConfigError: there is no such stage, or params.yaml is wrong.
+        RagDiffusionError: whatever the stage objects to.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"{name}: expected a stage, one of {', '.join(STAGES)}")
+    root = Path(root).resolve()
+    config = load_config(root / "params.yaml")
+    record = root / RUNS / f"{name}.run.json"
+    record.unlink(missing_ok=True)
+    with open_tracker(config, root, name) as tracker:
+        stage = _load(name)
+        stage(StageContext(config=config, root=root, tracker=tracker))
+    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker), indent=2) + "\n")
+
+
+def _load(name: str) -> Callable[[StageContext], None]:
+    """The stage's function; its module is imported only now, as it may need torch."""
+    run: Callable[[StageContext], None] = importlib.import_module(f"rag_diffusion.stages.{name}").run
+    return run
+
+
+def _record(stage: str, experiment: str, tracker: MlflowTracker) -> dict[str, object]:
+    record: dict[str, object] = {"run_id": tracker.run_id, "experiment": experiment, "stage": stage}
+    return record | ({"tracking_error": tracker.errors[0]} if tracker.errors else {})

@@ -1,0 +1,267 @@
+"""What a stage logs, and the way it takes to MLflow.
+
+MLflow is slow to import and to open its store (2 to 20 s), so a second process does it (`tracking_worker`). The stage
+writes messages to a pipe and goes on; `open_tracker` waits at its end until all of them are in the store. The second
+process sees the pipe close when the stage is killed, and marks the run KILLED. A failure of tracking never ends a
+stage, but is printed at once and again at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rag_diffusion.config import Config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STORE = "mlruns/mlflow.db"
+ARTIFACTS = "mlruns/artifacts"
+SPOOL = "mlruns/.spool"
+SECONDS_TO_FLUSH = 300.0
+SECONDS_TO_END = 10.0
+
+
+class Tracker(Protocol):
+    """Where a stage's parameters, metrics and pictures go."""
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run, None where there is none."""
+
+    def resume(self, run_id: str) -> None:
+        """Go on with an earlier run. Call it before anything is logged."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log parameters; nested mappings become dotted keys."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers, at a step where they form a curve."""
+
+    def log_image(self, image: Image, name: str, step: int | None = None) -> None:
+        """Log a picture; with a step it joins the picture grid of `name`."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file or a directory as it is now."""
+
+    def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
+        """Log rows with the same keys as the JSON table `<name>.json`."""
+
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        """Log which data a run read: a name, the hash of its bytes, where it lies."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+
+
+class NullTracker:
+    """A tracker that does nothing."""
+
+    run_id: str | None = None
+
+    def resume(self, run_id: str) -> None: ...
+    def log_params(self, params: Mapping[str, object]) -> None: ...
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
+    def log_image(self, image: Image, name: str, step: int | None = None) -> None: ...
+    def log_artifact(self, path: Path, folder: str | None = None) -> None: ...
+    def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None: ...
+    def log_dataset(self, name: str, digest: str, source: str) -> None: ...
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the second process needs to know to begin a run."""
+
+    uri: str
+    artifacts: str | None
+    experiment: str
+    stage: str
+    root: str
+    params: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What the second process answers: the run, and what could not be logged."""
+
+    run_id: str | None
+    errors: list[str] = field(default_factory=list)
+
+
+class MlflowTracker:
+    """Sends what is logged to the process that writes it to MLflow. Made by `open_tracker`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.errors: list[str] = []
+        self._setup = setup
+        self._run_id: str | None = None
+        self._spool = Path(setup.root) / SPOOL
+        self._lock = threading.Lock()
+        self._pipe, child = Pipe()
+        self._process = _start_worker(child)
+        child.close()
+        self._send("begin", setup)
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run; waits until the store has answered, None if it cannot."""
+        if self._run_id is None and not self.errors:
+            self._ask("run_id")
+        return self._run_id
+
+    def resume(self, run_id: str) -> None:
+        """Go on with the run of an earlier, interrupted stage. Call it before anything is logged."""
+        self._send("resume", run_id)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """See `Tracker`."""
+        self._send("params", flatten(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See `Tracker`."""
+        now = int(time.time() * 1000)
+        self._send("metrics", [(key, float(value), now, step or 0) for key, value in metrics.items()])
+
+    def log_image(self, image: Image, name: str, step: int | None = None) -> None:
+        """See `Tracker`."""
+        self._send("image", image.convert("RGB"), name, step)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """See `Tracker`. The content is copied now, so the stage may move or change the file."""
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: expected a file or directory to log, found none")
+        try:
+            self._spool.mkdir(parents=True, exist_ok=True)
+            copy = Path(tempfile.mkdtemp(dir=self._spool)) / path.name
+            shutil.copytree(path, copy) if path.is_dir() else shutil.copy2(path, copy)
+        except OSError as error:
+            self._lost(f"{path} could not be copied for the tracker: {error}")
+            return
+        self._send("artifact", str(copy), folder)
+
+    def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
+        """See `Tracker`."""
+        self._send("table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name)
+
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        """See `Tracker`."""
+        self._send("dataset", name, digest, source)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        self._send("tags", dict(tags))
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Write everything out, then mark the run FINISHED, FAILED (`error`) or KILLED (an interrupt)."""
+        status = "FINISHED"
+        if error is not None:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        self._ask("close", status, f"{type(error).__name__}: {error}" if error else "")
+        self._pipe.close()
+        try:
+            self._process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            pass  # it goes on by itself and ends with its last message
+        if self.errors:
+            _shout(f"{len(self.errors)} message(s) of stage {self._setup.stage} did not reach {self._setup.uri}; "
+                   f"the first: {self.errors[0]}")
+
+    def _send(self, kind: str, *content: object) -> bool:
+        try:
+            with self._lock:
+                self._pipe.send((kind, *content))
+        except OSError:
+            self._lost(f"the tracking process ended early (exit code {self._process.poll()})")
+            return False
+        return True
+
+    def _ask(self, kind: str, *content: object) -> None:
+        if not self._send(kind, *content):
+            return
+        if not self._pipe.poll(SECONDS_TO_FLUSH):
+            self._lost(f"no answer within {SECONDS_TO_FLUSH:.0f} s; the tracking process goes on in the background")
+            return
+        try:
+            reply = self._pipe.recv()
+        except (EOFError, OSError):
+            self._lost(f"the tracking process ended early (exit code {self._process.wait()})")
+            return
+        self._run_id = reply.run_id
+        self.errors.extend(reply.errors)
+
+    def _lost(self, message: str) -> None:
+        if not self.errors:
+            _shout(message)
+        self.errors.append(message)
+
+
+@contextmanager
+def open_tracker(config: Config, root: Path | str, stage: str) -> Iterator[MlflowTracker]:
+    """Begin an MLflow run for a stage; at the end wait until it is written.
+
+    Args:
+        config: its `tracking` section says where to; all of it is logged as parameters.
+        root: the project's root; the default store is `<root>/mlruns/mlflow.db`.
+        stage: name of the run and of its `stage` tag.
+
+    Yields:
+        The tracker. An exception in the body marks the run FAILED and goes on.
+    """
+    root = Path(root).resolve()
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    setup = Setup(
+        uri=uri or f"sqlite:///{root / STORE}",
+        artifacts=None if uri else (root / ARTIFACTS).as_uri(),
+        experiment=config.tracking.experiment,
+        stage=stage,
+        root=str(root),
+        params=flatten(config.model_dump()),
+    )
+    tracker = MlflowTracker(setup)
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.close(error)
+        raise
+    tracker.close()
+
+
+def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as dotted keys and text: `{"a": {"b": [1]}}` becomes `{"a.b": "[1]"}`."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _start_worker(child: Connection) -> subprocess.Popen[bytes]:
+    """Start the second process in a session of its own, so that it outlives a kill of the stage."""
+    environment = {"MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", **os.environ}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "rag_diffusion.tracking_worker", str(child.fileno())],
+        pass_fds=[child.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        start_new_session=True, env=environment,
+    )
+
+
+def _shout(message: str) -> None:
+    print(f"\n*** TRACKING FAILED: {message}\n", file=sys.stderr, flush=True)
