@@ -1,4 +1,4 @@
-"""`rag-diffusion ...` and `python -m rag_diffusion ...`. Light to import: torch and MLflow come with the stages."""
+"""`rag-diffusion ...` and `python -m rag_diffusion ...`. Light to import: stages bring the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
 app.add_typer(base, name="base")
@@ -41,7 +43,10 @@ def before_each_command() -> None:
 
 
 @app.command()
-def run(stage: Annotated[str, typer.Argument(help="ingest, align, ... as in dvc.yaml")], root: Root = Path(".")) -> None:
+def run(
+    stage: Annotated[str, typer.Argument(help="ingest, align, ... as in dvc.yaml")],
+    root: Root = Path(),
+) -> None:
     """Run one stage of the pipeline by hand. `dvc repro` runs all that are out of date."""
     from rag_diffusion.progress import reporting_to_dagster
     from rag_diffusion.stages.runner import run_stage
@@ -52,7 +57,7 @@ def run(stage: Annotated[str, typer.Argument(help="ingest, align, ... as in dvc.
 
 
 @base.command("promote")
-def base_promote(root: Root = Path(".")) -> None:
+def base_promote(root: Root = Path()) -> None:
     """Make the result of pipelines/pretrain the base generator in data/base, which git tracks."""
     from rag_diffusion.stages.promote import promote_base
 
@@ -61,7 +66,7 @@ def base_promote(root: Root = Path(".")) -> None:
 
 
 @ruler.command("promote")
-def ruler_promote(root: Root = Path(".")) -> None:
+def ruler_promote(root: Root = Path()) -> None:
     """Make the result of pipelines/ruler the ruler in data/ruler, which git tracks."""
     from rag_diffusion.stages.promote import promote_ruler
 
@@ -70,7 +75,7 @@ def ruler_promote(root: Root = Path(".")) -> None:
 
 
 @app.command()
-def show(root: Root = Path(".")) -> None:
+def show(root: Root = Path()) -> None:
     """Say where the pictures and the numbers are, and print the metric table."""
     from rag_diffusion.show import summary
 
@@ -89,7 +94,9 @@ def clean_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr)
+        print(
+            f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
@@ -97,7 +104,7 @@ def clean_errors() -> Iterator[None]:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """Turn SIGTERM into an exit that closes files, removes half-written directories and ends the MLflow run."""
+    """Turn SIGTERM into an exit that removes half-written files and ends the MLflow run."""
     raise KeyboardInterrupt
 
 

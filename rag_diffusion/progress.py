@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, plain lines elsewhere, both with rate and remaining time."""
+"""Progress of long steps: a bar on a terminal, plain lines elsewhere; rate and remaining time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -20,7 +20,12 @@ _listeners: list[Listener] = []
 
 
 def progress(
-    iterable: Iterable[T], *, total: int | None = None, desc: str, unit: str = "it", initial: int = 0
+    iterable: Iterable[T],
+    *,
+    total: int | None = None,
+    desc: str,
+    unit: str = "it",
+    initial: int = 0,
 ) -> Iterator[T]:
     """Yield the items of `iterable` and show how far it is.
 
@@ -42,8 +47,8 @@ def progress(
 class Progress:
     """Counts finished items; a context manager.
 
-    On a terminal it is a tqdm bar. Elsewhere it is a line every `SECONDS_BETWEEN_LINES`, and one at the end. Each
-    line also goes to whoever listens, e.g. Dagster's event log.
+    On a terminal it is a tqdm bar. Elsewhere it is a line every `SECONDS_BETWEEN_LINES`, and one at
+    the end. Each line also goes to whoever listens, e.g. Dagster's event log.
 
     Args:
         total: number of items, None where it is not known.
@@ -56,18 +61,25 @@ class Progress:
         self._total, self._desc, self._unit = total, desc, unit
         self._initial = self._done = initial
         self._note = ""
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> Self:
         self._start = self._spoke = time.monotonic()
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=self._total, desc=self._desc, unit=self._unit, initial=self._initial, dynamic_ncols=True
+                total=self._total,
+                desc=self._desc,
+                unit=self._unit,
+                initial=self._initial,
+                **_width(),
             )
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._speak("done in" if kind is None else "stopped after")
         if self._bar is not None:
@@ -102,12 +114,20 @@ class Progress:
         count = f"{self._done}/{self._total}" if self._total is not None else f"{self._done}"
         parts = [f"{self._desc}: {count} {self._unit}{share}"]
         if new:
-            parts.append(f"{rate:.1f} {self._unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{self._unit}")
+            parts.append(
+                f"{rate:.1f} {self._unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{self._unit}"
+            )
         if ending:
             parts.append(f"{ending} {duration(seconds)}")
         elif new and self._total is not None:
             parts.append(f"{duration(max(self._total - self._done, 0) / rate)} left")
         return ", ".join(parts + [self._note] * bool(self._note))
+
+
+def _width() -> dict[str, Any]:
+    """Follow the terminal's width; some terminals, e.g. in containers, say it is 0."""
+    known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    return {"dynamic_ncols": True} if known else {"ncols": 80}
 
 
 def duration(seconds: float) -> str:

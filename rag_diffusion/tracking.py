@@ -1,9 +1,10 @@
 """What a stage logs, and the way it takes to MLflow.
 
-MLflow is slow to import and to open its store (2 to 20 s), so a second process does it (`tracking_worker`). The stage
-writes messages to a pipe and goes on; `open_tracker` waits at its end until all of them are in the store. The second
-process sees the pipe close when the stage is killed, and marks the run KILLED. A failure of tracking never ends a
-stage, but is printed at once and again at the end.
+MLflow is slow to import and to open its store (2 to 20 s), so a second process does it
+(`tracking_worker`). The stage writes messages to a pipe and goes on; `open_tracker` waits at its
+end until all are in the store. The second process sees the pipe close when the stage is killed,
+and marks the run KILLED. A failure of tracking never ends a stage, but is printed at once and
+again at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -124,7 +125,7 @@ class MlflowTracker:
         return self._run_id
 
     def resume(self, run_id: str) -> None:
-        """Go on with the run of an earlier, interrupted stage. Call it before anything is logged."""
+        """See `Tracker`."""
         self._send("resume", run_id)
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -134,7 +135,9 @@ class MlflowTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker`."""
         now = int(time.time() * 1000)
-        self._send("metrics", [(key, float(value), now, step or 0) for key, value in metrics.items()])
+        self._send(
+            "metrics", [(key, float(value), now, step or 0) for key, value in metrics.items()]
+        )
 
     def log_image(self, image: Image, name: str, step: int | None = None) -> None:
         """See `Tracker`."""
@@ -156,7 +159,9 @@ class MlflowTracker:
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """See `Tracker`."""
-        self._send("table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name)
+        self._send(
+            "table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name
+        )
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
         """See `Tracker`."""
@@ -167,19 +172,20 @@ class MlflowTracker:
         self._send("tags", dict(tags))
 
     def close(self, error: BaseException | None = None) -> None:
-        """Write everything out, then mark the run FINISHED, FAILED (`error`) or KILLED (an interrupt)."""
+        """Write everything out, then mark the run FINISHED, FAILED or (interrupted) KILLED."""
         status = "FINISHED"
         if error is not None:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
         self._ask("close", status, f"{type(error).__name__}: {error}" if error else "")
         self._pipe.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):  # it goes on alone and ends with its last message
             self._process.wait(SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            pass  # it goes on by itself and ends with its last message
         if self.errors:
-            _shout(f"{len(self.errors)} message(s) of stage {self._setup.stage} did not reach {self._setup.uri}; "
-                   f"the first: {self.errors[0]}")
+            _shout(
+                f"{len(self.errors)} message(s) of stage {self._setup.stage} "
+                f"did not reach {self._setup.uri}; "
+                f"the first: {self.errors[0]}"
+            )
 
     def _send(self, kind: str, *content: object) -> bool:
         try:
@@ -194,7 +200,7 @@ class MlflowTracker:
         if not self._send(kind, *content):
             return
         if not self._pipe.poll(SECONDS_TO_FLUSH):
-            self._lost(f"no answer within {SECONDS_TO_FLUSH:.0f} s; the tracking process goes on in the background")
+            self._lost(f"no answer within {SECONDS_TO_FLUSH:.0f} s; it goes on in the background")
             return
         try:
             reply = self._pipe.recv()
@@ -248,18 +254,27 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[f"{prefix}{key}"] = (
+                value if isinstance(value, str) else json.dumps(value, default=str)
+            )
     return flat
 
 
 def _start_worker(child: Connection) -> subprocess.Popen[bytes]:
-    """Start the second process in a session of its own, so that it outlives a kill of the stage."""
-    environment = {"MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", **os.environ}
+    """Start the second process in a session of its own, so that it outlives the stage."""
+    environment = {
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        **os.environ,
+    }
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
     return subprocess.Popen(
         [sys.executable, "-m", "rag_diffusion.tracking_worker", str(child.fileno())],
-        pass_fds=[child.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=True, env=environment,
+        pass_fds=[child.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
     )
 
 

@@ -1,4 +1,4 @@
-"""The process that writes to MLflow; started by `tracking`, ends with the pipe to it. The only module that imports mlflow."""
+"""The process that writes to MLflow; `tracking` starts it. The only module that imports mlflow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ Message = tuple[Any, ...]
 
 
 class Writer:
-    """Takes messages, in order, to one MLflow run, which begins with the first thing that is logged."""
+    """Takes messages, in order, to one MLflow run; it begins with the first that is logged."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -84,7 +85,9 @@ class Writer:
         """Log a copied file or directory, then remove the copy."""
         try:
             if Path(copy).is_dir():
-                self.client.log_artifacts(self.begin(), copy, "/".join(filter(None, [folder, Path(copy).name])))
+                self.client.log_artifacts(
+                    self.begin(), copy, "/".join(filter(None, [folder, Path(copy).name]))
+                )
             else:
                 self.client.log_artifact(self.begin(), copy, folder)
         finally:
@@ -98,7 +101,9 @@ class Writer:
         """Log a dataset as an input of the run, and its whole digest as a tag."""
         from mlflow.entities import Dataset, DatasetInput
 
-        known = Dataset(name=name, digest=digest[:DIGEST_LENGTH], source_type="local", source=source)
+        known = Dataset(
+            name=name, digest=digest[:DIGEST_LENGTH], source_type="local", source=source
+        )
         self.client.log_inputs(self.begin(), datasets=[DatasetInput(known)])
         self.tags({f"dataset.{name}": digest})
 
@@ -106,7 +111,9 @@ class Writer:
         """Set tags."""
         from mlflow.entities import RunTag
 
-        self.client.log_batch(self.begin(), tags=[RunTag(key, str(value)) for key, value in tags.items()])
+        self.client.log_batch(
+            self.begin(), tags=[RunTag(key, str(value)) for key, value in tags.items()]
+        )
 
     def close(self, status: str, error: str) -> None:
         """End the run."""
@@ -122,10 +129,14 @@ class Writer:
 
         tags = {"stage": self.setup.stage, "mlflow.user": _user(), "mlflow.source.type": "LOCAL"}
         tags["mlflow.source.name"] = f"python -m rag_diffusion run {self.setup.stage}"
-        run = self.client.create_run(self.experiment_id, run_name=self.setup.stage, tags=tags | _git(self.setup.root))
+        run = self.client.create_run(
+            self.experiment_id, run_name=self.setup.stage, tags=tags | _git(self.setup.root)
+        )
         params = [Param(key, value) for key, value in self.setup.params.items()]
         for start in range(0, len(params), ENTITIES_PER_BATCH):
-            self.client.log_batch(run.info.run_id, params=params[start : start + ENTITIES_PER_BATCH])
+            self.client.log_batch(
+                run.info.run_id, params=params[start : start + ENTITIES_PER_BATCH]
+            )
         return str(run.info.run_id)
 
     def _continued(self) -> str | None:
@@ -136,7 +147,10 @@ class Writer:
         try:
             self.client.update_run(self.resumed_from, status="RUNNING")
         except MlflowException as error:
-            print(f"tracking: run {self.resumed_from} cannot go on ({error}); a new one begins", file=sys.stderr)
+            print(
+                f"tracking: run {self.resumed_from} cannot go on ({error}); a new one begins",
+                file=sys.stderr,
+            )
             return None
         self.run_id = self.resumed_from
         self.params(self.setup.params)
@@ -150,7 +164,9 @@ class Writer:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         resumed = self.resumed_from == self.run_id
-        self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=resumed, tracking_uri=self.setup.uri)
+        self._monitor = SystemMetricsMonitor(
+            self.run_id, resume_logging=resumed, tracking_uri=self.setup.uri
+        )
         self._monitor.start()
 
 
@@ -226,10 +242,8 @@ class Worker:
 
     def _reply(self) -> None:
         run_id = self._writer.run_id if self._writer is not None else None
-        try:
+        with suppress(OSError):  # the stage may have been killed while it waited
             self._pipe.send(Reply(run_id=run_id, errors=self._errors))
-        except OSError:
-            pass  # the stage was killed while it waited
 
 
 def _connect(setup: Setup) -> MlflowClient:
@@ -269,7 +283,9 @@ def _git(root: str) -> dict[str, str]:
 
 
 def _output(root: str, *command: str) -> str:
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _user() -> str:

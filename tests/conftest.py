@@ -69,7 +69,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """A corpus of 420 pairs below <root>/data/corpus; `tiny_corpus.path.parents[1]` is the root."""
     path = tmp_path_factory.mktemp("project") / "data" / "corpus"
     facts = {"rejected": [], "kind": "iconify", "style_words": {style: style for style in STYLES},
-             "kinds": {pair.entity: "shape" for pair in tiny_pairs(16)}}
+             "kinds": {pair.entity: "shape" for pair in tiny_pairs()}}
     write_corpus(path, tiny_pairs(), image_size=64, facts=facts)
     return Corpus.open(path)
 

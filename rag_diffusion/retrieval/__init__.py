@@ -1,0 +1,1 @@
+"""Neighbors for texts: BM25 and a dual encoder, fused."""

@@ -5,8 +5,11 @@ Shapes: N pairs, B batch, T trunk width, D width of the shared space.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rag_diffusion.config import EncoderConfig
-from rag_diffusion.models.dual_encoder import DualEncoder
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.models.dual_encoder import CONFIG_FILE, DualEncoder
 from rag_diffusion.progress import progress
 
+RECORD_FILE = "training.json"
 MAX_SCALE = 100.0  # CLIP's bound of the logit scale
 WARMUP = 0.1  # share of the steps
 WEIGHT_DECAY = 0.1
-FEATURE_DROPOUT = 0.2
+IMAGE_DROPOUT = 0.5  # of the trunk features; captions need none
 IGNORED = -1e4  # logit of a pair that is neither positive nor negative
 
 StepHook = Callable[[int, float], None]
@@ -31,20 +37,22 @@ def contrastive_loss(
 ) -> Tensor:
     """Symmetric contrastive loss with several positives per row.
 
-    Every pair of one entity is a positive of each other pair of it, its own included; pairs of the same family but of
-    another entity (near-identical drawings) are left out; all other pairs are negatives. With one pair per entity and
-    family this is CLIP's loss.
+    Every pair of one entity is a positive of each other pair of it, its own included; pairs of the
+    same family but of another entity (near-identical drawings) are left out; all other pairs are
+    negatives. With one pair per entity and family this is CLIP's loss.
 
     Args:
-        image, text: (B, D) unit vectors, row by row of the same pair.
+        image: (B, D) unit vectors of images.
+        text: (B, D) unit vectors of the captions, row by row of the same pair.
         scale: inverse temperature.
-        entity, family: (B,) integer labels.
+        entity: (B,) integer labels.
+        family: (B,) integer labels.
 
     Returns:
         Mean over both directions of -mean_p log softmax(scale * <a, b>)_p over the positives p.
 
     Source:
-        CLIP (arXiv 2103.00020), several positives as in Khosla et al. (arXiv 2004.11362), equation 2.
+        CLIP (arXiv 2103.00020), several positives as in Khosla et al. (arXiv 2004.11362), eq. 2.
     """
     positive = entity[:, None] == entity[None, :]
     ignored = (family[:, None] == family[None, :]) & ~positive
@@ -71,8 +79,10 @@ def train_heads(
 
     Args:
         encoder: embedded encoder.
-        image_features, text_features: (N, T) trunk features of the training pairs, row by row of the same pair.
-        entity, family: (N,) integer labels of the pairs.
+        image_features: (N, T) trunk features of the training images.
+        text_features: (N, T) trunk features of their captions, in the same order.
+        entity: (N,) integer labels of the pairs.
+        family: (N,) integer labels of the pairs.
         config: epochs, batch size and learning rate.
         seed: of the batches and the dropout; the same seed gives the same heads.
         on_step: called with step number and loss.
@@ -82,7 +92,10 @@ def train_heads(
     log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     weights = [image_head.weight, text_head.weight]
     optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": [image_head.bias, log_scale], "weight_decay": 0}],
+        [
+            {"params": weights, "weight_decay": WEIGHT_DECAY},
+            {"params": [image_head.bias, log_scale], "weight_decay": 0},
+        ],
         lr=config.learning_rate,
     )
     images, texts = image_features / image_scale, text_features / text_scale
@@ -93,11 +106,15 @@ def train_heads(
         torch.manual_seed(seed)
         batches = _batches(len(entity), config.batch_size, config.epochs)
         for step, rows in enumerate(progress(batches, total=total, desc="align", unit="step")):
-            image = nn.functional.normalize(image_head(nn.functional.dropout(images[rows], FEATURE_DROPOUT)), dim=1)
-            text = nn.functional.normalize(text_head(nn.functional.dropout(texts[rows], FEATURE_DROPOUT)), dim=1)
-            loss = contrastive_loss(image, text, log_scale.exp(), entity=labels[0][rows], family=labels[1][rows])
+            image = nn.functional.normalize(
+                image_head(nn.functional.dropout(images[rows], IMAGE_DROPOUT)), dim=1
+            )
+            text = nn.functional.normalize(text_head(texts[rows]), dim=1)
+            loss = contrastive_loss(
+                image, text, log_scale.exp(), entity=labels[0][rows], family=labels[1][rows]
+            )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             log_scale.data.clamp_(max=math.log(MAX_SCALE))
@@ -108,7 +125,7 @@ def train_heads(
 
 
 def _standardised_head(head: nn.Linear, features: Tensor) -> tuple[nn.Linear, Tensor]:
-    """A trainable copy of a head for features that were divided by their standard deviations, and those."""
+    """A trainable copy of a head, and the deviations by which its features must be divided."""
     scale = features.std(dim=0).clamp_min(1e-3)
     copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
     copy.load_state_dict(head.state_dict())
@@ -132,3 +149,49 @@ def _warm_cosine(step: int, total: int) -> float:
 def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
     for _ in range(epochs):
         yield from torch.randperm(count).split(batch_size)
+
+
+def training_record(corpus: Corpus) -> dict[str, object]:
+    """What an encoder aligned on this corpus has seen: entities, families and a digest of pairs."""
+    train = corpus.table[corpus.table["split"] == "train"]
+    return {
+        "corpus_hash": corpus.hash,
+        "num_pairs": len(train),
+        "pairs_sha256": hashlib.sha256("\n".join(train["pair_id"]).encode()).hexdigest(),
+        "entities": sorted(train["entity"].unique()),
+        "families": sorted(train["family"].unique()),
+    }
+
+
+def check_training_record(folder: Path, corpus: Corpus) -> None:
+    """Refuse an embedded encoder that has seen a family which this corpus holds out.
+
+    Args:
+        folder: the encoder; a published one has no record and passes.
+        corpus: the corpus at hand.
+
+    Raises:
+        DataError: the embedded encoder has no record.
+        LineageError: a validation or test family of the corpus was trained on.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    try:
+        seen = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        entities, families = set(seen["entities"]), set(seen["families"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder / RECORD_FILE}: expected the entities the encoder was trained on, got "
+            f"{error!r}; "
+            "run the stage `align` again"
+        ) from None
+    held_out = corpus.table[corpus.table["split"] != "train"]
+    leaked = held_out[held_out["entity"].isin(entities) | held_out["family"].isin(families)]
+    if len(leaked):
+        raise LineageError(
+            f"{folder}: expected an encoder that has seen no validation or test family of corpus "
+            f"{corpus.hash}, got one "
+            f"aligned on corpus {seen.get('corpus_hash')} that has seen "
+            f"{sorted(leaked['family'].unique())[:5]}; "
+            "run the stage `align` again"
+        )

@@ -47,7 +47,8 @@ class VectorIndex:
             index.add(vectors)
         except RuntimeError as error:
             raise ConfigError(
-                f"index.factory: expected a faiss factory string for {len(vectors)} vectors of width "
+                f"index.factory: expected a faiss factory string for {len(vectors)} vectors of "
+                f"width "
                 f"{vectors.shape[1]}, got {factory!r}: {_reason(error)}; `Flat` always works"
             ) from None
         return cls(index)
@@ -66,7 +67,9 @@ class VectorIndex:
         try:
             return cls(faiss.read_index(str(path)))
         except RuntimeError as error:
-            raise DataError(f"{path}: expected a faiss index, got {_reason(error)}; run the stage `index` again") from None
+            raise DataError(
+                f"{path}: expected a faiss index, got {_reason(error)}; run the stage `index` again"
+            ) from None
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """Best hits of every query.
@@ -76,18 +79,21 @@ class VectorIndex:
             k: hits asked for; at most N come.
 
         Returns:
-            Inner products (Q, k), best first, and row numbers (Q, k). Where an approximate index finds fewer, the rest
-            of the rows is -1.
+            Inner products (Q, k), best first, and row numbers (Q, k). Where an approximate index
+            finds fewer, the rest of the rows is -1.
         """
-        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self)))
+        scores, rows = self._index.search(
+            np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self))
+        )
         return scores, rows
 
 
 def recall(index: VectorIndex, vectors: Floats, queries: Floats, k: int = 10) -> float:
     """Share of the true k nearest vectors that an index finds.
 
-    Measure it with caption queries: they lie elsewhere than image vectors, and an index that serves these well can miss
-    with those. A hit as good as the true k-th counts, so that equal vectors do not look like misses.
+    Measure it with caption queries: they lie elsewhere than image vectors, and an index that serves
+    these well can miss with those. A hit as good as the true k-th counts, so that equal vectors do
+    not look like misses.
 
     Args:
         index: over `vectors`.
@@ -105,7 +111,9 @@ def recall(index: VectorIndex, vectors: Floats, queries: Floats, k: int = 10) ->
         exact = part @ vectors.T
         kth = np.partition(exact, -k, axis=1)[:, -k]
         rows = index.search(part, k)[1]
-        scores = np.where(rows >= 0, np.take_along_axis(exact, np.maximum(rows, 0), axis=1), -np.inf)
+        scores = np.where(
+            rows >= 0, np.take_along_axis(exact, np.maximum(rows, 0), axis=1), -np.inf
+        )
         found += int((scores >= kth[:, None] - TIE).sum())
     return found / (len(queries) * k)
 

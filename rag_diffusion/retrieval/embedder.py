@@ -1,7 +1,7 @@
 """Images and captions into unit vectors of the dual encoder's space, in batches.
 
-The embedded encoder's trunks are frozen, so their features depend on pixels and captions alone: `align` keeps them in a
-scratch folder under a content hash, and `embed` takes them from there.
+The embedded encoder's trunks are frozen, so their features depend on pixels and captions alone:
+`align` keeps them in a scratch folder under a content hash, and `embed` takes them from there.
 
 Shapes: N items, H/W image, T trunk width, D width of the shared space.
 """
@@ -26,6 +26,7 @@ from rag_diffusion.progress import Progress
 
 IMAGE_BATCH = 32
 TEXT_BATCH = 128
+KEPT_FILES = 8  # of trunk features: images and captions of two splits, of this corpus and the last
 
 Floats = NDArray[np.float32]
 
@@ -39,13 +40,15 @@ class Embedder:
         device: torch device of the encoder.
     """
 
-    def __init__(self, encoder: DualEncoder, *, scratch: Path | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, encoder: DualEncoder, *, scratch: Path | None = None, device: str = "cpu"
+    ) -> None:
         self.encoder = encoder
         self._scratch = scratch
         self._device = device
         encoder.model.to(device)
         if encoder.embedded:
-            encoder.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+            encoder.model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def images(self, pixels: NDArray[np.uint8]) -> Floats:
         """Unit vectors of images: (N, H, W, 3) uint8 -> (N, D) float32."""
@@ -55,7 +58,7 @@ class Embedder:
         return _unit(self._run_images(pixels, self.encoder.model.encode_image))  # type: ignore[arg-type]
 
     def texts(self, texts: Sequence[str], *, keep: bool = True) -> Floats:
-        """Unit vectors of texts: N strings -> (N, D) float32. `keep`: whether the scratch folder may keep features."""
+        """Unit vectors: N texts -> (N, D) float32; `keep` lets the scratch keep features."""
         if self.encoder.embedded:
             with torch.inference_mode():
                 return _unit(self.encoder.text_head(self.text_features(texts, keep=keep)))
@@ -63,8 +66,12 @@ class Embedder:
 
     def image_features(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image trunk features of the embedded encoder: (N, H, W, 3) uint8 -> (N, T)."""
-        key = _digest(repr(self.encoder.preprocess).encode(), str(pixels.shape).encode(), pixels.tobytes())
-        return self._kept(f"image-{key}", lambda: self._run_images(pixels, self.encoder.image_trunk))
+        key = _digest(
+            repr(self.encoder.preprocess).encode(), str(pixels.shape).encode(), pixels.tobytes()
+        )
+        return self._kept(
+            f"image-{key}", lambda: self._run_images(pixels, self.encoder.image_trunk)
+        )
 
     def text_features(self, texts: Sequence[str], *, keep: bool = True) -> Tensor:
         """Text trunk features of the embedded encoder: N strings -> (N, T)."""
@@ -78,9 +85,15 @@ class Embedder:
             return compute()
         path = self._scratch / f"{name}.safetensors"
         if path.is_file():
-            return load_file(path)["features"]
+            kept: Tensor = load_file(path)["features"]
+            return kept
         features = compute()
         atomic_write(path, save({"features": features.numpy()}))
+        kept_files = sorted(
+            self._scratch.glob("*.safetensors"), key=lambda file: file.stat().st_mtime
+        )
+        for old in kept_files[:-KEPT_FILES]:
+            old.unlink(missing_ok=True)
         return features
 
     @torch.inference_mode()
@@ -89,7 +102,9 @@ class Embedder:
         with Progress(total=len(pixels), desc="encode images", unit="image") as bar:
             for start in range(0, len(pixels), IMAGE_BATCH):
                 part = pixels[start : start + IMAGE_BATCH]
-                batch = torch.stack([self.encoder.preprocess(Image.fromarray(image)) for image in part])
+                batch = torch.stack(
+                    [self.encoder.preprocess(Image.fromarray(image)) for image in part]
+                )
                 batch = batch.to(self._device, memory_format=torch.channels_last)
                 found.append(run(batch).float().cpu())
                 bar.update(len(part))

@@ -1,6 +1,8 @@
-"""Several similarities into one score: each brought to [0, 1] by its own best hits, then a weighted sum.
+"""Several similarities into one score: each brought to [0, 1] by its own best hits, then a weighted
+sum.
 
-Source: WO2024072749A1 [0038]-[0047], combination of text-to-text and text-to-image similarity by sum.
+Source: WO2024072749A1 [0038]-[0047], combination of text-to-text and text-to-image similarity by
+sum.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ def contributions(parts: Mapping[str, Doubles], weights: Mapping[str, float]) ->
     """
     total = sum(weights[name] for name in parts)
     if total <= 0:
-        raise ConfigError(f"retrieval.weights: expected at least one above zero, got {dict(weights)}; raise one of them")
+        raise ConfigError(
+            f"retrieval.weights: expected at least one above zero, got {dict(weights)}; raise one "
+            f"of them"
+        )
     return {name: weights[name] / total * values for name, values in parts.items()}
 
 

@@ -1,8 +1,9 @@
 """BM25 over captions, with rank_bm25's own scores as one sparse matrix product.
 
-rank_bm25 scans every document in Python for every query. Its score is linear in the query's term counts, so the table
-weight[document, term] = idf(term) * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length)) gives the same
-numbers for thousands of queries at once; idf, lengths and counts are taken from rank_bm25 itself.
+rank_bm25 scans every document in Python for every query. Its score is linear in the query's term
+counts, so the table weight[document, term] = idf(term) * tf * (k1 + 1) / (tf + k1 * (1 - b + b *
+length / mean length)) gives the same numbers for thousands of queries at once; idf, lengths and
+counts are taken from rank_bm25 itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,23 @@ from rag_diffusion.errors import DataError
 TERMS_FILE = "bm25.json"
 TABLE_FILE = "bm25.safetensors"
 WORD = re.compile(r"[^\W_]+")
-STOP_WORDS = frozenset("a an and as at by for from in into is it its of on or that the their them this to with".split())
+ARTICLES = ("a", "an", "is", "it", "its", "that", "the", "their", "them", "this")
+PREPOSITIONS = (
+    "and",
+    "as",
+    "at",
+    "by",
+    "for",
+    "from",
+    "in",
+    "into",
+    "of",
+    "on",
+    "or",
+    "to",
+    "with",
+)
+STOP_WORDS = frozenset({*ARTICLES, *PREPOSITIONS})
 
 
 def tokenize(text: str) -> list[str]:
@@ -74,7 +91,10 @@ class LexicalIndex:
         documents = [tokenize(text) for text in texts]
         terms = sorted({term for document in documents for term in document})
         if not terms:
-            raise DataError(f"BM25: expected captions with words, got {len(texts)} without any; check the captions")
+            raise DataError(
+                f"BM25: expected captions with words, got {len(texts)} without any; check the "
+                f"captions"
+            )
         model = BM25Okapi(documents)
         columns = {term: column for column, term in enumerate(terms)}
         rows, places, counts = [], [], []
@@ -91,7 +111,7 @@ class LexicalIndex:
         return cls(terms, table)
 
     def scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
-        """BM25 of every document for every query: (queries, documents); equal to rank_bm25's `get_scores`."""
+        """BM25 as rank_bm25's `get_scores` gives it, of all documents: (queries, documents)."""
         places = [
             (row, self._columns[term])
             for row, query in enumerate(queries)
@@ -100,7 +120,9 @@ class LexicalIndex:
         ]
         rows, columns = zip(*places, strict=True) if places else ((), ())
         shape = (len(queries), len(self._columns))
-        counts = sparse.csr_array((np.ones(len(places)), (rows, columns)), shape=shape)  # equal places add up
+        counts = sparse.csr_array(
+            (np.ones(len(places)), (rows, columns)), shape=shape
+        )  # equal places add up
         return np.asarray((counts @ self._table.T).toarray(), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
@@ -126,9 +148,12 @@ class LexicalIndex:
             terms = json.loads((folder / TERMS_FILE).read_text(encoding="utf-8"))["terms"]
             arrays = load_file(folder / TABLE_FILE)
             shape = (len(arrays["starts"]) - 1, len(terms))
-            table = sparse.csr_array((arrays["weights"], arrays["columns"], arrays["starts"]), shape=shape)
+            table = sparse.csr_array(
+                (arrays["weights"], arrays["columns"], arrays["starts"]), shape=shape
+            )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise DataError(
-                f"{folder}: expected a BM25 table ({TERMS_FILE}, {TABLE_FILE}), got {error}; run the stage `index` again"
+                f"{folder}: expected a BM25 table ({TERMS_FILE}, {TABLE_FILE}), got {error}; run "
+                f"the stage `index` again"
             ) from None
         return cls(terms, table)

@@ -32,17 +32,18 @@ CHUNK = 256  # queries scored at a time
 IMAGE_INDEX, TEXT_INDEX = "image.index", "text.index"
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Ranked rows of one query, best first: scores, and what each similarity gave (they sum to the score)."""
+    """Ranked rows of one query, best first; `parts` is what each similarity gave to the score."""
 
     rows: Ints
-    scores: NDArray[np.float64]
-    parts: dict[str, NDArray[np.float64]]
+    scores: Doubles
+    parts: dict[str, Doubles]
 
 
 class Retriever:
@@ -78,7 +79,8 @@ class Retriever:
 
     @classmethod
     def load(cls, root: Path | str, config: Config, corpus: Corpus) -> Retriever:
-        """Read what `align`, `embed` and `index` wrote; the encoder itself is loaded at the first query.
+        """Read what `align`, `embed` and `index` wrote; the encoder itself is loaded at the first
+        query.
 
         Raises:
             DataError: an artifact is missing or damaged.
@@ -89,7 +91,8 @@ class Retriever:
         encoder_hash = tree_hash(root / ENCODER)
         if vectors.encoder_hash != encoder_hash:
             raise LineageError(
-                f"{root / VECTORS}: expected vectors of encoder {encoder_hash}, got those of encoder "
+                f"{root / VECTORS}: expected vectors of encoder {encoder_hash}, got those of "
+                f"encoder "
                 f"{vectors.encoder_hash}; run the stages `embed` and `index` again"
             )
         stamp = check_stamp(root / INDEX, corpus.hash, stage="index")
@@ -150,7 +153,8 @@ class Retriever:
         within: Mask | None = None,
         query_vectors: Floats | None = None,
     ) -> Iterator[Ranking]:
-        """Rankings of rows, at least `depth` long where there are so many; deeper does not change the beginning.
+        """Rankings of rows, at least `depth` long where there are so many; deeper does not change
+        the beginning.
 
         Args:
             queries: Q texts.
@@ -160,17 +164,25 @@ class Retriever:
             query_vectors: (Q, D) vectors of the queries where they are known.
         """
         vectors = self._embed(queries) if query_vectors is None else query_vectors
+        depth = max(depth, POOL)
         for start in range(0, len(queries), CHUNK):
             part = slice(start, start + CHUNK)
-            allowed = self._allowed(len(queries[part]), None if exclude is None else exclude[part], within)
+            allowed = self._allowed(
+                len(queries[part]), None if exclude is None else exclude[part], within
+            )
             lexical = self._lexical.scores(queries[part])
-            dense = {
-                name: self._dense_pools(index, vectors[part], allowed, max(depth, POOL))
-                for name, index in self._indexes.items()
-            }
-            for row in range(len(allowed)):
-                pools = {name: found[row] for name, found in dense.items()}
-                yield self._fuse(vectors[start + row], lexical[row], pools, allowed[row], max(depth, POOL))
+            if depth >= len(self._pair_ids):
+                candidates = [np.flatnonzero(may) for may in allowed]
+                dense = {name: vectors[part] @ base.T for name, base in self._dense.items()}
+            else:
+                candidates = self._candidates(vectors[part], lexical, allowed, depth)
+                dense = {}
+            for row, rows in enumerate(candidates):
+                raw = {"bm25": lexical[row, rows]}
+                for name, base in self._dense.items():
+                    found = dense[name][row, rows] if dense else base[rows] @ vectors[start + row]
+                    raw[name] = found.astype(np.float64)
+                yield self._fuse(raw, rows)
 
     def _allowed(self, count: int, exclude: Sequence[Ints] | None, within: Mask | None) -> Mask:
         allowed = np.ones((count, len(self._pair_ids)), dtype=bool)
@@ -180,40 +192,51 @@ class Retriever:
             allowed[row, rows] = False
         return allowed
 
-    def _dense_pools(self, index: VectorIndex, queries: Floats, allowed: Mask, depth: int) -> list[Ints]:
+    def _candidates(
+        self, queries: Floats, lexical: Doubles, allowed: Mask, depth: int
+    ) -> list[Ints]:
+        """The union of what each similarity offers to each query, sorted rows."""
+        dense = [
+            self._dense_pools(index, queries, allowed, depth) for index in self._indexes.values()
+        ]
+        union = []
+        for row, may in enumerate(allowed):
+            rows = np.flatnonzero(may)
+            words = rows[np.argsort(-lexical[row, rows], kind="stable")[:depth]]
+            union.append(np.unique(np.concatenate([words, *(pools[row] for pools in dense)])))
+        return union
+
+    def _dense_pools(
+        self, index: VectorIndex, queries: Floats, allowed: Mask, depth: int
+    ) -> list[Ints]:
         """Allowed hits of every query, best first; asks for more until there are enough."""
-        total = allowed.shape[1]
-        wanted = np.minimum(depth, allowed.sum(axis=1))
-        k = min(total, int(depth * total / max(1, int(allowed.sum(axis=1).min())) * 1.2) + 16)
+        counts = allowed.sum(axis=1)
+        total, wanted = allowed.shape[1], np.minimum(depth, counts)
+        k = min(total, int(1.2 * depth * total / max(1, counts.min())) + 16)
         while True:
             found = index.search(queries, k)[1]
-            pools = [rows[(rows >= 0) & may[rows]] for rows, may in zip(found, allowed, strict=True)]
-            if k == total or all(len(pool) >= want for pool, want in zip(pools, wanted, strict=True)):
+            pools = [
+                rows[(rows >= 0) & may[rows]] for rows, may in zip(found, allowed, strict=True)
+            ]
+            if k == total or all(
+                len(pool) >= want for pool, want in zip(pools, wanted, strict=True)
+            ):
                 return [pool[:depth] for pool in pools]
             k = min(total, 2 * k)
 
-    def _fuse(
-        self, query: Floats, lexical: NDArray[np.float64], pools: dict[str, Ints], allowed: Mask, depth: int
-    ) -> Ranking:
-        rows_allowed = np.flatnonzero(allowed)
-        words = rows_allowed[np.argsort(-lexical[rows_allowed], kind="stable")[:depth]]
-        union = np.unique(np.concatenate([words, *pools.values()]))
-        raw = {"bm25": lexical[union]} | {
-            name: (self._dense[name][union] @ query).astype(np.float64) for name in self._dense
-        }
-        scaled = {name: _scale(values) for name, values in raw.items()}
-        parts = contributions(scaled, self._weights)
+    def _fuse(self, raw: dict[str, Doubles], rows: Ints) -> Ranking:
+        parts = contributions({name: _scale(values) for name, values in raw.items()}, self._weights)
         scores = np.round(np.sum(list(parts.values()), axis=0), DECIMALS)
-        order = best_first(scores, union)
+        order = best_first(scores, rows)
         return Ranking(
-            rows=union[order],
+            rows=rows[order],
             scores=scores[order],
             parts={name: np.round(values[order], DECIMALS) for name, values in parts.items()},
         )
 
 
-def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Min-max between the best and the POOL-th best value, so that a deeper pool gives the same scores."""
+def _scale(values: Doubles) -> Doubles:
+    """Min-max between the best and the POOL-th best: a deeper pool gives the same scores."""
     if not len(values):
         return values
     last = min(POOL, len(values))

@@ -38,9 +38,8 @@ class Vectors:
     def save(self, folder: Path) -> None:
         """Write vectors and stamp into an existing folder."""
         save_file({"image": self.image, "text": self.text}, folder / VECTORS_FILE)
-        write_stamp(folder, {
-            "corpus_hash": self.corpus_hash, "encoder_hash": self.encoder_hash, "dim": self.image.shape[1],
-        })  # fmt: skip
+        stamp = {"corpus_hash": self.corpus_hash, "encoder_hash": self.encoder_hash}
+        write_stamp(folder, stamp | {"dim": self.image.shape[1]})
 
     @classmethod
     def open(cls, folder: Path | str, corpus: Corpus) -> Vectors:
@@ -57,19 +56,25 @@ class Vectors:
             image, text = arrays["image"], arrays["text"]
         except (OSError, SafetensorError, KeyError) as error:
             raise DataError(
-                f"{folder / VECTORS_FILE}: expected image and text vectors, got {error}; run the stage `embed` again"
+                f"{folder / VECTORS_FILE}: expected image and text vectors, got {error}; run the "
+                f"stage `embed` again"
             ) from None
         if len(image) != len(corpus) or len(text) != len(corpus):
             raise LineageError(
-                f"{folder}: expected {len(corpus)} vectors, got {len(image)} of images and {len(text)} of captions; "
+                f"{folder}: expected {len(corpus)} vectors, got {len(image)} of images and "
+                f"{len(text)} of captions; "
                 "run the stage `embed` again"
             )
-        return cls(image=image, text=text, corpus_hash=corpus.hash, encoder_hash=str(stamp["encoder_hash"]))
+        return cls(
+            image=image, text=text, corpus_hash=corpus.hash, encoder_hash=str(stamp["encoder_hash"])
+        )
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, object]) -> None:
     """Write what an artifact was made from, as stamp.json."""
-    (folder / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / STAMP_FILE).write_text(
+        json.dumps(dict(stamp), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def check_stamp(folder: Path, corpus_hash: str, *, stage: str) -> dict[str, object]:
@@ -91,12 +96,17 @@ def check_stamp(folder: Path, corpus_hash: str, *, stage: str) -> dict[str, obje
         stamp = json.loads((folder / STAMP_FILE).read_text(encoding="utf-8"))
         made_from = str(stamp["corpus_hash"])
     except FileNotFoundError:
-        raise DataError(f"{folder}: expected an artifact with {STAMP_FILE}, found none; run the stage `{stage}`") from None
+        raise DataError(
+            f"{folder}: expected an artifact with {STAMP_FILE}, found none; run the stage `{stage}`"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / STAMP_FILE}: expected a stamp, got {error!r}; run the stage `{stage}` again") from None
+        raise DataError(
+            f"{folder / STAMP_FILE}: expected a stamp, got {error!r}; run the stage `{stage}` again"
+        ) from None
     if made_from != corpus_hash:
         raise LineageError(
-            f"{folder}: expected an artifact of corpus {corpus_hash}, got one made from corpus {made_from}; "
+            f"{folder}: expected an artifact of corpus {corpus_hash}, got one made from corpus "
+            f"{made_from}; "
             f"run the stage `{stage}` again"
         )
     assert isinstance(stamp, dict)

@@ -1,4 +1,4 @@
-"""Copy what a pipeline of its own has trained to the place in git that the default pipeline reads."""
+"""Copy what a pipeline of its own has trained to the place in git where others read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rag_diffusion.layout import BASE, RULER
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """What is copied where, the file without which it is no result, and the command that makes it."""
+    """What is copied where, the card without which it is no result, the command that makes it."""
 
     source: str
     target: str
@@ -21,16 +21,20 @@ class Promotion:
     command: str
 
 
-BASE_PROMOTION = Promotion(source="data/pretrained", target=BASE, card="card.json", command="make base")
-RULER_PROMOTION = Promotion(source="data/ruler_trained", target=RULER, card="ruler.json", command="make ruler")
+BASE_PROMOTION = Promotion(
+    source="data/pretrained", target=BASE, card="card.json", command="make base"
+)
+RULER_PROMOTION = Promotion(
+    source="data/ruler_trained", target=RULER, card="ruler.json", command="make ruler"
+)
 
 
-def promote_base(root: Path | str = Path(".")) -> Path:
+def promote_base(root: Path | str = Path()) -> Path:
     """Make the result of pipelines/pretrain the base generator, data/base. Returns that path."""
     return _promote(BASE_PROMOTION, Path(root))
 
 
-def promote_ruler(root: Path | str = Path(".")) -> Path:
+def promote_ruler(root: Path | str = Path()) -> Path:
     """Make the result of pipelines/ruler the ruler, data/ruler. Returns that path."""
     return _promote(RULER_PROMOTION, Path(root))
 

@@ -1,4 +1,4 @@
-"""Run one stage by name: parameters, tracker, the stage itself, and the note which MLflow run it was."""
+"""Run one stage by name: parameters, tracker, the stage, and a note which MLflow run it was."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import MlflowTracker, open_tracker
 
 STAGES = (
-    "ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score", "pretrain", "ruler",
-)  # fmt: skip
+    *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score"),
+    *("pretrain", "ruler"),  # in pipelines of their own
+)
 
 
-def run_stage(name: str, root: Path | str = Path(".")) -> None:
+def run_stage(name: str, root: Path | str = Path()) -> None:
     """Run a stage of the pipeline in the project at `root`.
 
     Args:
@@ -39,12 +40,16 @@ def run_stage(name: str, root: Path | str = Path(".")) -> None:
     with open_tracker(config, root, name) as tracker:
         stage = _load(name)
         stage(StageContext(config=config, root=root, tracker=tracker))
-    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker), indent=2) + "\n")
+    atomic_write(
+        record, json.dumps(_record(name, config.tracking.experiment, tracker), indent=2) + "\n"
+    )
 
 
 def _load(name: str) -> Callable[[StageContext], None]:
     """The stage's function; its module is imported only now, as it may need torch."""
-    run: Callable[[StageContext], None] = importlib.import_module(f"rag_diffusion.stages.{name}").run
+    run: Callable[[StageContext], None] = importlib.import_module(
+        f"rag_diffusion.stages.{name}"
+    ).run
     return run
 
 

@@ -1,0 +1,55 @@
+# `make demo` and `make test` are the two commands; both install what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DAGSTER_HOME := $(CURDIR)/.dagster
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install demo test check ui base ruler lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+install:  ## .venv from the lock file; nothing when it is up to date
+	@bash .ci/install
+
+demo: install  ## the whole pipeline, then where the pictures and numbers are
+	dvc --wait-for-lock repro
+	@rag-diffusion show
+
+test: install  ## every test that needs neither a GPU nor hours
+	pytest -m "not gpu and not long"
+
+check: install  ## lint, types, layers and the fast tests
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	pytest -q -m "not slow and not gpu and not long"
+
+ui: install  ## MLflow and Dagster in the browser
+	@python -m orchestration.ui
+
+base: install  ## train the base generator again (a GPU takes hours), then promote it
+	dvc --wait-for-lock repro pipelines/pretrain/dvc.yaml
+	@rag-diffusion base promote
+
+ruler: install  ## train the scorers again, then promote them
+	dvc --wait-for-lock repro pipelines/ruler/dvc.yaml
+	@rag-diffusion ruler promote
+
+lock:  ## resolve pyproject.toml again into requirements.lock
+	python3 -m venv --clear .venv.tmp
+	.venv.tmp/bin/pip install --quiet uv
+	.venv.tmp/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-strip-extras --no-header --upgrade --quiet \
+	  -o requirements.lock
+	rm -rf .venv.tmp
+
+clean:  ## remove what tools cache; keep data, runs, checkpoints and .venv
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

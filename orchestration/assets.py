@@ -1,0 +1,103 @@
+"""One asset per stage of dvc.yaml: `dvc repro` of that stage.
+
+Order, descriptions and versions come from DVC. No `from __future__ import annotations`: Dagster
+looks at the annotation of `context` itself.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+
+from orchestration.project import EXTERNAL, Project
+from orchestration.reproduce import asset_key, reproduce
+
+ROOT = Path(os.environ.get("RAG_DIFFUSION_ROOT", Path(__file__).parent.parent))
+PROJECT = Project.load(ROOT)
+
+Context = dg.AssetExecutionContext
+Result = dg.MaterializeResult[None]
+
+
+def stage_asset(
+    function: Callable[[Context], Result], project: Project = PROJECT
+) -> dg.AssetsDefinition:
+    """Make the asset of the stage that a function is named after."""
+    stage = project.stages[function.__name__]
+    define = dg.asset(
+        key=asset_key(stage.name),
+        deps=[asset_key(name) for name in (*stage.upstream, *stage.external)],
+        description=stage.description,
+        code_version=stage.code_version,
+        kinds={"dvc", "mlflow"},
+        group_name="pipeline",
+    )
+    return define(function)
+
+
+@stage_asset
+def ingest(context: Context) -> Result:
+    """The corpus: pairs of image and caption, split by family."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def align(context: Context) -> Result:
+    """The dual encoder that retrieves."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def embed(context: Context) -> Result:
+    """Vectors of every pair."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def index(context: Context) -> Result:
+    """The index over the vectors and the captions."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def neighbors(context: Context) -> Result:
+    """Neighbors of every training pair and prompt."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def baselines(context: Context) -> Result:
+    """Scores of everything that needs no generator."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def finetune(context: Context) -> Result:
+    """The generator, fine-tuned on the corpus."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def sample(context: Context) -> Result:
+    """Images of the fixed prompts, by variant."""
+    return reproduce(context, PROJECT)
+
+
+@stage_asset
+def score(context: Context) -> Result:
+    """The table that compares the variants."""
+    return reproduce(context, PROJECT)
+
+
+STAGE_ASSETS = [ingest, align, embed, index, neighbors, baselines, finetune, sample, score]
+EXTERNAL_ASSETS = [
+    dg.AssetSpec(
+        name,
+        description=f"Tracked by git; made by `make {name}`.",
+        metadata={"path": dg.MetadataValue.path(str(ROOT / path))},
+        kinds={"git"},
+        group_name="external",
+    )
+    for name, path in EXTERNAL.items()
+]

@@ -1,0 +1,86 @@
+"""What a materialization shows in Dagster: where the outs are, MLflow run, numbers, pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from PIL import Image
+
+from orchestration.project import Stage
+from rag_diffusion.layout import RUNS
+
+PICTURE_WIDTH = 900  # pixels; the event log keeps every picture
+PICTURES_SHOWN = 8
+MLFLOW_PAGE = "RAG_DIFFUSION_MLFLOW"  # set by `make ui`, e.g. http://127.0.0.1:5000
+
+
+def stage_metadata(root: Path, stage: Stage) -> dict[str, Any]:
+    """Metadata of a stage whose outs are up to date."""
+    shown: dict[str, Any] = {out: dg.MetadataValue.path(str(root / out)) for out in stage.outs}
+    shown |= _mlflow(root / RUNS / f"{stage.name}.run.json")
+    for path in stage.metrics:
+        shown |= numbers(json.loads((root / path).read_text(encoding="utf-8")))
+    for picture in _pictures(root, stage):
+        try:
+            shown[picture.stem] = dg.MetadataValue.md(embedded(picture))
+        except OSError as error:  # the stage has done its work; its picture is told as broken
+            shown[picture.stem] = f"cannot be shown: {error}"
+    return shown
+
+
+def numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a report by path; of an interval only its mean.
+
+    Dagster plots each over the materializations.
+    """
+    found: dict[str, float] = {}
+    for key, value in report.items():
+        name = f"{prefix}{key}".removeprefix("variants/")
+        if isinstance(value, Mapping) and "mean" in value:
+            value = value["mean"]
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found
+
+
+def embedded(picture: Path) -> str:
+    """A picture as Markdown that carries its own bytes, at most `PICTURE_WIDTH` wide."""
+    with Image.open(picture) as opened:
+        image = opened.convert("RGB")
+        image.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=85)
+    return (
+        f"![{picture.stem}](data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    )
+
+
+def _mlflow(record: Path) -> dict[str, Any]:
+    """The run that made the outs. After a restore from DVC's cache this store may not have it."""
+    if not record.is_file():
+        return {}
+    content = json.loads(record.read_text(encoding="utf-8"))
+    if not content.get("run_id"):
+        return {"mlflow_run": f"not tracked: {content.get('tracking_error', 'unknown reason')}"}
+    shown: dict[str, Any] = {"mlflow_run": content["run_id"]}
+    if page := os.environ.get(MLFLOW_PAGE):
+        shown["mlflow"] = dg.MetadataValue.url(f"{page}/#/runs/{content['run_id']}")
+    return shown
+
+
+def _pictures(root: Path, stage: Stage) -> Iterator[Path]:
+    """Pictures among the reports that a stage makes."""
+    reports = [root / out for out in stage.outs if out.startswith("reports/")]
+    pictures = [
+        p for out in reports for p in (sorted(out.rglob("*.png")) if out.is_dir() else [out])
+    ]
+    yield from [p for p in pictures if p.suffix == ".png" and p.is_file()][:PICTURES_SHOWN]

@@ -1,0 +1,72 @@
+"""Paired bootstrap over clusters: intervals of means, and of differences between variants on the same prompts.
+
+V variants, N prompts, C clusters (entities), R draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEVEL = 0.95
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and its central 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The form in reports, rounded to six digits."""
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+class ClusterBootstrap:
+    """Draws of whole clusters with replacement, the same draws for everything that is compared.
+
+    Args:
+        clusters: (N,) cluster of each prompt, e.g. its entity.
+        draws: R.
+        seed: of the draws.
+
+    Attributes:
+        weights: (R, N) how often each prompt is in each draw.
+    """
+
+    def __init__(self, clusters: Sequence[str], *, draws: int, seed: int) -> None:
+        _, number = np.unique(np.asarray(clusters), return_inverse=True)
+        size = int(number.max()) + 1
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)
+        self.weights: Doubles = counts[:, number].astype(np.float64)
+
+    def means(self, values: ArrayLike) -> Doubles:
+        """Mean of (N,) or (N, V) values in each draw: (R,) or (R, V)."""
+        numbers = np.asarray(values, dtype=np.float64)
+        total = self.weights.sum(axis=1)
+        sums: Doubles = self.weights @ numbers
+        return sums / (total if numbers.ndim == 1 else total[:, None])
+
+    def interval(self, values: ArrayLike) -> Interval:
+        """Mean of (N,) values with its interval."""
+        numbers = np.asarray(values, dtype=np.float64)
+        return interval(float(numbers.mean()), self.means(numbers))
+
+    def difference(self, one: ArrayLike, other: ArrayLike) -> Interval:
+        """Mean of `one` minus `other`, paired by prompt."""
+        return self.interval(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64))
+
+
+def interval(mean: float, draws: Doubles) -> Interval:
+    """Percentile interval of bootstrap draws (R,) around a mean."""
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(mean=mean, low=float(low), high=float(high))

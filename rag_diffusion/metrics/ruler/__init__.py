@@ -1,0 +1,1 @@
+"""The ruler: fixed scorers of entity and style, trained on train entities before any generator exists."""

@@ -1,0 +1,99 @@
+"""Closed-form linear scorers on the trunk's features: whitening within entity, and discriminant analysis of styles.
+
+n images, D features, k kept dimensions. float64 throughout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """x -> (x - center) @ matrix + bias.
+
+    Attributes:
+        center: (D,).
+        matrix: (D, k).
+        bias: (k,).
+    """
+
+    center: Doubles
+    matrix: Doubles
+    bias: Doubles
+
+    def __call__(self, features: ArrayLike) -> Doubles:
+        """Features (n, D) -> (n, k)."""
+        return (np.asarray(features, dtype=np.float64) - self.center) @ self.matrix + self.bias
+
+
+def group_means(features: Doubles, groups: Ints) -> tuple[Doubles, Ints]:
+    """Mean of each group (g, D) and its size (g,), for group numbers 0 .. g-1."""
+    counts = np.bincount(groups)
+    sums = np.zeros((len(counts), features.shape[1]))
+    np.add.at(sums, groups, features)
+    return sums / counts[:, None], counts
+
+
+def within_covariance(features: Doubles, groups: Ints) -> Doubles:
+    """Unbiased covariance (D, D) of the features about the mean of their group."""
+    means, counts = group_means(features, groups)
+    residual = features - means[groups]
+    return residual.T @ residual / (len(features) - len(counts))
+
+
+def shrink(covariance: Doubles, share: float) -> Doubles:
+    """Move a covariance toward the sphere of the same trace: (1 - share) S + share tr(S)/D I."""
+    size = len(covariance)
+    return (1 - share) * covariance + share * np.trace(covariance) / size * np.eye(size)
+
+
+def fit_whitening(features: ArrayLike, groups: Ints, *, shrinkage: float, dims: int) -> Affine:
+    """Features in which the drawings of one group scatter like a unit sphere, cut to where groups differ most.
+
+    Args:
+        features: (n, D).
+        groups: (n,) group numbers 0 .. g-1.
+        shrinkage: of the covariance within groups.
+        dims: directions kept, those of the largest scatter between groups.
+
+    Source: method.md section 4; linear discriminant analysis with classes = entities.
+    """
+    values = np.asarray(features, dtype=np.float64)
+    center = values.mean(axis=0)
+    variance, axes = np.linalg.eigh(shrink(within_covariance(values, groups), shrinkage))
+    white = axes / np.sqrt(variance)
+    means, counts = group_means(values - center, groups)
+    _, _, directions = np.linalg.svd(np.sqrt(counts)[:, None] * (means @ white), full_matrices=False)
+    matrix = white @ directions[:dims].T
+    return Affine(center=center, matrix=matrix, bias=np.zeros(matrix.shape[1]))
+
+
+def fit_lda(features: ArrayLike, classes: Ints, *, shrinkage: float) -> Affine:
+    """Linear discriminant with equal priors: log-posteriors up to a constant.
+
+    Args:
+        features: (n, D).
+        classes: (n,) class numbers 0 .. c-1.
+        shrinkage: of the covariance within classes, after each feature is scaled to unit spread.
+    """
+    values = np.asarray(features, dtype=np.float64)
+    center = values.mean(axis=0)
+    scale = values.std(axis=0) + 1e-6
+    scaled = (values - center) / scale
+    means, _ = group_means(scaled, classes)
+    weights = np.linalg.solve(shrink(within_covariance(scaled, classes), shrinkage), means.T)
+    return Affine(center=center, matrix=weights / scale[:, None], bias=-0.5 * np.einsum("cd,dc->c", means, weights))
+
+
+def unit(features: ArrayLike) -> Doubles:
+    """Rows scaled to length 1; a zero row stays zero."""
+    values = np.asarray(features, dtype=np.float64)
+    length = np.linalg.norm(values, axis=-1, keepdims=True)
+    return values / np.where(length > 0, length, 1)

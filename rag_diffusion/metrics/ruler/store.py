@@ -1,0 +1,152 @@
+"""The ruler on disk: small weights in safetensors, and a card with their hash and what they have seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rag_diffusion.errors import ModelError
+from rag_diffusion.files import file_hash
+from rag_diffusion.metrics.ruler.linear import Affine, Doubles
+from rag_diffusion.metrics.ruler.style_net import StyleNet, style_logits
+from rag_diffusion.metrics.ruler.trunk import DEEP, Embedding, Trunk
+
+WEIGHTS = "ruler.safetensors"
+CARD = "ruler.json"
+_NET = "style_net."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """What the scorers see in n images.
+
+    Attributes:
+        embedding: of the trunk.
+        entity: (n, k) whitened features.
+        style: (n, styles) logits of the first style scorer.
+        style_check: (n, styles) logits of the second.
+    """
+
+    embedding: Embedding
+    entity: Doubles
+    style: Doubles
+    style_check: Doubles
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def rows(self, rows: NDArray[np.int64]) -> Looks:
+        """Some of the images."""
+        return Looks(embedding=self.embedding.rows(rows), entity=self.entity[rows], style=self.style[rows],
+                     style_check=self.style_check[rows])  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruler:
+    """Fixed scorers of entity and style.
+
+    Attributes:
+        styles: names of the style classes, in the order of the logits.
+        net: the first style scorer.
+        entity: whitening of the trunk's features within entity.
+        style_check: the second style scorer, on the trunk's layer statistics.
+        card: how it was made, what it has seen, how well it does on validation entities.
+        sha256: of the weights.
+    """
+
+    styles: tuple[str, ...]
+    net: StyleNet
+    entity: Affine
+    style_check: Affine
+    card: dict[str, Any]
+    sha256: str
+
+    @property
+    def train_entities(self) -> frozenset[str]:
+        """Entities that any part of it was trained on."""
+        return frozenset(self.card["train_entities"])
+
+    def look(self, trunk: Trunk, pixels: NDArray[np.uint8], *, desc: str = "score images") -> Looks:
+        """Look at images (n, H, W, 3) uint8."""
+        embedding = trunk.embed(pixels, desc=desc)
+        return Looks(
+            embedding=embedding,
+            entity=self.entity(entity_features(embedding)),
+            style=style_logits(self.net, pixels).astype(np.float64),
+            style_check=self.style_check(embedding.layers),
+        )
+
+    def refuse_seen(self, entities: Collection[str]) -> None:
+        """Refuse to judge entities that a part of it was trained on.
+
+        Raises:
+            ModelError: at least one was.
+        """
+        seen = sorted(self.train_entities & set(entities))
+        if seen:
+            raise ModelError(
+                f"ruler {self.sha256[:12]}: expected scored entities it has never seen, got {len(seen)} it was trained "
+                f"on, e.g. {seen[:5]}; the split has changed: make a new ruler (`dvc repro pipelines/ruler/dvc.yaml`, "
+                "`rag-diffusion ruler promote`)"
+            )
+
+
+def entity_features(embedding: Embedding) -> NDArray[np.float32]:
+    """What the entity scorer starts from (n, 1280 + deep statistics)."""
+    return np.concatenate([embedding.pooled, embedding.layers[:, -DEEP:]], axis=1)
+
+
+def save_ruler(
+    folder: Path, *, net: StyleNet, entity: Affine, style_check: Affine, card: dict[str, Any]
+) -> None:
+    """Write weights and card into an existing folder; whitening and discriminant in float16 where nothing is lost."""
+    tensors = {_NET + name: value.contiguous() for name, value in net.state_dict().items()}
+    for name, part in (("entity", entity), ("style_check", style_check)):
+        tensors[f"{name}.center"] = torch.from_numpy(part.center).float()
+        tensors[f"{name}.matrix"] = torch.from_numpy(np.ascontiguousarray(part.matrix)).half()
+        tensors[f"{name}.bias"] = torch.from_numpy(part.bias).float()
+    save_file(tensors, folder / WEIGHTS)
+    card = {"sha256": file_hash(folder / WEIGHTS)} | card
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def load_ruler(folder: Path | str) -> Ruler:
+    """Read a ruler and check its hash.
+
+    Raises:
+        ModelError: it is missing, or its weights are not those of the card, or do not fit.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        found = file_hash(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: expected {CARD} and {WEIGHTS}, got {error}; restore them with git") from None
+    if found != card["sha256"]:
+        raise ModelError(
+            f"{folder / WEIGHTS}: expected sha256 {card['sha256'][:12]}… as {CARD} says, got {found[:12]}…; the ruler must "
+            "not change: restore it with git"
+        )
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        net = StyleNet(len(card["styles"]))
+        net.load_state_dict({name.removeprefix(_NET): value for name, value in tensors.items() if name.startswith(_NET)})
+        parts = {name: _affine(tensors, name) for name in ("entity", "style_check")}
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{folder}: expected the weights of this version's scorers, got {error}") from None
+    return Ruler(styles=tuple(card["styles"]), net=net.eval(), card=card, sha256=found, **parts)
+
+
+def _affine(tensors: dict[str, Tensor], name: str) -> Affine:
+    center, matrix, bias = (tensors[f"{name}.{part}"].double().numpy() for part in ("center", "matrix", "bias"))
+    return Affine(center=center, matrix=matrix, bias=bias)

@@ -1,0 +1,142 @@
+"""The generator as one folder: U-Net, noise schedule and the names of the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from rag_diffusion.config import ModelConfig
+from rag_diffusion.errors import ConfigError, ModelError
+from rag_diffusion.models.text_encoder import TextEncoder
+from rag_diffusion.models.unet import RetrievalUNet
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSpec:
+    """What the U-Net alone does not say: pixel patches, image size, text encoder."""
+
+    image_size: int
+    patch_size: int
+    text_encoder: str
+    max_text_tokens: int
+
+
+@dataclass(kw_only=True)
+class Generator:
+    """U-Net with its text encoder and noise schedule."""
+
+    unet: RetrievalUNet
+    text_encoder: TextEncoder
+    spec: GeneratorSpec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net lives."""
+        return next(self.unet.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """Write `unet/` (safetensors, float16) and `generator.json` into an existing folder."""
+        state = {name: value.detach().to("cpu", torch.float16) for name, value in self.unet.state_dict().items()}
+        half = RetrievalUNet.from_config(self.unet.config)
+        half.load_state_dict(state)
+        half.half().save_pretrained(folder / "unet")
+        (folder / "generator.json").write_text(json.dumps(asdict(self.spec), indent=1, sort_keys=True) + "\n")
+
+
+def build_generator(config: ModelConfig, image_size: int, device: torch.device | str) -> Generator:
+    """A new generator with random weights.
+
+    Raises:
+        ConfigError: the sizes do not fit each other.
+    """
+    if image_size % config.patch_size:
+        raise ConfigError(f"model.patch_size: expected a divisor of corpus.image_size {image_size}, got {config.patch_size}")
+    text_encoder = TextEncoder(config.text_encoder, config.max_text_tokens, device)
+    levels = len(config.block_out_channels)
+    attended = range(1, levels)  # text attention below the finest level: there it costs most and helps least
+    try:
+        unet = RetrievalUNet(
+            sample_size=image_size // config.patch_size,
+            in_channels=3 * config.patch_size**2,
+            out_channels=3 * config.patch_size**2,
+            block_out_channels=tuple(config.block_out_channels),
+            layers_per_block=config.layers_per_block,
+            down_block_types=tuple("SimpleCrossAttnDownBlock2D" if level in attended else "DownBlock2D" for level in range(levels)),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=tuple("SimpleCrossAttnUpBlock2D" if level in attended else "UpBlock2D" for level in reversed(range(levels))),
+            cross_attention_dim=256,
+            attention_head_dim=32,
+            encoder_hid_dim=text_encoder.width,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=8,
+            neighbor_skips=tuple(config.neighbor_skips),
+            neighbor_head_dim=config.neighbor_head_dim,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model: expected sizes that fit each other, got: {error}") from None
+    for attention in unet.neighbor_attention.values():  # from scratch nothing is to be preserved, and zeros start slower
+        torch.nn.init.normal_(attention.to_out.weight, std=0.02)
+    spec = GeneratorSpec(
+        image_size=image_size, patch_size=config.patch_size,
+        text_encoder=config.text_encoder, max_text_tokens=config.max_text_tokens,
+    )
+    return Generator(unet=unet.to(device), text_encoder=text_encoder, spec=spec)
+
+
+def load_generator(folder: Path | str, device: torch.device | str) -> Generator:
+    """Read a folder that `Generator.save` wrote, in float32.
+
+    Raises:
+        ModelError: the folder is missing or incomplete, or its weights have another shape.
+    """
+    folder = Path(folder)
+    if not (folder / "generator.json").exists():
+        raise ModelError(f"{folder}: expected a generator, found no generator.json; run `rag-diffusion base promote`, or set finetune.base")
+    try:
+        spec = GeneratorSpec(**json.loads((folder / "generator.json").read_text()))
+        unet = RetrievalUNet.from_pretrained(folder / "unet", low_cpu_mem_usage=False, torch_dtype=torch.float32)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder}: expected weights that fit unet/config.json, got: {str(error).strip().splitlines()[0]}; "
+            "restore the folder or train it again"
+        ) from None
+    text_encoder = TextEncoder(spec.text_encoder, spec.max_text_tokens, device)
+    return Generator(unet=unet.to(device).eval(), text_encoder=text_encoder, spec=spec)
+
+
+def noise_schedule() -> DDPMScheduler:
+    """The variance schedule of training: cosine, v-prediction."""
+    return DDPMScheduler(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
+
+
+def sampling_scheduler(name: str, num_inference_steps: int) -> Any:
+    """A diffusers scheduler by class name, on the training schedule.
+
+    Raises:
+        ConfigError: diffusers has no such scheduler.
+    """
+    cls = getattr(diffusers, name, None)
+    if cls is None or not hasattr(cls, "add_noise"):
+        raise ConfigError(f"sample.scheduler: expected the name of a diffusers scheduler, got {name!r}; e.g. DDIMScheduler")
+    extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": True}
+    if name.startswith("DPMSolver"):
+        extra["lambda_min_clipped"] = -5.1
+    scheduler = cls.from_config(noise_schedule().config, **extra)
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
+def initial_noise(seeds: list[int], shape: tuple[int, int, int]) -> Tensor:
+    """(B, C, H, W) standard normal; each image has a generator of its own, so the batch size does not matter."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

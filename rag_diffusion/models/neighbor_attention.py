@@ -1,0 +1,132 @@
+"""Attention from a target's feature map to those of its neighbors.
+
+Equation, per head with width d, for a query at cell p and a key of neighbor n at cell r (patent [0069-70], claim 8):
+
+    logit(p, n, r) = q_p . k_{n,r} / sqrt(d) - |p - r|^2 / (2 sigma^2)        sigma learned, one a head, in cells
+    logit(p, null) = learned, one a head; its value is 0
+    out_p = W_out concat_heads sum_{n,r} softmax(logit)_{n,r} v_{n,r}         W_out without bias
+
+The Gaussian term makes a query look at its own place in each neighbor first. The null token lets a query attend to
+nothing; a row without neighbors attends to it alone, so its output is exactly zero. The Gaussian is an inner product,
+
+    -|p - r|^2 / (2 sigma^2) = (p / sigma^2) . r  -  |r|^2 / (2 sigma^2)  -  |p|^2 / (2 sigma^2),
+
+so it rides along as four more channels of q and k: no (queries x keys) bias is ever built, and neither is a mask.
+
+Shapes: B batch, K neighbors, C channels, H/W map, M = K * H * W keys, h heads, d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MASKED = -1e4  # logit of a key that must not be seen
+_SIGMAS = (0.3, 2.5)  # cells; first and last head at the start
+
+
+@dataclass(frozen=True)
+class NeighborKV:
+    """Keys and values of the neighbors at one attended map: (B, h, M + 1, d + 4) and (B, h, M + 1, d)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def select(self, rows: Tensor) -> NeighborKV:
+        """Some rows of the batch, in any order and number."""
+        return NeighborKV(self.keys[rows], self.values[rows])
+
+
+class NeighborAttention(nn.Module):
+    """Cross-attention with a local bias and a null token; residual, so zero output weights leave the map as it is.
+
+    Args:
+        channels: C of the attended map; a multiple of `head_dim`.
+        head_dim: d.
+        zero_init: start with a zero output projection, so that the network equals its base.
+    """
+
+    def __init__(self, channels: int, head_dim: int, zero_init: bool = True) -> None:
+        super().__init__()
+        if channels % head_dim:
+            raise ValueError(f"neighbor_head_dim: expected a divisor of {channels} channels, got {head_dim}")
+        self.heads, self.head_dim = channels // head_dim, head_dim
+        self.norm_query = nn.LayerNorm(channels)
+        self.norm_key = nn.LayerNorm(channels)
+        self.to_query = nn.Linear(channels, channels, bias=False)
+        self.to_key = nn.Linear(channels, channels, bias=False)
+        self.to_value = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels, bias=False)
+        first, last = (torch.tensor(sigma).log() for sigma in _SIGMAS)
+        self.log_sigma = nn.Parameter(torch.linspace(float(first), float(last), self.heads))
+        self.null_logit = nn.Parameter(torch.zeros(self.heads))
+        if zero_init:
+            nn.init.zeros_(self.to_out.weight)
+
+    def project(self, maps: Tensor, mask: Tensor) -> NeighborKV:
+        """Keys and values of the neighbors, to be computed once an image.
+
+        Args:
+            maps: (B, K, C, H, W) second feature maps f(c_n, 0).
+            mask: (B, K) true where there is a neighbor.
+        """
+        batch, count, channels, height, width = maps.shape
+        tokens = self.norm_key(maps.permute(0, 1, 3, 4, 2).reshape(batch, count * height * width, channels))
+        keys, values = self._split(self.to_key(tokens)), self._split(self.to_value(tokens))
+        place = self._places(height, width, maps.device).repeat(count, 1)  # (M, 2)
+        seen = torch.where(mask, 0.0, MASKED).float().repeat_interleave(height * width, dim=1)  # (B, M)
+        bias = seen[:, None] - place.square().sum(1) * self._precision()[:, None] / 2  # (B, h, M)
+        shape = (batch, self.heads, count * height * width)
+        extra = [place[:, 0].expand(shape), place[:, 1].expand(shape), bias, torch.ones(shape, device=maps.device)]
+        keys = torch.cat([keys.float(), torch.stack(extra, dim=-1)], dim=-1)
+        null = torch.zeros_like(keys[:, :, :1])
+        null[..., self.head_dim + 2] = self.null_logit[:, None]  # its query channel is 1
+        empty = torch.zeros_like(values[:, :, :1])
+        return NeighborKV(torch.cat([keys, null], dim=2), torch.cat([values.float(), empty.float()], dim=2))
+
+    def forward(self, sample: Tensor, neighbors: NeighborKV) -> Tensor:
+        """Add what the neighbors say.
+
+        Args:
+            sample: (B, C, H, W) first feature map.
+            neighbors: `project` of the same batch.
+
+        Returns:
+            (B, C, H, W); rows without neighbors come back bit for bit.
+        """
+        batch, channels, height, width = sample.shape
+        tokens = sample.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        query = self._split(self.to_query(self.norm_query(tokens))).float() / self.head_dim**0.5
+        place = self._places(height, width, sample.device)  # (N, 2)
+        precision = self._precision()[:, None]  # (h, 1)
+        shape = (batch, self.heads, height * width)
+        extra = [
+            (place[:, 0] * precision).expand(shape),
+            (place[:, 1] * precision).expand(shape),
+            torch.ones(shape, device=sample.device),
+            (-place.square().sum(1) * precision / 2).expand(shape),
+        ]
+        query = torch.cat([query, torch.stack(extra, dim=-1)], dim=-1)
+        with torch.autocast(sample.device.type, enabled=False):  # the local bias needs float32
+            attended = F.scaled_dot_product_attention(query, neighbors.keys, neighbors.values, scale=1.0)
+        merged = attended.transpose(1, 2).reshape(batch, height * width, channels).to(tokens.dtype)
+        out = self.to_out(merged).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return sample + out.to(sample.dtype)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """(B, M, C) -> (B, h, M, d)."""
+        return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def _precision(self) -> Tensor:
+        """1 / sigma^2 of each head, (h,), float32."""
+        return torch.exp(-2 * self.log_sigma.float())
+
+    @staticmethod
+    def _places(height: int, width: int, device: torch.device) -> Tensor:
+        """Centred coordinates of the cells, (H * W, 2), float32."""
+        rows = torch.arange(height, device=device, dtype=torch.float32) - (height - 1) / 2
+        columns = torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2
+        return torch.cartesian_prod(rows, columns)

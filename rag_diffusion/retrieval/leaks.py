@@ -1,0 +1,90 @@
+"""The leak check: no target, and no near-duplicate of one, stands among its own neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import LineageError
+from rag_diffusion.retrieval.neighbors import NO_STYLE, Drawings, NeighborTable
+from rag_diffusion.types import Prompt
+
+
+def check_exclusions(table: NeighborTable, corpus: Corpus, prompts: Iterable[Prompt]) -> None:
+    """Derive from the corpus again what may not be shown, and look for it in every neighbor list.
+
+    Args:
+        table: of this corpus.
+        corpus: the knowledge base, with entity, style, split and duplicates of each pair.
+        prompts: all prompts of the table.
+
+    Raises:
+        LineageError: a pair or a near-duplicate of it is its own neighbor, a neighbor is of a split
+            that may not be shown, or a prompt's target stands in one of its lists or is missing
+            from its exclusion list.
+    """
+    drawings = Drawings(corpus)
+    splits = corpus.table["split"].to_numpy()
+    _check_pairs(table.training, corpus, drawings, splits, shown=("train",))
+    _check_pairs(table.validation, corpus, drawings, splits, shown=("train", "validation"))
+    for prompt in prompts:
+        _check_prompt(table, corpus, drawings, prompt)
+
+
+def _check_pairs(
+    lists: Mapping[str, Sequence[str]],
+    corpus: Corpus,
+    drawings: Drawings,
+    splits: NDArray[np.object_],
+    *,
+    shown: tuple[str, ...],
+) -> None:
+    for pair_id, neighbors in lists.items():
+        who, rows = f"pair {pair_id}", corpus.rows(neighbors)
+        own = np.isin(rows, drawings.of_pair(corpus.row(pair_id)))
+        _refuse(corpus, rows[own], who, "neither itself nor a near-duplicate")
+        outside = ~np.isin(splits[rows].astype(str), shown)
+        _refuse(corpus, rows[outside], who, f"pairs of {' and '.join(shown)} alone")
+
+
+def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prompt: Prompt) -> None:
+    who = f"prompt {prompt.prompt_id} ({prompt.entity}, {prompt.style})"
+    entry = table.prompts.get(prompt.prompt_id)
+    if entry is None:
+        raise LineageError(
+            f"neighbors: expected an entry of {who}, got none; run the stage `neighbors` again"
+        )
+    forbidden = drawings.of_prompt(prompt)
+    missing = forbidden[~np.isin(forbidden, corpus.rows(entry.exclude))]
+    _refuse(corpus, missing, who, "an exclusion list with every drawing of its target", "lacks")
+    for name, ids in (
+        ("retrieved", entry.retrieved),
+        ("oracle", entry.oracle),
+        ("random", entry.random),
+    ):
+        rows = corpus.rows(ids)
+        _refuse(
+            corpus,
+            rows[np.isin(rows, forbidden)],
+            f"{who}, {name}",
+            "neither its target nor a near-duplicate",
+        )
+    rows = corpus.rows(entry.random)
+    wrong = drawings.family[rows] == prompt.family
+    if prompt.style != NO_STYLE:
+        wrong |= drawings.style[rows] == prompt.style
+    _refuse(corpus, rows[wrong], f"{who}, random", "other families in other styles")
+
+
+def _refuse(
+    corpus: Corpus, rows: NDArray[np.int64], who: str, expected: str, verb: str = "has"
+) -> None:
+    if len(rows):
+        ids = corpus.table["pair_id"].iloc[rows[:3]].tolist()
+        raise LineageError(
+            f"neighbors of {who}: expected {expected}, but the list {verb} {ids}: a leak; run the "
+            f"stage `neighbors` again"
+        )

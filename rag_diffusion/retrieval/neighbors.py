@@ -1,0 +1,258 @@
+"""Neighbors of every training pair and of every prompt; never the target or its duplicate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import DataError
+from rag_diffusion.progress import progress
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.vectors import check_stamp, write_stamp
+from rag_diffusion.types import Hits, Prompt
+
+NO_STYLE = "default"  # style of a corpus without styles
+PROMPTS_FILE = "prompts.json"
+_SCHEMA = pa.schema([
+    ("pair_id", pa.string()),
+    ("neighbors", pa.list_(pa.string())),
+    ("scores", pa.list_(pa.float64())),
+])  # fmt: skip
+
+Ints = NDArray[np.int64]
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptNeighbors:
+    """Neighbors of one prompt.
+
+    Attributes:
+        exclude: pair ids that may not be shown: the target in its style and all near-duplicates of
+            it.
+        retrieved: the retriever's best pairs.
+        scores: their fused scores.
+        parts: what each similarity gave to each of them.
+        oracle: the retriever's best among the pairs of the prompt's entity.
+        random: pairs of other families, never in the prompt's style.
+    """
+
+    exclude: tuple[str, ...]
+    retrieved: tuple[str, ...]
+    scores: tuple[float, ...]
+    parts: dict[str, tuple[float, ...]]
+    oracle: tuple[str, ...]
+    random: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborTable:
+    """All neighbors: of train pairs (among train pairs), of validation pairs (train and
+    validation), of prompts.
+
+    Attributes:
+        training, validation: pair id to neighbor ids, best first.
+        prompts: prompt id to its neighbors.
+    """
+
+    training: dict[str, list[str]]
+    validation: dict[str, list[str]]
+    prompts: dict[str, PromptNeighbors]
+
+    @classmethod
+    def open(cls, folder: Path | str, corpus: Corpus) -> NeighborTable:
+        """Read the table of a corpus.
+
+        Raises:
+            DataError: it is missing or damaged.
+            LineageError: it was made from another corpus.
+        """
+        folder = Path(folder)
+        check_stamp(folder, corpus.hash, stage="neighbors")
+        try:
+            prompts = json.loads((folder / PROMPTS_FILE).read_text(encoding="utf-8"))
+            return cls(
+                training=_read_lists(folder / "training.parquet"),
+                validation=_read_lists(folder / "validation.parquet"),
+                prompts={name: _prompt_neighbors(entry) for name, entry in prompts.items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise DataError(
+                f"{folder}: expected a neighbor table, got {error!r}; run the stage `neighbors` "
+                f"again"
+            ) from None
+
+
+class Drawings:
+    """Which rows show the same thing: looked up by duplicate group, by entity and style, by entity.
+
+    Args:
+        corpus: the knowledge base.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        table = corpus.table
+        self._group: list[str] = table["duplicate_group"].tolist()
+        self._by_group = _rows_by(self._group)
+        self._by_drawing = _rows_by(zip(table["entity"], table["style"], strict=True))
+        self._pair_ids = {name: row for row, name in enumerate(table["pair_id"])}
+        self.entity = table["entity"].to_numpy()
+        self.family = table["family"].to_numpy()
+        self.style = table["style"].to_numpy()
+
+    def of_pair(self, row: int) -> Ints:
+        """The pair and its near-duplicates, sorted rows."""
+        return np.asarray(self._by_group[self._group[row]], dtype=np.int64)
+
+    def of_prompt(self, prompt: Prompt) -> Ints:
+        """Every drawing of the prompt's entity in its style, and their near-duplicates, sorted
+        rows.
+
+        A prompt that is made from one pair of a user's own corpus has the pair's id: then only that
+        pair and its near-duplicates, since other pairs of its label are what retrieval is for.
+        """
+        if prompt.prompt_id in self._pair_ids:
+            return self.of_pair(self._pair_ids[prompt.prompt_id])
+        targets = self._by_drawing.get((prompt.entity, prompt.style), [])
+        return np.unique(
+            np.concatenate([self.of_pair(row) for row in targets] or [np.empty(0, dtype=np.int64)])
+        )
+
+
+def pair_neighbors(
+    retriever: Retriever, rows: Ints, candidates: NDArray[np.bool_], *, top_k: int
+) -> dict[str, Hits]:
+    """Neighbors of pairs by their own captions, best first.
+
+    Args:
+        retriever: over the whole corpus.
+        rows: the pairs to find neighbors for.
+        candidates: (N,) rows that may be neighbors; a pair and its near-duplicates never are its
+            own.
+        top_k: neighbors kept.
+    """
+    table = retriever.corpus.table.iloc[rows]
+    drawings = Drawings(retriever.corpus)
+    rankings = retriever.rank(
+        table["caption"].tolist(),
+        depth=top_k,
+        exclude=[drawings.of_pair(int(row)) for row in rows],
+        within=candidates,
+        query_vectors=retriever.vectors.text[rows],
+    )
+    shown = progress(
+        zip(table["pair_id"], rankings, strict=True), total=len(rows), desc="neighbors", unit="pair"
+    )
+    return {pair_id: retriever.hits(ranking, top_k) for pair_id, ranking in shown}
+
+
+def prompt_neighbors(
+    retriever: Retriever, prompts: Sequence[Prompt], *, num_neighbors: int, seed: int
+) -> dict[str, PromptNeighbors]:
+    """Retrieved, oracle and random neighbors of prompts, over all pairs but the excluded.
+
+    Args:
+        retriever: over the whole corpus.
+        prompts: with the target entity and style.
+        num_neighbors: of each kind; fewer come where the corpus has fewer.
+        seed: of the random ones, together with the prompt's own seed.
+    """
+    drawings = Drawings(retriever.corpus)
+    excluded = [drawings.of_prompt(prompt) for prompt in prompts]
+    texts = [prompt.text for prompt in prompts]
+    rankings = retriever.rank(texts, depth=len(retriever.corpus), exclude=excluded)
+    found: dict[str, PromptNeighbors] = {}
+    shown = progress(
+        zip(prompts, excluded, rankings, strict=True),
+        total=len(prompts),
+        desc="prompts",
+        unit="prompt",
+    )
+    for prompt, rows, ranking in shown:
+        hits = retriever.hits(ranking, num_neighbors)
+        oracle = ranking.rows[drawings.entity[ranking.rows] == prompt.entity][:num_neighbors]
+        found[prompt.prompt_id] = PromptNeighbors(
+            exclude=_ids(retriever.corpus, rows),
+            retrieved=hits.pair_ids,
+            scores=hits.scores,
+            parts=hits.parts,
+            oracle=_ids(retriever.corpus, oracle),
+            random=_ids(
+                retriever.corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)
+            ),
+        )
+    return found
+
+
+def write_neighbors(
+    folder: Path,
+    *,
+    corpus_hash: str,
+    training: Mapping[str, Hits],
+    validation: Mapping[str, Hits],
+    prompts: Mapping[str, PromptNeighbors],
+) -> None:
+    """Write a neighbor table into an existing folder; the same table gives the same bytes."""
+    for name, lists in (("training", training), ("validation", validation)):
+        rows = [
+            {
+                "pair_id": pair_id,
+                "neighbors": list(lists[pair_id].pair_ids),
+                "scores": list(lists[pair_id].scores),
+            }
+            for pair_id in sorted(lists)
+        ]
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=_SCHEMA),
+            folder / f"{name}.parquet",
+            compression="zstd",
+        )
+    entries = {name: asdict(prompts[name]) for name in sorted(prompts)}
+    (folder / PROMPTS_FILE).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    write_stamp(folder, {"corpus_hash": corpus_hash})
+
+
+def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int, seed: int) -> Ints:
+    may = drawings.family != prompt.family
+    if prompt.style != NO_STYLE:
+        may &= drawings.style != prompt.style
+    may[excluded] = False
+    rows = np.flatnonzero(may)
+    return np.random.default_rng([seed, prompt.seed]).choice(
+        rows, size=min(count, len(rows)), replace=False
+    )
+
+
+def _ids(corpus: Corpus, rows: Ints) -> tuple[str, ...]:
+    return tuple(corpus.table["pair_id"].iloc[rows])
+
+
+def _rows_by(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    rows: dict[Key, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return rows
+
+
+def _read_lists(path: Path) -> dict[str, list[str]]:
+    table = pq.read_table(path, schema=_SCHEMA)
+    return dict(zip(table["pair_id"].to_pylist(), table["neighbors"].to_pylist(), strict=True))
+
+
+def _prompt_neighbors(entry: Mapping[str, object]) -> PromptNeighbors:
+    frozen = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }
+    parts = frozen.pop("parts")
+    assert isinstance(parts, dict)
+    return PromptNeighbors(parts={name: tuple(values) for name, values in parts.items()}, **frozen)  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""Classifier-free guidance over two conditions, the text c_p and the neighbors c_n (patent [0072], claims 11-12).
+
+    eps_p = w_p * eps(x_t, c_p, c_n) - (w_p - 1) * eps(x_t, null, c_n)        text-enhanced
+    eps_n = w_n * eps(x_t, c_p, c_n) - (w_n - 1) * eps(x_t, c_p, null)        neighbor-enhanced
+
+Interleaved guidance uses one of the two at each step: eps_p with probability eta (here `interleave_ratio`), drawn by
+a coin, or by a deterministic alternation of the same ratio. The formulas hold for eps, v and x_0 alike, since all
+three are linear in each other at a given x_t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from rag_diffusion.config import SampleConfig
+
+
+class Step(Enum):
+    """Which condition a guided step leaves out in its second prediction."""
+
+    PLAIN = "plain"  # no second prediction
+    TEXT = "text"  # eps_p: leaves the text out
+    NEIGHBOR = "neighbor"  # eps_n: leaves the neighbors out
+    JOINT = "joint"  # leaves both out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How predictions are guided.
+
+    Attributes:
+        mode: `none`, `text`, `neighbor`, `alternate`, `interleaved` (a coin for each image) or `joint`.
+        text_scale: w_p; 1 is no guidance.
+        neighbor_scale: w_n.
+        interleave_ratio: share of text-enhanced steps, eta of the patent.
+    """
+
+    mode: str = "alternate"
+    text_scale: float = 2.0
+    neighbor_scale: float = 2.0
+    interleave_ratio: float = 0.5
+
+    @classmethod
+    def from_config(cls, config: SampleConfig) -> Guidance:
+        """Read the guidance part of `sample` in params.yaml."""
+        return cls(
+            mode=config.guidance,
+            text_scale=config.text_guidance_scale,
+            neighbor_scale=config.neighbor_guidance_scale,
+            interleave_ratio=config.interleave_ratio,
+        )
+
+    def plan(self, num_steps: int, seeds: list[int]) -> list[list[Step]]:
+        """Which step each image takes when.
+
+        Args:
+            num_steps: T denoising steps.
+            seeds: one for each of B images; the coin has a generator of its own, one per image.
+
+        Returns:
+            T lists of B steps.
+        """
+        fixed = {"none": Step.PLAIN, "text": Step.TEXT, "neighbor": Step.NEIGHBOR, "joint": Step.JOINT}
+        if self.mode in fixed:
+            return [[fixed[self.mode]] * len(seeds) for _ in range(num_steps)]
+        if self.mode == "alternate":
+            return [[self._alternation(step)] * len(seeds) for step in range(num_steps)]
+        coins = [torch.rand(num_steps, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
+        return [[Step.TEXT if coin[step] < self.interleave_ratio else Step.NEIGHBOR for coin in coins] for step in range(num_steps)]
+
+    def scale(self, step: Step) -> float:
+        """w of a step."""
+        return {Step.PLAIN: 1.0, Step.NEIGHBOR: self.neighbor_scale}.get(step, self.text_scale)
+
+    def _alternation(self, step: int) -> Step:
+        """Text-enhanced whenever the running count of such steps falls behind the ratio."""
+        before, after = int(step * self.interleave_ratio + 1e-9), int((step + 1) * self.interleave_ratio + 1e-9)
+        return Step.TEXT if after > before else Step.NEIGHBOR
+
+
+def combine(full: Tensor, reduced: Tensor, scales: Tensor) -> Tensor:
+    """w * full - (w - 1) * reduced, row by row.
+
+    Args:
+        full: (B, C, H, W) prediction under both conditions.
+        reduced: (B, C, H, W) prediction with a condition left out.
+        scales: (B,) w.
+    """
+    w = scales.view(-1, 1, 1, 1).to(full.dtype)
+    return w * full - (w - 1) * reduced

@@ -1,0 +1,128 @@
+"""RetrievalPipeline: prompts and neighbors in, images out; a diffusers DiffusionPipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rag_diffusion.models.codec import images_to_input, images_to_pixels, input_to_images
+from rag_diffusion.models.generator import Generator, initial_noise, sampling_scheduler
+from rag_diffusion.models.neighbor_attention import MASKED, NeighborKV
+from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.sampling.guidance import Guidance, Step, combine
+from rag_diffusion.models.neighbor_batch import NeighborBatch
+
+
+class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """The denoising loop over a generator.
+
+    Args:
+        generator: U-Net, text encoder and noise schedule.
+        scheduler_name: a diffusers scheduler by class name.
+        num_inference_steps: denoising steps.
+    """
+
+    def __init__(self, generator: Generator, scheduler_name: str = "DDIMScheduler", num_inference_steps: int = 20) -> None:
+        super().__init__()
+        self.generator = generator
+        self._scheduler_name, self._num_steps = scheduler_name, num_inference_steps
+        self.register_modules(unet=generator.unet, scheduler=sampling_scheduler(scheduler_name, num_inference_steps))
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        neighbors: NeighborBatch | None,
+        seeds: Sequence[int],
+        guidance: Guidance | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Draw one image for each prompt.
+
+        Args:
+            prompts: B texts.
+            neighbors: of the same B images; None draws without.
+            seeds: B seeds of the initial noise and of the coin.
+            guidance: None is `Guidance()`. Without neighbors every guided step is text-enhanced.
+            on_step: called with the number of each finished step.
+
+        Returns:
+            (B, H, W, 3) uint8.
+
+        Raises:
+            ValueError: the numbers of prompts, neighbors and seeds differ.
+        """
+        lengths = {len(prompts), len(seeds)} | ({len(neighbors)} if neighbors is not None else set())
+        if len(lengths) != 1:
+            raise ValueError(f"expected as many seeds and neighbor lists as prompts, got lengths {sorted(lengths)}")
+        guidance = guidance or Guidance()
+        device = self.generator.device
+        text = self.generator.text_encoder(list(prompts)).to(device)
+        null = self.generator.text_encoder([""] * len(prompts)).to(device)
+        features = None if neighbors is None else self._neighbor_features(neighbors, device)
+        scheduler = sampling_scheduler(self._scheduler_name, self._num_steps)
+        config = self.unet.config
+        shape = (config.in_channels, config.sample_size, config.sample_size)
+        sample = initial_noise(list(seeds), shape).to(device) * scheduler.init_noise_sigma
+        noise_generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
+        plan = guidance.plan(len(scheduler.timesteps), list(seeds))
+        for number, timestep in enumerate(scheduler.timesteps):
+            steps = plan[min(number, len(plan) - 1)]
+            model_input = scheduler.scale_model_input(sample, timestep)
+            output = self._predict(model_input, timestep, text, null, features, guidance, steps)
+            sample = scheduler.step(output, timestep, sample, **_step_arguments(scheduler, noise_generators)).prev_sample
+            if on_step is not None:
+                on_step(number)
+        return images_to_pixels(input_to_images(sample.float().cpu(), self.generator.spec.patch_size)).numpy()
+
+    def _neighbor_features(self, neighbors: NeighborBatch, device: torch.device) -> dict[str, NeighborKV]:
+        """Keys and values of every neighbor: they depend neither on x_t nor on t, so once an image is enough."""
+        images = images_to_input(neighbors.images.to(device), self.generator.spec.patch_size)
+        captions = self.generator.text_encoder(list(neighbors.captions)).to(device)
+        maps = self.unet.encode_neighbors(images, captions.states, captions.mask)
+        return self.unet.project_neighbors(maps, neighbors.rows.to(device), neighbors.mask.to(device))  # type: ignore[no-any-return]
+
+    def _predict(
+        self, sample: Tensor, timestep: Tensor, text: TextFeatures, null: TextFeatures,
+        features: dict[str, NeighborKV] | None, guidance: Guidance, steps: list[Step],
+    ) -> Tensor:
+        """The guided prediction; rows may take different steps."""
+        if features is None:  # nothing to leave out but the text
+            steps = [step if step is Step.PLAIN else Step.TEXT for step in steps]
+        if all(step is Step.PLAIN for step in steps):
+            return self._forward(sample, timestep, text, features)
+        no_text = torch.tensor([step in (Step.TEXT, Step.JOINT) for step in steps], device=sample.device)
+        no_neighbors = torch.tensor([step in (Step.NEIGHBOR, Step.JOINT) for step in steps], device=sample.device)
+        choose = no_text[:, None]
+        states = torch.cat([text.states, torch.where(choose[..., None], null.states, text.states)])
+        mask = torch.cat([text.mask, torch.where(choose, null.mask, text.mask)])
+        both = None if features is None else {name: _twice(kv, no_neighbors) for name, kv in features.items()}
+        full, reduced = self._forward(torch.cat([sample, sample]), timestep, TextFeatures(states, mask), both).chunk(2)
+        scales = torch.tensor([guidance.scale(step) for step in steps], device=sample.device)
+        return combine(full, reduced, scales)
+
+    def _forward(self, sample: Tensor, timestep: Tensor, text: TextFeatures, features: dict[str, NeighborKV] | None) -> Tensor:
+        output: Any = self.unet(sample, timestep, text.states, encoder_attention_mask=text.mask, neighbors=features)
+        return output.sample  # type: ignore[no-any-return]
+
+
+def _twice(kv: NeighborKV, hidden: Tensor) -> NeighborKV:
+    """The batch twice; in the second half the `hidden` rows see the null token alone."""
+    width = kv.values.shape[-1]
+    second = kv.keys.clone()
+    second[:, :, :-1, width + 2] += torch.where(hidden, MASKED, 0.0)[:, None, None]
+    return NeighborKV(torch.cat([kv.keys, second]), torch.cat([kv.values, kv.values]))
+
+
+def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
+    """Ancestral schedulers draw noise: each image has a generator of its own."""
+    import inspect
+
+    accepts = inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if "generator" in accepts else {}

@@ -1,0 +1,58 @@
+"""Stage `embed`: image and caption vectors of every pair."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.layout import CORPUS, ENCODER, SCRATCH, VECTORS
+from rag_diffusion.models.dual_encoder import load_dual_encoder
+from rag_diffusion.retrieval.align import check_training_record
+from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.vectors import Vectors
+from rag_diffusion.stages.context import StageContext
+
+TRUNK_FEATURES = f"{SCRATCH}/trunk"
+
+
+def run(ctx: StageContext) -> None:
+    """Write data/vectors.
+
+    Raises:
+        ModelError: the encoder is missing, damaged or cannot be fetched.
+        LineageError: the encoder has seen a held-out family of this corpus.
+    """
+    corpus = Corpus.open(ctx.root / CORPUS)
+    check_training_record(ctx.root / ENCODER, corpus)
+    embedder = Embedder(load_dual_encoder(ctx.root / ENCODER), scratch=ctx.root / TRUNK_FEATURES)
+    encoder_hash = tree_hash(ctx.root / ENCODER)
+    ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
+    ctx.tracker.set_tags({"encoder_hash": encoder_hash})
+    vectors = embed_corpus(embedder, corpus, encoder_hash)
+    with atomic_dir(ctx.root / VECTORS) as folder:
+        vectors.save(folder)
+    ctx.tracker.log_metrics({
+        "num_pairs": len(corpus),
+        "dim": vectors.image.shape[1],
+        "own_pair_similarity": float((vectors.image * vectors.text).sum(axis=1).mean()),
+    })  # fmt: skip
+
+
+def embed_corpus(embedder: Embedder, corpus: Corpus, encoder_hash: str) -> Vectors:
+    """Vectors of all pairs; train pairs apart, since `align` may have left their features."""
+    captions = corpus.table["caption"].to_numpy()
+    is_train = (corpus.table["split"] == "train").to_numpy()
+    image: list[np.ndarray] = []
+    text: list[np.ndarray] = []
+    parts = [rows for rows in (np.flatnonzero(is_train), np.flatnonzero(~is_train)) if len(rows)]
+    for rows in parts:
+        image.append(embedder.images(corpus.pixels(rows)))
+        text.append(embedder.texts(captions[rows].tolist()))
+    order = np.argsort(np.concatenate(parts))
+    return Vectors(
+        image=np.ascontiguousarray(np.concatenate(image)[order]),
+        text=np.ascontiguousarray(np.concatenate(text)[order]),
+        corpus_hash=corpus.hash,
+        encoder_hash=encoder_hash,
+    )

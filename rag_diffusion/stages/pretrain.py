@@ -1,0 +1,26 @@
+"""Stage `pretrain` (pipelines/pretrain): the base generator, from scratch, with neighbors, on the train split."""
+
+from __future__ import annotations
+
+import torch
+
+from rag_diffusion import layout
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.device import choose_device
+from rag_diffusion.models.generator import build_generator
+from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.stages.training import run_training, save_generator
+
+
+def run(ctx: StageContext) -> None:
+    """Write data/pretrained; `rag-diffusion base promote` copies it to data/base."""
+    config = ctx.config
+    corpus = Corpus.open(ctx.root / layout.CORPUS)
+    table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
+    torch.manual_seed(config.seed)
+    generator = build_generator(config.model, config.corpus.image_size, choose_device(config.device))
+    facts = {"model": config.model.model_dump(), "image_size": config.corpus.image_size}
+    result, card = run_training(ctx, "pretrain", generator, config.pretrain, corpus, table, fingerprint_of=facts)
+    save_generator(ctx.root / layout.PRETRAINED, result.generator, card)
+    print(f"{result.images_seen} images in {result.seconds / 60:.0f} min -> {layout.PRETRAINED}")

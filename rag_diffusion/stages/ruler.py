@@ -1,0 +1,37 @@
+"""Stage `ruler` (pipelines/ruler): train the scorers of entity and style once, before any generator exists."""
+
+from __future__ import annotations
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.files import atomic_dir
+from rag_diffusion.layout import CORPUS
+from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card, validate
+from rag_diffusion.metrics.ruler.store import save_ruler
+from rag_diffusion.metrics.ruler.trunk import Trunk
+from rag_diffusion.stages.context import StageContext
+
+TRAINED = "data/ruler_trained"
+
+
+def run(ctx: StageContext) -> None:
+    """Make data/ruler_trained; `rag-diffusion ruler promote` then puts it into data/ruler.
+
+    Raises:
+        DataError: the corpus has one style only.
+    """
+    corpus = Corpus.open(ctx.root / CORPUS)
+    trunk = Trunk()
+    seed = ctx.config.seed
+    scorers = fit_scorers(corpus, trunk, seed=seed)
+    accuracies = validate(scorers, corpus, trunk, seed=seed)
+    with atomic_dir(ctx.root / TRAINED) as folder:
+        save_ruler(
+            folder, net=scorers.net, entity=scorers.entity, style_check=scorers.style_check,
+            card=make_card(scorers, corpus, accuracies, seed=seed),
+        )  # fmt: skip
+    ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
+    for name, parts in accuracies.items():
+        ctx.tracker.log_metrics({f"validation.{name.replace(' ', '_')}.{part}": value for part, value in parts.items()})
+    ctx.tracker.log_artifact(ctx.root / TRAINED, "ruler")
+    for name, parts in accuracies.items():
+        print(f"{name:12}", "  ".join(f"{part} {value:.3f}" for part, value in parts.items()))

@@ -1,0 +1,99 @@
+"""The card of a generator: what it was trained on, for how long, on what, how well; and what it must never have seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import LineageError, ModelError
+from rag_diffusion.training.loop import TrainResult
+
+CARD = "card.json"
+
+
+def make_card(
+    corpus: Corpus, pair_ids: Iterable[str], result: TrainResult, settings: dict[str, Any], *, base: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Facts about trained weights, JSON-able.
+
+    Args:
+        corpus: the training corpus.
+        pair_ids: pairs that were targets.
+        result: of the training loop.
+        settings: the configuration of the run.
+        base: card of the weights it started from; its train entities count as seen.
+    """
+    rows = corpus.table.iloc[corpus.rows(pair_ids)]
+    seen = set(rows["entity"]) | set(base["train_entities"] if base else [])
+    return {
+        "corpus_hash": corpus.hash,
+        "train_pairs": len(rows),
+        "train_entities": sorted(seen),
+        "train_licences": {str(name): int(count) for name, count in rows["licence"].value_counts().sort_index().items()},
+        "steps": result.losses[-1][0] if result.losses else 0,
+        "images_seen": result.images_seen,
+        "hours": round(result.seconds / 3600, 3),
+        "hardware": _hardware(result.generator.device),
+        "parameters": sum(parameter.numel() for parameter in result.generator.unet.parameters()),
+        "loss_curve": _thin(result.losses),
+        "neighbor_gain": result.gains[:: max(1, len(result.gains) // 20)] + result.gains[-1:],
+        "settings": settings,
+        "torch": torch.__version__,
+        "base": None if base is None else {key: base[key] for key in ("corpus_hash", "steps", "images_seen", "hours")},
+    }
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write card.json into a model folder."""
+    (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read a model folder's card.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        return card
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / CARD}: expected the card of the weights, got {error}; restore it: without it nobody knows what the weights have seen") from None
+
+
+def refuse_seen(card: dict[str, Any], corpus: Corpus, what: str) -> None:
+    """Refuse weights that have been trained on an entity of a family in the test or validation split.
+
+    Raises:
+        LineageError: they have.
+    """
+    table = corpus.table
+    held_out = table[table["split"] != "train"]
+    families = dict(zip(table["entity"], table["family"], strict=True))
+    seen_families = {families[entity] for entity in card["train_entities"] if entity in families}
+    leaked = sorted(set(held_out.loc[held_out["family"].isin(seen_families), "entity"]))
+    if leaked:
+        raise LineageError(
+            f"{what}: expected weights that have never seen a held-out entity, but {len(leaked)} families of the validation or "
+            f"test split were trained on, e.g. {leaked[:5]}; train the base on this corpus' train split, or restore the split"
+        )
+
+
+def _thin(losses: list[tuple[int, float]], points: int = 60) -> list[list[float]]:
+    """The loss curve as means over equal stretches: [[last step, mean loss], ...]."""
+    size = max(1, len(losses) // points)
+    parts = [losses[start : start + size] for start in range(0, len(losses), size)]
+    return [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 5)] for part in parts]
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"

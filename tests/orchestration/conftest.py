@@ -1,0 +1,105 @@
+"""A small DVC project with the stages, edges and outs of the real dvc.yaml."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+STAGE = '''"""Writes each out from the bytes of all deps; sleeps or fails where a file says so."""
+import hashlib, json, sys, time
+from pathlib import Path
+from rag_diffusion.progress import progress, reporting_to_dagster
+name, outs, deps = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
+Path("log.txt").open("a").write(name + "\\n")
+print("stage", name, "speaks")
+if Path(f"fail-{name}").exists():
+    sys.exit("this stage was told to fail")
+if Path(f"sleep-{name}").exists():
+    Path("sleeping").touch()
+    time.sleep(120)
+files = [file for dep in deps for file in (Path(dep), *sorted(Path(dep).rglob("*")))]
+with reporting_to_dagster():
+    for file in progress(deps, desc=name, unit="dep"):
+        pass
+text = hashlib.sha256(b"".join(f.read_bytes() for f in files if f.is_file())).hexdigest()
+for out in map(Path, outs):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".json" and "runs" in out.parts:
+        out.write_text(json.dumps({"run_id": "0" * 32, "experiment": "tiny", "stage": name}))
+    elif out.suffix == ".json":
+        interval = {"mean": 0.5, "low": 0, "high": 1}
+        out.write_text(json.dumps({"variants": {"none": {"joint": interval}}, "text": text}))
+    elif out.suffix:
+        out.write_text(text)
+    else:
+        out.mkdir(parents=True)
+        (out / "a.txt").write_text(text)
+        if out.name == "sheets":
+            from PIL import Image
+            Image.new("RGB", (1200, 40), "red").save(out / "retrieved.png")
+'''
+
+
+def flat_outs(stage: dict[str, Any]) -> list[str]:
+    """Paths of all outs, metrics and plots of a stage as dvc.yaml writes them."""
+    listed = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    return [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+
+
+@pytest.fixture(scope="session")
+def pipeline(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """The stages of the repository's dvc.yaml, as YAML."""
+    content = yaml.safe_load((request.config.rootpath / "dvc.yaml").read_text())
+    stages: dict[str, dict[str, Any]] = content["stages"]
+    return stages
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Variables of a process that works on the small project."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {
+        **os.environ,
+        "RAG_DIFFUSION_ROOT": str(tmp_path / "project"),
+        "DAGSTER_HOME": str(home),
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": path,
+    }
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: dict[str, str]
+) -> Path:
+    """The small project, in git, never run."""
+    root = tmp_path / "project"
+    root.mkdir()
+    produced = {out for stage in pipeline.values() for out in flat_outs(stage)}
+    for dep in {dep for stage in pipeline.values() for dep in stage["deps"]} - produced:
+        (root / dep).parent.mkdir(parents=True, exist_ok=True)
+        (root / dep if Path(dep).suffix else root / dep / "input").parent.mkdir(
+            parents=True, exist_ok=True
+        )
+        (root / dep if Path(dep).suffix else root / dep / "input").write_text(dep)
+    stages = {name: small(name, stage) for name, stage in pipeline.items()}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    (root / "params.yaml").write_text("seed: 0\n")
+    (root / "stage.py").write_text(STAGE)
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(command, cwd=root, check=True, env=environment)
+    return root
+
+
+def small(name: str, stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage with the same deps and outs that only copies hashes."""
+    command = f"python stage.py {name} {','.join(flat_outs(stage))} {','.join(stage['deps'])}"
+    return {**stage, "cmd": command, "params": ["seed"]}

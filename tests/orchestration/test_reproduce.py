@@ -1,0 +1,230 @@
+"""Dagster runs the stages of a small DVC project, through real Dagster and real DVC processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from orchestration.metadata import numbers
+from orchestration.project import Project
+from orchestration.reproduce import repro
+
+JOB = [
+    sys.executable,
+    "-m",
+    "dagster",
+    "job",
+    "execute",
+    "-m",
+    "orchestration.definitions",
+    "-j",
+    "pipeline",
+]
+ALL = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "orchestration.definitions"]
+
+
+@pytest.fixture
+def instance(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """Dagster's memory of what the processes did."""
+    monkeypatch.setenv("DAGSTER_HOME", environment["DAGSTER_HOME"])
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def materialize(root: Path, environment: Mapping[str, str], *more: str) -> str:
+    """Materialize all, as the button does. Returns what was printed."""
+    command = [*ALL, *(more or ("--select", "*"))]
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    return f"{done.returncode}\n{done.stdout}{done.stderr}"
+
+
+def latest(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return event.asset_materialization
+
+
+def ran(root: Path) -> list[str]:
+    """The stages that ran since the last call, in order."""
+    log = root / "log.txt"
+    names = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return names
+
+
+def logged(shown: str) -> str:
+    """What Dagster logged, without what stages printed themselves."""
+    return "\n".join(line for line in shown.splitlines() if " - dagster - INFO - " in line)
+
+
+def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
+    command = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_materialize_all_is_dvc_repro(
+    project: Path,
+    project_root: Path,
+    environment: dict[str, str],
+    instance: dg.DagsterInstance,
+    pipeline: dict[str, Any],
+) -> None:
+    shown = materialize(project_root, environment)
+    assert shown.startswith("0\n"), shown[-5000:]
+
+    first = ran(project)
+    assert sorted(first) == sorted(pipeline)
+    for name, stage in Project.load(project).stages.items():
+        assert all(first.index(up) < first.index(name) for up in stage.upstream)
+    assert json.loads(dvc(project, environment, "status", "--json")) == {}
+    dvc(project, environment, "repro")
+    assert ran(project) == [], "a plain `dvc repro` finds nothing to do"
+
+    assert "dagster - INFO - __ASSET_JOB" in shown
+    for name, stage in pipeline.items():
+        count = len(stage["deps"])
+        assert f"{name}: {count}/{count} dep (100%)" in logged(shown), (
+            "progress reaches Dagster's log"
+        )
+    assert "did not receive any messages" not in shown
+
+    outs = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["ingest"]["outs"]
+    corpus = next(out["md5"] for out in outs if out["path"] == "data/corpus")
+    event = latest(instance, "ingest")
+    assert event.tags is not None
+    assert event.tags["dagster/data_version"] == corpus
+    assert event.metadata["mlflow_run"].value == "0" * 32
+    assert event.metadata["data/corpus"].value == str(project / "data/corpus")
+    assert event.metadata["ran"].value is True
+    assert latest(instance, "score").metadata["none/joint"].value == 0.5
+    picture = latest(instance, "sample").metadata["retrieved"].value
+    assert str(picture).startswith("![retrieved](data:image/webp;base64,")
+    assert "cannot be shown" in str(latest(instance, "score").metadata["accuracy"].value)
+
+    shown = materialize(project_root, environment)
+    assert shown.startswith("0\n"), shown[-5000:]
+    assert ran(project) == [], "a second time nothing runs"
+    assert latest(instance, "ingest").metadata["ran"].value is False
+    assert "did not receive any messages" not in shown
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_fails_its_asset_with_the_end_of_its_output(
+    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    (project / "fail-align").touch()
+    shown = materialize(project_root, environment)
+
+    assert not shown.startswith("0\n")
+    assert ran(project) == ["ingest", "align"]
+    assert "this stage was told to fail" in shown
+    assert "dvc repro align ended with exit code" in shown
+
+    (project / "fail-align").unlink()
+    assert materialize(project_root, environment).startswith("0\n")
+    assert "ingest" not in ran(project), "what was done stays done"
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_leaves_no_process_and_starts_no_other_stage(
+    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    (project / "sleep-baselines").touch()
+    (project / "sleep-finetune").touch()
+    with subprocess.Popen(
+        JOB, cwd=project_root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for(project / "sleeping")
+        assert running(project)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+    assert not running(project)
+    assert len({"baselines", "finetune"} & set(ran(project))) == 1
+    (record,) = instance.get_run_records()
+    assert record.dagster_run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+    (project / "sleep-baselines").unlink()
+    (project / "sleep-finetune").unlink()
+    assert materialize(project_root, environment).startswith("0\n"), "it goes on where it was"
+
+
+@pytest.mark.slow
+def test_it_waits_while_another_dvc_process_works_on_the_stage(
+    project: Path, environment: dict[str, str]
+) -> None:
+    (project / "sleep-ingest").touch()
+    command = [sys.executable, "-m", "dvc", "repro", "ingest"]
+    with subprocess.Popen(
+        command, cwd=project, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    ) as other:
+        wait_for(project / "sleeping")
+        outcome = repro(project, "ingest", environment)
+        os.killpg(other.pid, signal.SIGKILL)
+
+    assert outcome.busy, outcome.tail
+    (project / "sleep-ingest").unlink()
+    assert repro(project, "ingest", environment).code == 0, "a killed process blocks nobody"
+
+
+@pytest.mark.slow
+def test_an_experiment_can_set_a_parameter(project: Path, environment: dict[str, str]) -> None:
+    """Fails where dvc's hydra and dagster's parser disagree about the antlr runtime."""
+    for command in (
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a"],
+    ):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    dvc(project, environment, "exp", "run", "-S", "seed=7", "ingest")
+
+    assert yaml.safe_load((project / "params.yaml").read_text()) == {"seed": 7}
+    assert ran(project) == ["ingest"]
+
+
+def wait_for(path: Path, seconds: float = 90.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < give_up, f"{path} never came"
+        time.sleep(0.1)
+
+
+def running(project: Path) -> list[str]:
+    """Command lines of living stage processes of the small project."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().decode()
+            if "stage.py" in command and (entry / "cwd").resolve() == project:
+                found.append(command)
+        except OSError:
+            continue
+    return found
+
+
+def test_numbers_of_a_report_keep_means_and_leave_intervals() -> None:
+    report = {
+        "variants": {"none": {"joint": {"mean": 0.5, "low": 0.1, "high": 0.9}, "kid": 0.25}},
+        "prompts": 120,
+        "extractor": "embedded",
+        "ok": True,
+    }
+    assert numbers(report) == {"none/joint": 0.5, "none/kid": 0.25, "prompts": 120.0}

@@ -1,0 +1,282 @@
+"""The tracker against a real MLflow store, in processes as a stage has them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from rag_diffusion.config import Config, load_config
+from rag_diffusion.tracking import SPOOL, STORE, NullTracker, Tracker, flatten, open_tracker
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(Path(__file__).parents[2] / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in git, with an uncommitted file; the first test that logs makes its store."""
+    root = tmp_path_factory.mktemp("project")
+    git(root, "init", "-q")
+    git(
+        root,
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@t",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        "a",
+    )
+    (root / "notes.txt").write_text("dirty")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def git(root: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def client(root: Path) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{root / STORE}")
+
+
+def ended(root: Path, run_id: str, seconds: float = 60.0) -> Any:
+    """The run, once it is no longer RUNNING."""
+    give_up = time.monotonic() + seconds
+    while (run := client(root).get_run(run_id)).info.status == "RUNNING":
+        assert time.monotonic() < give_up, "the run was never ended"
+        time.sleep(0.2)
+    return run
+
+
+@pytest.mark.slow
+def test_everything_that_is_logged_is_in_the_store(
+    root: Path, config: Config, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.txt"
+    report.write_text("as logged")
+    with open_tracker(config, root, "score") as tracker:
+        for step in range(1500):
+            tracker.log_metrics({"loss": 1.0 / (step + 1)}, step)
+        tracker.log_metrics({"kid": 0.25})
+        tracker.log_params({"extra": {"shots": 3}})
+        tracker.log_image(Image.new("RGB", (8, 8), "red"), "sheet", step=5)
+        tracker.log_image(Image.new("RGB", (8, 8), "red"), "last")
+        tracker.log_artifact(report, "reports")
+        report.write_text("changed later")
+        tracker.log_table(
+            [{"prompt": "a red apple", "hits": 2}, {"prompt": "a moon", "hits": 0}], "rows"
+        )
+        tracker.log_dataset("corpus", "0123456789abcdef" * 4, "data/corpus")
+        tracker.set_tags({"variant": "retrieved"})
+
+    assert tracker.errors == []
+    assert tracker.run_id is not None
+    store = client(root)
+    run = store.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "score"
+    assert run.data.params["sample.text_guidance_scale"] == "2.0"
+    assert run.data.params["sample.variants"] == '["none", "random", "retrieved", "oracle"]'
+    assert run.data.params["extra.shots"] == "3"
+    assert run.data.metrics["kid"] == 0.25
+    curve = store.get_metric_history(tracker.run_id, "loss")
+    assert sorted(point.step for point in curve) == list(range(1500))
+    tags = run.data.tags
+    assert tags["stage"] == "score"
+    assert tags["variant"] == "retrieved"
+    assert tags["mlflow.source.git.commit"] == git(root, "rev-parse", "HEAD")
+    assert tags["git_dirty"] == "true"
+    assert tags["dataset.corpus"] == "0123456789abcdef" * 4
+    assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["corpus"]
+
+    artifacts = root / "mlruns" / "artifacts" / tracker.run_id / "artifacts"
+    assert (artifacts / "reports" / "report.txt").read_text() == "as logged"
+    assert (artifacts / "images" / "last.png").is_file()
+    assert len(list((artifacts / "images").glob("sheet+step+5+*.png"))) == 1
+    assert "a red apple" in (artifacts / "rows.json").read_text()
+    assert list((root / SPOOL).iterdir()) == [], "copies are removed once they are logged"
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_marks_its_run_failed_with_the_reason(
+    root: Path, config: Config
+) -> None:
+    with pytest.raises(ValueError, match="boom"), open_tracker(config, root, "sample") as tracker:
+        raise ValueError("boom")
+
+    assert tracker.run_id is not None
+    run = client(root).get_run(tracker.run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "ValueError: boom"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stage_that_is_killed_marks_its_run_killed_and_keeps_what_it_logged(
+    root: Path, project_root: Path, stop: signal.Signals
+) -> None:
+    code = (
+        "import sys, time\nfrom rag_diffusion.config import load_config\n"
+        "from rag_diffusion.tracking import open_tracker\n"
+        "with open_tracker(load_config(sys.argv[1]), sys.argv[2], 'finetune') as tracker:\n"
+        "    tracker.log_metrics({'loss': 0.5}, 1)\n"
+        "    print(tracker.run_id, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(project_root / "params.yaml"), str(root)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as stage:
+        assert stage.stdout is not None
+        run_id = stage.stdout.readline().strip()
+        stage.send_signal(stop)
+
+    run = ended(root, run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.metrics == {"loss": 0.5}
+
+
+@pytest.mark.slow
+def test_a_resumed_training_goes_on_in_the_same_run(root: Path, config: Config) -> None:
+    with pytest.raises(KeyboardInterrupt), open_tracker(config, root, "finetune") as first:
+        first.log_metrics({"loss": 0.5}, 1)
+        raise KeyboardInterrupt
+    assert first.run_id is not None
+    changed = config.model_copy(
+        update={"finetune": config.finetune.model_copy(update={"max_minutes": 5.0})}
+    )
+    with open_tracker(changed, root, "finetune") as second:
+        second.resume(first.run_id)
+        second.log_metrics({"loss": 0.25}, 2)
+
+    assert (second.run_id, second.errors) == (first.run_id, [])
+    store = client(root)
+    run = store.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert [(m.step, m.value) for m in store.get_metric_history(first.run_id, "loss")] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
+    assert run.data.params["finetune.max_minutes"] == "0.0"
+    assert run.data.tags["resumed_with.finetune.max_minutes"] == "5.0"
+
+
+@pytest.mark.slow
+def test_resuming_a_run_that_this_store_does_not_have_begins_a_new_one(
+    root: Path, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_tracker(config, root, "finetune") as tracker:
+        tracker.resume("0" * 32)
+
+    assert tracker.run_id not in (None, "0" * 32)
+    assert "cannot go on" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_three_stages_at_once_can_make_the_store(tmp_path: Path, config: Config) -> None:
+    with (
+        open_tracker(config, tmp_path, "a") as one,
+        open_tracker(config, tmp_path, "b") as two,
+        open_tracker(config, tmp_path, "c") as three,
+    ):
+        trackers = [one, two, three]
+
+    assert [tracker.errors for tracker in trackers] == [[], [], []]
+    assert len({tracker.run_id for tracker in trackers} - {None}) == 3
+
+
+@pytest.mark.slow
+def test_a_store_that_cannot_be_reached_is_told_loudly_and_does_not_stop_the_stage(
+    tmp_path: Path,
+    config: Config,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    there = config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    with open_tracker(config.model_copy(update={"tracking": there}), tmp_path, "score") as tracker:
+        tracker.log_metrics({"loss": 1.0})
+
+    assert tracker.run_id is None
+    shown = capfd.readouterr().err
+    assert "*** TRACKING FAILED: open the store" in shown
+    assert "2 message(s) of stage score did not reach http://127.0.0.1:9" in shown
+
+
+def test_a_tracking_process_that_dies_is_told_loudly_and_does_not_stop_the_stage(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_tracker(config, tmp_path, "score") as tracker:
+        tracker._process.kill()
+        tracker._process.wait()
+        tracker.log_metrics({"loss": 1.0})
+
+    assert tracker.run_id is None
+    assert "*** TRACKING FAILED: the tracking process ended early" in capfd.readouterr().err
+
+
+@pytest.fixture
+def idle_tracker(tmp_path: Path, config: Config) -> Iterator[Tracker]:
+    """A tracker whose process is stopped, as slow as can be, and killed in the end."""
+    with suppress(KeyboardInterrupt), open_tracker(config, tmp_path, "score") as tracker:
+        os.kill(tracker._process.pid, signal.SIGSTOP)
+        yield tracker
+        tracker._process.kill()
+
+
+def test_logging_does_not_wait_for_a_slow_store(idle_tracker: Tracker) -> None:
+    start = time.monotonic()
+    for step in range(100):
+        idle_tracker.log_metrics({"loss": 1.0}, step)
+
+    assert time.monotonic() - start < 1.0
+
+
+def test_logging_a_path_that_is_not_there_is_an_error_of_the_stage(
+    idle_tracker: Tracker, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a file or directory to log, found none"):
+        idle_tracker.log_artifact(tmp_path / "missing.json")
+
+
+def test_parameters_are_flattened_to_dotted_keys_and_json() -> None:
+    nested = {"a": {"b": [1, 2], "c": {"d": "text"}}, "e": None, "f": True, "g": 5e-05}
+
+    assert flatten(nested) == {
+        "a.b": "[1, 2]",
+        "a.c.d": "text",
+        "e": "null",
+        "f": "true",
+        "g": "5e-05",
+    }
+
+
+def test_the_null_tracker_takes_everything() -> None:
+    tracker: Tracker = NullTracker()
+    tracker.resume("0" * 32)
+    tracker.log_metrics({"loss": 1.0}, 1)
+    tracker.log_table([], "empty")
+
+    assert tracker.run_id is None
