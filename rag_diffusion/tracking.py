@@ -44,7 +44,7 @@ class Tracker(Protocol):
         """Id of the run, None where there is none."""
 
     def resume(self, run_id: str) -> None:
-        """Go on with an earlier run. Call it before anything is logged."""
+        """Go on with an earlier run; parameters, tags and datasets alone may come before."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; nested mappings become dotted keys."""
@@ -93,6 +93,7 @@ class Setup:
     stage: str
     root: str
     params: dict[str, str]
+    started: int  # milliseconds since 1970
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +238,7 @@ def open_tracker(config: Config, root: Path | str, stage: str) -> Iterator[Mlflo
         stage=stage,
         root=str(root),
         params=flatten(config.model_dump()),
+        started=int(time.time() * 1000),
     )
     tracker = MlflowTracker(setup)
     try:

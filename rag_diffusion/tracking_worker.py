@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 DIGEST_LENGTH = 36  # MLflow's limit; the whole digest goes into a tag
 SECONDS_FOR_LOCK = 120.0
+WAITING = ("params", "tags", "dataset")  # what a stage says of itself before it has a result
 
 Message = tuple[Any, ...]
 
@@ -51,6 +53,8 @@ class Writer:
 
     def resume(self, run_id: str) -> None:
         """Continue this run instead of making one."""
+        if self.run_id is not None:
+            raise ValueError(f"run {run_id} cannot go on, as run {self.run_id} has begun")
         self.resumed_from = run_id
 
     def params(self, params: dict[str, str]) -> None:
@@ -130,7 +134,10 @@ class Writer:
         tags = {"stage": self.setup.stage, "mlflow.user": _user(), "mlflow.source.type": "LOCAL"}
         tags["mlflow.source.name"] = f"python -m rag_diffusion run {self.setup.stage}"
         run = self.client.create_run(
-            self.experiment_id, run_name=self.setup.stage, tags=tags | _git(self.setup.root)
+            self.experiment_id,
+            start_time=self.setup.started,
+            run_name=self.setup.stage,
+            tags=tags | _git(self.setup.root),
         )
         params = [Param(key, value) for key, value in self.setup.params.items()]
         for start in range(0, len(params), ENTITIES_PER_BATCH):
@@ -179,6 +186,8 @@ class Worker:
         self._writer: Writer | None = None
         self._errors: list[str] = []
         self._held: Message | None = None
+        self._waiting: list[tuple[str, list[Any]]] = []
+        self._begun = False
         threading.Thread(target=self._read, daemon=True).start()
 
     def run(self) -> None:
@@ -186,16 +195,28 @@ class Worker:
         while True:
             kind, *content = self._next()
             if kind == "begin":
-                self._try("open the store", lambda setup=content[0]: self._open(setup))
+                self._try("open the store", partial(self._open, content[0]))
             elif kind == "end":
-                self._handle("close", ["KILLED", "the stage's process ended without a word"])
+                self._take("close", ["KILLED", "the stage's process ended without a word"])
                 return
             else:
-                self._handle(kind, content)
+                self._take(kind, content)
             if kind in ("run_id", "close"):
                 self._reply()
             if kind == "close":
                 return
+
+    def _take(self, kind: str, content: list[Any]) -> None:
+        """Handle a message, or let it wait for one that begins a run: `resume` may still come."""
+        if kind in WAITING and not self._begun:
+            self._waiting.append((kind, content))
+            return
+        if kind != "resume":
+            self._begun = True
+            for earlier in self._waiting:
+                self._handle(*earlier)
+            self._waiting.clear()
+        self._handle(kind, content)
 
     def _read(self) -> None:
         while True:
@@ -229,7 +250,7 @@ class Worker:
                 self._errors.append(f"{kind}: there is no store to log to")
             return
         action = writer.begin if kind == "run_id" else getattr(writer, kind)
-        self._try(kind, lambda: action(*content))
+        self._try(kind, partial(action, *content))
 
     def _try(self, what: str, action: Any) -> None:
         try:

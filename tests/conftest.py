@@ -17,8 +17,9 @@ _SHAPES = ("circle", "square", "triangle", "cross", "ring", "bar", "diamond", "d
 _COLORS = ("red", "green", "blue", "orange", "purple", "black")
 
 
-def draw(shape: str, color: str, style: int, size: int = 64) -> Image.Image:
+def draw(shape: str, color: str, style: int, side: int = 64) -> Image.Image:
     """One drawing; each style has its own background tint, outline and size."""
+    size = 64
     image = Image.new("RGB", (size, size), (255, 255 - 6 * style, 255 - 3 * style))
     pen = ImageDraw.Draw(image)
     margin = 8 + 2 * style
@@ -45,7 +46,7 @@ def draw(shape: str, color: str, style: int, size: int = 64) -> Image.Image:
         pen.rectangle((margin, middle - 5, size - margin, middle + 5), fill=color)
         if shape == "cross":
             pen.rectangle((middle - 5, margin, middle + 5, size - margin), fill=color)
-    return image
+    return image if side == size else image.resize((side, side))
 
 
 def tiny_pairs(size: int = 64) -> list[Pair]:
@@ -62,6 +63,14 @@ def tiny_pairs(size: int = 64) -> list[Pair]:
                      duplicate_group=f"tiny/{style}/{name}")
             )
     return pairs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing from more threads, and lose much where cores are busy."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

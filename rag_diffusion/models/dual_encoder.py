@@ -11,8 +11,10 @@ Shapes: B batch, H/W image, L text tokens, T trunk width, D width of the shared 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,7 @@ def create_embedded(folder: Path, *, image_size: int, embed_dim: int, seed: int)
         shutil.copyfile(text_tower / name, folder / name)
     config = _open_clip_config(image_size, embed_dim)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _without_warnings():
         torch.manual_seed(seed)
         encoder = _open_local(folder)
     lite0 = torch.load(
@@ -208,6 +210,17 @@ def load_published(model: str, pretrained: str, device: str = "cpu") -> DualEnco
             "weights' file path "
             f"into encoder.pretrained, or set encoder.model to {EMBEDDED!r}, which needs no hub"
         ) from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Open_clip warns of a folder without weights; here that is as it should be."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _open_clip_config(image_size: int, embed_dim: int) -> dict[str, object]:

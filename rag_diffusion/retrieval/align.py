@@ -21,6 +21,7 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.dual_encoder import CONFIG_FILE, DualEncoder
 from rag_diffusion.progress import progress
+from rag_diffusion.retrieval.threads import one_thread_per_operation
 
 RECORD_FILE = "training.json"
 MAX_SCALE = 100.0  # CLIP's bound of the logit scale
@@ -102,7 +103,7 @@ def train_heads(
     labels = torch.from_numpy(entity), torch.from_numpy(family)
     total = config.epochs * math.ceil(len(entity) / config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, total))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread_per_operation():
         torch.manual_seed(seed)
         batches = _batches(len(entity), config.batch_size, config.epochs)
         for step, rows in enumerate(progress(batches, total=total, desc="align", unit="step")):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +24,14 @@ from torch import Tensor
 from rag_diffusion.files import atomic_write
 from rag_diffusion.models.dual_encoder import DualEncoder
 from rag_diffusion.progress import Progress
+from rag_diffusion.retrieval.threads import side_by_side
 
-IMAGE_BATCH = 32
-TEXT_BATCH = 128
+IMAGE_BATCH = 16
+TEXT_BATCH = 64
 KEPT_FILES = 8  # of trunk features: images and captions of two splits, of this corpus and the last
 
 Floats = NDArray[np.float32]
+Part = TypeVar("Part")
 
 
 class Embedder:
@@ -96,33 +99,52 @@ class Embedder:
             old.unlink(missing_ok=True)
         return features
 
-    @torch.inference_mode()
     def _run_images(self, pixels: NDArray[np.uint8], run: Callable[[Tensor], Tensor]) -> Tensor:
-        found = []
-        with Progress(total=len(pixels), desc="encode images", unit="image") as bar:
-            for start in range(0, len(pixels), IMAGE_BATCH):
-                part = pixels[start : start + IMAGE_BATCH]
-                batch = torch.stack(
-                    [self.encoder.preprocess(Image.fromarray(image)) for image in part]
-                )
-                batch = batch.to(self._device, memory_format=torch.channels_last)
-                found.append(run(batch).float().cpu())
-                bar.update(len(part))
-        return torch.cat(found)
+        def encode(part: NDArray[np.uint8]) -> Tensor:
+            images = [self.encoder.preprocess(Image.fromarray(image)) for image in part]
+            batch = torch.stack(images).to(self._device, memory_format=torch.channels_last)
+            with torch.inference_mode():
+                return run(batch).float().cpu()
 
-    @torch.inference_mode()
+        parts = [
+            pixels[start : start + IMAGE_BATCH] for start in range(0, len(pixels), IMAGE_BATCH)
+        ]
+        return self._run(encode, parts, total=len(pixels), desc="encode images", unit="image")
+
     def _run_texts(self, texts: Sequence[str], run: Callable[[Tensor], Tensor]) -> Tensor:
         """Each distinct text once, short ones together, so that little padding is computed."""
+
+        def encode(tokens: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return run(tokens.to(self._device)).float().cpu()
+
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
-        found = []
-        with Progress(total=len(distinct), desc="encode captions", unit="caption") as bar:
-            for start in range(0, len(distinct), TEXT_BATCH):
-                part = distinct[start : start + TEXT_BATCH]
-                tokens = self._without_padding(self.encoder.tokenize(part)).to(self._device)
-                found.append(run(tokens).float().cpu())
-                bar.update(len(part))
+        parts = [
+            self._without_padding(self.encoder.tokenize(distinct[start : start + TEXT_BATCH]))
+            for start in range(0, len(distinct), TEXT_BATCH)  # here: tokenizers dislike threads
+        ]
+        found = self._run(
+            encode, parts, total=len(distinct), desc="encode captions", unit="caption"
+        )
         place = {text: row for row, text in enumerate(distinct)}
-        return torch.cat(found)[[place[text] for text in texts]]
+        return found[[place[text] for text in texts]]
+
+    def _run(
+        self,
+        encode: Callable[[Part], Tensor],
+        parts: Sequence[Part],
+        *,
+        total: int,
+        desc: str,
+        unit: str,
+    ) -> Tensor:
+        found = []
+        workers = None if self._device == "cpu" else 1
+        with Progress(total=total, desc=desc, unit=unit) as bar:
+            for features in side_by_side(encode, parts, workers=workers):
+                found.append(features)
+                bar.update(len(features))
+        return torch.cat(found)
 
     def _without_padding(self, tokens: Tensor) -> Tensor:
         pad = self.encoder.pad_token

@@ -49,7 +49,7 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
             prompts: B texts.
             neighbors: of the same B images; None draws without.
             seeds: B seeds of the initial noise and of the coin.
-            guidance: None is `Guidance()`. Without neighbors every guided step is text-enhanced.
+            guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
             on_step: called with the number of each finished step.
 
         Returns:
@@ -65,7 +65,8 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         device = self.generator.device
         text = self.generator.text_encoder(list(prompts)).to(device)
         null = self.generator.text_encoder([""] * len(prompts)).to(device)
-        features = None if neighbors is None else self._neighbor_features(neighbors, device)
+        shown = [False] * len(prompts) if neighbors is None else neighbors.mask.any(dim=1).tolist()
+        features = None if neighbors is None or not any(shown) else self._neighbor_features(neighbors, device)
         scheduler = sampling_scheduler(self._scheduler_name, self._num_steps)
         config = self.unet.config
         shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -73,7 +74,7 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         noise_generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
         plan = guidance.plan(len(scheduler.timesteps), list(seeds))
         for number, timestep in enumerate(scheduler.timesteps):
-            steps = plan[min(number, len(plan) - 1)]
+            steps = [_possible(step, there) for step, there in zip(plan[min(number, len(plan) - 1)], shown, strict=True)]
             model_input = scheduler.scale_model_input(sample, timestep)
             output = self._predict(model_input, timestep, text, null, features, guidance, steps)
             sample = scheduler.step(output, timestep, sample, **_step_arguments(scheduler, noise_generators)).prev_sample
@@ -93,8 +94,6 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         features: dict[str, NeighborKV] | None, guidance: Guidance, steps: list[Step],
     ) -> Tensor:
         """The guided prediction; rows may take different steps."""
-        if features is None:  # nothing to leave out but the text
-            steps = [step if step is Step.PLAIN else Step.TEXT for step in steps]
         if all(step is Step.PLAIN for step in steps):
             return self._forward(sample, timestep, text, features)
         no_text = torch.tensor([step in (Step.TEXT, Step.JOINT) for step in steps], device=sample.device)
@@ -110,6 +109,11 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _forward(self, sample: Tensor, timestep: Tensor, text: TextFeatures, features: dict[str, NeighborKV] | None) -> Tensor:
         output: Any = self.unet(sample, timestep, text.states, encoder_attention_mask=text.mask, neighbors=features)
         return output.sample  # type: ignore[no-any-return]
+
+
+def _possible(step: Step, has_neighbors: bool) -> Step:
+    """Without neighbors there is nothing to leave out but the text."""
+    return step if has_neighbors or step is Step.PLAIN else Step.TEXT
 
 
 def _twice(kv: NeighborKV, hidden: Tensor) -> NeighborKV:

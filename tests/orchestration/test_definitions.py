@@ -80,6 +80,14 @@ def test_the_job_holds_the_stages_and_nothing_else(pipeline: dict[str, dict[str,
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(pipeline)
 
 
+def test_no_asset_is_tried_again_by_itself() -> None:
+    """A retry policy would start a stage again that a user has just cancelled."""
+    from orchestration.assets import STAGE_ASSETS
+
+    assert [asset.op.retry_policy for asset in STAGE_ASSETS] == [None] * len(STAGE_ASSETS)
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_selections_can_be_written_as_text() -> None:
     """Fails where dagster's parser and dvc's hydra disagree about the antlr runtime."""
     import omegaconf  # noqa: F401

@@ -168,6 +168,8 @@ def test_a_resumed_training_goes_on_in_the_same_run(root: Path, config: Config) 
         update={"finetune": config.finetune.model_copy(update={"max_minutes": 5.0})}
     )
     with open_tracker(changed, root, "finetune") as second:
+        second.log_dataset("corpus", "0" * 64, "data/corpus")
+        second.set_tags({"scratch": "abc"})
         second.resume(first.run_id)
         second.log_metrics({"loss": 0.25}, 2)
 
@@ -179,6 +181,7 @@ def test_a_resumed_training_goes_on_in_the_same_run(root: Path, config: Config) 
         (1, 0.5),
         (2, 0.25),
     ]
+    assert run.data.tags["scratch"] == "abc"
     assert run.data.params["finetune.max_minutes"] == "0.0"
     assert run.data.tags["resumed_with.finetune.max_minutes"] == "5.0"
 
@@ -192,6 +195,17 @@ def test_resuming_a_run_that_this_store_does_not_have_begins_a_new_one(
 
     assert tracker.run_id not in (None, "0" * 32)
     assert "cannot go on" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_resuming_after_a_result_was_logged_is_told_loudly(
+    root: Path, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_tracker(config, root, "finetune") as tracker:
+        tracker.log_metrics({"loss": 1.0})
+        tracker.resume("0" * 32)
+
+    assert "cannot go on, as run" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 MAX_SHIFT = 3  # pixels
-MAX_BLUR = 0.9  # pixels
+MAX_BLUR = 1.0  # pixels
 MAX_NOISE = 0.05
 SMALL_TURN = 0.15  # radians of hue
 KERNEL = 7  # pixels
@@ -50,10 +52,10 @@ def move(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def recolor(images: Tensor, generator: torch.Generator) -> Tensor:
     """Turn the hue (some by any angle), change saturation and density, make some gray; white stays white."""
-    anywhere = _chance(images, 0.1, generator)
+    anywhere = _chance(images, 0.25, generator)
     angle = anywhere * _uniform(images, -math.pi, math.pi, generator)
     angle = angle + (1 - anywhere) * _uniform(images, -SMALL_TURN, SMALL_TURN, generator)
-    saturation = _uniform(images, 0.8, 1.2, generator) * (1 - _chance(images, 0.1, generator))
+    saturation = _uniform(images, 0.8, 1.2, generator) * (1 - _chance(images, 0.15, generator))
     ink = torch.einsum("bij,bjhw->bihw", color_matrix(angle, saturation), 1 - images)
     return (1 - ink * _uniform(images, 0.9, 1.1, generator)[:, None, None, None]).clamp(0, 1)
 
@@ -87,3 +89,14 @@ def _uniform(images: Tensor, low: float, high: float, generator: torch.Generator
 
 def _chance(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(len(images), generator=generator) < probability).float()
+
+
+def to_floats(pixels: NDArray[np.uint8]) -> Tensor:
+    """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """(n, 3, H, W) in [0, 1] -> (n, H, W, 3) uint8, rounded."""
+    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels

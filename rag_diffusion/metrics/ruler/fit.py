@@ -1,8 +1,13 @@
-"""Making the ruler: trained on train entities, chosen on validation entities, before any generator exists."""
+"""Making the ruler: trained on train entities, chosen on validation entities, before any generator exists.
+
+V views of the train images: as they are, degraded twice, and repainted in another style's palette, then degraded.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +16,13 @@ from numpy.typing import NDArray
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
-from rag_diffusion.metrics.ruler.augment import blur
+from rag_diffusion.files import atomic_dir
+from rag_diffusion.metrics.ruler.augment import blur, degrade, to_floats, to_pixels
 from rag_diffusion.metrics.ruler.entity import MIN_STYLES, Prototypes
 from rag_diffusion.metrics.ruler.linear import Affine, fit_lda, fit_whitening
+from rag_diffusion.metrics.ruler.palette import repaint
 from rag_diffusion.metrics.ruler.store import entity_features
-from rag_diffusion.metrics.ruler.style_net import BATCH, EPOCHS, StyleNet, style_logits, to_floats, train_style_net
+from rag_diffusion.metrics.ruler.style import BATCH, EPOCHS, StyleHead, style_logits, train_style_head
 from rag_diffusion.metrics.ruler.trunk import IMAGE_SIZE, Embedding, Trunk
 
 ENTITY_SHRINKAGE = 0.2
@@ -24,9 +31,12 @@ CHECK_SHRINKAGE = 0.05
 HIDDEN_STYLES = 4  # the target's and three of neighbors
 RECIPE = (
     "entity: EfficientNet-Lite2 features (last map and layer statistics), whitened within train entities, cosine to the "
-    "mean of the drawings nobody was shown; style: convolutional network at 64 px on flipped, shifted, recoloured, gray, "
-    "blurred and noisy train images; style_check: linear discriminant on EfficientNet-Lite2 layer statistics"
+    "mean of the drawings nobody was shown; style: convolutions on EfficientNet-Lite2 maps at an eighth of the resolution, "
+    "trained on mirrored, shifted, recoloured, gray, blurred, noisy and repainted train images; style_check: linear "
+    "discriminant on EfficientNet-Lite2 layer statistics of the same images"
 )
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +44,20 @@ class Scorers:
     """The three trained parts and the names of the style classes."""
 
     styles: tuple[str, ...]
-    net: StyleNet
+    style: StyleHead
     entity: Affine
     style_check: Affine
 
 
-def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, epochs: int = EPOCHS) -> Scorers:
+def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path, epochs: int = EPOCHS) -> Scorers:
     """Train the scorers on the train split.
 
     Args:
         corpus: with two or more styles.
-        trunk: of the linear scorers.
-        seed: of the style network.
-        epochs: of the style network.
+        trunk: that all scorers look through.
+        seed: of views and training.
+        scratch: where embedded views are kept, so that an interrupted run goes on.
+        epochs: of the style scorer.
 
     Raises:
         DataError: the corpus has one style only.
@@ -57,18 +68,44 @@ def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, epochs: int = EPOCHS
     if len(styles) < 2:
         raise DataError(f"ruler: expected a corpus with several styles, got {styles.tolist()}; use the default corpus")
     _, entity = np.unique(table["entity"].to_numpy(dtype=str), return_inverse=True)
-    net = train_style_net(corpus.pixels(rows), style, len(styles), seed=seed, epochs=epochs)
-    embedding = trunk.embed(corpus.pixels(rows), desc="embed train images")
+    views = [embed_cached(trunk, pixels, scratch, f"train {name}")
+             for name, pixels in train_views(corpus.pixels(rows), style, seed=seed).items()]  # fmt: skip
+    layers = np.concatenate([view.layers for view in views])
     return Scorers(
         styles=tuple(styles.tolist()),
-        net=net,
-        entity=fit_whitening(entity_features(embedding), entity, shrinkage=ENTITY_SHRINKAGE, dims=ENTITY_DIMS),
-        style_check=fit_lda(embedding.layers, style, shrinkage=CHECK_SHRINKAGE),
+        style=train_style_head([view.maps for view in views], style, len(styles), seed=seed, epochs=epochs),
+        entity=fit_whitening(entity_features(views[0]), entity, shrinkage=ENTITY_SHRINKAGE, dims=ENTITY_DIMS),
+        style_check=fit_lda(layers, np.tile(style, len(views)), shrinkage=CHECK_SHRINKAGE),
     )
 
 
-def validate(scorers: Scorers, corpus: Corpus, trunk: Trunk, *, seed: int) -> dict[str, dict[str, float]]:
-    """Accuracy on validation entities: as they are, blurred, noisy, gray.
+def train_views(pixels: Pixels, styles: NDArray[np.int64], *, seed: int) -> dict[str, Pixels]:
+    """The same images (n, H, W, 3) as they are, degraded twice, and repainted and degraded."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "clean": pixels,
+        "degraded 1": to_pixels(degrade(to_floats(pixels), generator)),
+        "degraded 2": to_pixels(degrade(to_floats(pixels), generator)),
+        "repainted": to_pixels(degrade(to_floats(repaint(pixels, styles, seed=seed)), generator)),
+    }
+
+
+def validation_views(pixels: Pixels, styles: NDArray[np.int64], *, seed: int) -> dict[str, Pixels]:
+    """The same images as they are, blurred by sigma .7 and 1 px, with noise of sigma .05, gray, and repainted."""
+    images = to_floats(pixels)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return {
+        "clean": pixels,
+        "blur 0.7 px": to_pixels(blur(images, torch.full((len(images),), 0.7))),
+        "blur 1 px": to_pixels(blur(images, torch.full((len(images),), 1.0))),
+        "noise 0.05": to_pixels(images + 0.05 * noise),
+        "gray": to_pixels(images.mean(dim=1, keepdim=True).expand_as(images)),
+        "repainted": repaint(pixels, styles, seed=seed),
+    }
+
+
+def validate(scorers: Scorers, corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path) -> dict[str, dict[str, float]]:
+    """Accuracy on validation entities, as drawn and degraded.
 
     The entity scorer meets the rule of the score stage: the target's style and three others, drawn by `seed`, give no
     prototypes.
@@ -76,25 +113,27 @@ def validate(scorers: Scorers, corpus: Corpus, trunk: Trunk, *, seed: int) -> di
     rows = np.flatnonzero(corpus.table["split"] == "validation")
     table = corpus.table.iloc[rows]
     label = np.array([scorers.styles.index(style) for style in table["style"]])
-    clean = trunk.embed(corpus.pixels(rows), desc="embed validation images")
-    report = {}
-    for name, pixels in degradations(corpus.pixels(rows), seed).items():
-        embedding = clean if name == "clean" else trunk.embed(pixels, desc=f"embed validation images, {name}")
-        report[name] = {
-            "entity": entity_accuracy(scorers.entity, embedding, clean, table["entity"].tolist(), table["style"].tolist(), seed),
-            "style": float((style_logits(scorers.net, pixels).argmax(axis=1) == label).mean()),
-            "style_check": float((scorers.style_check(embedding.layers).argmax(axis=1) == label).mean()),
+    looks = {name: embed_cached(trunk, pixels, scratch, f"validation {name}")
+             for name, pixels in validation_views(corpus.pixels(rows), label, seed=seed).items()}  # fmt: skip
+    names = (table["entity"].tolist(), table["style"].tolist())
+    return {
+        name: {
+            "entity": entity_accuracy(scorers.entity, seen, looks["clean"], *names, seed=seed),
+            "style": float((style_logits(scorers.style, seen.maps).argmax(axis=1) == label).mean()),
+            "style_check": float((scorers.style_check(seen.layers).argmax(axis=1) == label).mean()),
         }
-    return report
+        for name, seen in looks.items()
+    }
 
 
 def entity_accuracy(
-    whitening: Affine, embedding: Embedding, drawn: Embedding, entities: list[str], styles: list[str], seed: int
+    whitening: Affine, seen: Embedding, drawn: Embedding, entities: list[str], styles: list[str], *, seed: int
 ) -> float:
     """Share of images recognised among all candidates; prototypes are made of the images in `drawn`."""
     rng = np.random.default_rng(seed)
-    prototypes = Prototypes(whitening(entity_features(drawn)), entities, styles, min_styles=min(MIN_STYLES, len(set(styles))))
-    features = whitening(entity_features(embedding))
+    needed = min(MIN_STYLES, len(set(styles)))
+    prototypes = Prototypes(whitening(entity_features(drawn)), entities, styles, min_styles=needed)
+    features = whitening(entity_features(seen))
     right = []
     for row, (entity, style) in enumerate(zip(entities, styles, strict=True)):
         if entity in prototypes.entities:
@@ -103,19 +142,6 @@ def entity_accuracy(
             similar = prototypes.similarities(features[row : row + 1], hidden)
             right.append(similar.argmax() == prototypes.number(entity))
     return float(np.mean(right))
-
-
-def degradations(pixels: NDArray[np.uint8], seed: int) -> dict[str, NDArray[np.uint8]]:
-    """The same images as they are, blurred by sigma .7 and 1 px, with noise of sigma .05, and gray."""
-    images = to_floats(pixels)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-    changed = {
-        "blur 0.7 px": blur(images, torch.full((len(images),), 0.7)),
-        "blur 1 px": blur(images, torch.full((len(images),), 1.0)),
-        "noise 0.05": images + 0.05 * noise,
-        "gray": images.mean(dim=1, keepdim=True).expand_as(images),
-    }
-    return {"clean": pixels} | {name: _to_pixels(value) for name, value in changed.items()}
 
 
 def make_card(scorers: Scorers, corpus: Corpus, accuracies: dict[str, dict[str, float]], *, seed: int) -> dict[str, Any]:
@@ -129,5 +155,14 @@ def make_card(scorers: Scorers, corpus: Corpus, accuracies: dict[str, dict[str, 
             "validation": rounded, "train_entities": sorted(set(train))}  # fmt: skip
 
 
-def _to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
-    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+def embed_cached(trunk: Trunk, pixels: Pixels, scratch: Path, name: str) -> Embedding:
+    """Embed images, or read what an earlier run has left for the very same pixels."""
+    key = hashlib.sha256(f"{trunk.image_size} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:24]
+    folder = scratch / f"embedding-{key}"
+    if not folder.is_dir():
+        seen = trunk.embed(pixels, desc=f"embed {name}")
+        with atomic_dir(folder) as new:
+            for part in ("pooled", "layers", "maps"):
+                np.save(new / f"{part}.npy", getattr(seen, part))
+    pooled, layers, maps = (np.load(folder / f"{part}.npy") for part in ("pooled", "layers", "maps"))
+    return Embedding(pooled=pooled, layers=layers, maps=maps)

@@ -18,12 +18,12 @@ from torch import Tensor
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import file_hash
 from rag_diffusion.metrics.ruler.linear import Affine, Doubles
-from rag_diffusion.metrics.ruler.style_net import StyleNet, style_logits
+from rag_diffusion.metrics.ruler.style import StyleHead, style_logits
 from rag_diffusion.metrics.ruler.trunk import DEEP, Embedding, Trunk
 
 WEIGHTS = "ruler.safetensors"
 CARD = "ruler.json"
-_NET = "style_net."
+_HEAD = "style."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Ruler:
 
     Attributes:
         styles: names of the style classes, in the order of the logits.
-        net: the first style scorer.
+        style: the first style scorer.
         entity: whitening of the trunk's features within entity.
         style_check: the second style scorer, on the trunk's layer statistics.
         card: how it was made, what it has seen, how well it does on validation entities.
@@ -65,7 +65,7 @@ class Ruler:
     """
 
     styles: tuple[str, ...]
-    net: StyleNet
+    style: StyleHead
     entity: Affine
     style_check: Affine
     card: dict[str, Any]
@@ -82,7 +82,7 @@ class Ruler:
         return Looks(
             embedding=embedding,
             entity=self.entity(entity_features(embedding)),
-            style=style_logits(self.net, pixels).astype(np.float64),
+            style=style_logits(self.style, embedding.maps),
             style_check=self.style_check(embedding.layers),
         )
 
@@ -107,10 +107,10 @@ def entity_features(embedding: Embedding) -> NDArray[np.float32]:
 
 
 def save_ruler(
-    folder: Path, *, net: StyleNet, entity: Affine, style_check: Affine, card: dict[str, Any]
+    folder: Path, *, style: StyleHead, entity: Affine, style_check: Affine, card: dict[str, Any]
 ) -> None:
     """Write weights and card into an existing folder; whitening and discriminant in float16 where nothing is lost."""
-    tensors = {_NET + name: value.contiguous() for name, value in net.state_dict().items()}
+    tensors = {_HEAD + name: value.contiguous() for name, value in style.state_dict().items()}
     for name, part in (("entity", entity), ("style_check", style_check)):
         tensors[f"{name}.center"] = torch.from_numpy(part.center).float()
         tensors[f"{name}.matrix"] = torch.from_numpy(np.ascontiguousarray(part.matrix)).half()
@@ -139,12 +139,12 @@ def load_ruler(folder: Path | str) -> Ruler:
         )
     try:
         tensors = load_file(folder / WEIGHTS)
-        net = StyleNet(len(card["styles"]))
-        net.load_state_dict({name.removeprefix(_NET): value for name, value in tensors.items() if name.startswith(_NET)})
+        style = StyleHead(len(card["styles"]))
+        style.load_state_dict({name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)})
         parts = {name: _affine(tensors, name) for name in ("entity", "style_check")}
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ModelError(f"{folder}: expected the weights of this version's scorers, got {error}") from None
-    return Ruler(styles=tuple(card["styles"]), net=net.eval(), card=card, sha256=found, **parts)
+    return Ruler(styles=tuple(card["styles"]), style=style.eval(), card=card, sha256=found, **parts)
 
 
 def _affine(tensors: dict[str, Tensor], name: str) -> Affine:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.models.dual_encoder import DualEncoder
+from rag_diffusion.models.dual_encoder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    DualEncoder,
+    load_published,
+)
 from rag_diffusion.retrieval.embedder import KEPT_FILES, Embedder
 
 TEXTS = ["a red circle", "b", "a much longer caption about two blue squares, noto style", "b"]
@@ -59,3 +68,26 @@ def test_scratch_does_not_grow_without_end(encoder: DualEncoder, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == KEPT_FILES
     keeping.texts(["not to be kept"], keep=False)
     assert len(list(tmp_path.iterdir())) == KEPT_FILES
+
+
+def test_published_encoder_gives_unit_vectors_of_its_own_towers(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    tower = {"width": 64, "layers": 1}
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": tower | {"image_size": 32, "patch_size": 16},
+        "text_cfg": tower | {"heads": 1, "context_length": 20, "vocab_size": 49408},
+    }
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    save_file(theirs.state_dict(), tmp_path / WEIGHTS_FILE)
+    encoder = load_published(f"local-dir:{tmp_path}", "")
+    embedder = Embedder(encoder, scratch=tmp_path / "scratch")
+    with torch.inference_mode():
+        text = theirs.encode_text(encoder.tokenize(TEXTS), normalize=True)
+        images = [encoder.preprocess(Image.fromarray(one)) for one in corpus.pixels([0, 9])]
+        image = theirs.encode_image(torch.stack(images), normalize=True)
+    np.testing.assert_allclose(embedder.texts(TEXTS), text.numpy(), atol=1e-5)
+    np.testing.assert_allclose(embedder.images(corpus.pixels([0, 9])), image.numpy(), atol=1e-5)
+    assert not (tmp_path / "scratch").exists()

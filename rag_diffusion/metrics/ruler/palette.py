@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_diffusion.progress import progress
+
 MAX_SAMPLES = 20_000  # pixels a palette is made from
 ITERATIONS = 25
 
@@ -55,6 +57,22 @@ def snap(image: Pixels, palette: Pixels) -> Pixels:
     distance = ((to_lab(colors)[:, None] - to_lab(palette)[None]) ** 2).sum(axis=-1)
     snapped: Pixels = palette[distance.argmin(axis=1)][number.reshape(-1)].reshape(image.shape)
     return snapped
+
+
+def repaint(pixels: Pixels, labels: NDArray[np.int64], *, seed: int, num_colors: int = 24) -> Pixels:
+    """Every image (n, H, W, 3) in the palette of a style that is not its own, so that a scorer may learn to see through it.
+
+    Args:
+        pixels: train images.
+        labels: (n,) their style numbers 0 .. s-1.
+        seed: of palettes and of the styles drawn.
+        num_colors: of each palette.
+    """
+    count = int(labels.max()) + 1
+    palettes = [style_palette(pixels[labels == number], num_colors, seed=seed) for number in range(count)]
+    others = (labels + np.random.default_rng(seed).integers(1, count, len(labels))) % count
+    rows = progress(zip(pixels, others, strict=True), total=len(pixels), desc="repaint train images", unit="image")
+    return np.stack([snap(image, palettes[other]) for image, other in rows])
 
 
 def _k_means(points: Doubles, k: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], Doubles]:

@@ -1,0 +1,89 @@
+"""Contact sheets: prompt, neighbors and result side by side, as a person would look at them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[np.uint8]
+
+_MARGIN, _GAP, _COLUMNS = 12, 6, 4
+_THUMB, _RESULT = 64, 128  # pixels
+_INK, _PALE, _LINE = (32, 32, 32), (120, 120, 120), (214, 214, 214)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One result: its prompt, the neighbors it was shown (N, H, W, 3) and the drawing (H, W, 3)."""
+
+    title: str
+    neighbors: Pixels
+    neighbor_names: tuple[str, ...]
+    image: Pixels
+
+
+def contact_sheet(heading: str, cards: Sequence[Card]) -> Image.Image:
+    """All cards of a variant in a grid of four columns."""
+    most = max((len(card.neighbors) for card in cards), default=0)
+    across = min(most, 3)
+    width = across * (_THUMB + _GAP) + _RESULT + 2 * _MARGIN
+    height = _RESULT + 44 + _MARGIN
+    rows = -(-len(cards) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * width + _MARGIN, rows * height + 48), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, 12), heading, fill=_INK, font=_font(18))
+    for number, card in enumerate(cards):
+        place = (_MARGIN + number % _COLUMNS * width, 44 + number // _COLUMNS * height)
+        _draw_card(sheet, pen, card, place, across, width)
+    return sheet
+
+
+def comparison_sheet(heading: str, columns: Sequence[str], titles: Sequence[str], rows: Sequence[Sequence[Pixels]]) -> Image.Image:
+    """One row a prompt, one column a variant.
+
+    Args:
+        heading: line on top.
+        columns: V names.
+        titles: R prompts.
+        rows: R x V images (H, W, 3).
+    """
+    label, side = 300, 96
+    sheet = Image.new("RGB", (label + len(columns) * (side + _GAP) + _MARGIN, 84 + len(rows) * (side + _GAP)), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, 12), heading, fill=_INK, font=_font(18))
+    for column, name in enumerate(columns):
+        pen.text((label + column * (side + _GAP), 56), name, fill=_INK, font=_font(14))
+    for row, (title, images) in enumerate(zip(titles, rows, strict=True)):
+        top = 80 + row * (side + _GAP)
+        pen.multiline_text((_MARGIN, top + 20), textwrap.fill(title, 38), fill=_INK, font=_font(14))
+        for column, image in enumerate(images):
+            _paste(sheet, pen, image, (label + column * (side + _GAP), top), side)
+    return sheet
+
+
+def _draw_card(sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, place: tuple[int, int], across: int, width: int) -> None:
+    left, top = place
+    for number, image in enumerate(card.neighbors[:across]):
+        _paste(sheet, pen, image, (left + number * (_THUMB + _GAP), top + 8), _THUMB)
+    names = "\n".join(textwrap.shorten(name, 34, placeholder="…") for name in card.neighbor_names[:across])
+    pen.multiline_text((left, top + _THUMB + 12), names, fill=_PALE, font=_font(10))
+    _paste(sheet, pen, card.image, (left + across * (_THUMB + _GAP), top), _RESULT)
+    characters = max(20, (width - _MARGIN) // 7)
+    pen.multiline_text((left, top + _RESULT + 6), textwrap.fill(card.title, characters), fill=_INK, font=_font(13))
+
+
+def _paste(sheet: Image.Image, pen: ImageDraw.ImageDraw, image: Pixels, place: tuple[int, int], side: int) -> None:
+    picture = Image.fromarray(image)
+    if picture.width != side:
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    sheet.paste(picture, place)
+    pen.rectangle((place[0] - 1, place[1] - 1, place[0] + side, place[1] + side), outline=_LINE)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,129 @@
+"""align, embed, index and neighbors on a small corpus, with the real encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rag_diffusion.config import Config, load_config
+from rag_diffusion.corpus.prompts import write_prompts
+from rag_diffusion.corpus.store import Corpus, write_corpus
+from rag_diffusion.errors import ConfigError, LineageError
+from rag_diffusion.files import tree_hash
+from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS, VECTORS
+from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.stages import align, embed, index, neighbors
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.tracking import NullTracker
+from tests.conftest import tiny_pairs
+
+pytestmark = pytest.mark.slow
+
+
+class Memory(NullTracker):
+    """Keeps the last value of each metric."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.metrics |= metrics
+
+
+def context(root: Path, config: Config) -> StageContext:
+    return StageContext(config=config, root=root, tracker=Memory())
+
+
+@pytest.fixture(scope="module")
+def config(request: pytest.FixtureRequest) -> Config:
+    default = load_config(request.config.rootpath / "params.yaml")
+    small = {"image_size": 32, "embed_dim": 32, "epochs": 10, "batch_size": 64}
+    return default.model_copy(update={"encoder": default.encoder.model_copy(update=small)})
+
+
+@pytest.fixture(scope="module")
+def project(
+    tiny_corpus: Corpus, config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Memory]:
+    """A project after the four stages."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("retrieval")
+    shutil.copytree(tiny_corpus.path, root / CORPUS)
+    write_prompts(root, tiny_corpus)
+    ctx = context(root, config)
+    for stage in (align, embed, index, neighbors):
+        stage.run(ctx)
+    assert isinstance(ctx.tracker, Memory)
+    return root, ctx.tracker
+
+
+def test_all_stages_leave_their_artifacts_and_metrics(project: tuple[Path, Memory]) -> None:
+    root, tracker = project
+    assert (root / ENCODER / "open_clip_config.json").is_file()
+    assert json.loads((root / INDEX / "recall.json").read_text())["recall_text"] == 1.0
+    assert tracker.metrics["validation_all_entity_recall_3"] > 0.6
+    assert tracker.metrics["train_same_entity"] > 0.5
+    assert tracker.metrics["train_entities"] == 40
+    table = NeighborTable.open(root / NEIGHBORS, Corpus.open(root / CORPUS))
+    assert (len(table.training), len(table.validation), len(table.prompts)) == (280, 56, 60)
+
+
+def test_encoder_saw_no_validation_or_test_family(project: tuple[Path, Memory]) -> None:
+    root = project[0]
+    seen = json.loads((root / ENCODER / "training.json").read_text())
+    table = Corpus.open(root / CORPUS).table
+    assert not set(seen["families"]) & set(table.loc[table["split"] != "train", "family"])
+
+
+def test_stages_after_align_give_the_same_bytes_again(
+    project: tuple[Path, Memory], config: Config, tmp_path: Path
+) -> None:
+    root = shutil.copytree(project[0], tmp_path / "again")
+    for stage in (embed, index, neighbors):
+        stage.run(context(root, config))
+    for name in (VECTORS, INDEX, NEIGHBORS):
+        assert tree_hash(root / name) == tree_hash(project[0] / name), name
+
+
+def test_moved_project_retrieves_new_texts(
+    project: tuple[Path, Memory], config: Config, tmp_path: Path
+) -> None:
+    root = shutil.copytree(project[0], tmp_path / "moved")
+    corpus = Corpus.open(root / CORPUS)
+    hits = Retriever.load(root, config, corpus).search(["some purple diamonds"], top_k=3)[0]
+    assert {pair_id.rsplit("/", 1)[1] for pair_id in hits.pair_ids} == {"purple-diamond"}
+
+
+def test_artifacts_of_another_corpus_or_encoder_are_refused(
+    project: tuple[Path, Memory], config: Config, tmp_path: Path
+) -> None:
+    root = shutil.copytree(project[0], tmp_path / "other")
+    (root / ENCODER / "training.json").write_text("{}")
+    with pytest.raises(LineageError, match="expected vectors of encoder .* got those of encoder"):
+        Retriever.load(root, config, Corpus.open(root / CORPUS))
+    shutil.copy(project[0] / ENCODER / "training.json", root / ENCODER)
+    moved = [replace(pair, split="test") for pair in tiny_pairs()]
+    facts = {"rejected": [], "kind": "iconify"}
+    write_corpus(root / CORPUS, moved, image_size=64, facts=facts)
+    with pytest.raises(LineageError, match=r"has seen \[.*run the stage `align` again"):
+        embed.run(context(root, config))
+    for stage, name in ((index, "embed"), (neighbors, "embed")):
+        with pytest.raises(LineageError, match=f"run the stage `{name}` again"):
+            stage.run(context(root, config))
+
+
+def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
+    project: tuple[Path, Memory], config: Config, tmp_path: Path
+) -> None:
+    root = shutil.copytree(project[0], tmp_path / "coarse")
+    coarse = config.index.model_copy(update={"factory": "PQ2x4"})
+    with pytest.raises(ConfigError, match=r"recall@10 of at least 0.98 .*'PQ2x4'"):
+        index.run(context(root, config.model_copy(update={"index": coarse})))
+    assert tree_hash(root / INDEX) == tree_hash(project[0] / INDEX)

@@ -1,0 +1,52 @@
+"""A small generator over the real text encoder, and a neighbor table of the small corpus."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rag_diffusion.config import Config, load_config
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.models.generator import Generator, GeneratorSpec
+from rag_diffusion.models.text_encoder import TextEncoder
+from rag_diffusion.models.unet import RetrievalUNet
+
+
+@pytest.fixture(scope="session")
+def default_config(request: pytest.FixtureRequest) -> Config:
+    return load_config(request.config.rootpath / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def text_encoder() -> TextEncoder:
+    return TextEncoder(max_tokens=12)
+
+
+@pytest.fixture()
+def tiny_generator(text_encoder: TextEncoder) -> Generator:
+    """8x8 pixel patches of 64 px images; random weights, the neighbor attention included."""
+    torch.manual_seed(0)
+    unet = RetrievalUNet(
+        sample_size=8, in_channels=192, out_channels=192, block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("DownBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=16,
+        encoder_hid_dim=text_encoder.width, addition_embed_type="text", addition_embed_type_num_heads=8,
+        neighbor_skips=(1,), neighbor_head_dim=16,
+    )  # fmt: skip
+    for attention in unet.neighbor_attention.values():
+        torch.nn.init.normal_(attention.to_out.weight, std=0.2)
+    spec = GeneratorSpec(image_size=64, patch_size=8, text_encoder="embedded", max_text_tokens=12)
+    return Generator(unet=unet.eval(), text_encoder=text_encoder, spec=spec)
+
+
+@pytest.fixture(scope="session")
+def tiny_neighbors(tiny_corpus: Corpus) -> dict[str, dict[str, list[str]]]:
+    """Split -> pair -> the same entity in the other styles."""
+    table = tiny_corpus.table
+    return {
+        split: {
+            row.pair_id: [other for other in table.loc[table["entity"] == row.entity, "pair_id"] if other != row.pair_id]
+            for row in table[table["split"] == split].itertuples()
+        }
+        for split in ("train", "validation")
+    }

@@ -1,0 +1,77 @@
+"""RetrievalUNet against diffusers' own U-Net, and its own invariances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from rag_diffusion.models.unet import RetrievalUNet
+
+from .conftest import TINY
+
+
+def inputs(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(batch, 7)
+    mask[0, 4:] = 0
+    return (
+        torch.randn(batch, 12, 8, 8, generator=generator), torch.tensor([3.0, 500.0, 999.0][:batch]),
+        torch.randn(batch, 7, 24, generator=generator), mask,
+    )  # fmt: skip
+
+
+def features(unet: RetrievalUNet, mask: torch.Tensor) -> dict:  # type: ignore[type-arg]
+    generator = torch.Generator().manual_seed(2)
+    maps = unet.encode_neighbors(torch.randn(4, 12, 8, 8, generator=generator), torch.randn(4, 7, 24, generator=generator))
+    return unet.project_neighbors(maps, torch.tensor([[0, 1], [2, 3], [1, 2]]), mask)
+
+
+def test_without_neighbors_it_is_its_base_bit_for_bit(tiny_unet: RetrievalUNet) -> None:
+    base = UNet2DConditionModel(**TINY).eval()
+    state = {name: value for name, value in tiny_unet.state_dict().items() if not name.startswith("neighbor_attention")}
+    base.load_state_dict(state)
+    sample, timestep, text, mask = inputs()
+    expected = base(sample, timestep, text, encoder_attention_mask=mask).sample
+    assert torch.equal(tiny_unet(sample, timestep, text, encoder_attention_mask=mask).sample, expected)
+
+
+def test_rows_without_neighbors_in_a_mixed_batch_equal_the_base(tiny_unet: RetrievalUNet) -> None:
+    sample, timestep, text, mask = inputs()
+    kv = features(tiny_unet, torch.tensor([[True, True], [False, False], [True, False]]))
+    mixed = tiny_unet(sample, timestep, text, encoder_attention_mask=mask, neighbors=kv).sample
+    plain = tiny_unet(sample, timestep, text, encoder_attention_mask=mask).sample
+    assert torch.equal(mixed[1], plain[1])
+    assert not torch.allclose(mixed[0], plain[0], atol=1e-3)
+    assert not torch.allclose(mixed[2], plain[2], atol=1e-3)
+
+
+def test_a_batch_equals_its_rows_one_by_one(tiny_unet: RetrievalUNet) -> None:
+    sample, timestep, text, mask = inputs()
+    kv = features(tiny_unet, torch.tensor([[True, True], [False, False], [True, False]]))
+    together = tiny_unet(sample, timestep, text, encoder_attention_mask=mask, neighbors=kv).sample
+    for row in range(3):
+        one = torch.tensor([row])
+        alone = tiny_unet(
+            sample[one], timestep[one], text[one], encoder_attention_mask=mask[one],
+            neighbors={name: part.select(one) for name, part in kv.items()},
+        ).sample  # fmt: skip
+        torch.testing.assert_close(together[one], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_saved_and_loaded_it_gives_the_same(tiny_unet: RetrievalUNet, tmp_path: Path) -> None:
+    tiny_unet.save_pretrained(tmp_path)
+    loaded = RetrievalUNet.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
+    assert tuple(loaded.config.neighbor_skips) == (1,) and loaded.config.neighbor_head_dim == 16
+    sample, timestep, text, mask = inputs()
+    shown = torch.ones(3, 2, dtype=torch.bool)
+    expected = tiny_unet(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(tiny_unet, shown)).sample
+    got = loaded(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(loaded, shown)).sample
+    assert torch.equal(got, expected)
+
+
+def test_a_skip_map_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"neighbor_skips: expected indices below 4, got \[9\]"):
+        RetrievalUNet(**TINY, neighbor_skips=(9,), neighbor_head_dim=16)

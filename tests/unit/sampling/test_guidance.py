@@ -1,0 +1,40 @@
+"""The two formulas of guidance and the order in which steps use them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rag_diffusion.sampling.guidance import Guidance, Step, combine
+
+
+def test_combine_is_the_formula_row_by_row() -> None:
+    full, reduced = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 1.0)
+    out = combine(full, reduced, torch.tensor([2.0, 1.0]))
+    assert out.flatten().tolist() == [2 * 3 - 1 * 1, 3.0]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_alternation_keeps_the_ratio(ratio: float) -> None:
+    plan = Guidance(mode="alternate", interleave_ratio=ratio).plan(20, [0, 1])
+    assert sum(steps[0] is Step.TEXT for steps in plan) == round(20 * ratio)
+    assert all(steps[0] is steps[1] for steps in plan)
+
+
+def test_half_and_half_alternates() -> None:
+    kinds = [steps[0] for steps in Guidance(interleave_ratio=0.5).plan(4, [0])]
+    assert kinds == [Step.NEIGHBOR, Step.TEXT, Step.NEIGHBOR, Step.TEXT]
+
+
+def test_the_coin_belongs_to_the_image_and_not_to_the_batch() -> None:
+    guidance = Guidance(mode="interleaved", interleave_ratio=0.3)
+    together = guidance.plan(400, [7, 8])
+    alone = guidance.plan(400, [8])
+    assert [steps[1] for steps in together] == [steps[0] for steps in alone]
+    share = sum(steps[0] is Step.TEXT for steps in together) / 400
+    assert abs(share - 0.3) < 0.07
+
+
+def test_each_step_has_its_scale() -> None:
+    guidance = Guidance(text_scale=3.0, neighbor_scale=5.0)
+    assert [guidance.scale(step) for step in (Step.PLAIN, Step.TEXT, Step.NEIGHBOR, Step.JOINT)] == [1.0, 3.0, 5.0, 3.0]

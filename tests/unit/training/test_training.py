@@ -1,0 +1,177 @@
+"""Objective, batches, checkpoints and the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rag_diffusion.config import Config, TrainConfig
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import LineageError, ModelError
+from rag_diffusion.models.generator import Generator, load_generator, noise_schedule
+from rag_diffusion.tracking import NullTracker
+from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
+from rag_diffusion.training.data import Batches
+from rag_diffusion.training.loop import TrainResult, train
+from rag_diffusion.training.objective import add_noise, stratified_timesteps, velocity_loss
+from rag_diffusion.training.validation import make_probe, neighbor_gain
+
+Neighbors = dict[str, dict[str, list[str]]]
+
+
+@pytest.fixture()
+def config(default_config: Config) -> TrainConfig:
+    changes = {"steps": 6, "batch_size": 8, "group_size": 4, "warmup_steps": 2, "checkpoint_every": 3, "validate_every": 6,
+               "learning_rate": 0.001, "precision": "fp32"}  # fmt: skip
+    return TrainConfig.model_validate(default_config.pretrain.model_dump() | changes)
+
+
+def run(generator: Generator, corpus: Corpus, neighbors: Neighbors, config: TrainConfig, scratch: Path) -> TrainResult:
+    torch.manual_seed(3)
+    batches = Batches(corpus, neighbors["train"], config, 3, seed=0)
+    return train(generator, batches, config, seed=0, scratch=scratch, tracker=NullTracker())
+
+
+def test_constant_weight_on_v_is_one_plus_snr_on_x0() -> None:
+    schedule, draws = noise_schedule(), torch.Generator().manual_seed(0)
+    clean, noise, guess = (torch.randn(5, 3, 4, 4, generator=draws) for _ in range(3))
+    timesteps = torch.tensor([10, 200, 500, 800, 950])
+    noised = add_noise(schedule, clean, noise, timesteps)
+    abar = schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    x0 = abar.sqrt() * noised.sample - (1 - abar).sqrt() * guess
+    weight = 1 + abar / (1 - abar)
+    torch.testing.assert_close(
+        velocity_loss(guess, noised.target), (weight * (x0 - clean).square()).flatten(1).mean(1), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_timesteps_stand_one_in_each_stratum() -> None:
+    steps = stratified_timesteps(10, 1000, torch.Generator().manual_seed(0))
+    assert sorted((steps // 100).tolist()) == list(range(10))
+
+
+def test_batches_depend_on_the_step_alone(tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig) -> None:
+    one, two = (Batches(tiny_corpus, tiny_neighbors["train"], config, 3, seed=0) for _ in range(2))
+    _ = one[0], one[1]
+    assert one[5].captions == two[5].captions and torch.equal(one[5].images, two[5].images)
+    assert one[5].captions != one[6].captions
+
+
+def test_batches_hold_train_pairs_and_never_show_a_target_to_itself(tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig) -> None:
+    plain = config.model_copy(update={"drop_text": 0.0, "drop_both": 0.0, "drop_neighbors": 0.0})
+    batches = Batches(tiny_corpus, tiny_neighbors["train"], plain, 3, seed=0)
+    table = tiny_corpus.table.set_index("caption")
+    for step in range(20):
+        batch = batches[step]
+        assert set(table.loc[list(batch.captions), "split"]) == {"train"}
+        for number, caption in enumerate(batch.captions):
+            shown = batch.neighbors.rows[number][batch.neighbors.mask[number]].tolist()
+            assert 1 <= len(shown) <= 3
+            assert table.loc[caption, "pair_id"] not in {batch.neighbors.pair_ids[row] for row in shown}
+
+
+def test_all_four_cases_of_conditions_occur_at_their_rates(tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig) -> None:
+    rates = config.model_copy(update={"drop_text": 0.2, "drop_both": 0.1, "drop_neighbors": 0.3, "batch_size": 100})
+    batches = Batches(tiny_corpus, tiny_neighbors["train"], rates, 3, seed=0)
+    cases = [(not text, not bool(shown.any())) for step in range(20) for text, shown in zip(batches[step].captions, batches[step].neighbors.mask, strict=True)]
+    found = {case: cases.count(case) / len(cases) for case in set(cases)}
+    assert found[(True, True)] == pytest.approx(0.1, abs=0.03)
+    assert found[(True, False)] == pytest.approx(0.2, abs=0.03)
+    assert found[(False, True)] == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_run_cut_in_two_gives_the_same_losses_and_weights(
+    tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path
+) -> None:
+    start = {name: value.clone() for name, value in tiny_generator.unet.state_dict().items()}
+    whole = run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "whole")
+    expected = {name: value.clone() for name, value in whole.generator.unet.state_dict().items()}
+    tiny_generator.unet.load_state_dict(start)
+    stop = _StopAt(tiny_corpus, tiny_neighbors["train"], config, 4)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_generator, stop, config, seed=0, scratch=tmp_path / "cut", tracker=NullTracker())
+    tiny_generator.unet.load_state_dict(start)  # a new process knows nothing
+    resumed = run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "cut")
+    assert resumed.losses == whole.losses
+    for name, value in resumed.generator.unet.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+class _StopAt(Batches):
+    """Interrupts the run, as Ctrl-C would, when a step is asked for."""
+
+    def __init__(self, corpus: Corpus, neighbors: dict[str, list[str]], config: TrainConfig, step: int) -> None:
+        super().__init__(corpus, neighbors, config, 3, seed=0)
+        self._last = step
+
+    def __getitem__(self, step: int):  # type: ignore[no-untyped-def]
+        if step == self._last:
+            raise KeyboardInterrupt
+        return super().__getitem__(step)
+
+
+def test_training_lowers_the_loss(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path) -> None:
+    longer = config.model_copy(update={"steps": 24, "learning_rate": 0.003})
+    losses = np.array([loss for _, loss in run(tiny_generator, tiny_corpus, tiny_neighbors, longer, tmp_path / "run").losses])
+    assert losses[-5:].mean() < 0.9 * losses[:5].mean()
+
+
+def test_a_diverging_run_stops_with_the_reason(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path) -> None:
+    with torch.no_grad():
+        tiny_generator.unet.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(ModelError, match="expected a finite loss"):
+        run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path) -> None:
+    run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "run")
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="expected a checkpoint of this model"):
+        run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "run")
+
+
+def test_the_gain_probe_sees_neighbors(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors) -> None:
+    probe = make_probe(tiny_generator, tiny_corpus, tiny_neighbors["validation"], 3, 6, seed=0)
+    gains = neighbor_gain(tiny_generator, probe)
+    assert gains["loss_none_t850"] != gains["loss_random_t850"] != gains["loss_retrieved_t850"]
+    assert gains["gain_t850"] == pytest.approx(gains["loss_none_t850"] - gains["loss_retrieved_t850"])
+
+
+def card_of(generator: Generator, corpus: Corpus, pair_ids: Sequence[str]) -> dict:  # type: ignore[type-arg]
+    result = TrainResult(generator=generator, losses=[(1, 0.5)], gains=[], images_seen=8, seconds=1.0)
+    return make_card(corpus, pair_ids, result, {})
+
+
+def test_a_base_that_has_seen_the_test_split_is_refused(tiny_generator: Generator, tiny_corpus: Corpus, tmp_path: Path) -> None:
+    table = tiny_corpus.table
+    clean = card_of(tiny_generator, tiny_corpus, table.loc[table["split"] == "train", "pair_id"].tolist())
+    refuse_seen(clean, tiny_corpus, "data/base")
+    write_card(tmp_path, card_of(tiny_generator, tiny_corpus, table["pair_id"].tolist()))
+    with pytest.raises(LineageError, match="never seen a held-out entity, but 20 families"):
+        refuse_seen(read_card(tmp_path), tiny_corpus, "data/base")
+
+
+def test_a_saved_generator_loads_again_in_half_precision(tiny_generator: Generator, tmp_path: Path) -> None:
+    tiny_generator.save(tmp_path)
+    loaded = load_generator(tmp_path, "cpu")
+    for name, value in tiny_generator.unet.state_dict().items():
+        torch.testing.assert_close(loaded.unet.state_dict()[name], value.half().float(), atol=0, rtol=0)
+
+
+def test_weights_of_another_shape_are_refused(tiny_generator: Generator, tmp_path: Path) -> None:
+    tiny_generator.save(tmp_path)
+    path = tmp_path / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [32, 128]}))
+    with pytest.raises(ModelError, match="expected weights that fit unet/config.json"):
+        load_generator(tmp_path, "cpu")
+
+
+def test_a_missing_generator_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="rag-diffusion base promote"):
+        load_generator(tmp_path, "cpu")
