@@ -20,9 +20,7 @@ Context = dg.AssetExecutionContext
 Result = dg.MaterializeResult[None]
 
 
-def stage_asset(
-    function: Callable[[Context], Result], project: Project = PROJECT
-) -> dg.AssetsDefinition:
+def stage_asset(function: Callable[[Context], Result], project: Project = PROJECT) -> dg.AssetsDefinition:
     """Make the asset of the stage that a function is named after."""
     stage = project.stages[function.__name__]
     define = dg.asset(

@@ -59,9 +59,7 @@ def embedded(picture: Path) -> str:
         image.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=85)
-    return (
-        f"![{picture.stem}](data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()})"
-    )
+    return f"![{picture.stem}](data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
 def _mlflow(record: Path) -> dict[str, Any]:
@@ -80,7 +78,5 @@ def _mlflow(record: Path) -> dict[str, Any]:
 def _pictures(root: Path, stage: Stage) -> Iterator[Path]:
     """Pictures among the reports that a stage makes."""
     reports = [root / out for out in stage.outs if out.startswith("reports/")]
-    pictures = [
-        p for out in reports for p in (sorted(out.rglob("*.png")) if out.is_dir() else [out])
-    ]
+    pictures = [p for out in reports for p in (sorted(out.rglob("*.png")) if out.is_dir() else [out])]
     yield from [p for p in pictures if p.suffix == ".png" and p.is_file()][:PICTURES_SHOWN]

@@ -17,9 +17,7 @@ from rag_diffusion.layout import BASE, RULER, RUNS
 if TYPE_CHECKING:
     from dvc.output import Output
 
-EXTERNAL = {
-    Path(path).name: path for path in (BASE, RULER)
-}  # made by pipelines of their own, tracked by git
+EXTERNAL = {Path(path).name: path for path in (BASE, RULER)}  # made by pipelines of their own, tracked by git
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +56,13 @@ class Project:
         root = Path(root).resolve()
         with Repo(str(root)) as repo:
             index = repo.index
-            own = [
-                stage
-                for stage in index.stages
-                if Path(stage.path) == root / "dvc.yaml" and stage.name
-            ]
+            own = [stage for stage in index.stages if Path(stage.path) == root / "dvc.yaml" and stage.name]
             makers = {out.fs_path: stage.name for stage in own for out in stage.outs}
             edges: dict[str, list[str]] = {stage.name: [] for stage in own}
             for stage, needed in index.graph.edges:
                 if stage.name in edges and needed in own:
                     edges[stage.name].append(needed.name)
-            return cls(
-                root=root, stages={s.name: _read_stage(s, edges[s.name], makers) for s in own}
-            )
+            return cls(root=root, stages={s.name: _read_stage(s, edges[s.name], makers) for s in own})
 
     def data_version(self, name: str) -> str | None:
         """Hash of a stage's outs as dvc.lock has it, None before the first run.
@@ -95,9 +87,7 @@ def digest(content: object) -> str:
 
 def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> Stage:
     plain = [dep for dep in stage.deps if not _made_by(dep, makers)]
-    external = {
-        name: path for name, path in EXTERNAL.items() if any(str(dep) == path for dep in plain)
-    }
+    external = {name: path for name, path in EXTERNAL.items() if any(str(dep) == path for dep in plain)}
     versions = {str(dep): _version(dep) for dep in plain if str(dep) not in external.values()}
     return Stage(
         name=stage.name,

@@ -56,13 +56,9 @@ def reproduce(context: dg.AssetExecutionContext, project: Project) -> dg.Materia
         variables = session.get_bootstrap_env_vars()
         outcome = _repro_when_free(context, project.root, stage.name, variables)
         if not outcome.ran and outcome.code == 0:
-            _speak_for_stage(
-                variables, f"{stage.name}: nothing it depends on has changed, DVC kept its result"
-            )
+            _speak_for_stage(variables, f"{stage.name}: nothing it depends on has changed, DVC kept its result")
     if outcome.code != 0:
-        raise dg.Failure(
-            f"dvc repro {stage.name} ended with exit code {outcome.code}:\n{outcome.tail}"
-        )
+        raise dg.Failure(f"dvc repro {stage.name} ended with exit code {outcome.code}:\n{outcome.tail}")
     version = project.data_version(stage.name)
     return dg.MaterializeResult(
         metadata={"ran": outcome.ran, **stage_metadata(project.root, stage)},

@@ -24,9 +24,7 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
-app = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
 app.add_typer(base, name="base")
@@ -94,9 +92,7 @@ def clean_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr
-        )
+        print(f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)

@@ -114,9 +114,7 @@ class Progress:
         count = f"{self._done}/{self._total}" if self._total is not None else f"{self._done}"
         parts = [f"{self._desc}: {count} {self._unit}{share}"]
         if new:
-            parts.append(
-                f"{rate:.1f} {self._unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{self._unit}"
-            )
+            parts.append(f"{rate:.1f} {self._unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{self._unit}")
         if ending:
             parts.append(f"{ending} {duration(seconds)}")
         elif new and self._total is not None:

@@ -28,9 +28,7 @@ def summary(root: Path | str = Path()) -> str:
     path = root / METRICS if (root / METRICS).is_file() else root / BASELINES
     parts = [table(_variants(path)), f"metrics   {path}"]
     sheets = sorted((root / SHEETS).rglob("*.png"))
-    parts.append(
-        "\n".join(f"{'pictures' if i == 0 else '':9} {sheet}" for i, sheet in enumerate(sheets))
-    )
+    parts.append("\n".join(f"{'pictures' if i == 0 else '':9} {sheet}" for i, sheet in enumerate(sheets)))
     if path.name == Path(BASELINES).name:
         parts.append("Only the baselines are there so far; `dvc repro` makes the rest.")
     parts.append("runs      `make ui` opens MLflow and Dagster")
@@ -47,10 +45,7 @@ def table(variants: Mapping[str, Mapping[str, object]]) -> str:
     names = [n for n in FIRST_COLUMNS if n in names] + [n for n in names if n not in FIRST_COLUMNS]
     names = [n for n in names if any(_cell(metrics.get(n)) for metrics in variants.values())]
     rows = [["variant", *names]]
-    rows += [
-        [variant, *(_cell(metrics.get(name)) for name in names)]
-        for variant, metrics in variants.items()
-    ]
+    rows += [[variant, *(_cell(metrics.get(name)) for name in names)] for variant, metrics in variants.items()]
     return _aligned(rows)
 
 
@@ -58,30 +53,18 @@ def _variants(path: Path) -> Mapping[str, Mapping[str, object]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: expected scores, found none; make them with `make demo` or `dvc repro`"
-        ) from None
+        raise DataError(f"{path}: expected scores, found none; make them with `make demo` or `dvc repro`") from None
     except ValueError as error:
-        raise DataError(
-            f"{path}: expected JSON, got text that does not parse ({error}); run `dvc repro`"
-        ) from None
+        raise DataError(f"{path}: expected JSON, got text that does not parse ({error}); run `dvc repro`") from None
     variants = content.get("variants") if isinstance(content, dict) else None
-    if not isinstance(variants, dict) or not all(
-        isinstance(metrics, dict) for metrics in variants.values()
-    ):
-        raise DataError(
-            f'{path}: expected {{"variants": {{name: metrics}}}}, got otherwise; run `dvc repro`'
-        )
+    if not isinstance(variants, dict) or not all(isinstance(metrics, dict) for metrics in variants.values()):
+        raise DataError(f'{path}: expected {{"variants": {{name: metrics}}}}, got otherwise; run `dvc repro`')
     return variants
 
 
 def _cell(value: object) -> str:
     if isinstance(value, Mapping) and "mean" in value:
-        interval = (
-            f" [{_number(value['low'])}, {_number(value['high'])}]"
-            if {"low", "high"} <= set(value)
-            else ""
-        )
+        interval = f" [{_number(value['low'])}, {_number(value['high'])}]" if {"low", "high"} <= set(value) else ""
         return _number(value["mean"]) + interval
     return _number(value)
 
@@ -96,8 +79,5 @@ def _number(value: object) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

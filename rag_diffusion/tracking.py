@@ -136,9 +136,7 @@ class MlflowTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker`."""
         now = int(time.time() * 1000)
-        self._send(
-            "metrics", [(key, float(value), now, step or 0) for key, value in metrics.items()]
-        )
+        self._send("metrics", [(key, float(value), now, step or 0) for key, value in metrics.items()])
 
     def log_image(self, image: Image, name: str, step: int | None = None) -> None:
         """See `Tracker`."""
@@ -160,9 +158,7 @@ class MlflowTracker:
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """See `Tracker`."""
-        self._send(
-            "table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name
-        )
+        self._send("table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name)
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
         """See `Tracker`."""
@@ -256,9 +252,7 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = (
-                value if isinstance(value, str) else json.dumps(value, default=str)
-            )
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
     return flat
 
 

@@ -89,9 +89,7 @@ class Writer:
         """Log a copied file or directory, then remove the copy."""
         try:
             if Path(copy).is_dir():
-                self.client.log_artifacts(
-                    self.begin(), copy, "/".join(filter(None, [folder, Path(copy).name]))
-                )
+                self.client.log_artifacts(self.begin(), copy, "/".join(filter(None, [folder, Path(copy).name])))
             else:
                 self.client.log_artifact(self.begin(), copy, folder)
         finally:
@@ -105,9 +103,7 @@ class Writer:
         """Log a dataset as an input of the run, and its whole digest as a tag."""
         from mlflow.entities import Dataset, DatasetInput
 
-        known = Dataset(
-            name=name, digest=digest[:DIGEST_LENGTH], source_type="local", source=source
-        )
+        known = Dataset(name=name, digest=digest[:DIGEST_LENGTH], source_type="local", source=source)
         self.client.log_inputs(self.begin(), datasets=[DatasetInput(known)])
         self.tags({f"dataset.{name}": digest})
 
@@ -115,9 +111,7 @@ class Writer:
         """Set tags."""
         from mlflow.entities import RunTag
 
-        self.client.log_batch(
-            self.begin(), tags=[RunTag(key, str(value)) for key, value in tags.items()]
-        )
+        self.client.log_batch(self.begin(), tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def close(self, status: str, error: str) -> None:
         """End the run."""
@@ -141,9 +135,7 @@ class Writer:
         )
         params = [Param(key, value) for key, value in self.setup.params.items()]
         for start in range(0, len(params), ENTITIES_PER_BATCH):
-            self.client.log_batch(
-                run.info.run_id, params=params[start : start + ENTITIES_PER_BATCH]
-            )
+            self.client.log_batch(run.info.run_id, params=params[start : start + ENTITIES_PER_BATCH])
         return str(run.info.run_id)
 
     def _continued(self) -> str | None:
@@ -171,9 +163,7 @@ class Writer:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         resumed = self.resumed_from == self.run_id
-        self._monitor = SystemMetricsMonitor(
-            self.run_id, resume_logging=resumed, tracking_uri=self.setup.uri
-        )
+        self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=resumed, tracking_uri=self.setup.uri)
         self._monitor.start()
 
 
@@ -304,9 +294,7 @@ def _git(root: str) -> dict[str, str]:
 
 
 def _output(root: str, *command: str) -> str:
-    return subprocess.run(
-        command, cwd=root, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _user() -> str:

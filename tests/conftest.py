@@ -13,7 +13,18 @@ from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.types import Pair
 
 STYLES = ("emojione", "emojione-v1", "fluent-emoji-flat", "noto", "noto-v1", "openmoji", "twemoji")
-_SHAPES = ("circle", "square", "triangle", "cross", "ring", "bar", "diamond", "dots", "moon", "stairs")
+_SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "cross",
+    "ring",
+    "bar",
+    "diamond",
+    "dots",
+    "moon",
+    "stairs",
+)
 _COLORS = ("red", "green", "blue", "orange", "purple", "black")
 
 
@@ -28,8 +39,19 @@ def draw(shape: str, color: str, style: int, side: int = 64) -> Image.Image:
     middle = size // 2
     corners = {
         "triangle": [(margin, size - margin), (middle, margin), (size - margin, size - margin)],
-        "diamond": [(middle, margin), (size - margin, middle), (middle, size - margin), (margin, middle)],
-        "stairs": [(margin, size - margin), (margin, middle), (middle, middle), (middle, margin), (size - margin, size - margin)],
+        "diamond": [
+            (middle, margin),
+            (size - margin, middle),
+            (middle, size - margin),
+            (margin, middle),
+        ],
+        "stairs": [
+            (margin, size - margin),
+            (margin, middle),
+            (middle, middle),
+            (middle, margin),
+            (size - margin, size - margin),
+        ],
     }
     if shape in corners:
         pen.polygon(corners[shape], fill=color, outline=outline)
@@ -57,10 +79,22 @@ def tiny_pairs(size: int = 64) -> list[Pair]:
         for index, style in enumerate(STYLES):
             name, title = f"{color}-{shape}", f"{color} {shape}"
             pairs.append(
-                Pair(pair_id=f"tiny/{style}/{name}", source=f"tiny/{style}", entity=name, family=name, category=shape,
-                     style=style, title=title, caption=f"{title}, {style} style", licence="CC0-1.0", attribution="tests",
-                     image=encode_png(draw(shape, color, index, size)), original=None, split=split,
-                     duplicate_group=f"tiny/{style}/{name}")
+                Pair(
+                    pair_id=f"tiny/{style}/{name}",
+                    source=f"tiny/{style}",
+                    entity=name,
+                    family=name,
+                    category=shape,
+                    style=style,
+                    title=title,
+                    caption=f"{title}, {style} style",
+                    licence="CC0-1.0",
+                    attribution="tests",
+                    image=encode_png(draw(shape, color, index, size)),
+                    original=None,
+                    split=split,
+                    duplicate_group=f"tiny/{style}/{name}",
+                )
             )
     return pairs
 
@@ -77,19 +111,23 @@ def one_thread() -> None:
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """A corpus of 420 pairs below <root>/data/corpus; `tiny_corpus.path.parents[1]` is the root."""
     path = tmp_path_factory.mktemp("project") / "data" / "corpus"
-    facts = {"rejected": [], "kind": "iconify", "style_words": {style: style for style in STYLES},
-             "kinds": {pair.entity: "shape" for pair in tiny_pairs()}}
+    facts = {
+        "rejected": [],
+        "kind": "iconify",
+        "style_words": {style: style for style in STYLES},
+        "kinds": {pair.entity: "shape" for pair in tiny_pairs()},
+    }
     write_corpus(path, tiny_pairs(), image_size=64, facts=facts)
     return Corpus.open(path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def rng() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def project_root() -> Path:
     """The repository's root."""
     return Path(__file__).resolve().parents[1]

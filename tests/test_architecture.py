@@ -14,9 +14,7 @@ HEAVY = ("torch", "faiss", "mlflow", "dagster", "dvc", "diffusers", "transformer
 def imported_by(code: str, root: Path) -> set[str]:
     """Which heavy packages a fresh interpreter has after `code`."""
     ask = f"{code}\nimport sys\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", ask], cwd=root, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", ask], cwd=root, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 

@@ -50,10 +50,14 @@ def load_pairs(config: FolderConfig, root: Path, image_size: int) -> tuple[list[
     """
     folder = root / config.path
     if not config.path or not folder.is_dir():
-        raise ConfigError(f"corpus.folder.path: expected a folder of images, got {config.path!r}; set it in params.yaml")
+        raise ConfigError(
+            f"corpus.folder.path: expected a folder of images, got {config.path!r}; set it in params.yaml"
+        )
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_image(path)}
     if not files:
-        raise ConfigError(f"corpus.folder.path: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}, got none")
+        raise ConfigError(
+            f"corpus.folder.path: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {folder}, got none"
+        )
     read = _metadata_rows if (folder / METADATA).exists() else _sidecar_rows
     pairs: list[Pair] = []
     rejected: list[dict[str, str]] = []

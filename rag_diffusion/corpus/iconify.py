@@ -66,14 +66,20 @@ def load_pairs(config: IconifyConfig, root: Path, image_size: int, cache: Path) 
     sources = yaml.safe_load((root / config.sources).read_text(encoding="utf-8"))
     row = sources["annotations"]
     annotations = parse_annotations(read_member(fetch_package(Package.parse(row), cache), row["file"]))
-    sets = {row["style"]: _read_set(row, fetch_package(Package.parse(row), cache))
-            for row in progress(sources["sets"], desc="fetching sets", unit="set")}
+    sets = {
+        row["style"]: _read_set(row, fetch_package(Package.parse(row), cache))
+        for row in progress(sources["sets"], desc="fetching sets", unit="set")
+    }
     rejections = Rejections()
     drawings = list(_select(sets, annotations, config, rejections))
     pairs = []
     with ThreadPoolExecutor(2) as pool:  # resvg releases the interpreter lock while it renders
         rendered = pool.map(lambda drawing: _render(drawing, image_size), drawings)
-        for drawing, pair in zip(drawings, progress(rendered, total=len(drawings), desc="rendering", unit="img"), strict=True):
+        for drawing, pair in zip(
+            drawings,
+            progress(rendered, total=len(drawings), desc="rendering", unit="img"),
+            strict=True,
+        ):
             if isinstance(pair, Pair):
                 pairs.append(pair)
             else:
@@ -106,7 +112,10 @@ def _read_set(row: Mapping[str, Any], archive: Path) -> IconSet:
 
 
 def _select(
-    sets: Mapping[str, IconSet], annotations: Mapping[str, Annotation], config: IconifyConfig, rejections: Rejections
+    sets: Mapping[str, IconSet],
+    annotations: Mapping[str, Annotation],
+    config: IconifyConfig,
+    rejections: Rejections,
 ) -> Iterator[_Drawing]:
     """Drawings that are wanted; one a set and entity, the shortest name first."""
     resolver = EntityResolver(sets)
@@ -116,7 +125,9 @@ def _select(
             entity = resolver.resolve(style, name)
             annotation = annotations.get(entity) if entity else None
             if entity is None or annotation is None:
-                reason = "name resolves to no code point" if entity is None else f"code point has no annotation: {entity}"
+                reason = (
+                    "name resolves to no code point" if entity is None else f"code point has no annotation: {entity}"
+                )
                 rejections.add(f"{style}/{name}", reason)
             elif _wanted(entity, annotation, config):
                 if entity in taken:

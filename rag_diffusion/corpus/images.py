@@ -27,7 +27,13 @@ def decode(content: bytes, what: str) -> Image.Image:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             return on_white(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise DataError(f"{what}: expected a readable image, got {error}; restore or remove the file") from None
 
 
@@ -68,7 +74,9 @@ def render_svg(svg: bytes, size: int, what: str) -> Image.Image:
     import resvg_py
 
     try:
-        png = bytes(resvg_py.svg_to_bytes(svg_string=svg.decode(), width=size, background="white", skip_system_fonts=True))
+        png = bytes(
+            resvg_py.svg_to_bytes(svg_string=svg.decode(), width=size, background="white", skip_system_fonts=True)
+        )
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{what}: expected an SVG that renders, got {error}") from None
     image = to_square(decode(png, what), size)

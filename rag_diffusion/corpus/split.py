@@ -23,7 +23,10 @@ CURATED = (
     ("clock-faces", re.compile(r"1f55[0-9a-f]|1f56[0-7]")),
     ("keycaps", re.compile(r"(00)?(2[3a]|3[0-9])-20e3|1f51f")),
     ("moons", re.compile(r"1f31[1-9a-d]")),
-    ("circles-and-squares", re.compile(r"26a[ab]|1f53[45]|1f7e[0-9a-b]|2b1[bc]|25[af][abcde]|1f53[2367]|25fb|25fc")),
+    (
+        "circles-and-squares",
+        re.compile(r"26a[ab]|1f53[45]|1f7e[0-9a-b]|2b1[bc]|25[af][abcde]|1f53[2367]|25fb|25fc"),
+    ),
     ("hearts", re.compile(r"2764|1f49[3-9a-f]|1f5a4|1f90[de]|1f9e1|1fa7[567]|2763|1f48[cf]")),
     ("zodiac", re.compile(r"264[89a-f]|265[0-3]|26ce")),
     ("arrows", re.compile(r"2b0[5-7]|219[4-9]|21a[9a]|27a1|293[45]")),
@@ -55,11 +58,16 @@ def families(entities: Sequence[str], styles: Sequence[str], pixels: NDArray[np.
 
 
 def assign_splits(
-    family_of: Mapping[str, str], num_styles: Mapping[str, int], config: SplitConfig, *, enforce: bool
+    family_of: Mapping[str, str],
+    num_styles: Mapping[str, int],
+    config: SplitConfig,
+    *,
+    enforce: bool,
 ) -> tuple[dict[str, str], int]:
     """Split families by a stable hash.
 
-    A family of more than `MAX_TEST_FAMILY` entities goes to train. The hash is salted with the smallest number for which validation and test get as many entities that stand in
+    A family of more than `MAX_TEST_FAMILY` entities goes to train. The hash is salted with the smallest
+    number for which validation and test get as many entities that stand in
     `MIN_STYLES` styles as `config` asks for, so that the split depends on the corpus alone.
 
     Args:
@@ -87,7 +95,8 @@ def assign_splits(
         if all(count[split] >= number for split, number in least.items()) and (len(held) == 3 or len(names) < 10):
             return {entity: splits[family] for entity, family in family_of.items()}, salt
     raise DataError(
-        f"split: expected {least} entities drawn in {MIN_STYLES} or more styles, but {len(names)} families "
+        f"split: expected {least} entities drawn in {MIN_STYLES} or more styles, but {len(names)} "
+        f"families "
         f"({sum(well_drawn.values())} such entities) do not hold them; lower corpus.split.min_*_entities"
     )
 

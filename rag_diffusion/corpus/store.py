@@ -47,8 +47,10 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
     twice = [name for name, count in Counter(pair.pair_id for pair in rows).items() if count > 1]
     if not rows or twice:
         got = f"pair ids that occur twice: {twice[:5]}" if twice else "no pair at all"
-        raise DataError(f"{path}: expected pairs with distinct ids, got {got}; look at the source's rejections: "
-                        f"{facts.get('rejected', [])[:5]}")
+        raise DataError(
+            f"{path}: expected pairs with distinct ids, got {got}; look at the source's rejections: "
+            f"{facts.get('rejected', [])[:5]}"
+        )
     with atomic_dir(path) as folder:
         shards = []
         for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
@@ -64,10 +66,19 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
 
 def _manifest(rows: Sequence[Pair], shards: list[dict[str, Any]], image_size: int) -> dict[str, Any]:
     digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
-    count = {name: dict(sorted(Counter(getattr(pair, name) for pair in rows).items()))
-             for name in ("split", "style", "category", "licence", "source")}
-    return {"hash": digest, "shards": shards, "num_pairs": len(rows), "image_size": image_size, "counts": count,
-            "num_entities": len({pair.entity for pair in rows}), "num_families": len({pair.family for pair in rows})}
+    count = {
+        name: dict(sorted(Counter(getattr(pair, name) for pair in rows).items()))
+        for name in ("split", "style", "category", "licence", "source")
+    }
+    return {
+        "hash": digest,
+        "shards": shards,
+        "num_pairs": len(rows),
+        "image_size": image_size,
+        "counts": count,
+        "num_entities": len({pair.entity for pair in rows}),
+        "num_families": len({pair.family for pair in rows}),
+    }
 
 
 class Corpus:
@@ -148,7 +159,9 @@ class Corpus:
 def _read_shard(path: Path, shard: dict[str, Any]) -> pa.Table:
     if not path.exists() or path.stat().st_size == 0:
         got = "0 bytes" if path.exists() else "no file"
-        raise DataError(f"{path}: expected a parquet shard of {shard['rows']} pairs, got {got}; run the stage `ingest` again")
+        raise DataError(
+            f"{path}: expected a parquet shard of {shard['rows']} pairs, got {got}; run the stage `ingest` again"
+        )
     if file_hash(path) != shard["sha256"]:
         raise DataError(
             f"{path}: expected sha256 {shard['sha256'][:12]}…, got {file_hash(path)[:12]}…: the shard is truncated or "

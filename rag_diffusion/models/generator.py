@@ -41,7 +41,7 @@ class Generator:
     @property
     def device(self) -> torch.device:
         """Where the U-Net lives."""
-        return next(self.unet.parameters()).device
+        return torch.device(next(self.unet.parameters()).device)
 
     def save(self, folder: Path) -> None:
         """Write `unet/` (safetensors, float16) and `generator.json` into an existing folder."""
@@ -59,7 +59,9 @@ def build_generator(config: ModelConfig, image_size: int, device: torch.device |
         ConfigError: the sizes do not fit each other.
     """
     if image_size % config.patch_size:
-        raise ConfigError(f"model.patch_size: expected a divisor of corpus.image_size {image_size}, got {config.patch_size}")
+        raise ConfigError(
+            f"model.patch_size: expected a divisor of corpus.image_size {image_size}, got {config.patch_size}"
+        )
     text_encoder = TextEncoder(config.text_encoder, config.max_text_tokens, device)
     levels = len(config.block_out_channels)
     attended = range(1, levels)  # text attention below the finest level: there it costs most and helps least
@@ -70,9 +72,13 @@ def build_generator(config: ModelConfig, image_size: int, device: torch.device |
             out_channels=3 * config.patch_size**2,
             block_out_channels=tuple(config.block_out_channels),
             layers_per_block=config.layers_per_block,
-            down_block_types=tuple("SimpleCrossAttnDownBlock2D" if level in attended else "DownBlock2D" for level in range(levels)),
+            down_block_types=tuple(
+                "SimpleCrossAttnDownBlock2D" if level in attended else "DownBlock2D" for level in range(levels)
+            ),
             mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-            up_block_types=tuple("SimpleCrossAttnUpBlock2D" if level in attended else "UpBlock2D" for level in reversed(range(levels))),
+            up_block_types=tuple(
+                "SimpleCrossAttnUpBlock2D" if level in attended else "UpBlock2D" for level in reversed(range(levels))
+            ),
             cross_attention_dim=256,
             attention_head_dim=32,
             encoder_hid_dim=text_encoder.width,
@@ -83,11 +89,12 @@ def build_generator(config: ModelConfig, image_size: int, device: torch.device |
         )
     except ValueError as error:
         raise ConfigError(f"model: expected sizes that fit each other, got: {error}") from None
-    for attention in unet.neighbor_attention.values():  # from scratch nothing is to be preserved, and zeros start slower
-        torch.nn.init.normal_(attention.to_out.weight, std=0.02)
+    unet.randomize_output()  # from scratch there is no base to preserve, and zeros start slower
     spec = GeneratorSpec(
-        image_size=image_size, patch_size=config.patch_size,
-        text_encoder=config.text_encoder, max_text_tokens=config.max_text_tokens,
+        image_size=image_size,
+        patch_size=config.patch_size,
+        text_encoder=config.text_encoder,
+        max_text_tokens=config.max_text_tokens,
     )
     return Generator(unet=unet.to(device), text_encoder=text_encoder, spec=spec)
 
@@ -100,7 +107,10 @@ def load_generator(folder: Path | str, device: torch.device | str) -> Generator:
     """
     folder = Path(folder)
     if not (folder / "generator.json").exists():
-        raise ModelError(f"{folder}: expected a generator, found no generator.json; run `rag-diffusion base promote`, or set finetune.base")
+        raise ModelError(
+            f"{folder}: expected a generator, found no generator.json; "
+            "run `rag-diffusion base promote`, or set finetune.base"
+        )
     try:
         spec = GeneratorSpec(**json.loads((folder / "generator.json").read_text()))
         unet = RetrievalUNet.from_pretrained(folder / "unet", low_cpu_mem_usage=False, torch_dtype=torch.float32)
@@ -116,7 +126,9 @@ def load_generator(folder: Path | str, device: torch.device | str) -> Generator:
 def noise_schedule() -> DDPMScheduler:
     """The variance schedule of training: cosine, v-prediction."""
     return DDPMScheduler(
-        num_train_timesteps=NUM_TRAIN_TIMESTEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
     )
 
 
@@ -128,7 +140,9 @@ def sampling_scheduler(name: str, num_inference_steps: int) -> Any:
     """
     cls = getattr(diffusers, name, None)
     if cls is None or not hasattr(cls, "add_noise"):
-        raise ConfigError(f"sample.scheduler: expected the name of a diffusers scheduler, got {name!r}; e.g. DDIMScheduler")
+        raise ConfigError(
+            f"sample.scheduler: expected the name of a diffusers scheduler, got {name!r}; e.g. DDIMScheduler"
+        )
     extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": True}
     if name.startswith("DPMSolver"):
         extra["lambda_min_clipped"] = -5.1

@@ -80,7 +80,12 @@ class NeighborAttention(nn.Module):
         seen = torch.where(mask, 0.0, MASKED).float().repeat_interleave(height * width, dim=1)  # (B, M)
         bias = seen[:, None] - place.square().sum(1) * self._precision()[:, None] / 2  # (B, h, M)
         shape = (batch, self.heads, count * height * width)
-        extra = [place[:, 0].expand(shape), place[:, 1].expand(shape), bias, torch.ones(shape, device=maps.device)]
+        extra = [
+            place[:, 0].expand(shape),
+            place[:, 1].expand(shape),
+            bias,
+            torch.ones(shape, device=maps.device),
+        ]
         keys = torch.cat([keys.float(), torch.stack(extra, dim=-1)], dim=-1)
         null = torch.zeros_like(keys[:, :, :1])
         null[..., self.head_dim + 2] = self.null_logit[:, None]  # its query channel is 1
@@ -114,11 +119,13 @@ class NeighborAttention(nn.Module):
             attended = F.scaled_dot_product_attention(query, neighbors.keys, neighbors.values, scale=1.0)
         merged = attended.transpose(1, 2).reshape(batch, height * width, channels).to(tokens.dtype)
         out = self.to_out(merged).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        return sample + out.to(sample.dtype)
+        result: Tensor = sample + out.to(sample.dtype)
+        return result
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, M, C) -> (B, h, M, d)."""
-        return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        batch, count, _ = tokens.shape
+        return tokens.view(batch, count, self.heads, self.head_dim).transpose(1, 2)
 
     def _precision(self) -> Tensor:
         """1 / sigma^2 of each head, (h,), float32."""

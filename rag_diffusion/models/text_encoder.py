@@ -51,7 +51,11 @@ class TextEncoder:
     def __call__(self, texts: Sequence[str]) -> TextFeatures:
         """Encode texts; padding is zero."""
         tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
         ).to(self.device)
         states = self.model(**tokens).last_hidden_state
         mask = tokens["attention_mask"]

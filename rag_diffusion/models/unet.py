@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -51,11 +51,11 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([*base, *own])
 
 
-class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
+class RetrievalUNet(UNet2DConditionModel):
     """`UNet2DConditionModel` with neighbor attention; without neighbors it is its base, bit for bit.
 
     Args:
-        neighbor_skips: indices into the skip maps (0 is the output of `conv_in`) that are attended besides the bottleneck.
+        neighbor_skips: indices of the skip maps (0 is the output of `conv_in`) attended besides the bottleneck.
         neighbor_head_dim: width of a head of the neighbor attention.
         **base: every argument of `UNet2DConditionModel`.
 
@@ -77,7 +77,9 @@ class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
     __init__.__signature__ = _signature()  # type: ignore[attr-defined]
     __init__ = register_to_config(__init__)
 
-    def encode_neighbors(self, sample: Tensor, encoder_hidden_states: Tensor, text_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def encode_neighbors(
+        self, sample: Tensor, encoder_hidden_states: Tensor, text_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Second feature maps f(c_n, 0): the shared encoder at timestep 0, clean pixels.
 
         Args:
@@ -89,7 +91,9 @@ class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
             Attended map -> (N, C', H', W').
         """
         encoded = self.encode(sample, torch.zeros((), device=sample.device), encoder_hidden_states, text_mask)
-        return {name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in self.neighbor_attention}
+        return {
+            name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in self.neighbor_attention
+        }
 
     def project_neighbors(self, maps: Mapping[str, Tensor], rows: Tensor, mask: Tensor) -> dict[str, NeighborKV]:
         """Keys and values for a batch out of maps of distinct neighbors.
@@ -102,7 +106,11 @@ class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
         return {name: attention.project(maps[name][rows], mask) for name, attention in self._attentions()}
 
     def encode(
-        self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor, text_mask: Tensor | None = None
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        text_mask: Tensor | None = None,
     ) -> Encoded:
         """First feature map f(x_t, c_p, t): the base's encoder and bottleneck.
 
@@ -126,7 +134,12 @@ class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
         skips: tuple[Tensor, ...] = (sample,)
         for block in self.down_blocks:
             if getattr(block, "has_cross_attention", False):
-                sample, maps = block(hidden_states=sample, temb=embedding, encoder_hidden_states=text, encoder_attention_mask=bias)
+                sample, maps = block(
+                    hidden_states=sample,
+                    temb=embedding,
+                    encoder_hidden_states=text,
+                    encoder_attention_mask=bias,
+                )
             else:
                 sample, maps = block(hidden_states=sample, temb=embedding)
             skips += tuple(maps)
@@ -155,13 +168,21 @@ class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
             count = len(block.resnets)
             here, skips = skips[-count:], skips[:-count]
             size = skips[-1].shape[2:] if odd and number < len(self.up_blocks) - 1 else None
-            arguments: dict[str, Any] = {"hidden_states": sample, "temb": encoded.embedding, "res_hidden_states_tuple": here}
+            arguments: dict[str, Any] = {
+                "hidden_states": sample,
+                "temb": encoded.embedding,
+                "res_hidden_states_tuple": here,
+            }
             if getattr(block, "has_cross_attention", False):
-                arguments |= {"encoder_hidden_states": encoded.text, "encoder_attention_mask": encoded.text_bias}
+                arguments |= {
+                    "encoder_hidden_states": encoded.text,
+                    "encoder_attention_mask": encoded.text_bias,
+                }
             sample = block(**arguments, upsample_size=size)
         if self.conv_norm_out:
             sample = self.conv_act(self.conv_norm_out(sample))
-        return self.conv_out(sample)
+        output: Tensor = self.conv_out(sample)
+        return output
 
     def forward(
         self,
@@ -192,8 +213,13 @@ class RetrievalUNet(UNet2DConditionModel):  # type: ignore[misc]
         output = self.decode(encoded)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
+    def randomize_output(self, deviation: float = 0.02) -> None:
+        """Start the output projections of the neighbor attention from small random weights instead of zeros."""
+        for _, attention in self._attentions():
+            nn.init.normal_(attention.to_out.weight, std=deviation)
+
     def _attentions(self) -> list[tuple[str, NeighborAttention]]:
-        return list(self.neighbor_attention.items())
+        return [(name, cast(NeighborAttention, module)) for name, module in self.neighbor_attention.items()]
 
     def _skip_channels(self) -> list[int]:
         """Channels of every skip map, in order; the last is the bottleneck's as well."""

@@ -33,9 +33,7 @@ IGNORED = -1e4  # logit of a pair that is neither positive nor negative
 StepHook = Callable[[int, float], None]
 
 
-def contrastive_loss(
-    image: Tensor, text: Tensor, scale: Tensor | float, *, entity: Tensor, family: Tensor
-) -> Tensor:
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor | float, *, entity: Tensor, family: Tensor) -> Tensor:
     """Symmetric contrastive loss with several positives per row.
 
     Every pair of one entity is a positive of each other pair of it, its own included; pairs of the
@@ -107,13 +105,9 @@ def train_heads(
         torch.manual_seed(seed)
         batches = _batches(len(entity), config.batch_size, config.epochs)
         for step, rows in enumerate(progress(batches, total=total, desc="align", unit="step")):
-            image = nn.functional.normalize(
-                image_head(nn.functional.dropout(images[rows], IMAGE_DROPOUT)), dim=1
-            )
+            image = nn.functional.normalize(image_head(nn.functional.dropout(images[rows], IMAGE_DROPOUT)), dim=1)
             text = nn.functional.normalize(text_head(texts[rows]), dim=1)
-            loss = contrastive_loss(
-                image, text, log_scale.exp(), entity=labels[0][rows], family=labels[1][rows]
-            )
+            loss = contrastive_loss(image, text, log_scale.exp(), entity=labels[0][rows], family=labels[1][rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -82,9 +82,7 @@ class VectorIndex:
             Inner products (Q, k), best first, and row numbers (Q, k). Where an approximate index
             finds fewer, the rest of the rows is -1.
         """
-        scores, rows = self._index.search(
-            np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self))
-        )
+        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self)))
         return scores, rows
 
 
@@ -111,9 +109,7 @@ def recall(index: VectorIndex, vectors: Floats, queries: Floats, k: int = 10) ->
         exact = part @ vectors.T
         kth = np.partition(exact, -k, axis=1)[:, -k]
         rows = index.search(part, k)[1]
-        scores = np.where(
-            rows >= 0, np.take_along_axis(exact, np.maximum(rows, 0), axis=1), -np.inf
-        )
+        scores = np.where(rows >= 0, np.take_along_axis(exact, np.maximum(rows, 0), axis=1), -np.inf)
         found += int((scores >= kth[:, None] - TIE).sum())
     return found / (len(queries) * k)
 

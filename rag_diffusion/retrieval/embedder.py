@@ -43,9 +43,7 @@ class Embedder:
         device: torch device of the encoder.
     """
 
-    def __init__(
-        self, encoder: DualEncoder, *, scratch: Path | None = None, device: str = "cpu"
-    ) -> None:
+    def __init__(self, encoder: DualEncoder, *, scratch: Path | None = None, device: str = "cpu") -> None:
         self.encoder = encoder
         self._scratch = scratch
         self._device = device
@@ -69,12 +67,8 @@ class Embedder:
 
     def image_features(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image trunk features of the embedded encoder: (N, H, W, 3) uint8 -> (N, T)."""
-        key = _digest(
-            repr(self.encoder.preprocess).encode(), str(pixels.shape).encode(), pixels.tobytes()
-        )
-        return self._kept(
-            f"image-{key}", lambda: self._run_images(pixels, self.encoder.image_trunk)
-        )
+        key = _digest(repr(self.encoder.preprocess).encode(), str(pixels.shape).encode(), pixels.tobytes())
+        return self._kept(f"image-{key}", lambda: self._run_images(pixels, self.encoder.image_trunk))
 
     def text_features(self, texts: Sequence[str], *, keep: bool = True) -> Tensor:
         """Text trunk features of the embedded encoder: N strings -> (N, T)."""
@@ -92,9 +86,7 @@ class Embedder:
             return kept
         features = compute()
         atomic_write(path, save({"features": features.numpy()}))
-        kept_files = sorted(
-            self._scratch.glob("*.safetensors"), key=lambda file: file.stat().st_mtime
-        )
+        kept_files = sorted(self._scratch.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
         for old in kept_files[:-KEPT_FILES]:
             old.unlink(missing_ok=True)
         return features
@@ -106,9 +98,7 @@ class Embedder:
             with torch.inference_mode():
                 return run(batch).float().cpu()
 
-        parts = [
-            pixels[start : start + IMAGE_BATCH] for start in range(0, len(pixels), IMAGE_BATCH)
-        ]
+        parts = [pixels[start : start + IMAGE_BATCH] for start in range(0, len(pixels), IMAGE_BATCH)]
         return self._run(encode, parts, total=len(pixels), desc="encode images", unit="image")
 
     def _run_texts(self, texts: Sequence[str], run: Callable[[Tensor], Tensor]) -> Tensor:
@@ -123,9 +113,7 @@ class Embedder:
             self._without_padding(self.encoder.tokenize(distinct[start : start + TEXT_BATCH]))
             for start in range(0, len(distinct), TEXT_BATCH)  # here: tokenizers dislike threads
         ]
-        found = self._run(
-            encode, parts, total=len(distinct), desc="encode captions", unit="caption"
-        )
+        found = self._run(encode, parts, total=len(distinct), desc="encode captions", unit="caption")
         place = {text: row for row, text in enumerate(distinct)}
         return found[[place[text] for text in texts]]
 

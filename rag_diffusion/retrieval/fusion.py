@@ -45,8 +45,7 @@ def contributions(parts: Mapping[str, Doubles], weights: Mapping[str, float]) ->
     total = sum(weights[name] for name in parts)
     if total <= 0:
         raise ConfigError(
-            f"retrieval.weights: expected at least one above zero, got {dict(weights)}; raise one "
-            f"of them"
+            f"retrieval.weights: expected at least one above zero, got {dict(weights)}; raise one of them"
         )
     return {name: weights[name] / total * values for name, values in parts.items()}
 

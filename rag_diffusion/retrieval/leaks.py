@@ -54,9 +54,7 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
     who = f"prompt {prompt.prompt_id} ({prompt.entity}, {prompt.style})"
     entry = table.prompts.get(prompt.prompt_id)
     if entry is None:
-        raise LineageError(
-            f"neighbors: expected an entry of {who}, got none; run the stage `neighbors` again"
-        )
+        raise LineageError(f"neighbors: expected an entry of {who}, got none; run the stage `neighbors` again")
     forbidden = drawings.of_prompt(prompt)
     missing = forbidden[~np.isin(forbidden, corpus.rows(entry.exclude))]
     _refuse(corpus, missing, who, "an exclusion list with every drawing of its target", "lacks")
@@ -79,9 +77,7 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
     _refuse(corpus, rows[wrong], f"{who}, random", "other families in other styles")
 
 
-def _refuse(
-    corpus: Corpus, rows: NDArray[np.int64], who: str, expected: str, verb: str = "has"
-) -> None:
+def _refuse(corpus: Corpus, rows: NDArray[np.int64], who: str, expected: str, verb: str = "has") -> None:
     if len(rows):
         ids = corpus.table["pair_id"].iloc[rows[:3]].tolist()
         raise LineageError(

@@ -91,10 +91,7 @@ class LexicalIndex:
         documents = [tokenize(text) for text in texts]
         terms = sorted({term for document in documents for term in document})
         if not terms:
-            raise DataError(
-                f"BM25: expected captions with words, got {len(texts)} without any; check the "
-                f"captions"
-            )
+            raise DataError(f"BM25: expected captions with words, got {len(texts)} without any; check the captions")
         model = BM25Okapi(documents)
         columns = {term: column for column, term in enumerate(terms)}
         rows, places, counts = [], [], []
@@ -120,9 +117,7 @@ class LexicalIndex:
         ]
         rows, columns = zip(*places, strict=True) if places else ((), ())
         shape = (len(queries), len(self._columns))
-        counts = sparse.csr_array(
-            (np.ones(len(places)), (rows, columns)), shape=shape
-        )  # equal places add up
+        counts = sparse.csr_array((np.ones(len(places)), (rows, columns)), shape=shape)  # equal places add up
         return np.asarray((counts @ self._table.T).toarray(), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
@@ -148,9 +143,7 @@ class LexicalIndex:
             terms = json.loads((folder / TERMS_FILE).read_text(encoding="utf-8"))["terms"]
             arrays = load_file(folder / TABLE_FILE)
             shape = (len(arrays["starts"]) - 1, len(terms))
-            table = sparse.csr_array(
-                (arrays["weights"], arrays["columns"], arrays["starts"]), shape=shape
-            )
+            table = sparse.csr_array((arrays["weights"], arrays["columns"], arrays["starts"]), shape=shape)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise DataError(
                 f"{folder}: expected a BM25 table ({TERMS_FILE}, {TABLE_FILE}), got {error}; run "

@@ -87,8 +87,7 @@ class NeighborTable:
             )
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise DataError(
-                f"{folder}: expected a neighbor table, got {error!r}; run the stage `neighbors` "
-                f"again"
+                f"{folder}: expected a neighbor table, got {error!r}; run the stage `neighbors` again"
             ) from None
 
 
@@ -124,14 +123,10 @@ class Drawings:
         if prompt.prompt_id in self._pair_ids:
             return self.of_pair(self._pair_ids[prompt.prompt_id])
         targets = self._by_drawing.get((prompt.entity, prompt.style), [])
-        return np.unique(
-            np.concatenate([self.of_pair(row) for row in targets] or [np.empty(0, dtype=np.int64)])
-        )
+        return np.unique(np.concatenate([self.of_pair(row) for row in targets] or [np.empty(0, dtype=np.int64)]))
 
 
-def pair_neighbors(
-    retriever: Retriever, rows: Ints, candidates: NDArray[np.bool_], *, top_k: int
-) -> dict[str, Hits]:
+def pair_neighbors(retriever: Retriever, rows: Ints, candidates: NDArray[np.bool_], *, top_k: int) -> dict[str, Hits]:
     """Neighbors of pairs by their own captions, best first.
 
     Args:
@@ -150,9 +145,7 @@ def pair_neighbors(
         within=candidates,
         query_vectors=retriever.vectors.text[rows],
     )
-    shown = progress(
-        zip(table["pair_id"], rankings, strict=True), total=len(rows), desc="neighbors", unit="pair"
-    )
+    shown = progress(zip(table["pair_id"], rankings, strict=True), total=len(rows), desc="neighbors", unit="pair")
     return {pair_id: retriever.hits(ranking, top_k) for pair_id, ranking in shown}
 
 
@@ -187,9 +180,7 @@ def prompt_neighbors(
             scores=hits.scores,
             parts=hits.parts,
             oracle=_ids(retriever.corpus, oracle),
-            random=_ids(
-                retriever.corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)
-            ),
+            random=_ids(retriever.corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
         )
     return found
 
@@ -228,9 +219,7 @@ def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int,
         may &= drawings.style != prompt.style
     may[excluded] = False
     rows = np.flatnonzero(may)
-    return np.random.default_rng([seed, prompt.seed]).choice(
-        rows, size=min(count, len(rows)), replace=False
-    )
+    return np.random.default_rng([seed, prompt.seed]).choice(rows, size=min(count, len(rows)), replace=False)
 
 
 def _ids(corpus: Corpus, rows: Ints) -> tuple[str, ...]:
@@ -250,9 +239,7 @@ def _read_lists(path: Path) -> dict[str, list[str]]:
 
 
 def _prompt_neighbors(entry: Mapping[str, object]) -> PromptNeighbors:
-    frozen = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
-    }
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     parts = frozen.pop("parts")
     assert isinstance(parts, dict)
     return PromptNeighbors(parts={name: tuple(values) for name, values in parts.items()}, **frozen)  # type: ignore[arg-type]

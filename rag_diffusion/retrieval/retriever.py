@@ -167,9 +167,7 @@ class Retriever:
         depth = max(depth, POOL)
         for start in range(0, len(queries), CHUNK):
             part = slice(start, start + CHUNK)
-            allowed = self._allowed(
-                len(queries[part]), None if exclude is None else exclude[part], within
-            )
+            allowed = self._allowed(len(queries[part]), None if exclude is None else exclude[part], within)
             lexical = self._lexical.scores(queries[part])
             if depth >= len(self._pair_ids):
                 candidates = [np.flatnonzero(may) for may in allowed]
@@ -192,13 +190,9 @@ class Retriever:
             allowed[row, rows] = False
         return allowed
 
-    def _candidates(
-        self, queries: Floats, lexical: Doubles, allowed: Mask, depth: int
-    ) -> list[Ints]:
+    def _candidates(self, queries: Floats, lexical: Doubles, allowed: Mask, depth: int) -> list[Ints]:
         """The union of what each similarity offers to each query, sorted rows."""
-        dense = [
-            self._dense_pools(index, queries, allowed, depth) for index in self._indexes.values()
-        ]
+        dense = [self._dense_pools(index, queries, allowed, depth) for index in self._indexes.values()]
         union = []
         for row, may in enumerate(allowed):
             rows = np.flatnonzero(may)
@@ -206,21 +200,15 @@ class Retriever:
             union.append(np.unique(np.concatenate([words, *(pools[row] for pools in dense)])))
         return union
 
-    def _dense_pools(
-        self, index: VectorIndex, queries: Floats, allowed: Mask, depth: int
-    ) -> list[Ints]:
+    def _dense_pools(self, index: VectorIndex, queries: Floats, allowed: Mask, depth: int) -> list[Ints]:
         """Allowed hits of every query, best first; asks for more until there are enough."""
         counts = allowed.sum(axis=1)
         total, wanted = allowed.shape[1], np.minimum(depth, counts)
         k = min(total, int(1.2 * depth * total / max(1, counts.min())) + 16)
         while True:
             found = index.search(queries, k)[1]
-            pools = [
-                rows[(rows >= 0) & may[rows]] for rows, may in zip(found, allowed, strict=True)
-            ]
-            if k == total or all(
-                len(pool) >= want for pool, want in zip(pools, wanted, strict=True)
-            ):
+            pools = [rows[(rows >= 0) & may[rows]] for rows, may in zip(found, allowed, strict=True)]
+            if k == total or all(len(pool) >= want for pool, want in zip(pools, wanted, strict=True)):
                 return [pool[:depth] for pool in pools]
             k = min(total, 2 * k)
 

@@ -56,8 +56,7 @@ class Vectors:
             image, text = arrays["image"], arrays["text"]
         except (OSError, SafetensorError, KeyError) as error:
             raise DataError(
-                f"{folder / VECTORS_FILE}: expected image and text vectors, got {error}; run the "
-                f"stage `embed` again"
+                f"{folder / VECTORS_FILE}: expected image and text vectors, got {error}; run the stage `embed` again"
             ) from None
         if len(image) != len(corpus) or len(text) != len(corpus):
             raise LineageError(
@@ -65,16 +64,12 @@ class Vectors:
                 f"{len(text)} of captions; "
                 "run the stage `embed` again"
             )
-        return cls(
-            image=image, text=text, corpus_hash=corpus.hash, encoder_hash=str(stamp["encoder_hash"])
-        )
+        return cls(image=image, text=text, corpus_hash=corpus.hash, encoder_hash=str(stamp["encoder_hash"]))
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, object]) -> None:
     """Write what an artifact was made from, as stamp.json."""
-    (folder / STAMP_FILE).write_text(
-        json.dumps(dict(stamp), indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    (folder / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_stamp(folder: Path, corpus_hash: str, *, stage: str) -> dict[str, object]:

@@ -64,13 +64,21 @@ class Guidance:
         Returns:
             T lists of B steps.
         """
-        fixed = {"none": Step.PLAIN, "text": Step.TEXT, "neighbor": Step.NEIGHBOR, "joint": Step.JOINT}
+        fixed = {
+            "none": Step.PLAIN,
+            "text": Step.TEXT,
+            "neighbor": Step.NEIGHBOR,
+            "joint": Step.JOINT,
+        }
         if self.mode in fixed:
             return [[fixed[self.mode]] * len(seeds) for _ in range(num_steps)]
         if self.mode == "alternate":
             return [[self._alternation(step)] * len(seeds) for step in range(num_steps)]
         coins = [torch.rand(num_steps, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
-        return [[Step.TEXT if coin[step] < self.interleave_ratio else Step.NEIGHBOR for coin in coins] for step in range(num_steps)]
+        return [
+            [Step.TEXT if coin[step] < self.interleave_ratio else Step.NEIGHBOR for coin in coins]
+            for step in range(num_steps)
+        ]
 
     def scale(self, step: Step) -> float:
         """w of a step."""
@@ -78,7 +86,10 @@ class Guidance:
 
     def _alternation(self, step: int) -> Step:
         """Text-enhanced whenever the running count of such steps falls behind the ratio."""
-        before, after = int(step * self.interleave_ratio + 1e-9), int((step + 1) * self.interleave_ratio + 1e-9)
+        before, after = (
+            int(step * self.interleave_ratio + 1e-9),
+            int((step + 1) * self.interleave_ratio + 1e-9),
+        )
         return Step.TEXT if after > before else Step.NEIGHBOR
 
 

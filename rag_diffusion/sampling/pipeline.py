@@ -14,12 +14,12 @@ from torch import Tensor
 from rag_diffusion.models.codec import images_to_input, images_to_pixels, input_to_images
 from rag_diffusion.models.generator import Generator, initial_noise, sampling_scheduler
 from rag_diffusion.models.neighbor_attention import MASKED, NeighborKV
+from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
-from rag_diffusion.models.neighbor_batch import NeighborBatch
 
 
-class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
+class RetrievalPipeline(DiffusionPipeline):
     """The denoising loop over a generator.
 
     Args:
@@ -28,7 +28,12 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_inference_steps: denoising steps.
     """
 
-    def __init__(self, generator: Generator, scheduler_name: str = "DDIMScheduler", num_inference_steps: int = 20) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        scheduler_name: str = "DDIMScheduler",
+        num_inference_steps: int = 20,
+    ) -> None:
         super().__init__()
         self.generator = generator
         self._scheduler_name, self._num_steps = scheduler_name, num_inference_steps
@@ -74,10 +79,14 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         noise_generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
         plan = guidance.plan(len(scheduler.timesteps), list(seeds))
         for number, timestep in enumerate(scheduler.timesteps):
-            steps = [_possible(step, there) for step, there in zip(plan[min(number, len(plan) - 1)], shown, strict=True)]
+            steps = [
+                _possible(step, there) for step, there in zip(plan[min(number, len(plan) - 1)], shown, strict=True)
+            ]
             model_input = scheduler.scale_model_input(sample, timestep)
             output = self._predict(model_input, timestep, text, null, features, guidance, steps)
-            sample = scheduler.step(output, timestep, sample, **_step_arguments(scheduler, noise_generators)).prev_sample
+            sample = scheduler.step(
+                output, timestep, sample, **_step_arguments(scheduler, noise_generators)
+            ).prev_sample
             if on_step is not None:
                 on_step(number)
         return images_to_pixels(input_to_images(sample.float().cpu(), self.generator.spec.patch_size)).numpy()
@@ -90,8 +99,14 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         return self.unet.project_neighbors(maps, neighbors.rows.to(device), neighbors.mask.to(device))  # type: ignore[no-any-return]
 
     def _predict(
-        self, sample: Tensor, timestep: Tensor, text: TextFeatures, null: TextFeatures,
-        features: dict[str, NeighborKV] | None, guidance: Guidance, steps: list[Step],
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        text: TextFeatures,
+        null: TextFeatures,
+        features: dict[str, NeighborKV] | None,
+        guidance: Guidance,
+        steps: list[Step],
     ) -> Tensor:
         """The guided prediction; rows may take different steps."""
         if all(step is Step.PLAIN for step in steps):
@@ -106,7 +121,13 @@ class RetrievalPipeline(DiffusionPipeline):  # type: ignore[misc]
         scales = torch.tensor([guidance.scale(step) for step in steps], device=sample.device)
         return combine(full, reduced, scales)
 
-    def _forward(self, sample: Tensor, timestep: Tensor, text: TextFeatures, features: dict[str, NeighborKV] | None) -> Tensor:
+    def _forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        text: TextFeatures,
+        features: dict[str, NeighborKV] | None,
+    ) -> Tensor:
         output: Any = self.unet(sample, timestep, text.states, encoder_attention_mask=text.mask, neighbors=features)
         return output.sample  # type: ignore[no-any-return]
 

@@ -43,7 +43,9 @@ def contact_sheet(heading: str, cards: Sequence[Card]) -> Image.Image:
     return sheet
 
 
-def comparison_sheet(heading: str, columns: Sequence[str], titles: Sequence[str], rows: Sequence[Sequence[Pixels]]) -> Image.Image:
+def comparison_sheet(
+    heading: str, columns: Sequence[str], titles: Sequence[str], rows: Sequence[Sequence[Pixels]]
+) -> Image.Image:
     """One row a prompt, one column a variant.
 
     Args:
@@ -53,7 +55,11 @@ def comparison_sheet(heading: str, columns: Sequence[str], titles: Sequence[str]
         rows: R x V images (H, W, 3).
     """
     label, side = 300, 96
-    sheet = Image.new("RGB", (label + len(columns) * (side + _GAP) + _MARGIN, 84 + len(rows) * (side + _GAP)), "white")
+    sheet = Image.new(
+        "RGB",
+        (label + len(columns) * (side + _GAP) + _MARGIN, 84 + len(rows) * (side + _GAP)),
+        "white",
+    )
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, 12), heading, fill=_INK, font=_font(18))
     for column, name in enumerate(columns):
@@ -66,7 +72,14 @@ def comparison_sheet(heading: str, columns: Sequence[str], titles: Sequence[str]
     return sheet
 
 
-def _draw_card(sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, place: tuple[int, int], across: int, width: int) -> None:
+def _draw_card(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    card: Card,
+    place: tuple[int, int],
+    across: int,
+    width: int,
+) -> None:
     left, top = place
     for number, image in enumerate(card.neighbors[:across]):
         _paste(sheet, pen, image, (left + number * (_THUMB + _GAP), top + 8), _THUMB)

@@ -39,9 +39,7 @@ def run(ctx: StageContext) -> None:
             _align(ctx, corpus, folder)
         else:
             load_published(ctx.config.encoder.model, ctx.config.encoder.pretrained)
-            write_published(
-                folder, model=ctx.config.encoder.model, pretrained=ctx.config.encoder.pretrained
-            )
+            write_published(folder, model=ctx.config.encoder.model, pretrained=ctx.config.encoder.pretrained)
     ctx.tracker.set_tags({"encoder_hash": tree_hash(ctx.root / ENCODER)})
 
 
@@ -50,12 +48,9 @@ def _align(ctx: StageContext, corpus: Corpus, folder: Path) -> None:
     train = corpus.table[corpus.table["split"] == "train"]
     if train.empty:
         raise DataError(
-            f"{ctx.root / CORPUS}: expected train pairs to align the encoder on, got none; lower "
-            f"corpus.split"
+            f"{ctx.root / CORPUS}: expected train pairs to align the encoder on, got none; lower corpus.split"
         )
-    encoder = create_embedded(
-        folder, image_size=config.image_size, embed_dim=config.embed_dim, seed=ctx.config.seed
-    )
+    encoder = create_embedded(folder, image_size=config.image_size, embed_dim=config.embed_dim, seed=ctx.config.seed)
     embedder = Embedder(encoder, scratch=ctx.root / TRUNK_FEATURES)
     losses: list[float] = []
 

@@ -25,11 +25,21 @@ def run(ctx: StageContext) -> None:
     generator = load_generator(base, choose_device(config.device))
     if generator.spec.image_size != corpus.image_size:
         raise ModelError(
-            f"{config.finetune.base}: expected a base for {corpus.image_size} px images, got one for {generator.spec.image_size} px; "
+            f"{config.finetune.base}: expected a base for {corpus.image_size} px images, got one for "
+            f"{generator.spec.image_size} px; "
             "set corpus.image_size to that, or finetune.base to another base"
         )
     ctx.tracker.log_dataset("base", tree_hash(base), config.finetune.base)
     facts = {"base": tree_hash(base)}
-    result, card = run_training(ctx, "finetune", generator, config.finetune, corpus, table, fingerprint_of=facts, base=base_card)
+    result, card = run_training(
+        ctx,
+        "finetune",
+        generator,
+        config.finetune,
+        corpus,
+        table,
+        fingerprint_of=facts,
+        base=base_card,
+    )
     write_losses(ctx.root / layout.REPORTS / "plots" / "loss.csv", result)
     save_generator(ctx.root / layout.MODEL, result.generator, card)

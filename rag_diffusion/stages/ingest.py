@@ -47,7 +47,12 @@ def build_corpus(path: Path, pairs: list[Pair], config: CorpusConfig, facts: dic
         num_styles = styles_per_entity(entities, styles)
         splits, salt = assign_splits(family_of, num_styles, config.split, enforce=config.source == "iconify")
         pairs = [
-            replace(pair, family=family_of[pair.entity], split=splits[pair.entity], duplicate_group=group)
+            replace(
+                pair,
+                family=family_of[pair.entity],
+                split=splits[pair.entity],
+                duplicate_group=group,
+            )
             for pair, group in zip(pairs, groups, strict=True)
         ]
         facts |= {"split_salt": salt, "num_duplicates": len(pairs) - len(set(groups))}
@@ -71,8 +76,10 @@ def _join_duplicates(family_of: dict[str, str], entities: list[str], groups: lis
 
 
 def _pixels(pairs: list[Pair]) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(Image.open(io.BytesIO(pair.image)).convert("RGB")) for pair in pairs]) if pairs else (
-        np.empty((0, 1, 1, 3), dtype=np.uint8)
+    return (
+        np.stack([np.asarray(Image.open(io.BytesIO(pair.image)).convert("RGB")) for pair in pairs])
+        if pairs
+        else (np.empty((0, 1, 1, 3), dtype=np.uint8))
     )
 
 
@@ -80,12 +87,18 @@ def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:
     splits = manifest["counts"]["split"]
     ctx.tracker.log_dataset("corpus", manifest["hash"], layout.CORPUS)
     ctx.tracker.log_metrics(
-        {"num_pairs": manifest["num_pairs"], "num_entities": manifest["num_entities"],
-         "num_rejected": manifest["num_rejected"], "num_duplicates": manifest.get("num_duplicates", 0)}
+        {
+            "num_pairs": manifest["num_pairs"],
+            "num_entities": manifest["num_entities"],
+            "num_rejected": manifest["num_rejected"],
+            "num_duplicates": manifest.get("num_duplicates", 0),
+        }
         | {f"num_{name}": count for name, count in splits.items()}
     )
     ctx.tracker.log_artifact(ctx.root / layout.CORPUS / "manifest.json")
-    print(f"{manifest['num_pairs']} pairs of {manifest['num_entities']} entities in {manifest['num_families']} families "
-          f"({', '.join(f'{name} {count}' for name, count in splits.items())}), {manifest['num_rejected']} rejected")
+    print(
+        f"{manifest['num_pairs']} pairs of {manifest['num_entities']} entities in {manifest['num_families']} families "
+        f"({', '.join(f'{name} {count}' for name, count in splits.items())}), {manifest['num_rejected']} rejected"
+    )
     for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1])[:5]:
         print(f"  rejected {count}: {reason}")

@@ -37,14 +37,10 @@ def run(ctx: StageContext) -> None:
     split = corpus.table["split"].to_numpy()
     train, validation = split == "train", split == "validation"
     prompts = _all_prompts(ctx.root, corpus)
-    by_prompt = prompt_neighbors(
-        retriever, prompts, num_neighbors=config.num_neighbors, seed=ctx.config.seed
-    )
+    by_prompt = prompt_neighbors(retriever, prompts, num_neighbors=config.num_neighbors, seed=ctx.config.seed)
     top_k = config.training_candidates
     by_train = pair_neighbors(retriever, np.flatnonzero(train), train, top_k=top_k)
-    by_validation = pair_neighbors(
-        retriever, np.flatnonzero(validation), train | validation, top_k=top_k
-    )
+    by_validation = pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=top_k)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(
             folder,
@@ -55,9 +51,7 @@ def run(ctx: StageContext) -> None:
         )
         check_exclusions(NeighborTable.open(folder, corpus), corpus, prompts)
     ctx.tracker.log_metrics(
-        prompt_recall(
-            corpus, [prompt for prompt in prompts if prompt.split == "validation"], by_prompt
-        )
+        prompt_recall(corpus, [prompt for prompt in prompts if prompt.split == "validation"], by_prompt)
         | {
             "train_same_entity": _same_entity(corpus, by_train),
             "train_pairs": len(by_train),
@@ -66,9 +60,7 @@ def run(ctx: StageContext) -> None:
     )
 
 
-def prompt_recall(
-    corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str, PromptNeighbors]
-) -> dict[str, float]:
+def prompt_recall(corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str, PromptNeighbors]) -> dict[str, float]:
     """Share of prompts with their entity among the first 1 and 3 retrieved, by kind of prompt."""
     entity = dict(zip(corpus.table["pair_id"], corpus.table["entity"], strict=True))
     ranks: dict[str, list[Sequence[bool]]] = {}
@@ -77,9 +69,7 @@ def prompt_recall(
         for kind in ("all", prompt.kind):
             ranks.setdefault(kind, []).append(right)
     return {
-        f"validation_{kind}_entity_recall_{depth}": float(
-            np.mean([any(right[:depth]) for right in rights])
-        )
+        f"validation_{kind}_entity_recall_{depth}": float(np.mean([any(right[:depth]) for right in rights]))
         for kind, rights in ranks.items()
         for depth in (1, 3)
     }
@@ -88,24 +78,11 @@ def prompt_recall(
 def _same_entity(corpus: Corpus, found: Mapping[str, Hits]) -> float:
     """Share of neighbors that show the entity of their pair."""
     entity = dict(zip(corpus.table["pair_id"], corpus.table["entity"], strict=True))
-    return float(
-        np.mean(
-            [
-                entity[one] == entity[pair_id]
-                for pair_id, hits in found.items()
-                for one in hits.pair_ids
-            ]
-        )
-    )
+    return float(np.mean([entity[one] == entity[pair_id] for pair_id, hits in found.items() for one in hits.pair_ids]))
 
 
 def _all_prompts(root: Path, corpus: Corpus) -> list[Prompt]:
     """Test and validation prompts; of a user's own corpus only those splits that it has."""
     held_out = set(corpus.table["split"])
     wanted = [("validation", "validation"), ("all", "test")]
-    return [
-        prompt
-        for which, split in wanted
-        if split in held_out
-        for prompt in load_prompts(root, which, corpus)
-    ]
+    return [prompt for which, split in wanted if split in held_out for prompt in load_prompts(root, which, corpus)]

@@ -21,12 +21,8 @@ class Promotion:
     command: str
 
 
-BASE_PROMOTION = Promotion(
-    source="data/pretrained", target=BASE, card="card.json", command="make base"
-)
-RULER_PROMOTION = Promotion(
-    source="data/ruler_trained", target=RULER, card="ruler.json", command="make ruler"
-)
+BASE_PROMOTION = Promotion(source="data/pretrained", target=BASE, card="card.json", command="make base")
+RULER_PROMOTION = Promotion(source="data/ruler_trained", target=RULER, card="ruler.json", command="make ruler")
 
 
 def promote_base(root: Path | str = Path()) -> Path:

@@ -40,16 +40,12 @@ def run_stage(name: str, root: Path | str = Path()) -> None:
     with open_tracker(config, root, name) as tracker:
         stage = _load(name)
         stage(StageContext(config=config, root=root, tracker=tracker))
-    atomic_write(
-        record, json.dumps(_record(name, config.tracking.experiment, tracker), indent=2) + "\n"
-    )
+    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker), indent=2) + "\n")
 
 
 def _load(name: str) -> Callable[[StageContext], None]:
     """The stage's function; its module is imported only now, as it may need torch."""
-    run: Callable[[StageContext], None] = importlib.import_module(
-        f"rag_diffusion.stages.{name}"
-    ).run
+    run: Callable[[StageContext], None] = importlib.import_module(f"rag_diffusion.stages.{name}").run
     return run
 
 

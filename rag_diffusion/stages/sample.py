@@ -35,8 +35,13 @@ from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
 SCHEMA = pa.schema(
-    [("prompt_id", pa.string()), ("variant", pa.string()), ("image", pa.binary()),
-     ("neighbors", pa.list_(pa.string())), ("seed", pa.int64())]
+    [
+        ("prompt_id", pa.string()),
+        ("variant", pa.string()),
+        ("image", pa.binary()),
+        ("neighbors", pa.list_(pa.string())),
+        ("seed", pa.int64()),
+    ]
 )
 _COMPARED = 24  # prompts on the comparison sheet
 
@@ -50,27 +55,48 @@ def run(ctx: StageContext) -> None:
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
     missing = [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in table.prompts]
     if missing:
-        raise LineageError(f"{layout.NEIGHBORS}: expected neighbors of every prompt, got none for {missing[:3]}; run the stage `neighbors`")
+        raise LineageError(
+            f"{layout.NEIGHBORS}: expected neighbors of every prompt, got none for {missing[:3]}; "
+            "run the stage `neighbors`"
+        )
     check_exclusions(table, corpus, prompts)
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
-    images = {variant: _draw(ctx, variant, corpus, prompts, table) for variant in ctx.config.sample.variants}
-    lists = {variant: [_neighbors(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images}
+    images: Images = {variant: _draw(ctx, variant, corpus, prompts, table) for variant in ctx.config.sample.variants}
+    lists = {
+        variant: [_neighbors(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
+    }
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
-    _write_samples(ctx.root / layout.SAMPLES, prompts, images, lists, _provenance(corpus, prompts, table, lists, model))
+    _write_samples(
+        ctx.root / layout.SAMPLES,
+        prompts,
+        images,
+        lists,
+        _provenance(corpus, prompts, table, lists, model),
+    )
     _write_sheets(ctx, corpus, prompts, images, lists)
 
 
 def _neighbors(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
-    return () if variant == "none" else {"random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}[variant]
+    return (
+        ()
+        if variant == "none"
+        else {"random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}[variant]
+    )
 
 
-def _draw(ctx: StageContext, variant: str, corpus: Corpus, prompts: Sequence[Prompt], table: NeighborTable) -> NDArray[np.uint8]:
+def _draw(
+    ctx: StageContext, variant: str, corpus: Corpus, prompts: Sequence[Prompt], table: NeighborTable
+) -> NDArray[np.uint8]:
     """(P, H, W, 3) uint8; finished batches of an interrupted run are taken from the scratch folder."""
     config = ctx.config.sample
-    facts = {"model": tree_hash(ctx.root / layout.MODEL), "neighbors": tree_hash(ctx.root / layout.NEIGHBORS),
-             "sample": config.model_dump(), "seed": ctx.config.seed}
+    facts = {
+        "model": tree_hash(ctx.root / layout.MODEL),
+        "neighbors": tree_hash(ctx.root / layout.NEIGHBORS),
+        "sample": config.model_dump(),
+        "seed": ctx.config.seed,
+    }
     scratch = ctx.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
     pipeline: RetrievalPipeline | None = None
     parts: list[NDArray[np.uint8]] = []
@@ -85,7 +111,12 @@ def _draw(ctx: StageContext, variant: str, corpus: Corpus, prompts: Sequence[Pro
                 lists = [_neighbors(variant, table.prompts[prompt.prompt_id]) for prompt in batch]
                 neighbors = NeighborBatch.gather(corpus, lists) if any(lists) else None
                 seeds = [prompt.seed + ctx.config.seed for prompt in batch]
-                drawn = pipeline([prompt.text for prompt in batch], neighbors, seeds, Guidance.from_config(config))
+                drawn = pipeline(
+                    [prompt.text for prompt in batch],
+                    neighbors,
+                    seeds,
+                    Guidance.from_config(config),
+                )
                 buffer = io.BytesIO()
                 np.save(buffer, drawn)
                 atomic_write(path, buffer.getvalue())
@@ -95,21 +126,40 @@ def _draw(ctx: StageContext, variant: str, corpus: Corpus, prompts: Sequence[Pro
 
 
 def _write_samples(
-    folder: Path, prompts: Sequence[Prompt], images: Images, lists: dict[str, list[tuple[str, ...]]], provenance: dict[str, Any]
+    folder: Path,
+    prompts: Sequence[Prompt],
+    images: Images,
+    lists: dict[str, list[tuple[str, ...]]],
+    provenance: dict[str, Any],
 ) -> None:
     rows = [
-        {"prompt_id": prompt.prompt_id, "variant": variant, "image": encode_png(drawn[number]),
-         "neighbors": list(lists[variant][number]), "seed": prompt.seed}
+        {
+            "prompt_id": prompt.prompt_id,
+            "variant": variant,
+            "image": encode_png(drawn[number]),
+            "neighbors": list(lists[variant][number]),
+            "seed": prompt.seed,
+        }
         for variant, drawn in images.items()
         for number, prompt in enumerate(prompts)
     ]
     with atomic_dir(folder) as beside:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside / "samples.parquet", compression="zstd")
-        (beside / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=SCHEMA),
+            beside / "samples.parquet",
+            compression="zstd",
+        )
+        (beside / "provenance.json").write_text(
+            json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        )
 
 
 def _provenance(
-    corpus: Corpus, prompts: Sequence[Prompt], table: NeighborTable, lists: dict[str, list[tuple[str, ...]]], model: Path
+    corpus: Corpus,
+    prompts: Sequence[Prompt],
+    table: NeighborTable,
+    lists: dict[str, list[tuple[str, ...]]],
+    model: Path,
 ) -> dict[str, Any]:
     """Which pairs conditioned each image, with source, licence, attribution and retrieval score."""
     facts = corpus.table.set_index("pair_id")[["source", "licence", "attribution", "caption"]]
@@ -119,43 +169,87 @@ def _provenance(
             found = table.prompts[prompt.prompt_id]
             scores = dict(zip(found.retrieved, found.scores, strict=True))
             used = [{"pair_id": name, "score": scores.get(name)} | facts.loc[name].to_dict() for name in neighbors]
-            images.append({"prompt_id": prompt.prompt_id, "prompt": prompt.text, "variant": variant, "seed": prompt.seed, "neighbors": used})
-    return {"version": 1, "corpus_hash": corpus.hash, "model_hash": tree_hash(model), "images": images}
+            images.append(
+                {
+                    "prompt_id": prompt.prompt_id,
+                    "prompt": prompt.text,
+                    "variant": variant,
+                    "seed": prompt.seed,
+                    "neighbors": used,
+                }
+            )
+    return {
+        "version": 1,
+        "corpus_hash": corpus.hash,
+        "model_hash": tree_hash(model),
+        "images": images,
+    }
 
 
 def _write_sheets(
-    ctx: StageContext, corpus: Corpus, prompts: Sequence[Prompt], images: Images, lists: dict[str, list[tuple[str, ...]]]
+    ctx: StageContext,
+    corpus: Corpus,
+    prompts: Sequence[Prompt],
+    images: Images,
+    lists: dict[str, list[tuple[str, ...]]],
 ) -> None:
     captions = dict(zip(corpus.table["pair_id"], corpus.table["caption"], strict=True))
     with atomic_dir(ctx.root / layout.REPORTS / "sheets") as beside:
         for variant, drawn in images.items():
             cards = [
-                Card(title=prompt.text, neighbors=corpus.pixels(corpus.rows(names)), image=drawn[number],
-                     neighbor_names=tuple(captions[name] for name in names))
+                Card(
+                    title=prompt.text,
+                    neighbors=corpus.pixels(corpus.rows(names)),
+                    image=drawn[number],
+                    neighbor_names=tuple(captions[name] for name in names),
+                )
                 for number, (prompt, names) in enumerate(zip(prompts, lists[variant], strict=True))
             ]
-            _save(ctx, beside, variant, contact_sheet(f"{variant}: neighbors, then the drawing", cards))
+            _save(
+                ctx,
+                beside,
+                variant,
+                contact_sheet(f"{variant}: neighbors, then the drawing", cards),
+            )
         _save(ctx, beside, "comparison", _comparison(corpus, prompts, images, lists))
-    rows = [{"prompt": prompt.text, "variant": variant, "neighbors": ", ".join(names)}
-            for variant, chosen in lists.items() for prompt, names in zip(prompts, chosen, strict=True)]
+    rows = [
+        {"prompt": prompt.text, "variant": variant, "neighbors": ", ".join(names)}
+        for variant, chosen in lists.items()
+        for prompt, names in zip(prompts, chosen, strict=True)
+    ]
     ctx.tracker.log_table(rows, "neighbors")
 
 
-def _comparison(corpus: Corpus, prompts: Sequence[Prompt], images: Images, lists: dict[str, list[tuple[str, ...]]]) -> Image.Image:
+def _comparison(
+    corpus: Corpus,
+    prompts: Sequence[Prompt],
+    images: Images,
+    lists: dict[str, list[tuple[str, ...]]],
+) -> Image.Image:
     chosen = range(0, len(prompts), max(1, len(prompts) // _COMPARED))
     white = np.full((corpus.image_size, corpus.image_size, 3), 255, dtype=np.uint8)
-    real = {(row.entity, row.style): int(row.Index) for row in corpus.table.itertuples()}
+    pairs = zip(corpus.table["entity"], corpus.table["style"], strict=True)
+    real = {pair: row for row, pair in enumerate(pairs)}
 
     def row(number: int) -> list[NDArray[np.uint8]]:
         prompt = prompts[number]
         shown = lists.get("retrieved", lists[next(iter(lists))])[number]
         target = real.get((prompt.entity, prompt.style))
         neighbor = corpus.pixels(corpus.rows(shown[:1]))[0] if shown else white
-        return [neighbor, *(drawn[number] for drawn in images.values()), white if target is None else corpus.pixels([target])[0]]
+        return [
+            neighbor,
+            *(drawn[number] for drawn in images.values()),
+            white if target is None else corpus.pixels([target])[0],
+        ]
 
     columns = ["top neighbor", *images, "real"]
     titles = [prompts[number].text for number in chosen]
-    return comparison_sheet("the same prompt and noise, different neighbors", columns, titles, [row(number) for number in chosen])
+    return comparison_sheet(
+        "the same prompt and noise, different neighbors",
+        columns,
+        titles,
+        [row(number) for number in chosen],
+    )
 
 
 def _save(ctx: StageContext, folder: Path, name: str, sheet: Image.Image) -> None:

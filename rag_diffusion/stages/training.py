@@ -31,8 +31,15 @@ _PICTURES, _PICTURE_STEPS = 8, 10
 
 
 def run_training(
-    ctx: StageContext, name: str, generator: Generator, config: TrainConfig, corpus: Corpus, table: NeighborTable,
-    *, fingerprint_of: Mapping[str, Any], base: dict[str, Any] | None = None,
+    ctx: StageContext,
+    name: str,
+    generator: Generator,
+    config: TrainConfig,
+    corpus: Corpus,
+    table: NeighborTable,
+    *,
+    fingerprint_of: Mapping[str, Any],
+    base: dict[str, Any] | None = None,
 ) -> tuple[TrainResult, dict[str, Any]]:
     """Train and describe; progress and pictures go to the tracker.
 
@@ -40,16 +47,39 @@ def run_training(
         The result, and its card.
     """
     count = ctx.config.retrieval.num_neighbors
-    probe = make_probe(generator, corpus, table.validation, count, _PROBE_SIZE, ctx.config.seed) if table.validation else None
+    probe = (
+        make_probe(generator, corpus, table.validation, count, _PROBE_SIZE, ctx.config.seed)
+        if table.validation
+        else None
+    )
     length = {"steps", "max_minutes", "checkpoint_every", "validate_every"}
-    facts = dict(fingerprint_of) | {"stage": name, "corpus": corpus.hash, "seed": ctx.config.seed, "num_neighbors": count}
+    facts = dict(fingerprint_of) | {
+        "stage": name,
+        "corpus": corpus.hash,
+        "seed": ctx.config.seed,
+        "num_neighbors": count,
+    }
     scratch = ctx.root / layout.SCRATCH / f"{name}-{fingerprint(facts | config.model_dump(exclude=length))}"
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.set_tags({"scratch": scratch.name})
     draw = _pictures(ctx, corpus, table.validation)
     batches = Batches(corpus, table.training, config, count, ctx.config.seed)
-    result = train(generator, batches, config, seed=ctx.config.seed, scratch=scratch, tracker=ctx.tracker, probe=probe, on_validate=draw)
-    settings = {"model": ctx.config.model.model_dump(), name: config.model_dump(), "num_neighbors": count, "seed": ctx.config.seed}
+    result = train(
+        generator,
+        batches,
+        config,
+        seed=ctx.config.seed,
+        scratch=scratch,
+        tracker=ctx.tracker,
+        probe=probe,
+        on_validate=draw,
+    )
+    settings = {
+        "model": ctx.config.model.model_dump(),
+        name: config.model_dump(),
+        "num_neighbors": count,
+        "seed": ctx.config.seed,
+    }
     return result, make_card(corpus, table.training, result, settings, base=base)
 
 
@@ -61,7 +91,7 @@ def save_generator(folder: Path, generator: Generator, card: dict[str, Any]) -> 
 
 
 def write_losses(path: Path, result: TrainResult) -> None:
-    """The loss curve as CSV: step, loss (mean over the last ten steps), and the neighbor gains where they were measured."""
+    """The loss curve as CSV: step, loss (mean over the last ten steps), neighbor gains where they were measured."""
     buffer = io.StringIO()
     gains = {row["step"]: row for row in result.gains}
     names = sorted({name for row in result.gains for name in row} - {"step", "seconds"})
@@ -70,7 +100,13 @@ def write_losses(path: Path, result: TrainResult) -> None:
     for number, (step, _) in enumerate(result.losses):
         recent = [loss for _, loss in result.losses[max(0, number - 9) : number + 1]]
         row = gains.get(step, {})
-        writer.writerow([step, f"{sum(recent) / len(recent):.5f}", *(f"{row[name]:.5f}" if name in row else "" for name in names)])
+        writer.writerow(
+            [
+                step,
+                f"{sum(recent) / len(recent):.5f}",
+                *(f"{row[name]:.5f}" if name in row else "" for name in names),
+            ]
+        )
     atomic_write(path, buffer.getvalue())
 
 

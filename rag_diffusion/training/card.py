@@ -1,4 +1,4 @@
-"""The card of a generator: what it was trained on, for how long, on what, how well; and what it must never have seen."""
+"""The card of a generator: what it was trained on, for how long, how well, and what it must never have seen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ CARD = "card.json"
 
 
 def make_card(
-    corpus: Corpus, pair_ids: Iterable[str], result: TrainResult, settings: dict[str, Any], *, base: dict[str, Any] | None = None
+    corpus: Corpus,
+    pair_ids: Iterable[str],
+    result: TrainResult,
+    settings: dict[str, Any],
+    *,
+    base: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Facts about trained weights, JSON-able.
 
@@ -36,7 +41,9 @@ def make_card(
         "corpus_hash": corpus.hash,
         "train_pairs": len(rows),
         "train_entities": sorted(seen),
-        "train_licences": {str(name): int(count) for name, count in rows["licence"].value_counts().sort_index().items()},
+        "train_licences": {
+            str(name): int(count) for name, count in rows["licence"].value_counts().sort_index().items()
+        },
         "steps": result.losses[-1][0] if result.losses else 0,
         "images_seen": result.images_seen,
         "hours": round(result.seconds / 3600, 3),
@@ -65,7 +72,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
         return card
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / CARD}: expected the card of the weights, got {error}; restore it: without it nobody knows what the weights have seen") from None
+        raise ModelError(
+            f"{folder / CARD}: expected the card of the weights, got {error}; restore it: "
+            "without it nobody knows what they have seen"
+        ) from None
 
 
 def refuse_seen(card: dict[str, Any], corpus: Corpus, what: str) -> None:
@@ -78,11 +88,13 @@ def refuse_seen(card: dict[str, Any], corpus: Corpus, what: str) -> None:
     held_out = table[table["split"] != "train"]
     families = dict(zip(table["entity"], table["family"], strict=True))
     seen_families = {families[entity] for entity in card["train_entities"] if entity in families}
-    leaked = sorted(set(held_out.loc[held_out["family"].isin(seen_families), "entity"]))
+    families_of = set(held_out["family"]) & seen_families
+    leaked = sorted(set(held_out.loc[held_out["family"].isin(families_of), "entity"]))
     if leaked:
         raise LineageError(
-            f"{what}: expected weights that have never seen a held-out entity, but {len(leaked)} families of the validation or "
-            f"test split were trained on, e.g. {leaked[:5]}; train the base on this corpus' train split, or restore the split"
+            f"{what}: expected weights that have never seen a held-out entity, but {len(families_of)} families "
+            f"of the validation or test split were trained on, e.g. {leaked[:5]}; train the base on this corpus' train "
+            "split, or restore the split"
         )
 
 

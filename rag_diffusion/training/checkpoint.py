@@ -25,7 +25,13 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def save_checkpoint(folder: Path, model: nn.Module, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    ema: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    meta: Mapping[str, Any],
+) -> None:
     """Write weights, their average, AdamW's moments and `meta`; an older checkpoint stays until this one is whole."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
@@ -33,11 +39,16 @@ def save_checkpoint(folder: Path, model: nn.Module, ema: Mapping[str, Tensor], o
         state = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS if moment in state}
     with atomic_dir(folder) as beside:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, beside / _STATE)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            beside / _STATE,
+        )
         (beside / _META).write_text(json.dumps(dict(meta)))
 
 
-def load_checkpoint(folder: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_checkpoint(
+    folder: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
     """Restore what `save_checkpoint` wrote, in place.
 
     Returns:
@@ -53,7 +64,10 @@ def load_checkpoint(folder: Path, model: nn.Module, ema: dict[str, Tensor], opti
         tensors = load_file(folder / _STATE)
         model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: expected a checkpoint of this model, got: {str(error).splitlines()[0]}; remove the folder to start again") from None
+        raise ModelError(
+            f"{folder}: expected a checkpoint of this model, got: {str(error).splitlines()[0]}; "
+            "remove the folder to start again"
+        ) from None
     for name in ema:
         ema[name].copy_(tensors[f"ema.{name}"])
     for name, parameter in model.named_parameters():

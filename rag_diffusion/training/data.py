@@ -46,7 +46,12 @@ class Batches:
     """
 
     def __init__(
-        self, corpus: Corpus, neighbors: Mapping[str, Sequence[str]], config: TrainConfig, num_neighbors: int, seed: int
+        self,
+        corpus: Corpus,
+        neighbors: Mapping[str, Sequence[str]],
+        config: TrainConfig,
+        num_neighbors: int,
+        seed: int,
     ) -> None:
         if not neighbors:
             raise DataError("training: expected training pairs with neighbors, got none; run the stage `neighbors`")
@@ -61,7 +66,9 @@ class Batches:
         targets = self._targets(rng)
         captions = self._corpus.table["caption"].iloc[self._corpus.rows(targets)].tolist()
         drop_text, drop_neighbors = self._drops(rng, len(targets))
-        lists = [[] if drop else self._draw_neighbors(rng, name) for name, drop in zip(targets, drop_neighbors, strict=True)]
+        lists = [
+            [] if drop else self._draw_neighbors(rng, name) for name, drop in zip(targets, drop_neighbors, strict=True)
+        ]
         pixels = torch.from_numpy(self._corpus.pixels(self._corpus.rows(targets)))
         return Batch(
             images=pixels_to_images(pixels),

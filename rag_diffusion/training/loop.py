@@ -1,7 +1,7 @@
 """The training loop of `pretrain` and `finetune`: resumable, with an average of the weights.
 
-    warm-up to the learning rate, constant, linear to zero over the last fifth of the steps
-    ema <- d ema + (1 - d) weights,   d = min(ema_decay, (1 + step) / (10 + step))
+warm-up to the learning rate, constant, linear to zero over the last fifth of the steps
+ema <- d ema + (1 - d) weights,   d = min(ema_decay, (1 + step) / (10 + step))
 """
 
 from __future__ import annotations
@@ -75,12 +75,22 @@ class _TextMemo:
             features = self._encoder.encode_all(new)
             self._memo |= {text: TextFeatures(features.states[row], features.mask[row]) for row, text in enumerate(new)}
         rows = [self._memo[text] for text in texts]
-        return TextFeatures(torch.stack([row.states for row in rows]).float(), torch.stack([row.mask for row in rows])).to(device)
+        return TextFeatures(
+            torch.stack([row.states for row in rows]).float(),
+            torch.stack([row.mask for row in rows]),
+        ).to(device)
 
 
 def train(
-    generator: Generator, batches: Batches, config: TrainConfig, *, seed: int, scratch: Path, tracker: Tracker,
-    probe: GainProbe | None = None, on_validate: Validate | None = None,
+    generator: Generator,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    seed: int,
+    scratch: Path,
+    tracker: Tracker,
+    probe: GainProbe | None = None,
+    on_validate: Validate | None = None,
 ) -> TrainResult:
     """Train, from the last checkpoint where there is one.
 
@@ -99,7 +109,10 @@ def train(
     """
     run = _begin(generator, config, scratch, tracker)
     start, first = time.monotonic() - run.seconds, run.step
-    tokens = {"batch": config.batch_size, "precision": str(_autocast_dtype(config, generator.device))}
+    tokens = {
+        "batch": config.batch_size,
+        "precision": str(_autocast_dtype(config, generator.device)),
+    }
     tracker.set_tags({name: str(value) for name, value in tokens.items()})
     with Progress(total=config.steps, desc="training", unit="step", initial=first) as shown:
         while run.step < config.steps and not _out_of_time(run, config):
@@ -111,7 +124,10 @@ def train(
             shown.update()
             if run.step % _LOG_EVERY == 0:
                 recent = [value for _, value in run.losses[-_LOG_EVERY:]]
-                tracker.log_metrics({"loss": sum(recent) / len(recent), "learning_rate": _rate(run.step, config)}, run.step)
+                tracker.log_metrics(
+                    {"loss": sum(recent) / len(recent), "learning_rate": _rate(run.step, config)},
+                    run.step,
+                )
             if run.step % config.validate_every == 0 or run.step == config.steps:
                 _validate(run, probe, tracker, on_validate)
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
@@ -119,15 +135,28 @@ def train(
     if _out_of_time(run, config):
         _save(run, scratch, tracker)
     _use_average(run)
-    return TrainResult(generator=generator, losses=run.losses, gains=run.gains,
-                       images_seen=run.step * config.batch_size, seconds=run.seconds)
+    return TrainResult(
+        generator=generator,
+        losses=run.losses,
+        gains=run.gains,
+        images_seen=run.step * config.batch_size,
+        seconds=run.seconds,
+    )
 
 
 def _begin(generator: Generator, config: TrainConfig, scratch: Path, tracker: Tracker) -> _Run:
-    unet = generator.unet.train().to(memory_format=torch.channels_last)  # a third faster on CPUs, tensor cores like it too
+    unet = generator.unet.train().to(
+        memory_format=torch.channels_last
+    )  # a third faster on CPUs, tensor cores like it too
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     ema = {name: value.detach().clone() for name, value in unet.state_dict().items()}
-    run = _Run(generator=generator, config=config, optimizer=optimizer, ema=ema, texts=_TextMemo(generator.text_encoder))
+    run = _Run(
+        generator=generator,
+        config=config,
+        optimizer=optimizer,
+        ema=ema,
+        texts=_TextMemo(generator.text_encoder),
+    )
     meta = load_checkpoint(scratch, unet, ema, optimizer)
     if meta is not None:
         run.step, run.seconds, run.gains = meta["step"], meta["seconds"], meta["gains"]
@@ -139,7 +168,13 @@ def _begin(generator: Generator, config: TrainConfig, scratch: Path, tracker: Tr
 
 
 def _save(run: _Run, scratch: Path, tracker: Tracker) -> None:
-    meta = {"step": run.step, "seconds": run.seconds, "losses": run.losses, "gains": run.gains, "run_id": tracker.run_id}
+    meta = {
+        "step": run.step,
+        "seconds": run.seconds,
+        "losses": run.losses,
+        "gains": run.gains,
+        "run_id": tracker.run_id,
+    }
     save_checkpoint(scratch, run.generator.unet, run.ema, run.optimizer, meta)
 
 
@@ -155,11 +190,20 @@ def _step(run: _Run, batch: Batch, seed: int) -> float:
     captions = run.texts(batch.neighbors.captions, device) if batch.neighbors.captions else None
     with _autocast(config, device):
         features = None if captions is None else _features(run, batch, captions)
-        output = unet(noised.sample, timesteps, text.states, encoder_attention_mask=text.mask, neighbors=features).sample
+        output = unet(
+            noised.sample,
+            timesteps,
+            text.states,
+            encoder_attention_mask=text.mask,
+            neighbors=features,
+        ).sample
     loss = velocity_loss(output, noised.target).mean()
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise ModelError(f"training: expected a finite loss, got {value} at step {run.step}; lower the learning rate or use precision fp32")
+        raise ModelError(
+            f"training: expected a finite loss, got {value} at step {run.step}; "
+            "lower the learning rate or use precision fp32"
+        )
     loss.backward()
     torch.nn.utils.clip_grad_norm_(unet.parameters(), _GRADIENT_NORM)
     for group in run.optimizer.param_groups:
@@ -207,7 +251,11 @@ def _validate(run: _Run, probe: GainProbe | None, tracker: Tracker, on_validate:
     run.gains.append({"step": run.step, "seconds": run.seconds} | gains)
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
-    print(f"step {run.step}: loss {sum(recent) / len(recent):.4f}; " + ", ".join(f"{name} {value:.4f}" for name, value in gains.items()), flush=True)
+    print(
+        f"step {run.step}: loss {sum(recent) / len(recent):.4f}; "
+        + ", ".join(f"{name} {value:.4f}" for name, value in gains.items()),
+        flush=True,
+    )
     if on_validate is not None:
         on_validate(averaged, run.step)
 

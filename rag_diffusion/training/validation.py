@@ -14,8 +14,8 @@ import torch
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import images_to_input, pixels_to_images
 from rag_diffusion.models.generator import Generator, noise_schedule
-from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.training.objective import add_noise, velocity_loss
 
 TIMESTEPS = (600, 850, 950)
@@ -33,7 +33,12 @@ class GainProbe:
 
 
 def make_probe(
-    generator: Generator, corpus: Corpus, neighbors: Mapping[str, Sequence[str]], num_neighbors: int, size: int, seed: int
+    generator: Generator,
+    corpus: Corpus,
+    neighbors: Mapping[str, Sequence[str]],
+    num_neighbors: int,
+    size: int,
+    seed: int,
 ) -> GainProbe:
     """Choose validation pairs and neighbors, always the same for a seed."""
     rng = np.random.default_rng(seed)
@@ -41,7 +46,10 @@ def make_probe(
     chosen = [names[number] for number in rng.permutation(len(names))[:size]]
     families = dict(zip(corpus.table["pair_id"], corpus.table["family"], strict=True))
     train = corpus.table.loc[corpus.table["split"] == "train", "pair_id"].tolist()
-    others = {name: [pair for pair in rng.permutation(train)[: 8 * num_neighbors] if families[pair] != families[name]] for name in chosen}
+    others = {
+        name: [pair for pair in rng.permutation(train)[: 8 * num_neighbors] if families[pair] != families[name]]
+        for name in chosen
+    }
     lists = {
         "none": [[] for _ in chosen],
         "random": [others[name][:num_neighbors] for name in chosen],
@@ -60,7 +68,7 @@ def make_probe(
 
 @torch.inference_mode()
 def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
-    """Validation v-loss by kind of neighbors and timestep: `loss_<kind>_t<timestep>`, and `gain_t<timestep>` = none - retrieved."""
+    """Validation v-loss: `loss_<kind>_t<timestep>`, and `gain_t<timestep>` = none - retrieved."""
     unet, device, schedule = generator.unet, generator.device, noise_schedule()
     clean = images_to_input(probe.images.to(device), generator.spec.patch_size)
     text = probe.captions.to(device)
@@ -70,10 +78,20 @@ def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
         features = None
         if kind in probe.neighbor_captions:
             batch, captions = probe.neighbors[kind], probe.neighbor_captions[kind].to(device)
-            maps = unet.encode_neighbors(images_to_input(batch.images.to(device), generator.spec.patch_size), captions.states, captions.mask)
+            maps = unet.encode_neighbors(
+                images_to_input(batch.images.to(device), generator.spec.patch_size),
+                captions.states,
+                captions.mask,
+            )
             features = unet.project_neighbors(maps, batch.rows.to(device), batch.mask.to(device))
         for timestep in TIMESTEPS:
             noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
-            output = unet(noised.sample, noised.timesteps, text.states, encoder_attention_mask=text.mask, neighbors=features).sample
+            output = unet(
+                noised.sample,
+                noised.timesteps,
+                text.states,
+                encoder_attention_mask=text.mask,
+                neighbors=features,
+            ).sample
             losses[f"loss_{kind}_t{timestep}"] = float(velocity_loss(output, noised.target).mean())
     return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}

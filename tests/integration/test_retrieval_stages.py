@@ -49,9 +49,7 @@ def config(request: pytest.FixtureRequest) -> Config:
 
 
 @pytest.fixture(scope="module")
-def project(
-    tiny_corpus: Corpus, config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Memory]:
+def project(tiny_corpus: Corpus, config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Memory]:
     """A project after the four stages."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("retrieval")
@@ -92,9 +90,7 @@ def test_stages_after_align_give_the_same_bytes_again(
         assert tree_hash(root / name) == tree_hash(project[0] / name), name
 
 
-def test_moved_project_retrieves_new_texts(
-    project: tuple[Path, Memory], config: Config, tmp_path: Path
-) -> None:
+def test_moved_project_retrieves_new_texts(project: tuple[Path, Memory], config: Config, tmp_path: Path) -> None:
     root = shutil.copytree(project[0], tmp_path / "moved")
     corpus = Corpus.open(root / CORPUS)
     hits = Retriever.load(root, config, corpus).search(["some purple diamonds"], top_k=3)[0]

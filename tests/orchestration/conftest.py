@@ -77,18 +77,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: dict[str, str]
-) -> Path:
+def project(tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: dict[str, str]) -> Path:
     """The small project, in git, never run."""
     root = tmp_path / "project"
     root.mkdir()
     produced = {out for stage in pipeline.values() for out in flat_outs(stage)}
     for dep in {dep for stage in pipeline.values() for dep in stage["deps"]} - produced:
         (root / dep).parent.mkdir(parents=True, exist_ok=True)
-        (root / dep if Path(dep).suffix else root / dep / "input").parent.mkdir(
-            parents=True, exist_ok=True
-        )
+        (root / dep if Path(dep).suffix else root / dep / "input").parent.mkdir(parents=True, exist_ok=True)
         (root / dep if Path(dep).suffix else root / dep / "input").write_text(dep)
     stages = {name: small(name, stage) for name, stage in pipeline.items()}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))

@@ -45,30 +45,22 @@ def test_definitions_load_in_five_seconds_of_cpu_without_torch_and_mlflow(
     assert float(seconds) < 5.0
 
 
-def test_there_is_one_asset_for_each_stage(
-    specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]
-) -> None:
+def test_there_is_one_asset_for_each_stage(specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]) -> None:
     assert set(specs) == set(pipeline) | {"base", "ruler"}
 
 
-def test_the_edges_are_those_of_dvc(
-    specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]
-) -> None:
+def test_the_edges_are_those_of_dvc(specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]) -> None:
     for name, stage in pipeline.items():
         makers = {
             other
             for other, made in pipeline.items()
             if any(overlap(dep, out) for dep in stage["deps"] for out in flat_outs(made))
         }
-        makers |= {
-            external for external in ("base", "ruler") if f"data/{external}" in stage["deps"]
-        }
+        makers |= {external for external in ("base", "ruler") if f"data/{external}" in stage["deps"]}
         assert {dep.asset_key.to_user_string() for dep in specs[name].deps} == makers, name
 
 
-def test_texts_come_from_dvc(
-    specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]
-) -> None:
+def test_texts_come_from_dvc(specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]) -> None:
     for name, stage in pipeline.items():
         assert specs[name].description == stage["desc"]
 
@@ -122,12 +114,8 @@ def test_there_is_no_data_version_before_the_first_run(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dagster_finds_the_definitions_through_pyproject(
-    project_root: Path, environment: dict[str, str]
-) -> None:
+def test_dagster_finds_the_definitions_through_pyproject(project_root: Path, environment: dict[str, str]) -> None:
     del environment["RAG_DIFFUSION_ROOT"]
     command = [sys.executable, "-m", "dagster", "definitions", "validate"]
-    done = subprocess.run(
-        command, cwd=project_root, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=project_root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -35,9 +35,7 @@ ALL = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "orchestra
 
 
 @pytest.fixture
-def instance(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dg.DagsterInstance]:
+def instance(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """Dagster's memory of what the processes did."""
     monkeypatch.setenv("DAGSTER_HOME", environment["DAGSTER_HOME"])
     with dg.DagsterInstance.get() as instance:
@@ -47,9 +45,7 @@ def instance(
 def materialize(root: Path, environment: Mapping[str, str], *more: str) -> str:
     """Materialize all, as the button does. Returns what was printed."""
     command = [*ALL, *(more or ("--select", "*"))]
-    done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     return f"{done.returncode}\n{done.stdout}{done.stderr}"
 
 
@@ -75,9 +71,7 @@ def logged(shown: str) -> str:
 
 def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
     command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -103,9 +97,7 @@ def test_materialize_all_is_dvc_repro(
     assert "dagster - INFO - __ASSET_JOB" in shown
     for name, stage in pipeline.items():
         count = len(stage["deps"])
-        assert f"{name}: {count}/{count} dep (100%)" in logged(shown), (
-            "progress reaches Dagster's log"
-        )
+        assert f"{name}: {count}/{count} dep (100%)" in logged(shown), "progress reaches Dagster's log"
     assert "did not receive any messages" not in shown
 
     outs = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["ingest"]["outs"]
@@ -169,9 +161,7 @@ def test_a_cancelled_run_leaves_no_process_and_starts_no_other_stage(
 
 
 @pytest.mark.slow
-def test_it_waits_while_another_dvc_process_works_on_the_stage(
-    project: Path, environment: dict[str, str]
-) -> None:
+def test_it_waits_while_another_dvc_process_works_on_the_stage(project: Path, environment: dict[str, str]) -> None:
     (project / "sleep-ingest").touch()
     command = [sys.executable, "-m", "dvc", "repro", "ingest"]
     with subprocess.Popen(

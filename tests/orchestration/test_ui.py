@@ -33,9 +33,7 @@ def test_both_pages_answer_and_an_interrupt_ends_them(
     (tmp_path / "orchestration").symlink_to(project_root / "orchestration")
     (tmp_path / "pyproject.toml").symlink_to(project_root / "pyproject.toml")
     command = [sys.executable, "-m", "orchestration.ui"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    ) as ui:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
         pages = {}
         for line in ui.stdout:

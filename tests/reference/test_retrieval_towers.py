@@ -23,9 +23,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> DualEncoder:
     return create_embedded(folder, image_size=224, embed_dim=8, seed=0)
 
 
-def test_image_features_equal_efficientnet_lite_pytorch(
-    encoder: DualEncoder, rng: np.random.Generator
-) -> None:
+def test_image_features_equal_efficientnet_lite_pytorch(encoder: DualEncoder, rng: np.random.Generator) -> None:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     reference = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
     pixels = rng.integers(0, 256, size=(2, 224, 224, 3), dtype=np.uint8)
@@ -43,9 +41,7 @@ def test_timm_takes_every_converted_weight_of_lite0_and_lite2_has_other_blocks()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
     converted = convert_efficientnet_lite(state)
-    assert set(converted) == set(
-        timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict()
-    )
+    assert set(converted) == set(timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict())
     with pytest.raises(ModelError, match=r"with 3 blocks, got '_blocks\.3\."):
         convert_efficientnet_lite(state, repeats=(1, 2))
     with pytest.raises(ModelError, match=r"got 'conv1.weight'"):

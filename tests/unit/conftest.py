@@ -22,7 +22,7 @@ def text_encoder() -> TextEncoder:
     return TextEncoder(max_tokens=12)
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_generator(text_encoder: TextEncoder) -> Generator:
     """8x8 pixel patches of 64 px images; random weights, the neighbor attention included."""
     torch.manual_seed(0)
@@ -45,7 +45,9 @@ def tiny_neighbors(tiny_corpus: Corpus) -> dict[str, dict[str, list[str]]]:
     table = tiny_corpus.table
     return {
         split: {
-            row.pair_id: [other for other in table.loc[table["entity"] == row.entity, "pair_id"] if other != row.pair_id]
+            row.pair_id: [
+                other for other in table.loc[table["entity"] == row.entity, "pair_id"] if other != row.pair_id
+            ]
             for row in table[table["split"] == split].itertuples()
         }
         for split in ("train", "validation")

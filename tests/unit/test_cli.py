@@ -87,9 +87,7 @@ def test_a_stage_that_is_asked_to_stop_cleans_up_and_says_how_to_go_on(
         "from rag_diffusion.cli import main\nmain()\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as stage:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stage:
         assert stage.stdout is not None
         assert stage.stdout.readline() == "inside\n"
         stage.send_signal(stop)
@@ -146,9 +144,7 @@ def test_show_falls_back_to_the_baselines_and_says_so(tmp_path: Path) -> None:
         ('{"variants": {"none": 3}}', 'expected {"variants"'),
     ],
 )
-def test_show_without_usable_scores_says_what_to_do(
-    tmp_path: Path, content: str | None, message: str
-) -> None:
+def test_show_without_usable_scores_says_what_to_do(tmp_path: Path, content: str | None, message: str) -> None:
     (tmp_path / "reports").mkdir()
     if content is not None:
         (tmp_path / "reports" / "metrics.json").write_text(content)

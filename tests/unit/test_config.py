@@ -23,9 +23,7 @@ def written(folder: Path, params: object) -> Path:
     return path
 
 
-def test_the_repositorys_own_file_loads_with_its_values(
-    project_root: Path, params: dict[str, Any]
-) -> None:
+def test_the_repositorys_own_file_loads_with_its_values(project_root: Path, params: dict[str, Any]) -> None:
     config = load_config(project_root / "params.yaml")
 
     assert config.model_dump() == params
@@ -38,18 +36,14 @@ def test_a_loaded_configuration_cannot_be_changed(project_root: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["", "sample", "corpus.iconify"])
-def test_an_unknown_key_is_named_with_its_place(
-    tmp_path: Path, params: dict[str, Any], where: str
-) -> None:
+def test_an_unknown_key_is_named_with_its_place(tmp_path: Path, params: dict[str, Any], where: str) -> None:
     section = params
     for key in filter(None, where.split(".")):
         section = section[key]
     section["guidence"] = 1
     name = ".".join(filter(None, [where, "guidence"]))
 
-    with pytest.raises(
-        ConfigError, match=rf"  {name}: unknown key; remove it or correct its spelling"
-    ):
+    with pytest.raises(ConfigError, match=rf"  {name}: unknown key; remove it or correct its spelling"):
         load_config(written(tmp_path, params))
 
 
@@ -91,13 +85,9 @@ def test_a_wrong_value_is_told_with_what_was_expected_and_what_came(
         load_config(written(tmp_path, params))
 
 
-def test_a_missing_key_says_where_its_default_stands(
-    tmp_path: Path, params: dict[str, Any]
-) -> None:
+def test_a_missing_key_says_where_its_default_stands(tmp_path: Path, params: dict[str, Any]) -> None:
     del params["score"]["bootstrap_draws"]
-    with pytest.raises(
-        ConfigError, match=r"score\.bootstrap_draws: missing; add it .*params\.yaml"
-    ):
+    with pytest.raises(ConfigError, match=r"score\.bootstrap_draws: missing; add it .*params\.yaml"):
         load_config(written(tmp_path, params))
 
 
@@ -125,7 +115,5 @@ def test_text_that_is_no_parameter_file_is_refused(tmp_path: Path, text: str, me
 
 
 def test_a_missing_file_says_to_run_from_the_root(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="expected a parameter file, found none; run from the project"
-    ):
+    with pytest.raises(ConfigError, match="expected a parameter file, found none; run from the project"):
         load_config(tmp_path / "params.yaml")

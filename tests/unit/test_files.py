@@ -75,9 +75,7 @@ def test_atomic_write_never_writes_through_a_link(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(small_disk: Path) -> None:
     path = put(small_disk / "a.bin")
-    with pytest.raises(
-        DataError, match=r"a\.bin: expected room to write, but the disk is full .* free some space"
-    ):
+    with pytest.raises(DataError, match=r"a\.bin: expected room to write, but the disk is full .* free some space"):
         atomic_write(path, TOO_MUCH)
 
     assert path.read_bytes() == OLD

@@ -36,9 +36,7 @@ def test_lines_come_every_ten_seconds_with_rate_and_remaining_time(
     ]
 
 
-def test_unknown_total_shows_count_and_rate_alone(
-    clock: list[float], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_total_shows_count_and_rate_alone(clock: list[float], capfd: pytest.CaptureFixture[str]) -> None:
     for item in progress(count(), desc="read", unit="pair"):
         clock[0] += 4.0
         if item == 3:
@@ -60,9 +58,7 @@ def test_resumed_items_count_as_done_but_not_for_the_rate(
     assert last == "train: 90/100 step (90%), 1.0 step/s, done in 10.0 s, loss 0.5"
 
 
-def test_an_error_inside_is_told_as_stopped(
-    clock: list[float], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_inside_is_told_as_stopped(clock: list[float], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="boom"), Progress(total=3, desc="train"):
         raise ValueError("boom")
 

@@ -42,9 +42,7 @@ class Failing(ModuleType):
 
 
 @pytest.mark.slow
-def test_a_stage_gets_its_context_and_leaves_a_note_of_its_run(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_gets_its_context_and_leaves_a_note_of_its_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Working("index"))
     run_stage("index", root)
 
@@ -59,9 +57,7 @@ def test_a_stage_gets_its_context_and_leaves_a_note_of_its_run(
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_leaves_no_note_of_an_earlier_run(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_that_fails_leaves_no_note_of_an_earlier_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Failing("index"))
     (root / RECORD).parent.mkdir(parents=True)
     (root / RECORD).write_text("{}")
@@ -87,9 +83,7 @@ def test_wrong_parameters_stop_a_stage_before_anything_is_touched(root: Path) ->
 def test_the_pipeline_files_name_only_stages_that_the_runner_knows(project_root: Path) -> None:
     files = [project_root / "dvc.yaml", *(project_root / "pipelines").glob("*/dvc.yaml")]
     words = [line.split() for file in files for line in file.read_text().splitlines()]
-    called = {
-        line[-1] for line in words if line[:5] == ["cmd:", "python", "-m", "rag_diffusion", "run"]
-    }
+    called = {line[-1] for line in words if line[:5] == ["cmd:", "python", "-m", "rag_diffusion", "run"]}
 
     assert called <= set(STAGES)
     assert "score" in called
@@ -117,6 +111,4 @@ def test_promotion_replaces_the_tracked_result_only_by_a_finished_one(
     (tmp_path / source / card).write_text("{}")
     promote(tmp_path)
 
-    assert sorted(p.name for p in (tmp_path / target).iterdir()) == sorted(
-        [card, "new.safetensors"]
-    )
+    assert sorted(p.name for p in (tmp_path / target).iterdir()) == sorted([card, "new.safetensors"])

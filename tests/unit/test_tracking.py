@@ -71,9 +71,7 @@ def ended(root: Path, run_id: str, seconds: float = 60.0) -> Any:
 
 
 @pytest.mark.slow
-def test_everything_that_is_logged_is_in_the_store(
-    root: Path, config: Config, tmp_path: Path
-) -> None:
+def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, tmp_path: Path) -> None:
     report = tmp_path / "report.txt"
     report.write_text("as logged")
     with open_tracker(config, root, "score") as tracker:
@@ -85,9 +83,7 @@ def test_everything_that_is_logged_is_in_the_store(
         tracker.log_image(Image.new("RGB", (8, 8), "red"), "last")
         tracker.log_artifact(report, "reports")
         report.write_text("changed later")
-        tracker.log_table(
-            [{"prompt": "a red apple", "hits": 2}, {"prompt": "a moon", "hits": 0}], "rows"
-        )
+        tracker.log_table([{"prompt": "a red apple", "hits": 2}, {"prompt": "a moon", "hits": 0}], "rows")
         tracker.log_dataset("corpus", "0123456789abcdef" * 4, "data/corpus")
         tracker.set_tags({"variant": "retrieved"})
 
@@ -120,9 +116,7 @@ def test_everything_that_is_logged_is_in_the_store(
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_marks_its_run_failed_with_the_reason(
-    root: Path, config: Config
-) -> None:
+def test_a_stage_that_fails_marks_its_run_failed_with_the_reason(root: Path, config: Config) -> None:
     with pytest.raises(ValueError, match="boom"), open_tracker(config, root, "sample") as tracker:
         raise ValueError("boom")
 
@@ -146,9 +140,7 @@ def test_a_stage_that_is_killed_marks_its_run_killed_and_keeps_what_it_logged(
         "    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, str(project_root / "params.yaml"), str(root)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as stage:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as stage:
         assert stage.stdout is not None
         run_id = stage.stdout.readline().strip()
         stage.send_signal(stop)
@@ -164,9 +156,7 @@ def test_a_resumed_training_goes_on_in_the_same_run(root: Path, config: Config) 
         first.log_metrics({"loss": 0.5}, 1)
         raise KeyboardInterrupt
     assert first.run_id is not None
-    changed = config.model_copy(
-        update={"finetune": config.finetune.model_copy(update={"max_minutes": 5.0})}
-    )
+    changed = config.model_copy(update={"finetune": config.finetune.model_copy(update={"max_minutes": 5.0})})
     with open_tracker(changed, root, "finetune") as second:
         second.log_dataset("corpus", "0" * 64, "data/corpus")
         second.set_tags({"scratch": "abc"})
@@ -268,9 +258,7 @@ def test_logging_does_not_wait_for_a_slow_store(idle_tracker: Tracker) -> None:
     assert time.monotonic() - start < 1.0
 
 
-def test_logging_a_path_that_is_not_there_is_an_error_of_the_stage(
-    idle_tracker: Tracker, tmp_path: Path
-) -> None:
+def test_logging_a_path_that_is_not_there_is_an_error_of_the_stage(idle_tracker: Tracker, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a file or directory to log, found none"):
         idle_tracker.log_artifact(tmp_path / "missing.json")
 

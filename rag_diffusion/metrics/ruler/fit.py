@@ -22,7 +22,13 @@ from rag_diffusion.metrics.ruler.entity import MIN_STYLES, Prototypes
 from rag_diffusion.metrics.ruler.linear import Affine, fit_lda, fit_whitening
 from rag_diffusion.metrics.ruler.palette import repaint
 from rag_diffusion.metrics.ruler.store import entity_features
-from rag_diffusion.metrics.ruler.style import BATCH, EPOCHS, StyleHead, style_logits, train_style_head
+from rag_diffusion.metrics.ruler.style import (
+    BATCH,
+    EPOCHS,
+    StyleHead,
+    style_logits,
+    train_style_head,
+)
 from rag_diffusion.metrics.ruler.trunk import IMAGE_SIZE, Embedding, Trunk
 
 ENTITY_SHRINKAGE = 0.2
@@ -104,7 +110,9 @@ def validation_views(pixels: Pixels, styles: NDArray[np.int64], *, seed: int) ->
     }
 
 
-def validate(scorers: Scorers, corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path) -> dict[str, dict[str, float]]:
+def validate(
+    scorers: Scorers, corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path
+) -> dict[str, dict[str, float]]:
     """Accuracy on validation entities, as drawn and degraded.
 
     The entity scorer meets the rule of the score stage: the target's style and three others, drawn by `seed`, give no
@@ -144,7 +152,9 @@ def entity_accuracy(
     return float(np.mean(right))
 
 
-def make_card(scorers: Scorers, corpus: Corpus, accuracies: dict[str, dict[str, float]], *, seed: int) -> dict[str, Any]:
+def make_card(
+    scorers: Scorers, corpus: Corpus, accuracies: dict[str, dict[str, float]], *, seed: int
+) -> dict[str, Any]:
     """What the ruler is, has seen and can do."""
     train = corpus.table.loc[corpus.table["split"] == "train", "entity"]
     config = {"trunk": "efficientnet-lite2", "trunk_image_size": IMAGE_SIZE, "entity_shrinkage": ENTITY_SHRINKAGE,

@@ -16,7 +16,9 @@ ITERATIONS = 25
 Pixels = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
 
-_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+_TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 _WHITE = _TO_XYZ.sum(axis=1)
 
 
@@ -41,7 +43,9 @@ def style_palette(images: Pixels, num_colors: int, *, seed: int) -> Pixels:
         seed: of the sample and the start.
     """
     rng = np.random.default_rng(seed)
-    flat = images[:, :-1, :-1][(images[:, :-1, :-1] == images[:, 1:, :-1]).all(-1) & (images[:, :-1, :-1] == images[:, :-1, 1:]).all(-1)]
+    flat = images[:, :-1, :-1][
+        (images[:, :-1, :-1] == images[:, 1:, :-1]).all(-1) & (images[:, :-1, :-1] == images[:, :-1, 1:]).all(-1)
+    ]
     pixels = flat if len(flat) else images.reshape(-1, 3)
     inked = pixels[(pixels < 250).any(axis=1)]
     pixels = inked if len(inked) else pixels

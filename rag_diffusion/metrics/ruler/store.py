@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,13 @@ class Looks:
     """What the scorers see in n images.
 
     Attributes:
-        embedding: of the trunk.
+        pooled: (n, 1280) mean of the trunk's last map.
         entity: (n, k) whitened features.
         style: (n, styles) logits of the first style scorer.
         style_check: (n, styles) logits of the second.
     """
 
-    embedding: Embedding
+    pooled: NDArray[np.float32]
     entity: Doubles
     style: Doubles
     style_check: Doubles
@@ -47,8 +47,7 @@ class Looks:
 
     def rows(self, rows: NDArray[np.int64]) -> Looks:
         """Some of the images."""
-        return Looks(embedding=self.embedding.rows(rows), entity=self.entity[rows], style=self.style[rows],
-                     style_check=self.style_check[rows])  # fmt: skip
+        return Looks(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class Ruler:
         """Look at images (n, H, W, 3) uint8."""
         embedding = trunk.embed(pixels, desc=desc)
         return Looks(
-            embedding=embedding,
+            pooled=embedding.pooled,
             entity=self.entity(entity_features(embedding)),
             style=style_logits(self.style, embedding.maps),
             style_check=self.style_check(embedding.layers),
@@ -106,9 +105,7 @@ def entity_features(embedding: Embedding) -> NDArray[np.float32]:
     return np.concatenate([embedding.pooled, embedding.layers[:, -DEEP:]], axis=1)
 
 
-def save_ruler(
-    folder: Path, *, style: StyleHead, entity: Affine, style_check: Affine, card: dict[str, Any]
-) -> None:
+def save_ruler(folder: Path, *, style: StyleHead, entity: Affine, style_check: Affine, card: dict[str, Any]) -> None:
     """Write weights and card into an existing folder; whitening and discriminant in float16 where nothing is lost."""
     tensors = {_HEAD + name: value.contiguous() for name, value in style.state_dict().items()}
     for name, part in (("entity", entity), ("style_check", style_check)):
@@ -140,7 +137,9 @@ def load_ruler(folder: Path | str) -> Ruler:
     try:
         tensors = load_file(folder / WEIGHTS)
         style = StyleHead(len(card["styles"]))
-        style.load_state_dict({name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)})
+        style.load_state_dict(
+            {name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)}
+        )
         parts = {name: _affine(tensors, name) for name in ("entity", "style_check")}
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ModelError(f"{folder}: expected the weights of this version's scorers, got {error}") from None

@@ -86,7 +86,9 @@ def train_style_head(
         for _ in range(epochs):
             losses = []
             for rows in torch.randperm(len(labels)).split(BATCH):
-                loss = F.cross_entropy(head(_batch(views, rows.numpy(), rng)), targets[rows], label_smoothing=LABEL_SMOOTHING)
+                loss = F.cross_entropy(
+                    head(_batch(views, rows.numpy(), rng)), targets[rows], label_smoothing=LABEL_SMOOTHING
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -43,13 +43,6 @@ class Embedding:
     layers: Floats
     maps: NDArray[np.float16]
 
-    def __len__(self) -> int:
-        return len(self.pooled)
-
-    def rows(self, rows: NDArray[np.int64]) -> Embedding:
-        """Some of the images."""
-        return Embedding(pooled=self.pooled[rows], layers=self.layers[rows], maps=self.maps[rows])
-
 
 class Trunk(nn.Module):
     """EfficientNet-Lite2 without its classifier; never trained here.

@@ -19,7 +19,7 @@ from ...conftest import draw
 CONFIG = FolderConfig(path="images", licence="CC0-1.0", attribution="me")
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "images"
     (path / "sub").mkdir(parents=True)
@@ -37,11 +37,25 @@ def metadata(folder: Path, *rows: object) -> None:
 
 
 def test_imagefolder_with_metadata(folder: Path, tmp_path: Path) -> None:
-    metadata(folder, {"file_name": "a.png", "text": "a red  circle", "entity": "circle", "style": "flat"}, {"file_name": "sub/b.png", "caption": "blue"})
+    metadata(
+        folder,
+        {"file_name": "a.png", "text": "a red  circle", "entity": "circle", "style": "flat"},
+        {"file_name": "sub/b.png", "caption": "blue"},
+    )
     pairs, facts = load_pairs(CONFIG, tmp_path, 32)
     first, second = sorted(pairs, key=lambda pair: pair.pair_id)
-    assert (first.pair_id, first.caption, first.entity, first.style) == ("folder/a.png", "a red circle", "circle", "flat")
-    assert (second.entity, second.style, second.licence, second.attribution) == ("folder/sub/b.png", "default", "CC0-1.0", "me")
+    assert (first.pair_id, first.caption, first.entity, first.style) == (
+        "folder/a.png",
+        "a red circle",
+        "circle",
+        "flat",
+    )
+    assert (second.entity, second.style, second.licence, second.attribution) == (
+        "folder/sub/b.png",
+        "default",
+        "CC0-1.0",
+        "me",
+    )
     assert facts["rejected"] == []
 
 
@@ -49,7 +63,8 @@ def test_image_and_text_side_by_side(folder: Path, tmp_path: Path) -> None:
     (folder / "a.txt").write_text("a red circle\n")
     (folder / "sub" / "b.txt").write_text("blue")
     pairs, facts = load_pairs(CONFIG, tmp_path, 32)
-    assert [pair.caption for pair in pairs] == ["a red circle", "blue"] and facts["rejected"] == []
+    assert [pair.caption for pair in pairs] == ["a red circle", "blue"]
+    assert facts["rejected"] == []
 
 
 def test_a_wide_image_stands_on_a_white_square(folder: Path, tmp_path: Path) -> None:
@@ -59,7 +74,8 @@ def test_a_wide_image_stands_on_a_white_square(folder: Path, tmp_path: Path) -> 
     from rag_diffusion.corpus.images import decode
 
     image = decode(pairs[0].image, "b")
-    assert image.size == (32, 32) and image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.size == (32, 32)
+    assert image.getpixel((0, 0)) == (255, 255, 255)
     assert image.getpixel((16, 16)) == (127, 127, 255)
     assert not corpus_path.exists()
 
@@ -85,20 +101,36 @@ def test_bad_pairs_side_by_side_are_counted_with_their_reason(folder: Path, tmp_
     (folder / "a.txt").write_bytes(b"\xff\xfe bad")
     (folder / "ghost.txt").write_text("nobody")
     _, facts = load_pairs(CONFIG, tmp_path, 32)
-    assert reasons(facts) == {"a.png": "caption is not UTF-8", "sub/b.png": "image without a caption", "ghost.txt": "caption without an image"}
+    assert reasons(facts) == {
+        "a.png": "caption is not UTF-8",
+        "sub/b.png": "image without a caption",
+        "ghost.txt": "caption without an image",
+    }
 
 
-def test_a_folder_becomes_a_corpus_with_a_split_and_counted_rejections(folder: Path, tmp_path: Path, default_config: Config) -> None:
+def test_a_folder_becomes_a_corpus_with_a_split_and_counted_rejections(
+    folder: Path, tmp_path: Path, default_config: Config
+) -> None:
     rows = []
     for number in range(40):
-        draw("circle", "red", 0, 64).rotate(number * 9, fillcolor=(number * 6, 255 - number * 6, 128)).save(folder / f"{number}.png")
+        draw("circle", "red", 0, 64).rotate(number * 9, fillcolor=(number * 6, 255 - number * 6, 128)).save(
+            folder / f"{number}.png"
+        )
         rows.append({"file_name": f"{number}.png", "text": f"picture {number}"})
     metadata(folder, *rows)
     pairs, facts = load_pairs(CONFIG, tmp_path, 32)
     config = default_config.corpus.model_copy(update={"source": "folder", "image_size": 32})
     manifest = build_corpus(tmp_path / "corpus", pairs, config, facts)
     corpus = Corpus.open(tmp_path / "corpus")
-    assert len(corpus) == 40 and manifest["num_rejected"] == 2 and manifest["rejected_by_reason"] == {"image without a caption": 2}
+    assert (
+        len(corpus) == 40
+    )
+    assert (
+        manifest["num_rejected"] == 2
+    )
+    assert (
+        manifest["rejected_by_reason"] == {"image without a caption": 2}
+    )
     assert set(manifest["counts"]["split"]) == {"train", "validation", "test"}
     assert corpus.table.groupby("family")["split"].nunique().max() == 1
 

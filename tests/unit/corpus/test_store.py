@@ -15,7 +15,7 @@ from rag_diffusion.files import tree_hash
 from ...conftest import draw, tiny_pairs
 
 
-@pytest.fixture()
+@pytest.fixture
 def copy(tiny_corpus: Corpus, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_corpus.path, tmp_path / "corpus"))
 
@@ -28,7 +28,8 @@ def test_the_same_pairs_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_what_was_written_is_read(tiny_corpus: Corpus) -> None:
-    assert len(tiny_corpus) == 420 and tiny_corpus.manifest["counts"]["split"]["test"] == 84
+    assert len(tiny_corpus) == 420
+    assert tiny_corpus.manifest["counts"]["split"]["test"] == 84
     row = tiny_corpus.row("tiny/noto/red-circle")
     expected = np.asarray(draw("circle", "red", 3))
     assert np.array_equal(tiny_corpus.pixels([row])[0], expected)
@@ -44,7 +45,12 @@ def test_a_pair_id_that_occurs_twice_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_corpus_is_refused_with_the_rejections(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pair at all.*empty caption"):
-        write_corpus(tmp_path / "corpus", [], image_size=16, facts={"rejected": [{"what": "a", "reason": "empty caption"}]})
+        write_corpus(
+            tmp_path / "corpus",
+            [],
+            image_size=16,
+            facts={"rejected": [{"what": "a", "reason": "empty caption"}]},
+        )
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"", "got 0 bytes"), (b"PAR1", "truncated or was changed")])

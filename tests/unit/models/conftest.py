@@ -15,7 +15,7 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_unet() -> RetrievalUNet:
     torch.manual_seed(0)
     unet = RetrievalUNet(**TINY, neighbor_skips=(1,), neighbor_head_dim=16)

@@ -44,15 +44,12 @@ def same(encoder: DualEncoder, other: DualEncoder) -> bool:
     images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     with torch.inference_mode():
         pairs = [
-            (one.model.encode_image(images), one.model.encode_text(one.tokenize(TEXTS)))
-            for one in (encoder, other)
+            (one.model.encode_image(images), one.model.encode_text(one.tokenize(TEXTS))) for one in (encoder, other)
         ]
     return all(torch.equal(*both) for both in zip(*pairs, strict=True))
 
 
-def test_moved_folder_loads_and_gives_the_same_vectors(
-    built: tuple[DualEncoder, Path], copied: Path
-) -> None:
+def test_moved_folder_loads_and_gives_the_same_vectors(built: tuple[DualEncoder, Path], copied: Path) -> None:
     assert same(built[0], load_dual_encoder(copied))
 
 
@@ -123,9 +120,7 @@ def test_unknown_published_names_are_refused() -> None:
         load_published("RN50", "no-such-tag")
 
 
-def test_unreachable_hub_says_what_was_tried_and_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_says_what_was_tried_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     write_published(tmp_path, model="ViT-B-32", pretrained="laion2b_s34b_b79k")

@@ -10,7 +10,7 @@ import torch
 from rag_diffusion.models.neighbor_attention import NeighborAttention
 
 
-@pytest.fixture()
+@pytest.fixture
 def attention() -> NeighborAttention:
     torch.manual_seed(0)
     module = NeighborAttention(channels=8, head_dim=4, zero_init=False)
@@ -61,7 +61,8 @@ def test_the_order_of_neighbors_does_not_matter(attention: NeighborAttention) ->
     sample, maps = torch.randn(1, 8, 4, 4), torch.randn(1, 3, 8, 4, 4)
     mask = torch.ones(1, 3, dtype=torch.bool)
     torch.testing.assert_close(
-        attention(sample, attention.project(maps, mask)), attention(sample, attention.project(maps[:, [2, 0, 1]], mask))
+        attention(sample, attention.project(maps, mask)),
+        attention(sample, attention.project(maps[:, [2, 0, 1]], mask)),
     )
 
 

@@ -25,7 +25,9 @@ def inputs(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
 
 def features(unet: RetrievalUNet, mask: torch.Tensor) -> dict:  # type: ignore[type-arg]
     generator = torch.Generator().manual_seed(2)
-    maps = unet.encode_neighbors(torch.randn(4, 12, 8, 8, generator=generator), torch.randn(4, 7, 24, generator=generator))
+    maps = unet.encode_neighbors(
+        torch.randn(4, 12, 8, 8, generator=generator), torch.randn(4, 7, 24, generator=generator)
+    )
     return unet.project_neighbors(maps, torch.tensor([[0, 1], [2, 3], [1, 2]]), mask)
 
 
@@ -64,10 +66,13 @@ def test_a_batch_equals_its_rows_one_by_one(tiny_unet: RetrievalUNet) -> None:
 def test_saved_and_loaded_it_gives_the_same(tiny_unet: RetrievalUNet, tmp_path: Path) -> None:
     tiny_unet.save_pretrained(tmp_path)
     loaded = RetrievalUNet.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
-    assert tuple(loaded.config.neighbor_skips) == (1,) and loaded.config.neighbor_head_dim == 16
+    assert tuple(loaded.config.neighbor_skips) == (1,)
+    assert loaded.config.neighbor_head_dim == 16
     sample, timestep, text, mask = inputs()
     shown = torch.ones(3, 2, dtype=torch.bool)
-    expected = tiny_unet(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(tiny_unet, shown)).sample
+    expected = tiny_unet(
+        sample, timestep, text, encoder_attention_mask=mask, neighbors=features(tiny_unet, shown)
+    ).sample
     got = loaded(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(loaded, shown)).sample
     assert torch.equal(got, expected)
 

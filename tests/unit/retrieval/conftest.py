@@ -59,9 +59,7 @@ def random_vectors(corpus: Corpus, seed: int = 0, dim: int = 12) -> Vectors:
     return Vectors(image=draw(), text=draw(), corpus_hash=corpus.hash, encoder_hash="none")
 
 
-def make_retriever(
-    corpus: Corpus, weights: dict[str, float] | None = None, factory: str = "Flat"
-) -> Retriever:
+def make_retriever(corpus: Corpus, weights: dict[str, float] | None = None, factory: str = "Flat") -> Retriever:
     """A retriever over random vectors; the vector of a text is that of the caption it equals."""
     vectors = random_vectors(corpus)
     captions = {text: row for row, text in enumerate(corpus.table["caption"])}

@@ -44,10 +44,7 @@ def labels(*values: int) -> Tensor:
 def test_with_one_pair_per_entity_the_loss_is_clips() -> None:
     image, text, each = unit(5, 8), unit(5, 8, seed=1), torch.arange(5)
     logits = 7.0 * image @ text.T
-    clip = (
-        torch.nn.functional.cross_entropy(logits, each)
-        + torch.nn.functional.cross_entropy(logits.T, each)
-    ) / 2
+    clip = (torch.nn.functional.cross_entropy(logits, each) + torch.nn.functional.cross_entropy(logits.T, each)) / 2
     ours = contrastive_loss(image, text, 7.0, entity=each, family=each)
     torch.testing.assert_close(ours, clip)
 
@@ -92,9 +89,7 @@ def test_loss_does_not_depend_on_the_order_of_pairs() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     torch.testing.assert_close(
         contrastive_loss(image, text, 3.0, entity=entity, family=family),
-        contrastive_loss(
-            image[order], text[order], 3.0, entity=entity[order], family=family[order]
-        ),
+        contrastive_loss(image[order], text[order], 3.0, entity=entity[order], family=family[order]),
     )
 
 
@@ -164,9 +159,7 @@ def test_encoder_that_saw_a_test_family_is_refused(corpus: Corpus, folder: Path)
         check_training_record(folder, corpus)
 
 
-def test_encoder_without_record_is_refused_but_a_published_one_passes(
-    corpus: Corpus, folder: Path
-) -> None:
+def test_encoder_without_record_is_refused_but_a_published_one_passes(corpus: Corpus, folder: Path) -> None:
     check_training_record(folder, corpus)
     (folder / CONFIG_FILE).write_text("{}")
     with pytest.raises(DataError, match="run the stage `align` again"):

@@ -33,9 +33,7 @@ def test_vectors_are_those_of_open_clip(encoder: DualEncoder, corpus: Corpus) ->
 def test_texts_keep_their_order_and_do_not_depend_on_the_batch(encoder: DualEncoder) -> None:
     embedder = Embedder(encoder)
     together = embedder.texts(TEXTS)
-    np.testing.assert_allclose(
-        together, np.concatenate([embedder.texts([t]) for t in TEXTS]), atol=1e-5
-    )
+    np.testing.assert_allclose(together, np.concatenate([embedder.texts([t]) for t in TEXTS]), atol=1e-5)
     np.testing.assert_array_equal(together[1], together[3])
     assert np.abs(together[0] - together[2]).max() > 0.01
 
@@ -47,9 +45,7 @@ def test_images_do_not_depend_on_the_batch(encoder: DualEncoder, corpus: Corpus)
     np.testing.assert_allclose(embedder.images(pixels), alone, atol=1e-5)
 
 
-def test_kept_features_are_used_for_the_same_pixels_only(
-    encoder: DualEncoder, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_kept_features_are_used_for_the_same_pixels_only(encoder: DualEncoder, corpus: Corpus, tmp_path: Path) -> None:
     plain, keeping = Embedder(encoder), Embedder(encoder, scratch=tmp_path)
     first = corpus.pixels([0, 1])
     np.testing.assert_array_equal(keeping.images(first), plain.images(first))
@@ -70,9 +66,7 @@ def test_scratch_does_not_grow_without_end(encoder: DualEncoder, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == KEPT_FILES
 
 
-def test_published_encoder_gives_unit_vectors_of_its_own_towers(
-    corpus: Corpus, tmp_path: Path
-) -> None:
+def test_published_encoder_gives_unit_vectors_of_its_own_towers(corpus: Corpus, tmp_path: Path) -> None:
     tower = {"width": 64, "layers": 1}
     config = {
         "embed_dim": 16,

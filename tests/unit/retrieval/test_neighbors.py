@@ -45,9 +45,7 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def saved(
-    retriever: Retriever, prompts: list[Prompt], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def saved(retriever: Retriever, prompts: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("neighbors")
     write(retriever, prompts, folder)
     return folder
@@ -60,9 +58,7 @@ def write(retriever: Retriever, prompts: list[Prompt], folder: Path) -> None:
         folder,
         corpus_hash=retriever.corpus.hash,
         training=pair_neighbors(retriever, np.flatnonzero(train), train, top_k=8),
-        validation=pair_neighbors(
-            retriever, np.flatnonzero(validation), train | validation, top_k=8
-        ),
+        validation=pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=8),
         prompts=prompt_neighbors(retriever, prompts, num_neighbors=3, seed=0),
     )
 
@@ -72,9 +68,7 @@ def table(saved: Path, retriever: Retriever) -> NeighborTable:
     return NeighborTable.open(saved, retriever.corpus)
 
 
-def test_training_neighbors_are_other_train_pairs_of_the_same_entity(
-    table: NeighborTable, corpus: Corpus
-) -> None:
+def test_training_neighbors_are_other_train_pairs_of_the_same_entity(table: NeighborTable, corpus: Corpus) -> None:
     column = corpus.table.set_index("pair_id")
     train = column.index[column["split"] == "train"]
     assert sorted(table.training) == sorted(train)
@@ -83,16 +77,12 @@ def test_training_neighbors_are_other_train_pairs_of_the_same_entity(
         assert len(set(neighbors)) == 8
         assert pair_id not in neighbors
         assert set(column.loc[neighbors, "split"]) == {"train"}
-        assert column.loc[pair_id, "duplicate_group"] not in set(
-            column.loc[neighbors, "duplicate_group"]
-        )
+        assert column.loc[pair_id, "duplicate_group"] not in set(column.loc[neighbors, "duplicate_group"])
         same.append(np.mean(column.loc[neighbors[:3], "entity"] == column.loc[pair_id, "entity"]))
     assert np.mean(same) > 0.9
 
 
-def test_validation_neighbors_come_from_train_and_validation(
-    table: NeighborTable, corpus: Corpus
-) -> None:
+def test_validation_neighbors_come_from_train_and_validation(table: NeighborTable, corpus: Corpus) -> None:
     split = corpus.table.set_index("pair_id")["split"]
     assert set(split.loc[list(table.validation)]) == {"validation"}
     shown = {split.loc[one] for neighbors in table.validation.values() for one in neighbors}
@@ -128,16 +118,11 @@ def test_oracle_keeps_the_retrievers_order(retriever: Retriever, prompts: list[P
 
 
 def test_seed_decides_the_random_neighbors(retriever: Retriever, prompts: list[Prompt]) -> None:
-    draws = [
-        prompt_neighbors(retriever, prompts, num_neighbors=3, seed=seed)["test-0001"].random
-        for seed in (0, 0, 1)
-    ]
+    draws = [prompt_neighbors(retriever, prompts, num_neighbors=3, seed=seed)["test-0001"].random for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_same_input_same_bytes(
-    saved: Path, retriever: Retriever, prompts: list[Prompt], folder: Path
-) -> None:
+def test_same_input_same_bytes(saved: Path, retriever: Retriever, prompts: list[Prompt], folder: Path) -> None:
     write(retriever, prompts, folder)
     assert tree_hash(folder) == tree_hash(saved)
 
@@ -152,9 +137,7 @@ def test_prompt_of_a_users_own_pair_excludes_that_pair_alone(corpus: Corpus) -> 
     )
 
 
-def test_clean_table_passes_the_leak_check(
-    table: NeighborTable, corpus: Corpus, prompts: list[Prompt]
-) -> None:
+def test_clean_table_passes_the_leak_check(table: NeighborTable, corpus: Corpus, prompts: list[Prompt]) -> None:
     check_exclusions(table, corpus, prompts)
     check_exclusions(table, corpus, [])
 
@@ -216,9 +199,7 @@ def test_table_of_another_corpus_or_damaged_is_refused(
         NeighborTable.open(folder, corpus)
 
 
-def test_real_prompts_of_the_tiny_corpus_are_all_served(
-    retriever: Retriever, tiny_corpus: Corpus
-) -> None:
+def test_real_prompts_of_the_tiny_corpus_are_all_served(retriever: Retriever, tiny_corpus: Corpus) -> None:
     made = make_prompts(tiny_corpus, "test")
     found = prompt_neighbors(retriever, made, num_neighbors=3, seed=0)
     assert set(found) == {one.prompt_id for one in made}

@@ -35,9 +35,7 @@ def test_excluded_pairs_never_come_and_others_do(retriever: Retriever) -> None:
 
 
 def test_batch_of_three_equals_three_of_one(retriever: Retriever) -> None:
-    assert retriever.search(QUERIES, top_k=10) == [
-        retriever.search([query], top_k=10)[0] for query in QUERIES
-    ]
+    assert retriever.search(QUERIES, top_k=10) == [retriever.search([query], top_k=10)[0] for query in QUERIES]
 
 
 def test_a_deeper_ranking_begins_with_the_shallow_one(retriever: Retriever) -> None:

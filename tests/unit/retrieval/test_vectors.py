@@ -20,9 +20,7 @@ def test_vectors_survive_the_disk(corpus: Corpus, folder: Path) -> None:
     assert again.encoder_hash == vectors.encoder_hash
 
 
-def test_another_corpus_is_refused_with_both_hashes(
-    corpus: Corpus, tiny_corpus: Corpus, folder: Path
-) -> None:
+def test_another_corpus_is_refused_with_both_hashes(corpus: Corpus, tiny_corpus: Corpus, folder: Path) -> None:
     random_vectors(corpus).save(folder)
     with pytest.raises(LineageError, match=f"{tiny_corpus.hash}.*{corpus.hash}.*stage `embed`"):
         Vectors.open(folder, tiny_corpus)

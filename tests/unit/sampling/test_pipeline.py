@@ -8,7 +8,12 @@ import torch
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.models.generator import Generator, initial_noise, noise_schedule, sampling_scheduler
+from rag_diffusion.models.generator import (
+    Generator,
+    initial_noise,
+    noise_schedule,
+    sampling_scheduler,
+)
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -17,7 +22,7 @@ PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, ope
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
 
 
-@pytest.fixture()
+@pytest.fixture
 def pipeline(tiny_generator: Generator) -> RetrievalPipeline:
     return RetrievalPipeline(tiny_generator, num_inference_steps=4)
 
@@ -27,7 +32,12 @@ def test_a_batch_equals_its_images_one_by_one(pipeline: RetrievalPipeline, tiny_
     guidance = Guidance(mode=mode)
     together = pipeline(PROMPTS, NeighborBatch.gather(tiny_corpus, LISTS), [1, 2, 3], guidance)
     for row in range(3):
-        alone = pipeline(PROMPTS[row : row + 1], NeighborBatch.gather(tiny_corpus, LISTS[row : row + 1]), [row + 1], guidance)
+        alone = pipeline(
+            PROMPTS[row : row + 1],
+            NeighborBatch.gather(tiny_corpus, LISTS[row : row + 1]),
+            [row + 1],
+            guidance,
+        )
         assert np.abs(alone[0].astype(int) - together[row].astype(int)).max() <= 1
 
 
@@ -39,13 +49,23 @@ def test_an_empty_neighbor_list_draws_what_no_neighbors_draw(pipeline: Retrieval
     assert not np.array_equal(mixed[0], none[0])
 
 
-def test_features_made_once_equal_features_made_in_every_step(pipeline: RetrievalPipeline, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_made_once_equal_features_made_in_every_step(
+    pipeline: RetrievalPipeline, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     neighbors = NeighborBatch.gather(tiny_corpus, LISTS)
     cached = pipeline(PROMPTS, neighbors, [1, 2, 3])
     predict = pipeline._predict
 
     def anew(sample, timestep, text, null, features, guidance, steps):  # type: ignore[no-untyped-def]
-        return predict(sample, timestep, text, null, pipeline._neighbor_features(neighbors, sample.device), guidance, steps)
+        return predict(
+            sample,
+            timestep,
+            text,
+            null,
+            pipeline._neighbor_features(neighbors, sample.device),
+            guidance,
+            steps,
+        )
 
     monkeypatch.setattr(pipeline, "_predict", anew)
     assert np.array_equal(pipeline(PROMPTS, neighbors, [1, 2, 3]), cached)

@@ -24,7 +24,7 @@ from rag_diffusion.training.validation import make_probe, neighbor_gain
 Neighbors = dict[str, dict[str, list[str]]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def config(default_config: Config) -> TrainConfig:
     changes = {"steps": 6, "batch_size": 8, "group_size": 4, "warmup_steps": 2, "checkpoint_every": 3, "validate_every": 6,
                "learning_rate": 0.001, "precision": "fp32"}  # fmt: skip
@@ -46,7 +46,10 @@ def test_constant_weight_on_v_is_one_plus_snr_on_x0() -> None:
     x0 = abar.sqrt() * noised.sample - (1 - abar).sqrt() * guess
     weight = 1 + abar / (1 - abar)
     torch.testing.assert_close(
-        velocity_loss(guess, noised.target), (weight * (x0 - clean).square()).flatten(1).mean(1), rtol=1e-3, atol=1e-3
+        velocity_loss(guess, noised.target),
+        (weight * (x0 - clean).square()).flatten(1).mean(1),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
@@ -58,11 +61,14 @@ def test_timesteps_stand_one_in_each_stratum() -> None:
 def test_batches_depend_on_the_step_alone(tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig) -> None:
     one, two = (Batches(tiny_corpus, tiny_neighbors["train"], config, 3, seed=0) for _ in range(2))
     _ = one[0], one[1]
-    assert one[5].captions == two[5].captions and torch.equal(one[5].images, two[5].images)
+    assert one[5].captions == two[5].captions
+    assert torch.equal(one[5].images, two[5].images)
     assert one[5].captions != one[6].captions
 
 
-def test_batches_hold_train_pairs_and_never_show_a_target_to_itself(tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig) -> None:
+def test_batches_hold_train_pairs_and_never_show_a_target_to_itself(
+    tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig
+) -> None:
     plain = config.model_copy(update={"drop_text": 0.0, "drop_both": 0.0, "drop_neighbors": 0.0})
     batches = Batches(tiny_corpus, tiny_neighbors["train"], plain, 3, seed=0)
     table = tiny_corpus.table.set_index("caption")
@@ -75,10 +81,16 @@ def test_batches_hold_train_pairs_and_never_show_a_target_to_itself(tiny_corpus:
             assert table.loc[caption, "pair_id"] not in {batch.neighbors.pair_ids[row] for row in shown}
 
 
-def test_all_four_cases_of_conditions_occur_at_their_rates(tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig) -> None:
+def test_all_four_cases_of_conditions_occur_at_their_rates(
+    tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig
+) -> None:
     rates = config.model_copy(update={"drop_text": 0.2, "drop_both": 0.1, "drop_neighbors": 0.3, "batch_size": 100})
     batches = Batches(tiny_corpus, tiny_neighbors["train"], rates, 3, seed=0)
-    cases = [(not text, not bool(shown.any())) for step in range(20) for text, shown in zip(batches[step].captions, batches[step].neighbors.mask, strict=True)]
+    cases = [
+        (not text, not bool(shown.any()))
+        for step in range(20)
+        for text, shown in zip(batches[step].captions, batches[step].neighbors.mask, strict=True)
+    ]
     found = {case: cases.count(case) / len(cases) for case in set(cases)}
     assert found[(True, True)] == pytest.approx(0.1, abs=0.03)
     assert found[(True, False)] == pytest.approx(0.2, abs=0.03)
@@ -86,7 +98,11 @@ def test_all_four_cases_of_conditions_occur_at_their_rates(tiny_corpus: Corpus, 
 
 
 def test_a_run_cut_in_two_gives_the_same_losses_and_weights(
-    tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path
+    tiny_generator: Generator,
+    tiny_corpus: Corpus,
+    tiny_neighbors: Neighbors,
+    config: TrainConfig,
+    tmp_path: Path,
 ) -> None:
     start = {name: value.clone() for name, value in tiny_generator.unet.state_dict().items()}
     whole = run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "whole")
@@ -115,20 +131,40 @@ class _StopAt(Batches):
         return super().__getitem__(step)
 
 
-def test_training_lowers_the_loss(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path) -> None:
+def test_training_lowers_the_loss(
+    tiny_generator: Generator,
+    tiny_corpus: Corpus,
+    tiny_neighbors: Neighbors,
+    config: TrainConfig,
+    tmp_path: Path,
+) -> None:
     longer = config.model_copy(update={"steps": 24, "learning_rate": 0.003})
-    losses = np.array([loss for _, loss in run(tiny_generator, tiny_corpus, tiny_neighbors, longer, tmp_path / "run").losses])
+    losses = np.array(
+        [loss for _, loss in run(tiny_generator, tiny_corpus, tiny_neighbors, longer, tmp_path / "run").losses]
+    )
     assert losses[-5:].mean() < 0.9 * losses[:5].mean()
 
 
-def test_a_diverging_run_stops_with_the_reason(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path) -> None:
+def test_a_diverging_run_stops_with_the_reason(
+    tiny_generator: Generator,
+    tiny_corpus: Corpus,
+    tiny_neighbors: Neighbors,
+    config: TrainConfig,
+    tmp_path: Path,
+) -> None:
     with torch.no_grad():
         tiny_generator.unet.conv_out.bias.fill_(float("inf"))
     with pytest.raises(ModelError, match="expected a finite loss"):
         run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_refused(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors, config: TrainConfig, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(
+    tiny_generator: Generator,
+    tiny_corpus: Corpus,
+    tiny_neighbors: Neighbors,
+    config: TrainConfig,
+    tmp_path: Path,
+) -> None:
     run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "run")
     state = tmp_path / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
@@ -136,7 +172,9 @@ def test_a_damaged_checkpoint_is_refused(tiny_generator: Generator, tiny_corpus:
         run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "run")
 
 
-def test_the_gain_probe_sees_neighbors(tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors) -> None:
+def test_the_gain_probe_sees_neighbors(
+    tiny_generator: Generator, tiny_corpus: Corpus, tiny_neighbors: Neighbors
+) -> None:
     probe = make_probe(tiny_generator, tiny_corpus, tiny_neighbors["validation"], 3, 6, seed=0)
     gains = neighbor_gain(tiny_generator, probe)
     assert gains["loss_none_t850"] != gains["loss_random_t850"] != gains["loss_retrieved_t850"]
@@ -148,7 +186,9 @@ def card_of(generator: Generator, corpus: Corpus, pair_ids: Sequence[str]) -> di
     return make_card(corpus, pair_ids, result, {})
 
 
-def test_a_base_that_has_seen_the_test_split_is_refused(tiny_generator: Generator, tiny_corpus: Corpus, tmp_path: Path) -> None:
+def test_a_base_that_has_seen_the_test_split_is_refused(
+    tiny_generator: Generator, tiny_corpus: Corpus, tmp_path: Path
+) -> None:
     table = tiny_corpus.table
     clean = card_of(tiny_generator, tiny_corpus, table.loc[table["split"] == "train", "pair_id"].tolist())
     refuse_seen(clean, tiny_corpus, "data/base")

@@ -1,0 +1,101 @@
+"""data/baselines on disk: the images, what the ruler saw in them, and what they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from rag_diffusion.corpus.images import encode_png
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.metrics.judge import METRICS, Verdicts
+from rag_diffusion.metrics.ruler.store import Looks
+from rag_diffusion.metrics.variants import Variant, decode_png
+from rag_diffusion.types import Prompt
+
+IMAGES, LOOKS, STAMP = "images.parquet", "looks.safetensors", "stamp.json"
+SCHEMA = pa.schema(
+    [("prompt_id", pa.string()), ("variant", pa.string()), ("pair_id", pa.string()), ("image", pa.binary())]
+    + [(metric, pa.bool_()) for metric in METRICS]
+    + [("entity_guess", pa.string()), ("style_guess", pa.string())]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """What `baselines` leaves for `score`.
+
+    Attributes:
+        variants: images and looks by name.
+        prototypes: (n, k) entity features of the drawings of candidate entities, in the order of the corpus.
+    """
+
+    variants: dict[str, Variant]
+    prototypes: NDArray[np.float64]
+
+
+def write_archive(
+    folder: Path, *, prompts: Sequence[Prompt], archive: Archive, verdicts: Mapping[str, Verdicts], stamp: dict[str, Any]
+) -> None:
+    """Write into an existing folder; the same content gives the same bytes."""
+    rows = []
+    for name in sorted(archive.variants):
+        variant, found = archive.variants[name], verdicts.get(name)
+        for number, prompt in enumerate(prompts):
+            row = {"prompt_id": prompt.prompt_id, "variant": name, "pair_id": variant.pair_ids[number],
+                   "image": encode_png(variant.pixels[number])}  # fmt: skip
+            if found is not None:
+                row |= {metric: bool(getattr(found, metric)[number]) for metric in METRICS}
+                row |= {"entity_guess": found.entity_guess[number], "style_guess": found.style_guess[number]}
+            rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / IMAGES, compression="zstd")
+    tensors = {f"{name}.{field.name}": np.ascontiguousarray(getattr(variant.looks, field.name)).astype(np.float32)
+               for name, variant in sorted(archive.variants.items()) for field in fields(Looks)}  # fmt: skip
+    save_file(tensors | {"prototypes": archive.prototypes.astype(np.float32)}, folder / LOOKS)
+    stamp = stamp | {"prompts": [prompt.prompt_id for prompt in prompts]}
+    (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
+
+
+def read_archive(folder: Path, *, prompts: Sequence[Prompt], expected: Mapping[str, str]) -> Archive:
+    """Read what `baselines` has left.
+
+    Args:
+        folder: data/baselines.
+        prompts: of this run; other ones are an error.
+        expected: entries its stamp must have, e.g. the corpus hash.
+
+    Raises:
+        DataError: it is missing or damaged.
+        LineageError: it was made from another corpus, ruler or list of prompts.
+    """
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        images = pq.read_table(folder / IMAGES, columns=["prompt_id", "variant", "pair_id", "image"]).to_pylist()
+        tensors = load_file(folder / LOOKS)
+    except (OSError, ValueError, pa.ArrowException, SafetensorError) as error:
+        raise DataError(f"{folder}: expected baselines, got {error}; run the stage `baselines`") from None
+    for name, value in (dict(expected) | {"prompts": [prompt.prompt_id for prompt in prompts]}).items():
+        if stamp.get(name) != value:
+            raise LineageError(
+                f"{folder}: expected {name} {_short(value)}, got {_short(stamp.get(name))}; run the stage `baselines` again"
+            )
+    variants = {}
+    for name in dict.fromkeys(row["variant"] for row in images):
+        own = [row for row in images if row["variant"] == name]
+        looks = Looks(**{field.name: tensors[f"{name}.{field.name}"].astype(np.float64) for field in fields(Looks)})
+        variants[name] = Variant(pixels=np.stack([decode_png(row["image"]) for row in own]), looks=looks,
+                                 pair_ids=tuple(row["pair_id"] for row in own))  # fmt: skip
+    return Archive(variants=variants, prototypes=tensors["prototypes"].astype(np.float64))
+
+
+def _short(value: object) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) else f"{len(value)} ids" if isinstance(value, list) else repr(value)

@@ -1,0 +1,127 @@
+"""What the ruler says about images drawn for prompts: right entity, right style, both.
+
+N prompts, one image each; C candidate entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.metrics.ruler.entity import Prototypes
+from rag_diffusion.metrics.ruler.store import Looks, Ruler
+from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.types import Prompt
+
+METRICS = ("joint", "entity", "style", "style_check")
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """Verdicts on N images.
+
+    Attributes:
+        entity, style, style_check: (N,) whether each scorer recognised what the prompt asked for.
+        entity_guess, style_guess: what the entity scorer and the first style scorer took each image for.
+    """
+
+    entity: Bools
+    style: Bools
+    style_check: Bools
+    entity_guess: tuple[str, ...]
+    style_guess: tuple[str, ...]
+
+    @property
+    def joint(self) -> Bools:
+        """(N,) recognised as the entity and as the style; the second style scorer has no say."""
+        return self.entity & self.style
+
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """(N,) zeros and ones of one of `METRICS`."""
+        chosen: Bools = getattr(self, metric)
+        return chosen.astype(np.float64)
+
+
+class Judge:
+    """The ruler applied to the prompts of a run.
+
+    Args:
+        ruler: the fixed scorers.
+        prompts: the N prompts, of entities the ruler has never seen.
+        prototypes: of the candidate entities.
+        hidden: N sets of styles that give no prototypes, see `hidden_styles`.
+
+    Raises:
+        ModelError: the ruler has seen an entity.
+        DataError: an entity stands in too few styles, or a style is unknown to the ruler.
+    """
+
+    def __init__(
+        self, ruler: Ruler, prompts: Sequence[Prompt], prototypes: Prototypes, hidden: Sequence[frozenset[str]]
+    ) -> None:
+        ruler.refuse_seen(prototypes.entities)
+        ruler.refuse_seen([prompt.entity for prompt in prompts])
+        self._styles, self._prototypes, self._hidden = ruler.styles, prototypes, hidden
+        self._entity = np.array([prototypes.number(prompt.entity) for prompt in prompts])
+        self._style = np.array([ruler.styles.index(prompt.style) for prompt in prompts])
+        self._means = {styles: prototypes.means(styles) for styles in set(hidden)}
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """What guessing at random would reach."""
+        entities, styles = len(self._prototypes.entities), len(self._styles)
+        return {"entity": 1 / entities, "style": 1 / styles, "joint": 1 / (entities * styles)}
+
+    def verdicts(self, looks: Looks) -> Verdicts:
+        """Judge N images, one for each prompt and in their order."""
+        guess = np.array([self._similarities(looks.entity[row], row).argmax() for row in range(len(self._entity))])
+        style, check = looks.style.argmax(axis=1), looks.style_check.argmax(axis=1)
+        return Verdicts(
+            entity=guess == self._entity,
+            style=style == self._style,
+            style_check=check == self._style,
+            entity_guess=tuple(self._prototypes.entities[number] for number in guess),
+            style_guess=tuple(self._styles[number] for number in style),
+        )
+
+    def candidate_verdict(self, looks: Looks, row: int, prompt: int) -> tuple[bool, bool]:
+        """Entity and style verdict on image `row` of `looks` as an answer to the prompt numbered `prompt`."""
+        entity = self._similarities(looks.entity[row], prompt).argmax() == self._entity[prompt]
+        return bool(entity), bool(looks.style[row].argmax() == self._style[prompt])
+
+    def shuffled_joint(self, looks: Looks) -> float:
+        """Mean joint verdict of every image on every other prompt: chance, whatever the images are."""
+        size = len(self._entity)
+        style = looks.style.argmax(axis=1)
+        joint = np.zeros((size, size), dtype=bool)
+        for prompt in range(size):
+            means = self._means[self._hidden[prompt]]
+            joint[:, prompt] = ((looks.entity @ means.T).argmax(axis=1) == self._entity[prompt]) & (
+                style == self._style[prompt]
+            )
+        return float(joint[~np.eye(size, dtype=bool)].mean())
+
+    def _similarities(self, feature: NDArray[np.float64], prompt: int) -> NDArray[np.float64]:
+        product: NDArray[np.float64] = self._means[self._hidden[prompt]] @ feature
+        return product
+
+
+def hidden_styles(prompt: Prompt, shown: PromptNeighbors, corpus: Corpus) -> frozenset[str]:
+    """Styles that give no prototypes for a prompt: the asked one, and those in which its entity was shown as a neighbor."""
+    rows = corpus.table.iloc[corpus.rows(dict.fromkeys((*shown.retrieved, *shown.oracle, *shown.random)))]
+    own = rows.loc[rows["entity"] == prompt.entity, "style"]
+    return frozenset({prompt.style, *own.tolist()})
+
+
+def why_not_judged(corpus: Corpus, prompts: Sequence[Prompt], ruler: Ruler) -> str | None:
+    """The reason why entity and style cannot be judged on this corpus; None if they can."""
+    if corpus.manifest["kind"] != "iconify":
+        return "the ruler knows the styles and entities of the default corpus, not those of a user's own"
+    unknown = sorted({prompt.style for prompt in prompts} - set(ruler.styles))
+    return f"the ruler was not trained on the styles {unknown}" if unknown else None

@@ -1,0 +1,151 @@
+"""The table of variants as it stands in reports/*.json, and the sentence that says what came out.
+
+N prompts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval
+from rag_diffusion.metrics.distances import frechet, kid_interval
+from rag_diffusion.metrics.judge import METRICS, Verdicts
+from rag_diffusion.types import Prompt
+
+REFERENCE = "real"
+ORDER = ("none", "random", "retrieved", "oracle", "copied", "copied_best", "copied_snap", "real")
+COMPARED = (
+    ("retrieved", "none"), ("retrieved", "copied_snap"), ("retrieved", "random"), ("retrieved", "copied"),
+    ("retrieved", "copied_best"), ("oracle", "none"), ("oracle", "retrieved"), ("random", "none"),
+)  # fmt: skip
+CSV_COLUMNS = ("variant", "metric", "mean", "low", "high")
+
+Table = dict[str, dict[str, Any]]
+
+
+def accuracy_table(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> Table:
+    """Accuracy of every variant with intervals."""
+    return {
+        name: {metric: bootstrap.interval(found.values(metric)).as_dict() for metric in METRICS}
+        for name, found in in_order(verdicts).items()
+    }
+
+
+def unjudged_table(names: Sequence[str], reason: str) -> Table:
+    """The same form where nothing can be judged: no number, and why."""
+    return {name: dict.fromkeys(METRICS) | {"reason": reason} for name in names}
+
+
+def distance_table(features: Mapping[str, NDArray[np.float32]], frechet_name: str, bootstrap: ClusterBootstrap) -> Table:
+    """KID with its interval and the Frechet distance of every variant to the real images of the same prompts.
+
+    The real images are the reference, so they have no distance.
+    """
+    table: Table = {}
+    for name, ours in in_order(features).items():
+        if name == REFERENCE or len(ours) < 2:
+            table[name] = {"kid": None, frechet_name: None}
+            continue
+        real = features[REFERENCE]
+        table[name] = {"kid": kid_interval(ours, real, bootstrap).as_dict(), frechet_name: round(frechet(ours, real), 6)}
+    return table
+
+
+def differences(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> dict[str, dict[str, dict[str, float]]]:
+    """Paired differences between variants that are both there."""
+    return {
+        f"{one}-{other}": {
+            metric: bootstrap.difference(verdicts[one].values(metric), verdicts[other].values(metric)).as_dict()
+            for metric in METRICS
+        }
+        for one, other in COMPARED
+        if one in verdicts and other in verdicts
+    }
+
+
+def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draws: int, seed: int) -> dict[str, Any]:
+    """Joint, entity and style accuracy apart for caption-like prompts and sentences."""
+    kinds = np.array([prompt.kind for prompt in prompts])
+    report: dict[str, Any] = {}
+    for kind in sorted(set(kinds.tolist())):
+        rows = kinds == kind
+        bootstrap = ClusterBootstrap([p.entity for p in prompts if p.kind == kind], draws=draws, seed=seed)
+        report[kind] = {"num_prompts": int(rows.sum())} | {
+            name: {metric: bootstrap.interval(found.values(metric)[rows]).as_dict() for metric in METRICS[:3]}
+            for name, found in in_order(verdicts).items()
+        }
+    return report
+
+
+def merge(*tables: Table) -> Table:
+    """Several tables of the same variants side by side."""
+    return {name: {key: value for table in tables for key, value in table[name].items()} for name in tables[0]}
+
+
+def in_order[T](variants: Mapping[str, T]) -> dict[str, T]:
+    """The variants in the order of the report."""
+    known = [name for name in ORDER if name in variants]
+    return {name: variants[name] for name in [*known, *sorted(set(variants) - set(known))]}
+
+
+def as_csv(table: Table) -> str:
+    """Accuracies as rows `variant,metric,mean,low,high`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for name, metrics in table.items():
+        for metric in METRICS:
+            value = metrics.get(metric)
+            if value is not None:
+                writer.writerow([name, metric, value["mean"], value["low"], value["high"]])
+    return text.getvalue()
+
+
+def flat_metrics(table: Table) -> dict[str, float]:
+    """`variant.metric` to its mean, for a tracker."""
+    flat: dict[str, float] = {}
+    for name, metrics in table.items():
+        for metric, value in metrics.items():
+            if isinstance(value, dict):
+                flat[f"{name}.{metric}"] = value["mean"]
+            elif isinstance(value, float):
+                flat[f"{name}.{metric}"] = value
+    return flat
+
+
+def flat_rows(table: Table) -> list[dict[str, object]]:
+    """One row a variant and metric, for a tracker's table."""
+    rows: list[dict[str, object]] = []
+    for name, metrics in table.items():
+        for metric, value in metrics.items():
+            if isinstance(value, dict):
+                rows.append({"variant": name, "metric": metric} | value)
+            elif isinstance(value, float):
+                rows.append({"variant": name, "metric": metric, "mean": value, "low": None, "high": None})
+    return rows
+
+
+def verdict(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Plain words: does the retrieving model beat no neighbors and the copied, repainted neighbor on joint accuracy?"""
+    parts = []
+    for key, words in (("retrieved-none", "no neighbors"), ("retrieved-copied_snap", "the copied, repainted neighbor")):
+        if key in found:
+            parts.append(_compare(words, Interval(**found[key]["joint"])))
+    if not parts:
+        return "nothing to compare: the variants `retrieved` and `none` are not both there"
+    return "; ".join(parts)
+
+
+def _compare(words: str, difference: Interval) -> str:
+    interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    if difference.low > 0:
+        return f"retrieved beats {words} on joint accuracy by {interval}"
+    if difference.high < 0:
+        return f"retrieved is worse than {words} on joint accuracy by {interval}"
+    return f"retrieved does not beat {words} on joint accuracy: {interval} holds zero"
