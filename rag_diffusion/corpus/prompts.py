@@ -97,14 +97,14 @@ def write_prompts(root: Path, corpus: Corpus) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path | str) -> list[Prompt]:
     """Read one prompt file.
 
     Raises:
         DataError: the file is missing or a line is no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: expected a prompt file, found none; restore it with git") from None
     prompts = []

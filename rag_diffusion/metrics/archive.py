@@ -37,14 +37,16 @@ class Archive:
     Attributes:
         variants: images and looks by name.
         prototypes: (n, k) entity features of the drawings of candidate entities, in the order of the corpus.
+        real_test: accuracies on the real images of all prompts of the split; None where nothing can be judged.
     """
 
     variants: dict[str, Variant]
     prototypes: NDArray[np.float64]
+    real_test: dict[str, float] | None
 
 
 def write_archive(
-    folder: Path, *, prompts: Sequence[Prompt], archive: Archive, verdicts: Mapping[str, Verdicts], stamp: dict[str, Any]
+    folder: Path, *, prompts: Sequence[Prompt], archive: Archive, verdicts: Mapping[str, Verdicts], stamp: Mapping[str, Any]
 ) -> None:
     """Write into an existing folder; the same content gives the same bytes."""
     rows = []
@@ -61,7 +63,7 @@ def write_archive(
     tensors = {f"{name}.{field.name}": np.ascontiguousarray(getattr(variant.looks, field.name)).astype(np.float32)
                for name, variant in sorted(archive.variants.items()) for field in fields(Looks)}  # fmt: skip
     save_file(tensors | {"prototypes": archive.prototypes.astype(np.float32)}, folder / LOOKS)
-    stamp = stamp | {"prompts": [prompt.prompt_id for prompt in prompts]}
+    stamp = dict(stamp) | {"real_test": archive.real_test, "prompts": [prompt.prompt_id for prompt in prompts]}
     (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
 
@@ -94,7 +96,7 @@ def read_archive(folder: Path, *, prompts: Sequence[Prompt], expected: Mapping[s
         looks = Looks(**{field.name: tensors[f"{name}.{field.name}"].astype(np.float64) for field in fields(Looks)})
         variants[name] = Variant(pixels=np.stack([decode_png(row["image"]) for row in own]), looks=looks,
                                  pair_ids=tuple(row["pair_id"] for row in own))  # fmt: skip
-    return Archive(variants=variants, prototypes=tensors["prototypes"].astype(np.float64))
+    return Archive(variants=variants, prototypes=tensors["prototypes"].astype(np.float64), real_test=stamp["real_test"])
 
 
 def _short(value: object) -> str:

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from rag_diffusion import layout
-from rag_diffusion.corpus.prompts import load_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir, atomic_write
 from rag_diffusion.metrics.archive import Archive, write_archive
-from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.extractors import make_extractor
-from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
-from rag_diffusion.metrics.report import (
-    accuracy_table,
-    by_kind,
-    distance_table,
-    flat_metrics,
-    flat_rows,
-    merge,
-    unjudged_table,
-)
-from rag_diffusion.metrics.ruler.entity import Prototypes
-from rag_diffusion.metrics.ruler.store import Ruler, load_ruler
-from rag_diffusion.metrics.ruler.trunk import Trunk
-from rag_diffusion.metrics.scoring import candidate_rows, variant_features
+from rag_diffusion.metrics.judge import Judge, Verdicts
+from rag_diffusion.metrics.report import flat_metrics, flat_rows
+from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, Variant, best_copies, neighbor_rows, real_rows, snapped
-from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.types import Prompt
+from rag_diffusion.tracking import Tracker
 
-MAX_COPIED_JOINT = 0.10  # a ruler that gives more to a copied neighbor does not see its style
-
+MAX_COPIED_JOINT = 0.10  # a ruler that gives more to a copied neighbor does not look at its style
 REPORT = f"{layout.REPORTS}/baselines.json"
+_SHOWN = 12  # images of a variant in the tracked strip
 
 
 def run(ctx: StageContext) -> None:
@@ -47,42 +32,61 @@ def run(ctx: StageContext) -> None:
         LineageError: prompts, neighbors and corpus do not belong together, or a target is among the neighbors.
         ModelError: the ruler is damaged or has seen an entity, or the extractor cannot be had.
     """
-    corpus = Corpus.open(ctx.root / layout.CORPUS)
-    prompts = load_prompts(ctx.root, ctx.config.sample.prompts, corpus)
-    table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    check_exclusions(table, corpus, prompts)
-    ruler, trunk = load_ruler(ctx.root / layout.RULER), Trunk()
-    extractor = make_extractor(ctx.config.score, trunk)
-    reason = why_not_judged(corpus, prompts, ruler)
-    real, neighbors = real_rows(corpus, prompts), neighbor_rows(corpus, prompts, table.prompts)
-    candidates = candidate_rows(corpus, prompts)
-    gallery = Gallery(corpus, ruler, trunk, np.concatenate([candidates, real, neighbors.ravel()]))
+    bench = Bench.open(ctx.root, ctx.config)
+    real = real_rows(bench.corpus, bench.prompts)
+    neighbors = neighbor_rows(bench.corpus, bench.prompts, bench.table.prompts)
+    rows = np.concatenate([bench.candidates, real, neighbors.ravel()])
+    gallery = Gallery(bench.corpus, bench.ruler, bench.trunk, rows)
+    features = gallery.looks(bench.candidates).entity
     variants = {"real": gallery.variant(real), "copied": gallery.variant(neighbors[:, 0])}
     verdicts: dict[str, Verdicts] = {}
     checks: dict[str, Any] = {}
-    features = gallery.looks(candidates).entity
-    if reason is None:
-        own = corpus.table.iloc[candidates]
-        prototypes = Prototypes(features, own["entity"].tolist(), own["style"].tolist())
-        judge = Judge(ruler, prompts, prototypes, [hidden_styles(p, table.prompts[p.prompt_id], corpus) for p in prompts])
+    if bench.reason is None:
+        judge = bench.judge(features)
         variants["copied_best"] = gallery.variant(best_copies(gallery, neighbors, judge))
-        variants["copied_snap"] = _snapped(ctx, corpus, ruler, trunk, prompts, variants["copied"])
+        variants["copied_snap"] = _snapped(bench, variants["copied"], neighbors[:, 0])
         verdicts = {name: judge.verdicts(variant.looks) for name, variant in variants.items()}
-        checks = _checks(judge, variants, verdicts)
-    bootstrap = ClusterBootstrap([p.entity for p in prompts], draws=ctx.config.score.bootstrap_draws, seed=ctx.config.seed)
-    accuracies = accuracy_table(verdicts, bootstrap) if reason is None else unjudged_table(list(variants), reason)
-    distances = distance_table(variant_features(variants, extractor), extractor.frechet_name, bootstrap)
-    report = {
-        "variants": merge(accuracies, {name: distances[name] for name in accuracies}),
-        "num_prompts": len(prompts),
-        "extractor": extractor.name,
-        "corpus_hash": corpus.hash,
-        "ruler_sha256": ruler.sha256,
-        "reason": reason,
-    } | checks
-    if reason is None:
-        report["by_kind"] = by_kind(verdicts, prompts, draws=ctx.config.score.bootstrap_draws, seed=ctx.config.seed)
+        checks = _checks(bench, gallery, judge, variants, verdicts)
+    report = bench.report(variants, verdicts) | checks
     with atomic_dir(ctx.root / layout.BASELINES) as folder:
-        write_archive(folder, prompts=prompts, archive=Archive(variants=variants, prototypes=features), verdicts=verdicts,
-                      stamp={"corpus_hash": corpus.hash, "ruler_sha256": ruler.sha256})  # fmt: skip
+        stamp = {"corpus_hash": bench.corpus.hash, "ruler_sha256": bench.ruler.sha256}
+        archive = Archive(variants=variants, prototypes=features, real_test=checks.get("real_test"))
+        write_archive(folder, prompts=bench.prompts, archive=archive, verdicts=verdicts, stamp=stamp)
     atomic_write(ctx.root / REPORT, json.dumps(report, indent=1) + "\n")
+    _track(ctx.tracker, ctx.root, report, variants)
+
+
+def _snapped(bench: Bench, copied: Variant, rows: NDArray[np.int64]) -> Variant:
+    colors = bench.config.baselines.snap_colors
+    pixels = snapped(bench.corpus, rows, [p.style for p in bench.prompts], num_colors=colors, seed=bench.config.seed)
+    looks = bench.ruler.look(bench.trunk, pixels, desc="look at repainted copies")
+    return Variant(pixels=pixels, looks=looks, pair_ids=copied.pair_ids)
+
+
+def _checks(
+    bench: Bench, gallery: Gallery, judge: Judge, variants: dict[str, Variant], verdicts: dict[str, Verdicts]
+) -> dict[str, Any]:
+    """What must hold for the table to mean anything; `score` refuses where `real_accuracy` does not."""
+    real = bench.real_accuracy(gallery.looks(bench.candidates).entity, gallery.looks(bench.candidates))
+    least = bench.config.score.min_real_accuracy
+    shuffled = judge.shuffled_joint(variants["real"].looks)
+    copied = float(verdicts["copied"].values("joint").mean())
+    passed = {
+        "real_accuracy": min(real["entity"], real["style"]) >= least,
+        "copied_joint_below_0.10": copied < MAX_COPIED_JOINT,
+        "shuffled_labels_give_chance": shuffled <= 3 * judge.chance["joint"] + 0.005,
+    }
+    for name, good in passed.items():
+        print(f"check {name}: {'passed' if good else 'FAILED'}")
+    return {"chance": judge.chance, "shuffled_joint": shuffled, "real_test": real, "checks": passed}
+
+
+def _track(tracker: Tracker, root: Path, report: dict[str, Any], variants: dict[str, Variant]) -> None:
+    tracker.log_dataset("corpus", report["corpus_hash"], layout.CORPUS)
+    tracker.set_tags({"ruler_sha256": report["ruler_sha256"]})
+    tracker.log_metrics(flat_metrics(report["variants"]))
+    tracker.log_table(flat_rows(report["variants"]), "baselines")
+    tracker.log_artifact(root / REPORT)
+    for name, variant in variants.items():
+        strip = np.concatenate(list(variant.pixels[:_SHOWN]), axis=1)
+        tracker.log_image(Image.fromarray(strip), f"baselines/{name}")

@@ -41,6 +41,7 @@ def make_card(
         "corpus_hash": corpus.hash,
         "train_pairs": len(rows),
         "train_entities": sorted(seen),
+        "train_families": sorted(set(rows["family"]) | set(base["train_families"] if base else [])),
         "train_licences": {
             str(name): int(count) for name, count in rows["licence"].value_counts().sort_index().items()
         },

@@ -1,0 +1,120 @@
+"""What the stages `baselines` and `score` share: the opened inputs, the judge, the form of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion import layout
+from rag_diffusion.config import Config
+from rag_diffusion.corpus.prompts import load_prompts
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap
+from rag_diffusion.metrics.extractors import EmbeddedExtractor, Extractor, make_extractor
+from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
+from rag_diffusion.metrics.report import Table, accuracy_table, by_kind, differences, distance_table, merge, unjudged_table
+from rag_diffusion.metrics.ruler.entity import Prototypes
+from rag_diffusion.metrics.ruler.store import Looks, Ruler, load_ruler
+from rag_diffusion.metrics.ruler.trunk import Trunk
+from rag_diffusion.metrics.variants import Variant, real_rows
+from rag_diffusion.retrieval.leaks import check_exclusions
+from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.types import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything that scoring reads.
+
+    Attributes:
+        reason: why entity and style cannot be judged on this corpus, None if they can.
+        bootstrap: over the entities of the prompts.
+    """
+
+    config: Config
+    corpus: Corpus
+    prompts: list[Prompt]
+    all_prompts: list[Prompt]
+    table: NeighborTable
+    ruler: Ruler
+    trunk: Trunk
+    extractor: Extractor
+    reason: str | None
+    bootstrap: ClusterBootstrap
+
+    @classmethod
+    def open(cls, root: Path, config: Config) -> Bench:
+        """Open and check corpus, prompts, neighbors, ruler and extractor.
+
+        Raises:
+            LineageError: they do not belong together, or a target is among its neighbors.
+            ModelError: the ruler is damaged, or the extractor cannot be had.
+        """
+        corpus = Corpus.open(root / layout.CORPUS)
+        which = config.sample.prompts
+        prompts = load_prompts(root, which, corpus)
+        everything = load_prompts(root, "validation" if which == "validation" else "all", corpus)
+        table = NeighborTable.open(root / layout.NEIGHBORS, corpus)
+        check_exclusions(table, corpus, everything)
+        ruler, trunk = load_ruler(root / layout.RULER), Trunk()
+        bootstrap = ClusterBootstrap([p.entity for p in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
+        return cls(
+            config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler, trunk=trunk,
+            extractor=make_extractor(config.score, trunk), reason=why_not_judged(corpus, prompts, ruler), bootstrap=bootstrap,
+        )  # fmt: skip
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        """Corpus rows of the split of the prompts: their entities are the candidates of the entity scorer."""
+        return np.flatnonzero(self.corpus.table["split"] == self.prompts[0].split)
+
+    def judge(self, features: NDArray[np.float64], prompts: list[Prompt] | None = None) -> Judge:
+        """The judge of these prompts, by default of the run's.
+
+        Args:
+            features: (n, k) entity features of the images in `candidates`.
+            prompts: other prompts of the same split.
+        """
+        drawn = self.corpus.table.iloc[self.candidates]
+        prototypes = Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
+        prompts = self.prompts if prompts is None else prompts
+        hidden = [hidden_styles(prompt, self.table.prompts[prompt.prompt_id], self.corpus) for prompt in prompts]
+        return Judge(self.ruler, prompts, prototypes, hidden)
+
+    def report(self, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
+        """The report without the checks: the table, differences, kinds of prompt, and what it was made from."""
+        features = {name: self._features(variant) for name, variant in variants.items()}
+        distances = distance_table(features, self.extractor.frechet_name, self.bootstrap)
+        facts = {"num_prompts": len(self.prompts), "num_entities": len({prompt.entity for prompt in self.prompts}),
+                 "prompts": self.config.sample.prompts, "extractor": self.extractor.name, "reason": self.reason,
+                 "bootstrap_draws": self.config.score.bootstrap_draws, "corpus_hash": self.corpus.hash,
+                 "ruler_sha256": self.ruler.sha256}  # fmt: skip
+        if self.reason is not None:
+            return {"variants": merge(unjudged_table(list(distances), self.reason), distances)} | facts
+        kinds = by_kind(verdicts, self.prompts, draws=self.config.score.bootstrap_draws, seed=self.config.seed)
+        table: Table = merge(accuracy_table(verdicts, self.bootstrap), distances)
+        return {"variants": table, "differences": differences(verdicts, self.bootstrap), "by_kind": kinds} | facts
+
+    def real_accuracy(self, features: NDArray[np.float64], looks: Looks) -> dict[str, float]:
+        """Accuracy on the real images of all prompts of the split, whatever part of them the run draws.
+
+        Args:
+            features: (n, k) entity features of the images in `candidates`.
+            looks: at the same images.
+        """
+        judge = self.judge(features, self.all_prompts)
+        rows = np.searchsorted(self.candidates, real_rows(self.corpus, self.all_prompts))
+        found = judge.verdicts(looks.rows(rows))
+        scores = {metric: float(found.values(metric).mean()) for metric in ("joint", "entity", "style", "style_check")}
+        return {"num_images": len(rows)} | scores
+
+    def _features(self, variant: Variant) -> NDArray[np.float32]:
+        """The ruler's trunk has seen every image already; another extractor has not."""
+        if isinstance(self.extractor, EmbeddedExtractor):
+            return np.asarray(variant.looks.pooled, dtype=np.float32)
+        return self.extractor.features(variant.pixels)
