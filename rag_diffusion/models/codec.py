@@ -1,19 +1,67 @@
-"""Pixels <-> the U-Net's input, without loss: pixel-unshuffle in place of a VAE."""
+"""Pixels <-> the U-Net's input, without loss: principal components of small patches in place of a VAE.
+
+An image is cut into p x p patches; each patch, D = 3 p^2 numbers, is shifted by the mean patch and rotated onto the
+principal components of patches (Karhunen-Loeve transform). The rotation is orthonormal, so white noise stays white and
+distances stay distances; the components are uncorrelated with standard deviations from several (colour) to a few
+hundredths (fine detail), which is what `precondition` needs to know.
+
+Shapes: B batch, H/W image, h = H / p, w = W / p, D = 3 p^2.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def images_to_input(images: Tensor, patch_size: int) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (B, 3 p^2, H / p, W / p)."""
-    return F.pixel_unshuffle(images, patch_size)
+@dataclass(frozen=True, kw_only=True)
+class PatchCodec:
+    """Basis (D, D) with orthonormal rows, mean (D,) and standard deviation of the components (D,)."""
 
+    patch_size: int
+    basis: Tensor
+    mean: Tensor
+    std: Tensor
 
-def input_to_images(sample: Tensor, patch_size: int) -> Tensor:
-    """(B, 3 p^2, H / p, W / p) -> (B, 3, H, W)."""
-    return F.pixel_shuffle(sample, patch_size)
+    @classmethod
+    def fit(cls, pixels: NDArray[np.uint8], patch_size: int) -> PatchCodec:
+        """Principal components of the patches of (N, H, W, 3) uint8 images, largest first."""
+        size = 3 * patch_size**2
+        total, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
+        for start in range(0, len(pixels), 512):
+            patches = F.pixel_unshuffle(pixels_to_images(torch.from_numpy(pixels[start : start + 512])), patch_size)
+            rows = patches.permute(0, 2, 3, 1).reshape(-1, size).double()
+            total, products, count = total + rows.sum(0), products + rows.T @ rows, count + len(rows)
+        mean = total / count
+        variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+        basis = vectors.T.flip(0)
+        basis = basis * torch.where(basis.sum(1, keepdim=True) < 0, -1.0, 1.0)  # the sign of a component is free
+        std = variances.flip(0).clamp(min=1e-6).sqrt()
+        return cls(patch_size=patch_size, basis=basis.float(), mean=mean.float(), std=std.float())
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
+        patches = F.pixel_unshuffle(images, self.patch_size) - self.mean.view(-1, 1, 1)
+        return torch.einsum("ed,bdhw->behw", self.basis, patches)
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, 3, H, W)."""
+        patches = torch.einsum("ed,behw->bdhw", self.basis, sample) + self.mean.view(-1, 1, 1)
+        return F.pixel_shuffle(patches, self.patch_size)
+
+    def to(self, device: torch.device | str) -> PatchCodec:
+        """The same on another device."""
+        parts = {name: getattr(self, name).to(device) for name in ("basis", "mean", "std")}
+        return PatchCodec(patch_size=self.patch_size, **parts)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name, for safetensors."""
+        return {"basis": self.basis, "mean": self.mean, "std": self.std}
 
 
 def pixels_to_images(pixels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rag_diffusion.models.codec import images_to_input, images_to_pixels, input_to_images
+from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator, initial_noise, sampling_scheduler
 from rag_diffusion.models.neighbor_attention import MASKED, NeighborKV
 from rag_diffusion.models.neighbor_batch import NeighborBatch
@@ -71,7 +71,7 @@ class RetrievalPipeline(DiffusionPipeline):
         text = self.generator.text_encoder(list(prompts)).to(device)
         null = self.generator.text_encoder([""] * len(prompts)).to(device)
         shown = [False] * len(prompts) if neighbors is None else neighbors.mask.any(dim=1).tolist()
-        features = None if neighbors is None or not any(shown) else self._neighbor_features(neighbors, device)
+        features = None if neighbors is None or not any(shown) else self._neighbor_features(neighbors)
         scheduler = sampling_scheduler(self._scheduler_name, self._num_steps)
         config = self.unet.config
         shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -84,19 +84,25 @@ class RetrievalPipeline(DiffusionPipeline):
             ]
             model_input = scheduler.scale_model_input(sample, timestep)
             output = self._predict(model_input, timestep, text, null, features, guidance, steps)
+            output = self._clip(model_input, timestep, output)
             sample = scheduler.step(
                 output, timestep, sample, **_step_arguments(scheduler, noise_generators)
             ).prev_sample
             if on_step is not None:
                 on_step(number)
-        return images_to_pixels(input_to_images(sample.float().cpu(), self.generator.spec.patch_size)).numpy()
+        return images_to_pixels(self.generator.codec.decode(sample.float())).cpu().numpy()
 
-    def _neighbor_features(self, neighbors: NeighborBatch, device: torch.device) -> dict[str, NeighborKV]:
-        """Keys and values of every neighbor: they depend neither on x_t nor on t, so once an image is enough."""
-        images = images_to_input(neighbors.images.to(device), self.generator.spec.patch_size)
-        captions = self.generator.text_encoder(list(neighbors.captions)).to(device)
-        maps = self.unet.encode_neighbors(images, captions.states, captions.mask)
-        return self.unet.project_neighbors(maps, neighbors.rows.to(device), neighbors.mask.to(device))  # type: ignore[no-any-return]
+    def _neighbor_features(self, neighbors: NeighborBatch) -> dict[str, NeighborKV]:
+        captions = self.generator.text_encoder(list(neighbors.captions)).to(self.generator.device)
+        return self.generator.neighbor_features(neighbors, captions)
+
+    def _clip(self, sample: Tensor, timestep: Tensor, velocity: Tensor) -> Tensor:
+        """Static thresholding (Imagen): keep the pixels of the x_0 estimate in [-1, 1], in v's coordinates."""
+        alpha = self.scheduler.alphas_cumprod[timestep.long()].to(sample.device)
+        a, b = alpha.sqrt(), (1 - alpha).sqrt()
+        codec = self.generator.codec
+        clean = codec.encode(codec.decode(a * sample - b * velocity).clamp(-1, 1))
+        return (a * sample - clean) / b
 
     def _predict(
         self,
@@ -110,26 +116,16 @@ class RetrievalPipeline(DiffusionPipeline):
     ) -> Tensor:
         """The guided prediction; rows may take different steps."""
         if all(step is Step.PLAIN for step in steps):
-            return self._forward(sample, timestep, text, features)
+            return self.generator.velocity(sample, timestep, text, features)
         no_text = torch.tensor([step in (Step.TEXT, Step.JOINT) for step in steps], device=sample.device)
         no_neighbors = torch.tensor([step in (Step.NEIGHBOR, Step.JOINT) for step in steps], device=sample.device)
         choose = no_text[:, None]
         states = torch.cat([text.states, torch.where(choose[..., None], null.states, text.states)])
         mask = torch.cat([text.mask, torch.where(choose, null.mask, text.mask)])
         both = None if features is None else {name: _twice(kv, no_neighbors) for name, kv in features.items()}
-        full, reduced = self._forward(torch.cat([sample, sample]), timestep, TextFeatures(states, mask), both).chunk(2)
+        full, reduced = self.generator.velocity(torch.cat([sample, sample]), timestep, TextFeatures(states, mask), both).chunk(2)
         scales = torch.tensor([guidance.scale(step) for step in steps], device=sample.device)
         return combine(full, reduced, scales)
-
-    def _forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        text: TextFeatures,
-        features: dict[str, NeighborKV] | None,
-    ) -> Tensor:
-        output: Any = self.unet(sample, timestep, text.states, encoder_attention_mask=text.mask, neighbors=features)
-        return output.sample  # type: ignore[no-any-return]
 
 
 def _possible(step: Step, has_neighbors: bool) -> Step:

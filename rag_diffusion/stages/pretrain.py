@@ -7,6 +7,7 @@ import torch
 from rag_diffusion import layout
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
+from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import build_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
@@ -19,7 +20,9 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
     torch.manual_seed(config.seed)
-    generator = build_generator(config.model, config.corpus.image_size, choose_device(config.device))
+    train = corpus.pixels(corpus.rows(table.training))
+    codec = PatchCodec.fit(train, config.model.patch_size)
+    generator = build_generator(config.model, codec, config.corpus.image_size, choose_device(config.device))
     facts = {"model": config.model.model_dump(), "image_size": config.corpus.image_size}
     result, card = run_training(ctx, "pretrain", generator, config.pretrain, corpus, table, fingerprint_of=facts)
     save_generator(ctx.root / layout.PRETRAINED, result.generator, card)

@@ -20,9 +20,7 @@ from torch import Tensor
 
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.errors import ModelError
-from rag_diffusion.models.codec import images_to_input
 from rag_diffusion.models.generator import NUM_TRAIN_TIMESTEPS, Generator, noise_schedule
-from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.text_encoder import TextEncoder, TextFeatures
 from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
@@ -182,21 +180,15 @@ def _step(run: _Run, batch: Batch, seed: int) -> float:
     generator, config = run.generator, run.config
     device, unet = generator.device, generator.unet
     draws = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
-    clean = images_to_input(batch.images.to(device), generator.spec.patch_size)
+    clean = generator.codec.encode(batch.images.to(device))
     timesteps = stratified_timesteps(len(clean), NUM_TRAIN_TIMESTEPS, draws).to(device)
     noise = torch.randn(clean.shape, generator=draws).to(device)
     noised = add_noise(noise_schedule(), clean, noise, timesteps)
     text = run.texts(batch.captions, device)
     captions = run.texts(batch.neighbors.captions, device) if batch.neighbors.captions else None
     with _autocast(config, device):
-        features = None if captions is None else _features(run, batch, captions)
-        output = unet(
-            noised.sample,
-            timesteps,
-            text.states,
-            encoder_attention_mask=text.mask,
-            neighbors=features,
-        ).sample
+        features = None if captions is None else generator.neighbor_features(batch.neighbors, captions)
+        output = generator.velocity(noised.sample, timesteps, text, features)
     loss = velocity_loss(output, noised.target).mean()
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -212,14 +204,6 @@ def _step(run: _Run, batch: Batch, seed: int) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     _average(run)
     return value
-
-
-def _features(run: _Run, batch: Batch, captions: TextFeatures) -> dict[str, NeighborKV]:
-    """Keys and values of the batch's neighbors, each distinct neighbor encoded once, with gradient."""
-    neighbors, device, unet = batch.neighbors, run.generator.device, run.generator.unet
-    images = images_to_input(neighbors.images.to(device), run.generator.spec.patch_size)
-    maps = unet.encode_neighbors(images, captions.states, captions.mask)
-    return unet.project_neighbors(maps, neighbors.rows.to(device), neighbors.mask.to(device))
 
 
 def _rate(step: int, config: TrainConfig) -> float:

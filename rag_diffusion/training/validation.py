@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.models.codec import images_to_input, pixels_to_images
+from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
@@ -69,29 +69,18 @@ def make_probe(
 @torch.inference_mode()
 def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
     """Validation v-loss: `loss_<kind>_t<timestep>`, and `gain_t<timestep>` = none - retrieved."""
-    unet, device, schedule = generator.unet, generator.device, noise_schedule()
-    clean = images_to_input(probe.images.to(device), generator.spec.patch_size)
+    device, schedule = generator.device, noise_schedule()
+    clean = generator.codec.encode(probe.images.to(device))
     text = probe.captions.to(device)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
     losses: dict[str, float] = {}
     for kind in KINDS:
         features = None
         if kind in probe.neighbor_captions:
-            batch, captions = probe.neighbors[kind], probe.neighbor_captions[kind].to(device)
-            maps = unet.encode_neighbors(
-                images_to_input(batch.images.to(device), generator.spec.patch_size),
-                captions.states,
-                captions.mask,
-            )
-            features = unet.project_neighbors(maps, batch.rows.to(device), batch.mask.to(device))
+            captions = probe.neighbor_captions[kind].to(device)
+            features = generator.neighbor_features(probe.neighbors[kind], captions)
         for timestep in TIMESTEPS:
             noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
-            output = unet(
-                noised.sample,
-                noised.timesteps,
-                text.states,
-                encoder_attention_mask=text.mask,
-                neighbors=features,
-            ).sample
+            output = generator.velocity(noised.sample, noised.timesteps, text, features)
             losses[f"loss_{kind}_t{timestep}"] = float(velocity_loss(output, noised.target).mean())
     return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}

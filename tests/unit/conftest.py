@@ -7,6 +7,7 @@ import torch
 
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator, GeneratorSpec
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
@@ -23,7 +24,7 @@ def text_encoder() -> TextEncoder:
 
 
 @pytest.fixture
-def tiny_generator(text_encoder: TextEncoder) -> Generator:
+def tiny_generator(text_encoder: TextEncoder, tiny_corpus: Corpus) -> Generator:
     """8x8 pixel patches of 64 px images; random weights, the neighbor attention included."""
     torch.manual_seed(0)
     unet = RetrievalUNet(
@@ -36,7 +37,8 @@ def tiny_generator(text_encoder: TextEncoder) -> Generator:
     for attention in unet.neighbor_attention.values():
         torch.nn.init.normal_(attention.to_out.weight, std=0.2)
     spec = GeneratorSpec(image_size=64, patch_size=8, text_encoder="embedded", max_text_tokens=12)
-    return Generator(unet=unet.eval(), text_encoder=text_encoder, spec=spec)
+    codec = PatchCodec.fit(tiny_corpus.pixels(), 8)
+    return Generator(unet=unet.eval(), codec=codec, text_encoder=text_encoder, spec=spec)
 
 
 @pytest.fixture(scope="session")

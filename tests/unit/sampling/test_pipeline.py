@@ -62,7 +62,7 @@ def test_features_made_once_equal_features_made_in_every_step(
             timestep,
             text,
             null,
-            pipeline._neighbor_features(neighbors, sample.device),
+            pipeline._neighbor_features(neighbors),
             guidance,
             steps,
         )

@@ -1,0 +1,52 @@
+"""Palettes of styles and repainting in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rag_diffusion.metrics.ruler.palette import repaint, snap, style_palette, to_lab
+
+RED, BLUE, GREEN, WHITE = (200, 30, 30), (20, 40, 180), (30, 160, 60), (255, 255, 255)
+
+
+def halves(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarray:
+    image = np.empty((8, 8, 3), dtype=np.uint8)
+    image[:, :4], image[:, 4:] = left, right
+    return image
+
+
+@pytest.mark.parametrize(("color", "lab"), [
+    ((255, 255, 255), (100.0, 0.0, 0.0)), ((0, 0, 0), (0.0, 0.0, 0.0)), ((255, 0, 0), (53.24, 80.09, 67.20)),
+    ((0, 0, 255), (32.30, 79.19, -107.86)),
+])  # fmt: skip
+def test_lab_of_known_colours(color: tuple[int, int, int], lab: tuple[float, float, float]) -> None:
+    assert to_lab(np.array(color)) == pytest.approx(np.array(lab), abs=0.05)
+
+
+def test_palette_holds_the_exact_flat_colours_and_white() -> None:
+    images = np.stack([halves(RED, BLUE), halves(BLUE, GREEN)])
+    assert {tuple(color) for color in style_palette(images, 3, seed=0).tolist()} == {RED, BLUE, GREEN, WHITE}
+
+
+def test_palette_ignores_the_mixtures_on_edges() -> None:
+    image = halves(RED, WHITE)
+    image[:, 4] = (228, 142, 142)
+    assert (228, 142, 142) not in {tuple(color) for color in style_palette(image[None], 4, seed=0).tolist()}
+
+
+def test_snap_takes_the_nearest_colour_to_the_eye() -> None:
+    out = snap(halves((190, 60, 50), (240, 245, 250)), np.array([RED, BLUE, WHITE], dtype=np.uint8))
+    assert np.array_equal(out, halves(RED, WHITE))
+
+
+def test_snap_changes_nothing_in_an_image_of_the_palette() -> None:
+    image = halves(RED, GREEN)
+    assert np.array_equal(snap(image, np.array([GREEN, RED, BLUE], dtype=np.uint8)), image)
+
+
+def test_repainting_uses_the_palette_of_another_style() -> None:
+    pixels = np.stack([halves(RED, WHITE)] * 3 + [halves(BLUE, WHITE)] * 3)
+    out = repaint(pixels, np.array([0, 0, 0, 1, 1, 1]), seed=0, num_colors=4)
+    assert np.array_equal(out[0], halves(BLUE, WHITE))
+    assert np.array_equal(out[5], halves(RED, WHITE))
