@@ -1,6 +1,6 @@
 """Draw docs/picture.png: generated images alone, so that no drawing of others is committed.
 
-    python docs/make_picture.py [number of prompts]
+python docs/make_picture.py [number of prompts]
 """
 
 from __future__ import annotations

@@ -46,7 +46,12 @@ class Archive:
 
 
 def write_archive(
-    folder: Path, *, prompts: Sequence[Prompt], archive: Archive, verdicts: Mapping[str, Verdicts], stamp: Mapping[str, Any]
+    folder: Path,
+    *,
+    prompts: Sequence[Prompt],
+    archive: Archive,
+    verdicts: Mapping[str, Verdicts],
+    stamp: Mapping[str, Any],
 ) -> None:
     """Write into an existing folder; the same content gives the same bytes."""
     rows = []
@@ -100,4 +105,6 @@ def read_archive(folder: Path, *, prompts: Sequence[Prompt], expected: Mapping[s
 
 
 def _short(value: object) -> str:
-    return f"{value[:12]}…" if isinstance(value, str) else f"{len(value)} ids" if isinstance(value, list) else repr(value)
+    return (
+        f"{value[:12]}…" if isinstance(value, str) else f"{len(value)} ids" if isinstance(value, list) else repr(value)
+    )

@@ -67,7 +67,9 @@ class InceptionExtractor:
             )
         try:
             if weights:
-                torch.load(weights, map_location="cpu", weights_only=True)  # tensors only: torch-fidelity would unpickle anything
+                torch.load(
+                    weights, map_location="cpu", weights_only=True
+                )  # tensors only: torch-fidelity would unpickle anything
             self._net = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights or None, antialias=True)
         except ModuleNotFoundError as error:
             raise ModelError(

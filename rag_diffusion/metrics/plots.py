@@ -38,7 +38,9 @@ def accuracy_plot(table: Mapping[str, Mapping[str, Any]], *, num_prompts: int) -
         means = [value["mean"] for value in values]
         below = [max(0.0, value["mean"] - value["low"]) for value in values]
         above = [max(0.0, value["high"] - value["mean"]) for value in values]
-        axes.bar(places, means, width * 0.92, color=color, label=metric, yerr=[below, above], ecolor="#444444", capsize=2)
+        axes.bar(
+            places, means, width * 0.92, color=color, label=metric, yerr=[below, above], ecolor="#444444", capsize=2
+        )
         if metric == "joint":
             for place, value in zip(places, values, strict=True):
                 axes.text(place, value["high"] + 0.015, f"{value['mean']:.2f}", ha="center", va="bottom", fontsize=8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ COMPARED = (
 )  # fmt: skip
 CSV_COLUMNS = ("variant", "metric", "mean", "low", "high")
 
+T = TypeVar("T")
 Table = dict[str, dict[str, Any]]
 
 
@@ -42,7 +43,9 @@ def unjudged_table(names: Sequence[str], reason: str) -> Table:
     return {name: dict.fromkeys(METRICS) | {"reason": reason} for name in names}
 
 
-def distance_table(features: Mapping[str, NDArray[np.float32]], frechet_name: str, bootstrap: ClusterBootstrap) -> Table:
+def distance_table(
+    features: Mapping[str, NDArray[np.float32]], frechet_name: str, bootstrap: ClusterBootstrap
+) -> Table:
     """KID with its interval and the Frechet distance of every variant to the real images of the same prompts.
 
     The real images are the reference, so they have no distance.
@@ -53,11 +56,16 @@ def distance_table(features: Mapping[str, NDArray[np.float32]], frechet_name: st
             table[name] = {"kid": None, frechet_name: None}
             continue
         real = features[REFERENCE]
-        table[name] = {"kid": kid_interval(ours, real, bootstrap).as_dict(), frechet_name: round(frechet(ours, real), 6)}
+        table[name] = {
+            "kid": kid_interval(ours, real, bootstrap).as_dict(),
+            frechet_name: round(frechet(ours, real), 6),
+        }
     return table
 
 
-def differences(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> dict[str, dict[str, dict[str, float]]]:
+def differences(
+    verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap
+) -> dict[str, dict[str, dict[str, float]]]:
     """Paired differences between variants that are both there."""
     return {
         f"{one}-{other}": {
@@ -88,7 +96,7 @@ def merge(*tables: Table) -> Table:
     return {name: {key: value for table in tables for key, value in table[name].items()} for name in tables[0]}
 
 
-def in_order[T](variants: Mapping[str, T]) -> dict[str, T]:
+def in_order(variants: Mapping[str, T]) -> dict[str, T]:
     """The variants in the order of the report."""
     known = [name for name in ORDER if name in variants]
     return {name: variants[name] for name in [*known, *sorted(set(variants) - set(known))]}

@@ -17,7 +17,15 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.extractors import EmbeddedExtractor, Extractor, make_extractor
 from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
-from rag_diffusion.metrics.report import Table, accuracy_table, by_kind, differences, distance_table, merge, unjudged_table
+from rag_diffusion.metrics.report import (
+    Table,
+    accuracy_table,
+    by_kind,
+    differences,
+    distance_table,
+    merge,
+    unjudged_table,
+)
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler, load_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk

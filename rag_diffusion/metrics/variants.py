@@ -86,7 +86,9 @@ def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def neighbor_rows(corpus: Corpus, prompts: Sequence[Prompt], neighbors: dict[str, PromptNeighbors]) -> NDArray[np.int64]:
+def neighbor_rows(
+    corpus: Corpus, prompts: Sequence[Prompt], neighbors: dict[str, PromptNeighbors]
+) -> NDArray[np.int64]:
     """Rows (N, K) of the retrieved neighbors, best first; K is what the shortest list has.
 
     Raises:

@@ -93,9 +93,7 @@ class Generator:
         (folder / _SPEC).write_text(json.dumps(asdict(self.spec), indent=1, sort_keys=True) + "\n")
 
 
-def build_generator(
-    config: ModelConfig, codec: PatchCodec, image_size: int, device: torch.device | str
-) -> Generator:
+def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, device: torch.device | str) -> Generator:
     """A new generator with random weights.
 
     Args:

@@ -123,7 +123,9 @@ class RetrievalPipeline(DiffusionPipeline):
         states = torch.cat([text.states, torch.where(choose[..., None], null.states, text.states)])
         mask = torch.cat([text.mask, torch.where(choose, null.mask, text.mask)])
         both = None if features is None else {name: _twice(kv, no_neighbors) for name, kv in features.items()}
-        full, reduced = self.generator.velocity(torch.cat([sample, sample]), timestep, TextFeatures(states, mask), both).chunk(2)
+        full, reduced = self.generator.velocity(
+            torch.cat([sample, sample]), timestep, TextFeatures(states, mask), both
+        ).chunk(2)
         scales = torch.tensor([guidance.scale(step) for step in steps], device=sample.device)
         return combine(full, reduced, scales)
 

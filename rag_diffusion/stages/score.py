@@ -64,7 +64,9 @@ def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:
         ModelError: one of them does not.
     """
     if real is None:
-        raise LineageError(f"{layout.BASELINES}: expected accuracies on real test images, got none; run the stage `baselines`")
+        raise LineageError(
+            f"{layout.BASELINES}: expected accuracies on real test images, got none; run the stage `baselines`"
+        )
     if min(real["entity"], real["style"]) < least:
         raise ModelError(
             f"ruler: expected at least {least:.2f} of {real['num_images']} real test images to be recognised, got entity "
@@ -99,7 +101,9 @@ def _track(tracker: Tracker, root: Path, report: dict[str, Any]) -> None:
     tracker.log_dataset("corpus", report["corpus_hash"], layout.CORPUS)
     tracker.set_tags({"ruler_sha256": report["ruler_sha256"], "verdict": report["verdict"]})
     tracker.log_metrics(flat_metrics(report["variants"]))
-    tracker.log_metrics({f"difference.{name}": values["joint"]["mean"] for name, values in report.get("differences", {}).items()})
+    tracker.log_metrics(
+        {f"difference.{name}": values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
+    )
     tracker.log_table(flat_rows(report["variants"]), "scores")
     tracker.log_image(as_image((root / PLOT).read_bytes()), "accuracy")
     for name in (REPORT, CSV):

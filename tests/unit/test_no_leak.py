@@ -26,7 +26,9 @@ def test_no_held_out_entity_or_family_was_trained_on(card: str, held_out: list[P
 
 
 def test_there_are_enough_held_out_entities(held_out: list[Prompt]) -> None:
-    entities = {split: {prompt.entity for prompt in held_out if prompt.split == split} for split in ("validation", "test")}
+    entities = {
+        split: {prompt.entity for prompt in held_out if prompt.split == split} for split in ("validation", "test")
+    }
     assert len(entities["test"]) >= 120
     assert len(entities["validation"]) >= 80
     families = {split: {prompt.family for prompt in held_out if prompt.split == split} for split in entities}

@@ -79,7 +79,11 @@ def train_style_head(
     targets = torch.from_numpy(labels)
     rng = np.random.default_rng(seed)
     steps = epochs * math.ceil(len(labels) / BATCH)
-    with _one_thread(), torch.random.fork_rng(devices=[]), Progress(total=steps, desc="style scorer", unit="step") as bar:
+    with (
+        _one_thread(),
+        torch.random.fork_rng(devices=[]),
+        Progress(total=steps, desc="style scorer", unit="step") as bar,
+    ):
         torch.manual_seed(seed)
         head = _standardised(StyleHead(num_styles), views[0]).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)

@@ -86,15 +86,9 @@ def test_annotations_are_keyed_by_normalized_code_points() -> None:
 
 def test_svgs_render_on_white_and_empty_ones_are_refused() -> None:
     image = render_svg(SVG, 16, "x")
-    assert (
-        image.size == (16, 16)
-    )
-    assert (
-        image.getpixel((2, 8)) == (255, 0, 0)
-    )
-    assert (
-        image.getpixel((13, 8)) == (255, 255, 255)
-    )
+    assert image.size == (16, 16)
+    assert image.getpixel((2, 8)) == (255, 0, 0)
+    assert image.getpixel((13, 8)) == (255, 255, 255)
     with pytest.raises(DataError, match="got an empty picture"):
         render_svg(SVG.replace(b"red", b"white"), 16, "x")
     with pytest.raises(DataError, match="expected an SVG that renders"):

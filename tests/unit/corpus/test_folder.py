@@ -122,15 +122,9 @@ def test_a_folder_becomes_a_corpus_with_a_split_and_counted_rejections(
     config = default_config.corpus.model_copy(update={"source": "folder", "image_size": 32})
     manifest = build_corpus(tmp_path / "corpus", pairs, config, facts)
     corpus = Corpus.open(tmp_path / "corpus")
-    assert (
-        len(corpus) == 40
-    )
-    assert (
-        manifest["num_rejected"] == 2
-    )
-    assert (
-        manifest["rejected_by_reason"] == {"image without a caption": 2}
-    )
+    assert len(corpus) == 40
+    assert manifest["num_rejected"] == 2
+    assert manifest["rejected_by_reason"] == {"image without a caption": 2}
     assert set(manifest["counts"]["split"]) == {"train", "validation", "test"}
     assert corpus.table.groupby("family")["split"].nunique().max() == 1
 

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from rag_diffusion.metrics.ruler.augment import MAX_SHIFT, blur, color_matrix, degrade, move, recolor, to_floats, to_pixels
+from rag_diffusion.metrics.ruler.augment import (
+    MAX_SHIFT,
+    blur,
+    color_matrix,
+    degrade,
+    move,
+    recolor,
+    to_floats,
+    to_pixels,
+)
 
 
 def test_blur_spreads_a_point_by_a_gaussian_of_the_given_sigma() -> None:
@@ -38,7 +47,9 @@ def test_no_turn_and_full_saturation_change_nothing_and_no_saturation_gives_gray
 
 
 def test_recolouring_keeps_white_white() -> None:
-    assert torch.allclose(recolor(torch.ones(8, 3, 4, 4), torch.Generator().manual_seed(0)), torch.ones(8, 3, 4, 4), atol=1e-5)
+    assert torch.allclose(
+        recolor(torch.ones(8, 3, 4, 4), torch.Generator().manual_seed(0)), torch.ones(8, 3, 4, 4), atol=1e-5
+    )
 
 
 def test_moving_shifts_by_whole_pixels_and_fills_with_white() -> None:

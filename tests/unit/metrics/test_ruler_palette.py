@@ -8,6 +8,7 @@ import pytest
 from rag_diffusion.metrics.ruler.palette import repaint, snap, style_palette, to_lab
 
 RED, BLUE, GREEN, WHITE = (200, 30, 30), (20, 40, 180), (30, 160, 60), (255, 255, 255)
+DARK_RED = (120, 10, 10)
 
 
 def halves(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarray:
@@ -46,7 +47,7 @@ def test_snap_changes_nothing_in_an_image_of_the_palette() -> None:
 
 
 def test_repainting_uses_the_palette_of_another_style() -> None:
-    pixels = np.stack([halves(RED, WHITE)] * 3 + [halves(BLUE, WHITE)] * 3)
+    pixels = np.stack([halves(RED, WHITE)] * 3 + [halves(DARK_RED, WHITE)] * 3)
     out = repaint(pixels, np.array([0, 0, 0, 1, 1, 1]), seed=0, num_colors=4)
-    assert np.array_equal(out[0], halves(BLUE, WHITE))
+    assert np.array_equal(out[0], halves(DARK_RED, WHITE))
     assert np.array_equal(out[5], halves(RED, WHITE))
