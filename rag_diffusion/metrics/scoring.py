@@ -69,7 +69,8 @@ class Bench:
         everything = load_prompts(root, "validation" if which == "validation" else "all", corpus)
         table = NeighborTable.open(root / layout.NEIGHBORS, corpus)
         check_exclusions(table, corpus, everything)
-        ruler, trunk = load_ruler(root / layout.RULER), Trunk()
+        ruler = load_ruler(root / layout.RULER)
+        trunk = Trunk(ruler.image_size)
         bootstrap = ClusterBootstrap([p.entity for p in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
         return cls(
             config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler, trunk=trunk,

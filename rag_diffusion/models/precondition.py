@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Precondition:
-    """Factors for a batch, each (B, D, 1, 1): of the input, of the input added to the output, of the network's output."""
+    """Factors for a batch, each (B, D, 1, 1): of the network's input, of x_t in v_hat, of the network's output."""
 
     scale_in: Tensor
     skip: Tensor

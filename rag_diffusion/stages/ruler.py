@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir
-from rag_diffusion.layout import CORPUS
+from rag_diffusion.layout import CORPUS, SCRATCH
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card, validate
 from rag_diffusion.metrics.ruler.store import save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
@@ -22,12 +22,13 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / CORPUS)
     trunk = Trunk()
     seed = ctx.config.seed
-    scorers = fit_scorers(corpus, trunk, seed=seed)
-    accuracies = validate(scorers, corpus, trunk, seed=seed)
+    scratch = ctx.root / SCRATCH / "ruler"
+    scorers = fit_scorers(corpus, trunk, seed=seed, scratch=scratch)
+    accuracies = validate(scorers, corpus, trunk, seed=seed, scratch=scratch)
     with atomic_dir(ctx.root / TRAINED) as folder:
         save_ruler(
-            folder, net=scorers.net, entity=scorers.entity, style_check=scorers.style_check,
-            card=make_card(scorers, corpus, accuracies, seed=seed),
+            folder, style=scorers.style, entity=scorers.entity, style_check=scorers.style_check,
+            card=make_card(scorers, corpus, trunk, accuracies, seed=seed),
         )  # fmt: skip
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     for name, parts in accuracies.items():

@@ -29,7 +29,7 @@ from rag_diffusion.metrics.ruler.style import (
     style_logits,
     train_style_head,
 )
-from rag_diffusion.metrics.ruler.trunk import IMAGE_SIZE, Embedding, Trunk
+from rag_diffusion.metrics.ruler.trunk import Embedding, Trunk
 
 ENTITY_SHRINKAGE = 0.2
 ENTITY_DIMS = 384
@@ -153,12 +153,18 @@ def entity_accuracy(
 
 
 def make_card(
-    scorers: Scorers, corpus: Corpus, accuracies: dict[str, dict[str, float]], *, seed: int
+    scorers: Scorers,
+    corpus: Corpus,
+    trunk: Trunk,
+    accuracies: dict[str, dict[str, float]],
+    *,
+    seed: int,
+    epochs: int = EPOCHS,
 ) -> dict[str, Any]:
     """What the ruler is, has seen and can do."""
     train = corpus.table.loc[corpus.table["split"] == "train", "entity"]
-    config = {"trunk": "efficientnet-lite2", "trunk_image_size": IMAGE_SIZE, "entity_shrinkage": ENTITY_SHRINKAGE,
-              "entity_dims": ENTITY_DIMS, "check_shrinkage": CHECK_SHRINKAGE, "epochs": EPOCHS, "batch_size": BATCH,
+    config = {"trunk": "efficientnet-lite2", "trunk_image_size": trunk.image_size, "entity_shrinkage": ENTITY_SHRINKAGE,
+              "entity_dims": ENTITY_DIMS, "check_shrinkage": CHECK_SHRINKAGE, "epochs": epochs, "batch_size": BATCH,
               "seed": seed}  # fmt: skip
     rounded = {name: {part: round(value, 4) for part, value in parts.items()} for name, parts in accuracies.items()}
     return {"corpus_hash": corpus.hash, "styles": list(scorers.styles), "recipe": RECIPE, "config": config,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_triangular
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -67,8 +68,8 @@ def fit_whitening(features: ArrayLike, groups: Ints, *, shrinkage: float, dims: 
     """
     values = np.asarray(features, dtype=np.float64)
     center = values.mean(axis=0)
-    variance, axes = np.linalg.eigh(shrink(within_covariance(values, groups), shrinkage))
-    white = axes / np.sqrt(variance)
+    root = np.linalg.cholesky(shrink(within_covariance(values, groups), shrinkage))
+    white = solve_triangular(root, np.eye(len(root)), lower=True).T  # which root is taken plays no part: directions turn with it
     means, counts = group_means(values - center, groups)
     _, _, directions = np.linalg.svd(np.sqrt(counts)[:, None] * (means @ white), full_matrices=False)
     matrix = white @ directions[:dims].T
@@ -85,7 +86,8 @@ def fit_lda(features: ArrayLike, classes: Ints, *, shrinkage: float) -> Affine:
     """
     values = np.asarray(features, dtype=np.float64)
     center = values.mean(axis=0)
-    scale = values.std(axis=0) + 1e-6
+    spread = values.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, 1.0)  # a feature that never changes says nothing
     scaled = (values - center) / scale
     means, _ = group_means(scaled, classes)
     weights = np.linalg.solve(shrink(within_covariance(scaled, classes), shrinkage), means.T)

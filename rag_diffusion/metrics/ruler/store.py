@@ -24,6 +24,7 @@ from rag_diffusion.metrics.ruler.trunk import DEEP, Embedding, Trunk
 WEIGHTS = "ruler.safetensors"
 CARD = "ruler.json"
 _HEAD = "style."
+_MATRIX_DTYPE = {"entity": torch.float16, "style_check": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,11 @@ class Ruler:
     sha256: str
 
     @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that its trunk must see."""
+        return int(self.card["config"]["trunk_image_size"])
+
+    @property
     def train_entities(self) -> frozenset[str]:
         """Entities that any part of it was trained on."""
         return frozenset(self.card["train_entities"])
@@ -106,11 +112,11 @@ def entity_features(embedding: Embedding) -> NDArray[np.float32]:
 
 
 def save_ruler(folder: Path, *, style: StyleHead, entity: Affine, style_check: Affine, card: dict[str, Any]) -> None:
-    """Write weights and card into an existing folder; whitening and discriminant in float16 where nothing is lost."""
+    """Write weights and card into an existing folder; the large whitening matrix in float16."""
     tensors = {_HEAD + name: value.contiguous() for name, value in style.state_dict().items()}
     for name, part in (("entity", entity), ("style_check", style_check)):
         tensors[f"{name}.center"] = torch.from_numpy(part.center).float()
-        tensors[f"{name}.matrix"] = torch.from_numpy(np.ascontiguousarray(part.matrix)).half()
+        tensors[f"{name}.matrix"] = torch.from_numpy(np.ascontiguousarray(part.matrix)).to(_MATRIX_DTYPE[name])
         tensors[f"{name}.bias"] = torch.from_numpy(part.bias).float()
     save_file(tensors, folder / WEIGHTS)
     card = {"sha256": file_hash(folder / WEIGHTS)} | card

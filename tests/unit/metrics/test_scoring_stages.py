@@ -1,0 +1,202 @@
+"""The stages `baselines` and `score` on the small corpus, with real images as what a perfect generator would draw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rag_diffusion import layout
+from rag_diffusion.config import Config
+from rag_diffusion.corpus.images import encode_png
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import DataError, LineageError, ModelError
+from rag_diffusion.files import tree_hash
+from rag_diffusion.metrics.variants import real_rows
+from rag_diffusion.stages import baselines, score
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.tracking import NullTracker
+from rag_diffusion.types import Prompt
+
+from .conftest import noise
+
+
+def context(root: Path, config: Config) -> StageContext:
+    return StageContext(config=config, root=root, tracker=NullTracker())
+
+
+def write_samples(root: Path, corpus: Corpus, prompts: list[Prompt], **images: np.ndarray) -> None:
+    """What the stage `sample` leaves."""
+    import pyarrow as pa
+
+    rows = [{"prompt_id": prompt.prompt_id, "variant": name, "image": encode_png(drawn[number]), "neighbors": [], "seed": 0}
+            for name, drawn in images.items() for number, prompt in enumerate(prompts)]  # fmt: skip
+    folder = root / layout.SAMPLES
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "samples.parquet")
+    (folder / "provenance.json").write_text(json.dumps({"corpus_hash": corpus.hash}))
+
+
+@pytest.fixture(scope="session")
+def baselined(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The project after `baselines`."""
+    import shutil
+
+    from rag_diffusion.config import load_config
+
+    root = Path(shutil.copytree(tiny_project, tmp_path_factory.mktemp("baselined") / "project"))
+    config = load_config(request.config.rootpath / "params.yaml")
+    update = {"bootstrap_draws": 300, "min_real_accuracy": 0.0}
+    baselines.run(context(root, config.model_copy(update={"score": config.score.model_copy(update=update)})))
+    return root
+
+
+@pytest.fixture()
+def ready(baselined: Path, tiny_corpus: Corpus, tiny_prompts: list[Prompt], tmp_path: Path) -> Path:
+    """The project with samples: retrieved = real images, none = noise."""
+    import shutil
+
+    root = Path(shutil.copytree(baselined, tmp_path / "ready"))
+    real = tiny_corpus.pixels(real_rows(tiny_corpus, tiny_prompts))
+    write_samples(root, tiny_corpus, tiny_prompts, none=noise(real.shape), retrieved=real)
+    return root
+
+
+def report(root: Path, name: str) -> dict:
+    content: dict = json.loads((root / layout.REPORTS / f"{name}.json").read_text())
+    return content
+
+
+def test_baselines_table_has_every_variant_that_needs_no_generator(baselined: Path, tiny_prompts: list[Prompt]) -> None:
+    found = report(baselined, "baselines")
+    assert list(found["variants"]) == ["copied", "copied_best", "copied_snap", "real"]
+    assert found["num_prompts"] == len(tiny_prompts)
+    assert set(found["variants"]["copied"]) == {"joint", "entity", "style", "style_check", "kid", "frechet"}
+    assert found["extractor"] == "efficientnet_lite2"
+    assert found["by_kind"].keys() == {"caption", "sentence"}
+
+
+def test_real_images_beat_copies_which_keep_the_entity_and_miss_the_style(baselined: Path) -> None:
+    table = report(baselined, "baselines")["variants"]
+    assert table["real"]["joint"]["mean"] > table["copied"]["joint"]["mean"] + 0.2
+    assert table["copied"]["style"]["mean"] < 0.3
+    assert table["copied_best"]["joint"]["mean"] >= table["copied"]["joint"]["mean"]
+
+
+def test_checks_say_whether_the_table_means_anything(baselined: Path) -> None:
+    found = report(baselined, "baselines")
+    copied = found["variants"]["copied"]["joint"]["mean"]
+    assert found["checks"]["copied_joint_below_0.10"] is (copied < 0.1)
+    assert found["checks"]["shuffled_labels_give_chance"] is True
+    assert found["shuffled_joint"] < 0.05
+    assert found["real_test"]["num_images"] == 36  # three prompts of each of the twelve entities, not the third that is drawn
+
+
+def test_baselines_are_the_same_bytes_on_a_second_run(baselined: Path, project: Path, scoring_config: Config) -> None:
+    baselines.run(context(project, scoring_config))
+    assert tree_hash(project / layout.BASELINES) == tree_hash(baselined / layout.BASELINES)
+    assert report(project, "baselines") == report(baselined, "baselines")
+
+
+def test_verdicts_and_images_are_kept_for_each_prompt(baselined: Path, tiny_corpus: Corpus, tiny_prompts: list[Prompt]) -> None:
+    table = pq.read_table(baselined / layout.BASELINES / "images.parquet").to_pandas()
+    assert len(table) == 4 * len(tiny_prompts)
+    real = table[table["variant"] == "real"]
+    assert real["joint"].mean() == pytest.approx(report(baselined, "baselines")["variants"]["real"]["joint"]["mean"], abs=1e-6)
+    assert real["pair_id"].tolist() == tiny_corpus.table["pair_id"].iloc[real_rows(tiny_corpus, tiny_prompts)].tolist()
+
+
+def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(ready: Path, scoring_config: Config) -> None:
+    score.run(context(ready, scoring_config))
+    found = report(ready, "metrics")
+    table = found["variants"]
+    assert list(table) == ["none", "retrieved", "copied", "copied_best", "copied_snap", "real"]
+    for metric in ("joint", "entity", "style", "style_check"):
+        assert table["retrieved"][metric] == table["real"][metric]
+    assert table["none"]["joint"]["mean"] < 0.2
+    assert found["differences"]["retrieved-none"]["joint"]["low"] > 0
+    assert found["verdict"].startswith("retrieved beats no neighbors on joint accuracy by +")
+    assert table["none"]["kid"]["low"] > max(0, table["retrieved"]["kid"]["mean"])
+    assert table["retrieved"]["frechet"] == pytest.approx(0, abs=1e-3)
+    assert (ready / layout.REPORTS / "plots/accuracy.csv").read_text().startswith("variant,metric,mean,low,high\nnone,joint,")
+    assert (ready / layout.REPORTS / "plots/accuracy.png").stat().st_size > 10_000
+
+
+def test_score_refuses_a_ruler_that_does_not_know_real_images(ready: Path, scoring_config: Config) -> None:
+    strict = scoring_config.model_copy(update={"score": scoring_config.score.model_copy(update={"min_real_accuracy": 1.0})})
+    with pytest.raises(ModelError, match=r"expected at least 1.00 of 36 real test images to be recognised, got entity \d"):
+        score.run(context(ready, strict))
+    assert not (ready / layout.REPORTS / "metrics.json").exists()
+
+
+def test_score_refuses_samples_of_another_corpus(ready: Path, scoring_config: Config) -> None:
+    (ready / layout.SAMPLES / "provenance.json").write_text(json.dumps({"corpus_hash": "f" * 64}))
+    with pytest.raises(LineageError, match="expected samples drawn with corpus .* got ffffffffffff"):
+        score.run(context(ready, scoring_config))
+
+
+def test_score_refuses_samples_of_other_prompts(ready: Path, scoring_config: Config) -> None:
+    everything = scoring_config.model_copy(update={"sample": scoring_config.sample.model_copy(update={"prompts": "all"})})
+    baselines.run(context(ready, everything))
+    with pytest.raises(LineageError, match="drawn for other prompts"):
+        score.run(context(ready, everything))
+
+
+def test_score_refuses_baselines_of_other_prompts(ready: Path, scoring_config: Config) -> None:
+    everything = scoring_config.model_copy(update={"sample": scoring_config.sample.model_copy(update={"prompts": "all"})})
+    with pytest.raises(LineageError, match="expected prompts 36 ids, got 12 ids; run the stage `baselines` again"):
+        score.run(context(ready, everything))
+
+
+def test_score_without_samples_says_which_stage_makes_them(baselined: Path, scoring_config: Config) -> None:
+    with pytest.raises(LineageError, match="run the stage `sample`"):
+        score.run(context(baselined, scoring_config))
+
+
+def test_score_without_baselines_says_which_stage_makes_them(project: Path, scoring_config: Config) -> None:
+    with pytest.raises(DataError, match="run the stage `baselines`"):
+        score.run(context(project, scoring_config))
+
+
+def test_damaged_samples_are_told(ready: Path, scoring_config: Config) -> None:
+    path = ready / layout.SAMPLES / "samples.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="expected samples, got"):
+        score.run(context(ready, scoring_config))
+
+
+def test_a_planted_target_among_the_neighbors_stops_baselines(project: Path, scoring_config: Config) -> None:
+    path = project / layout.NEIGHBORS / "prompts.json"
+    entries = json.loads(path.read_text())
+    entry = entries["test-0000"]
+    entry["retrieved"][0] = entry["exclude"][0]
+    path.write_text(json.dumps(entries))
+    with pytest.raises(LineageError, match="a leak"):
+        baselines.run(context(project, scoring_config))
+
+
+def test_a_ruler_that_has_seen_test_entities_stops_baselines(project: Path, scoring_config: Config, tiny_prompts: list[Prompt]) -> None:
+    path = project / layout.RULER / "ruler.json"
+    card = json.loads(path.read_text())
+    card["train_entities"] = sorted([*card["train_entities"], tiny_prompts[0].entity])
+    path.write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="expected scored entities it has never seen"):
+        baselines.run(context(project, scoring_config))
+
+
+def test_a_corpus_without_known_styles_gets_distances_and_a_reason(ready: Path, scoring_config: Config) -> None:
+    path = ready / layout.RULER / "ruler.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"styles": [f"other-{number}" for number in range(len(card["styles"]))]}))
+    for stage in (baselines, score):
+        stage.run(context(ready, scoring_config))
+    for name, variants in (("baselines", ["copied", "real"]), ("metrics", ["none", "retrieved", "copied", "real"])):
+        found = report(ready, name)
+        assert list(found["variants"]) == variants
+        assert found["variants"]["copied"]["joint"] is None
+        assert "not trained on the styles" in found["reason"]
+        assert found["variants"]["copied"]["kid"]["mean"] > 0
+    assert report(ready, "metrics")["verdict"].startswith("not judged: the ruler was not trained on the styles")
