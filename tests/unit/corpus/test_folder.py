@@ -85,16 +85,26 @@ def test_bad_pairs_with_metadata_are_counted_with_their_reason(folder: Path, tmp
     (folder / "none.png").write_bytes(b"")
     (folder / "lonely.png").write_bytes((folder / "a.png").read_bytes())
     metadata(
-        folder, {"file_name": "a.png", "text": "fine"}, {"file_name": "sub/b.png", "text": "  "}, {"file_name": "gone.png", "text": "x"},
-        {"file_name": "cut.png", "text": "x"}, {"file_name": "none.png", "text": "x"}, "no json", {"file_name": "a.png", "text": "again"},
-    )  # fmt: skip
+        folder,
+        {"file_name": "a.png", "text": "fine"},
+        {"file_name": "sub/b.png", "text": "  "},
+        {"file_name": "gone.png", "text": "x"},
+        {"file_name": "cut.png", "text": "x"},
+        {"file_name": "none.png", "text": "x"},
+        "no json",
+        {"file_name": "a.png", "text": "again"},
+    )
     pairs, facts = load_pairs(CONFIG, tmp_path, 32)
     assert [pair.pair_id for pair in pairs] == ["folder/a.png"]
     assert reasons(facts) == {
-        "sub/b.png": "empty caption", "metadata.jsonl:3": "caption without an image", "cut.png": "unreadable image",
-        "none.png": "unreadable image", "metadata.jsonl:6": "no JSON object with file_name",
-        "metadata.jsonl:7": "image named twice", "lonely.png": "image without a caption",
-    }  # fmt: skip
+        "sub/b.png": "empty caption",
+        "metadata.jsonl:3": "caption without an image",
+        "cut.png": "unreadable image",
+        "none.png": "unreadable image",
+        "metadata.jsonl:6": "no JSON object with file_name",
+        "metadata.jsonl:7": "image named twice",
+        "lonely.png": "image without a caption",
+    }
 
 
 def test_bad_pairs_side_by_side_are_counted_with_their_reason(folder: Path, tmp_path: Path) -> None:

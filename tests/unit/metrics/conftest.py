@@ -46,8 +46,12 @@ def tiny_project(tiny_corpus: Corpus, tiny_trunk: Trunk, tmp_path_factory: pytes
     scorers = fit_scorers(tiny_corpus, tiny_trunk, seed=0, scratch=root / "scratch", epochs=EPOCHS)
     (root / layout.RULER).mkdir()
     card = make_card(scorers, tiny_corpus, tiny_trunk, {"clean": {"style": 1.0}}, seed=0, epochs=EPOCHS)
-    save_ruler(root / layout.RULER, style=scorers.style, entity=scorers.entity, style_check=scorers.style_check, card=card)
-    prompts = [prompt for split in ("validation", "test") for prompt in read_prompts(root / layout.PROMPTS / f"{split}.jsonl")]
+    save_ruler(
+        root / layout.RULER, style=scorers.style, entity=scorers.entity, style_check=scorers.style_check, card=card
+    )
+    prompts = [
+        prompt for split in ("validation", "test") for prompt in read_prompts(root / layout.PROMPTS / f"{split}.jsonl")
+    ]
     (root / layout.NEIGHBORS).mkdir()
     entries = {prompt.prompt_id: shown_for(prompt, tiny_corpus) for prompt in prompts}
     write_neighbors(root / layout.NEIGHBORS, corpus_hash=tiny_corpus.hash, training={}, validation={}, prompts=entries)
@@ -86,7 +90,9 @@ def tiny_prompts(tiny_project: Path) -> list[Prompt]:
 def scoring_config(project_root: Path) -> Config:
     """The default settings with few draws, and no demand on the small ruler."""
     config = load_config(project_root / "params.yaml")
-    return config.model_copy(update={"score": config.score.model_copy(update={"bootstrap_draws": 300, "min_real_accuracy": 0.0})})
+    return config.model_copy(
+        update={"score": config.score.model_copy(update={"bootstrap_draws": 300, "min_real_accuracy": 0.0})}
+    )
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -25,7 +25,9 @@ ENTITIES, SIZE = 8, 16
 def ideal_looks(entities: np.ndarray, styles: np.ndarray, num_styles: int) -> Looks:
     """What perfect scorers would see: one axis an entity, one logit a style."""
     style = np.eye(num_styles)[styles]
-    return Looks(pooled=np.zeros((len(entities), 4), np.float32), entity=np.eye(SIZE)[entities], style=style, style_check=style)
+    return Looks(
+        pooled=np.zeros((len(entities), 4), np.float32), entity=np.eye(SIZE)[entities], style=style, style_check=style
+    )
 
 
 def ideal_judge(ruler: Ruler, prompts: list[Prompt]) -> Judge:
@@ -70,7 +72,12 @@ def test_shuffled_labels_of_images_of_nothing_give_the_chance_that_is_claimed(
     judge, shares = ideal_judge(tiny_ruler, prompts), []
     for _ in range(200):
         style = rng.normal(size=(ENTITIES, len(tiny_ruler.styles)))
-        looks = Looks(pooled=np.zeros((ENTITIES, 4), np.float32), entity=rng.normal(size=(ENTITIES, SIZE)), style=style, style_check=style)
+        looks = Looks(
+            pooled=np.zeros((ENTITIES, 4), np.float32),
+            entity=rng.normal(size=(ENTITIES, SIZE)),
+            style=style,
+            style_check=style,
+        )
         shares.append(judge.shuffled_joint(looks))
     assert np.mean(shares) == pytest.approx(judge.chance["joint"], abs=4 * np.std(shares) / np.sqrt(200))
 
@@ -99,7 +106,9 @@ def test_best_copy_prefers_both_then_the_entity_then_the_rank(tiny_ruler: Ruler)
     class Shelf:
         def looks(self, rows: np.ndarray) -> Looks:
             # 10: nothing right, 11: style, 12 and 13: entity, 14: both
-            return ideal_looks(np.array([1, 2, 0, 0, 0])[rows - 10], np.array([1, 0, 2, 3, 0])[rows - 10], len(tiny_ruler.styles))
+            return ideal_looks(
+                np.array([1, 2, 0, 0, 0])[rows - 10], np.array([1, 0, 2, 3, 0])[rows - 10], len(tiny_ruler.styles)
+            )
 
     def best(rows: list[int]) -> int:
         return int(best_copies(Shelf(), np.array([rows]), judge)[0])  # type: ignore[arg-type]

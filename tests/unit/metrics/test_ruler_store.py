@@ -57,14 +57,20 @@ def test_entities_it_was_trained_on_are_refused(tiny_ruler: Ruler) -> None:
         tiny_ruler.refuse_seen([seen, "never-drawn"])
 
 
-def test_saving_the_loaded_ruler_again_gives_the_same_bytes(tiny_ruler: Ruler, tiny_project: Path, tmp_path: Path) -> None:
+def test_saving_the_loaded_ruler_again_gives_the_same_bytes(
+    tiny_ruler: Ruler, tiny_project: Path, tmp_path: Path
+) -> None:
     card = {key: value for key, value in tiny_ruler.card.items() if key != "sha256"}
-    save_ruler(tmp_path, style=tiny_ruler.style, entity=tiny_ruler.entity, style_check=tiny_ruler.style_check, card=card)
+    save_ruler(
+        tmp_path, style=tiny_ruler.style, entity=tiny_ruler.entity, style_check=tiny_ruler.style_check, card=card
+    )
     for name in (WEIGHTS, CARD):
         assert (tmp_path / name).read_bytes() == (tiny_project / layout.RULER / name).read_bytes()
 
 
-def test_training_the_style_scorer_again_gives_the_same_weights_and_another_seed_does_not(rng: np.random.Generator) -> None:
+def test_training_the_style_scorer_again_gives_the_same_weights_and_another_seed_does_not(
+    rng: np.random.Generator,
+) -> None:
     views = [rng.random((40, 48, 4, 4)).astype(np.float16) for _ in range(3)]
     labels = np.arange(40) % 3
     once, again, other = (train_style_head(views, labels, 3, seed=seed, epochs=2).state_dict() for seed in (0, 0, 1))
@@ -82,7 +88,9 @@ def test_it_tells_the_styles_of_unseen_entities_far_better_than_chance(
     assert (looks.style_check.argmax(axis=1) == label).mean() > 0.6
 
 
-def test_looking_at_one_image_or_at_many_gives_the_same(tiny_ruler: Ruler, tiny_trunk: Trunk, tiny_corpus: Corpus) -> None:
+def test_looking_at_one_image_or_at_many_gives_the_same(
+    tiny_ruler: Ruler, tiny_trunk: Trunk, tiny_corpus: Corpus
+) -> None:
     pixels = tiny_corpus.pixels(np.arange(5))
     many, one = tiny_ruler.look(tiny_trunk, pixels), tiny_ruler.look(tiny_trunk, pixels[3:4])
     assert np.allclose(many.entity[3], one.entity[0], atol=1e-3)

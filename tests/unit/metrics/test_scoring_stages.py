@@ -92,7 +92,9 @@ def test_checks_say_whether_the_table_means_anything(baselined: Path) -> None:
     assert found["checks"]["copied_joint_below_0.10"] is (copied < 0.1)
     assert found["checks"]["shuffled_labels_give_chance"] is True
     assert found["shuffled_joint"] < 0.05
-    assert found["real_test"]["num_images"] == 36  # three prompts of each of the twelve entities, not the third that is drawn
+    assert (
+        found["real_test"]["num_images"] == 36
+    )  # three prompts of each of the twelve entities, not the third that is drawn
 
 
 def test_baselines_are_the_same_bytes_on_a_second_run(baselined: Path, project: Path, scoring_config: Config) -> None:
@@ -101,15 +103,21 @@ def test_baselines_are_the_same_bytes_on_a_second_run(baselined: Path, project: 
     assert report(project, "baselines") == report(baselined, "baselines")
 
 
-def test_verdicts_and_images_are_kept_for_each_prompt(baselined: Path, tiny_corpus: Corpus, tiny_prompts: list[Prompt]) -> None:
+def test_verdicts_and_images_are_kept_for_each_prompt(
+    baselined: Path, tiny_corpus: Corpus, tiny_prompts: list[Prompt]
+) -> None:
     table = pq.read_table(baselined / layout.BASELINES / "images.parquet").to_pandas()
     assert len(table) == 4 * len(tiny_prompts)
     real = table[table["variant"] == "real"]
-    assert real["joint"].mean() == pytest.approx(report(baselined, "baselines")["variants"]["real"]["joint"]["mean"], abs=1e-6)
+    assert real["joint"].mean() == pytest.approx(
+        report(baselined, "baselines")["variants"]["real"]["joint"]["mean"], abs=1e-6
+    )
     assert real["pair_id"].tolist() == tiny_corpus.table["pair_id"].iloc[real_rows(tiny_corpus, tiny_prompts)].tolist()
 
 
-def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(ready: Path, scoring_config: Config) -> None:
+def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(
+    ready: Path, scoring_config: Config
+) -> None:
     score.run(context(ready, scoring_config))
     found = report(ready, "metrics")
     table = found["variants"]
@@ -121,13 +129,21 @@ def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(read
     assert found["verdict"].startswith("retrieved beats no neighbors on joint accuracy by +")
     assert table["none"]["kid"]["low"] > max(0, table["retrieved"]["kid"]["mean"])
     assert table["retrieved"]["frechet"] == pytest.approx(0, abs=1e-3)
-    assert (ready / layout.REPORTS / "plots/accuracy.csv").read_text().startswith("variant,metric,mean,low,high\nnone,joint,")
+    assert (
+        (ready / layout.REPORTS / "plots/accuracy.csv")
+        .read_text()
+        .startswith("variant,metric,mean,low,high\nnone,joint,")
+    )
     assert (ready / layout.REPORTS / "plots/accuracy.png").stat().st_size > 10_000
 
 
 def test_score_refuses_a_ruler_that_does_not_know_real_images(ready: Path, scoring_config: Config) -> None:
-    strict = scoring_config.model_copy(update={"score": scoring_config.score.model_copy(update={"min_real_accuracy": 1.0})})
-    with pytest.raises(ModelError, match=r"expected at least 1.00 of 36 real test images to be recognised, got entity \d"):
+    strict = scoring_config.model_copy(
+        update={"score": scoring_config.score.model_copy(update={"min_real_accuracy": 1.0})}
+    )
+    with pytest.raises(
+        ModelError, match=r"expected at least 1.00 of 36 real test images to be recognised, got entity \d"
+    ):
         score.run(context(ready, strict))
     assert not (ready / layout.REPORTS / "metrics.json").exists()
 
@@ -139,14 +155,18 @@ def test_score_refuses_samples_of_another_corpus(ready: Path, scoring_config: Co
 
 
 def test_score_refuses_samples_of_other_prompts(ready: Path, scoring_config: Config) -> None:
-    everything = scoring_config.model_copy(update={"sample": scoring_config.sample.model_copy(update={"prompts": "all"})})
+    everything = scoring_config.model_copy(
+        update={"sample": scoring_config.sample.model_copy(update={"prompts": "all"})}
+    )
     baselines.run(context(ready, everything))
     with pytest.raises(LineageError, match="drawn for other prompts"):
         score.run(context(ready, everything))
 
 
 def test_score_refuses_baselines_of_other_prompts(ready: Path, scoring_config: Config) -> None:
-    everything = scoring_config.model_copy(update={"sample": scoring_config.sample.model_copy(update={"prompts": "all"})})
+    everything = scoring_config.model_copy(
+        update={"sample": scoring_config.sample.model_copy(update={"prompts": "all"})}
+    )
     with pytest.raises(LineageError, match="expected prompts 36 ids, got 12 ids; run the stage `baselines` again"):
         score.run(context(ready, everything))
 
@@ -178,7 +198,9 @@ def test_a_planted_target_among_the_neighbors_stops_baselines(project: Path, sco
         baselines.run(context(project, scoring_config))
 
 
-def test_a_ruler_that_has_seen_test_entities_stops_baselines(project: Path, scoring_config: Config, tiny_prompts: list[Prompt]) -> None:
+def test_a_ruler_that_has_seen_test_entities_stops_baselines(
+    project: Path, scoring_config: Config, tiny_prompts: list[Prompt]
+) -> None:
     path = project / layout.RULER / "ruler.json"
     card = json.loads(path.read_text())
     card["train_entities"] = sorted([*card["train_entities"], tiny_prompts[0].entity])

@@ -77,7 +77,7 @@ def test_noise_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
 def test_the_ideal_denoiser_of_a_gaussian_gives_its_variance(name: str) -> None:
-    """For x_0 ~ N(0, s^2): E[x_0 | x_t] = abar^.5 s^2 / (abar s^2 + 1 - abar) x_t, so a sampler must end with variance s^2."""
+    """For x_0 ~ N(0, s^2), E[x_0 | x_t] = abar^.5 s^2 / (abar s^2 + 1 - abar) x_t: a sampler must end with s^2."""
     deviation, abar = 0.3, noise_schedule().alphas_cumprod
     scheduler = sampling_scheduler(name, 200)
     sample = torch.randn(20000, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
