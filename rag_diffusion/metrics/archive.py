@@ -58,8 +58,8 @@ def write_archive(
     for name in sorted(archive.variants):
         variant, found = archive.variants[name], verdicts.get(name)
         for number, prompt in enumerate(prompts):
-            row = {"prompt_id": prompt.prompt_id, "variant": name, "pair_id": variant.pair_ids[number],
-                   "image": encode_png(variant.pixels[number])}  # fmt: skip
+            row: dict[str, object] = {"prompt_id": prompt.prompt_id, "variant": name}
+            row |= {"pair_id": variant.pair_ids[number], "image": encode_png(variant.pixels[number])}
             if found is not None:
                 row |= {metric: bool(getattr(found, metric)[number]) for metric in METRICS}
                 row |= {"entity_guess": found.entity_guess[number], "style_guess": found.style_guess[number]}
@@ -93,7 +93,8 @@ def read_archive(folder: Path, *, prompts: Sequence[Prompt], expected: Mapping[s
     for name, value in (dict(expected) | {"prompts": [prompt.prompt_id for prompt in prompts]}).items():
         if stamp.get(name) != value:
             raise LineageError(
-                f"{folder}: expected {name} {_short(value)}, got {_short(stamp.get(name))}; run the stage `baselines` again"
+                f"{folder}: expected {name} {_short(value)}, got {_short(stamp.get(name))}; run the stage `baselines` "
+                "again"
             )
     variants = {}
     for name in dict.fromkeys(row["variant"] for row in images):

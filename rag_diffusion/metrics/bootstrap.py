@@ -52,8 +52,8 @@ class ClusterBootstrap:
         """Mean of (N,) or (N, V) values in each draw: (R,) or (R, V)."""
         numbers = np.asarray(values, dtype=np.float64)
         total = self.weights.sum(axis=1)
-        sums: Doubles = self.weights @ numbers
-        return sums / (total if numbers.ndim == 1 else total[:, None])
+        means: Doubles = self.weights @ numbers / (total if numbers.ndim == 1 else total[:, None])
+        return means
 
     def interval(self, values: ArrayLike) -> Interval:
         """Mean of (N,) values with its interval."""

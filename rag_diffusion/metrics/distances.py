@@ -1,7 +1,7 @@
 """Frechet distance and KID through torchmetrics, in float64, on features that were computed once.
 
-At hundreds of images the covariance of the Frechet distance is rank-deficient and its bias depends on the model; KID, the
-unbiased squared MMD of the cubic kernel over the full sample, is the number to read.
+At hundreds of images the covariance of the Frechet distance is rank-deficient and its bias depends on the model; KID,
+the unbiased squared MMD of the cubic kernel over the full sample, is the number to read.
 
 N images of a variant, M real images, D features, R bootstrap draws.
 """

@@ -79,8 +79,8 @@ class InceptionExtractor:
         except (URLError, OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
             where = weights or "the hub"
             raise ModelError(
-                f"score.extractor: expected Inception-FID weights from {where}, got {type(error).__name__}: {error}; set "
-                "score.inception_weights to a file that has them, or score.extractor to `embedded`"
+                f"score.extractor: expected Inception-FID weights from {where}, got {type(error).__name__}: {error}; "
+                "set score.inception_weights to a file that has them, or score.extractor to `embedded`"
             ) from None
 
     @torch.inference_mode()

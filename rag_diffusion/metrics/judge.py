@@ -113,7 +113,7 @@ class Judge:
 
 
 def hidden_styles(prompt: Prompt, shown: PromptNeighbors, corpus: Corpus) -> frozenset[str]:
-    """Styles that give no prototypes for a prompt: the asked one, and those in which its entity was shown as a neighbor."""
+    """Styles that give no prototypes for a prompt: the asked one, and those in which a neighbor showed its entity."""
     rows = corpus.table.iloc[corpus.rows(dict.fromkeys((*shown.retrieved, *shown.oracle, *shown.random)))]
     own = rows.loc[rows["entity"] == prompt.entity, "style"]
     return frozenset({prompt.style, *own.tolist()})

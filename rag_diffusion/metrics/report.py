@@ -133,7 +133,7 @@ def flat_rows(table: Table) -> list[dict[str, object]]:
     for name, metrics in table.items():
         for metric, value in metrics.items():
             if isinstance(value, dict):
-                rows.append({"variant": name, "metric": metric} | value)
+                rows.append({"variant": name, "metric": metric, **value})
             elif isinstance(value, float):
                 rows.append({"variant": name, "metric": metric, "mean": value, "low": None, "high": None})
     return rows

@@ -73,8 +73,9 @@ class Bench:
         trunk = Trunk(ruler.image_size)
         bootstrap = ClusterBootstrap([p.entity for p in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
         return cls(
-            config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler, trunk=trunk,
-            extractor=make_extractor(config.score, trunk), reason=why_not_judged(corpus, prompts, ruler), bootstrap=bootstrap,
+            config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler,
+            trunk=trunk, extractor=make_extractor(config.score, trunk),
+            reason=why_not_judged(corpus, prompts, ruler), bootstrap=bootstrap,
         )  # fmt: skip
 
     @property

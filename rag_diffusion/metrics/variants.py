@@ -74,7 +74,10 @@ def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
     Raises:
         LineageError: the corpus has no such drawing.
     """
-    rows = {(row.entity, row.style): int(row.Index) for row in corpus.table[::-1].itertuples()}
+    drawings = zip(corpus.table["entity"], corpus.table["style"], strict=True)
+    rows: dict[tuple[str, str], int] = {}
+    for row, drawing in enumerate(drawings):
+        rows.setdefault(drawing, row)
     known = {pair_id: row for row, pair_id in enumerate(corpus.table["pair_id"])}
     found = [known.get(prompt.prompt_id, rows.get((prompt.entity, prompt.style))) for prompt in prompts]
     missing = [prompt.prompt_id for prompt, row in zip(prompts, found, strict=True) if row is None]
@@ -99,7 +102,8 @@ def neighbor_rows(
     if fewest == 0:
         empty = [prompt.prompt_id for prompt, names in zip(prompts, lists, strict=True) if not names]
         raise LineageError(
-            f"neighbors: expected retrieved neighbors of every prompt, got none for {empty[:5]}; run the stage `neighbors`"
+            f"neighbors: expected retrieved neighbors of every prompt, got none for {empty[:5]}; run the stage "
+            "`neighbors`"
         )
     return np.stack([corpus.rows(names[:fewest]) for names in lists])
 
@@ -110,8 +114,8 @@ def best_copies(gallery: Gallery, neighbors: NDArray[np.int64], judge: Judge) ->
     for prompt, rows in enumerate(neighbors):
         looks = gallery.looks(rows)
         verdicts = [judge.candidate_verdict(looks, rank, prompt) for rank in range(len(rows))]
-        order = sorted(range(len(rows)), key=lambda rank, v=verdicts: (-sum(v[rank]), -v[rank][0], rank))
-        chosen.append(rows[order[0]])
+        liked = [(sum(verdict), verdict[0], -rank) for rank, verdict in enumerate(verdicts)]
+        chosen.append(rows[-max(liked)[2]])
     return np.array(chosen, dtype=np.int64)
 
 

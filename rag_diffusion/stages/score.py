@@ -69,9 +69,9 @@ def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:
         )
     if min(real["entity"], real["style"]) < least:
         raise ModelError(
-            f"ruler: expected at least {least:.2f} of {real['num_images']} real test images to be recognised, got entity "
-            f"{real['entity']:.3f} and style {real['style']:.3f}; scores by it would mean little: make a better ruler on "
-            "validation entities (pipelines/ruler), never with generated images in view"
+            f"ruler: expected at least {least:.2f} of {real['num_images']} real test images to be recognised, got "
+            f"entity {real['entity']:.3f} and style {real['style']:.3f}; scores by it would mean little: make a better "
+            "ruler on validation entities (pipelines/ruler), never with generated images in view"
         )
 
 
@@ -87,7 +87,8 @@ def check_provenance(folder: Path, corpus_hash: str) -> None:
     found = json.loads(path.read_text(encoding="utf-8")).get("corpus_hash")
     if found != corpus_hash:
         raise LineageError(
-            f"{path}: expected samples drawn with corpus {corpus_hash[:12]}…, got {str(found)[:12]}…; run the stage `sample` again"
+            f"{path}: expected samples drawn with corpus {corpus_hash[:12]}…, got {str(found)[:12]}…; "
+            "run the stage `sample` again"
         )
 
 

@@ -68,7 +68,8 @@ def color_matrix(angle: Tensor, saturation: Tensor) -> Tensor:
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
     turn = cosine * torch.eye(3) + sine * cross + (1 - cosine) * torch.outer(axis, axis)
     scale = saturation[:, None, None]
-    return turn @ (scale * torch.eye(3) + (1 - scale) * gray)
+    matrices: Tensor = turn @ (scale * torch.eye(3) + (1 - scale) * gray)
+    return matrices
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     flat = F.pad(images, (half,) * 4, mode="replicate").flatten(0, 1)[None]
     flat = F.conv2d(flat, kernel[:, :, :, None], groups=len(kernel))
     flat = F.conv2d(flat, kernel[:, :, None, :], groups=len(kernel))
-    return flat[0].unflatten(0, (len(images), 3))
+    blurred: Tensor = flat[0].unflatten(0, (len(images), 3))
+    return blurred
 
 
 def _uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:

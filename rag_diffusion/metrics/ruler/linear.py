@@ -31,7 +31,8 @@ class Affine:
 
     def __call__(self, features: ArrayLike) -> Doubles:
         """Features (n, D) -> (n, k)."""
-        return (np.asarray(features, dtype=np.float64) - self.center) @ self.matrix + self.bias
+        values: Doubles = np.asarray(features, dtype=np.float64) - self.center
+        return values @ self.matrix + self.bias
 
 
 def group_means(features: Doubles, groups: Ints) -> tuple[Doubles, Ints]:
@@ -46,13 +47,15 @@ def within_covariance(features: Doubles, groups: Ints) -> Doubles:
     """Unbiased covariance (D, D) of the features about the mean of their group."""
     means, counts = group_means(features, groups)
     residual = features - means[groups]
-    return residual.T @ residual / (len(features) - len(counts))
+    covariance: Doubles = residual.T @ residual / (len(features) - len(counts))
+    return covariance
 
 
 def shrink(covariance: Doubles, share: float) -> Doubles:
     """Move a covariance toward the sphere of the same trace: (1 - share) S + share tr(S)/D I."""
     size = len(covariance)
-    return (1 - share) * covariance + share * np.trace(covariance) / size * np.eye(size)
+    sphere: Doubles = np.trace(covariance) / size * np.eye(size)
+    return (1 - share) * covariance + share * sphere
 
 
 def fit_whitening(features: ArrayLike, groups: Ints, *, shrinkage: float, dims: int) -> Affine:
@@ -69,7 +72,7 @@ def fit_whitening(features: ArrayLike, groups: Ints, *, shrinkage: float, dims: 
     values = np.asarray(features, dtype=np.float64)
     center = values.mean(axis=0)
     root = np.linalg.cholesky(shrink(within_covariance(values, groups), shrinkage))
-    white = solve_triangular(root, np.eye(len(root)), lower=True).T  # which root is taken plays no part: directions turn with it
+    white = solve_triangular(root, np.eye(len(root)), lower=True).T  # any root will do: the directions turn with it
     means, counts = group_means(values - center, groups)
     _, _, directions = np.linalg.svd(np.sqrt(counts)[:, None] * (means @ white), full_matrices=False)
     matrix = white @ directions[:dims].T

@@ -64,7 +64,7 @@ def snap(image: Pixels, palette: Pixels) -> Pixels:
 
 
 def repaint(pixels: Pixels, labels: NDArray[np.int64], *, seed: int, num_colors: int = 24) -> Pixels:
-    """Every image (n, H, W, 3) in the palette of a style that is not its own, so that a scorer may learn to see through it.
+    """Every image (n, H, W, 3) in the palette of a style that is not its own, so that a scorer may see through it.
 
     Args:
         pixels: train images.
@@ -92,7 +92,8 @@ def _k_means(points: Doubles, k: int, rng: np.random.Generator) -> tuple[NDArray
 
 def _nearest(points: Doubles, centers: Doubles) -> NDArray[np.int64]:
     distance = (centers**2).sum(axis=1) - 2 * points @ centers.T
-    return distance.argmin(axis=1)
+    nearest: NDArray[np.int64] = distance.argmin(axis=1)
+    return nearest
 
 
 def _mode(colors: Pixels) -> Pixels:

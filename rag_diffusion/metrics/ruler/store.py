@@ -19,7 +19,7 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.files import file_hash
 from rag_diffusion.metrics.ruler.linear import Affine, Doubles
 from rag_diffusion.metrics.ruler.style import StyleHead, style_logits
-from rag_diffusion.metrics.ruler.trunk import DEEP, Embedding, Trunk
+from rag_diffusion.metrics.ruler.trunk import DEEP, MIDDLE, Embedding, Trunk
 
 WEIGHTS = "ruler.safetensors"
 CARD = "ruler.json"
@@ -87,8 +87,8 @@ class Ruler:
         return Looks(
             pooled=embedding.pooled,
             entity=self.entity(entity_features(embedding)),
-            style=style_logits(self.style, embedding.maps),
-            style_check=self.style_check(embedding.layers),
+            style=style_logits(self.style, embedding),
+            style_check=self.style_check(embedding.layers[:, :MIDDLE]),
         )
 
     def refuse_seen(self, entities: Collection[str]) -> None:
@@ -137,8 +137,8 @@ def load_ruler(folder: Path | str) -> Ruler:
         raise ModelError(f"{folder}: expected {CARD} and {WEIGHTS}, got {error}; restore them with git") from None
     if found != card["sha256"]:
         raise ModelError(
-            f"{folder / WEIGHTS}: expected sha256 {card['sha256'][:12]}… as {CARD} says, got {found[:12]}…; the ruler must "
-            "not change: restore it with git"
+            f"{folder / WEIGHTS}: expected sha256 {card['sha256'][:12]}… as {CARD} says, got {found[:12]}…; "
+            "the ruler must not change: restore it with git"
         )
     try:
         tensors = load_file(folder / WEIGHTS)

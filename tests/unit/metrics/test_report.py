@@ -26,7 +26,8 @@ from rag_diffusion.types import Prompt
 
 
 def verdicts(entity: list[int], style: list[int]) -> Verdicts:
-    return Verdicts(entity=np.array(entity, dtype=bool), style=np.array(style, dtype=bool), style_check=np.array(style, dtype=bool),
+    right = np.array(style, dtype=bool)
+    return Verdicts(entity=np.array(entity, dtype=bool), style=right, style_check=right,
                     entity_guess=("x",) * len(entity), style_guess=("y",) * len(entity))  # fmt: skip
 
 
@@ -35,8 +36,8 @@ def bootstrap(size: int) -> ClusterBootstrap:
 
 
 def prompt(number: int, kind: str) -> Prompt:
-    return Prompt(prompt_id=f"test-{number}", split="test", entity=str(number), family="f", title="t", style="noto", kind=kind,
-                  text="t", default=True, seed=0)  # fmt: skip
+    return Prompt(prompt_id=f"test-{number}", split="test", entity=str(number), family="f", title="t", style="noto",
+                  kind=kind, text="t", default=True, seed=0)  # fmt: skip
 
 
 def test_joint_needs_entity_and_style_of_the_same_image() -> None:
@@ -82,7 +83,8 @@ def test_order_of_variants_ends_with_the_real_images() -> None:
 
 
 @pytest.mark.parametrize(("low", "high", "words"), [
-    (0.01, 0.2, "retrieved beats no neighbors"), (-0.1, 0.2, "does not beat no neighbors"), (-0.3, -0.1, "is worse than no neighbors"),
+    (0.01, 0.2, "retrieved beats no neighbors"), (-0.1, 0.2, "does not beat no neighbors"),
+    (-0.3, -0.1, "is worse than no neighbors"),
 ])  # fmt: skip
 def test_verdict_says_in_words_what_the_interval_says(low: float, high: float, words: str) -> None:
     said = verdict({"retrieved-none": {"joint": {"mean": (low + high) / 2, "low": low, "high": high}}})

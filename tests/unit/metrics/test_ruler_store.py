@@ -15,7 +15,7 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.ruler.store import CARD, WEIGHTS, Ruler, load_ruler, save_ruler
 from rag_diffusion.metrics.ruler.style import train_style_head
-from rag_diffusion.metrics.ruler.trunk import Trunk
+from rag_diffusion.metrics.ruler.trunk import LAYERS, MAP_WIDTH, POOLED, Embedding, Trunk
 
 
 def rows(corpus: Corpus, split: str) -> np.ndarray:
@@ -71,7 +71,11 @@ def test_saving_the_loaded_ruler_again_gives_the_same_bytes(
 def test_training_the_style_scorer_again_gives_the_same_weights_and_another_seed_does_not(
     rng: np.random.Generator,
 ) -> None:
-    views = [rng.random((40, 48, 4, 4)).astype(np.float16) for _ in range(3)]
+    views = [
+        Embedding(pooled=np.zeros((40, POOLED), np.float32), layers=rng.random((40, LAYERS)).astype(np.float32),
+                  maps=rng.random((40, MAP_WIDTH, 4, 4)).astype(np.float16))
+        for _ in range(3)
+    ]  # fmt: skip
     labels = np.arange(40) % 3
     once, again, other = (train_style_head(views, labels, 3, seed=seed, epochs=2).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(once[name], again[name]) for name in once)

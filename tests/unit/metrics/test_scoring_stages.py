@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rag_diffusion import layout
-from rag_diffusion.config import Config
+from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError, ModelError
@@ -30,9 +32,7 @@ def context(root: Path, config: Config) -> StageContext:
 
 def write_samples(root: Path, corpus: Corpus, prompts: list[Prompt], **images: np.ndarray) -> None:
     """What the stage `sample` leaves."""
-    import pyarrow as pa
-
-    rows = [{"prompt_id": prompt.prompt_id, "variant": name, "image": encode_png(drawn[number]), "neighbors": [], "seed": 0}
+    rows = [{"prompt_id": prompt.prompt_id, "variant": name, "image": encode_png(drawn[number])}
             for name, drawn in images.items() for number, prompt in enumerate(prompts)]  # fmt: skip
     folder = root / layout.SAMPLES
     folder.mkdir(parents=True)
@@ -43,10 +43,6 @@ def write_samples(root: Path, corpus: Corpus, prompts: list[Prompt], **images: n
 @pytest.fixture(scope="session")
 def baselined(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The project after `baselines`."""
-    import shutil
-
-    from rag_diffusion.config import load_config
-
     root = Path(shutil.copytree(tiny_project, tmp_path_factory.mktemp("baselined") / "project"))
     config = load_config(request.config.rootpath / "params.yaml")
     update = {"bootstrap_draws": 300, "min_real_accuracy": 0.0}
@@ -54,11 +50,9 @@ def baselined(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory, requ
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def ready(baselined: Path, tiny_corpus: Corpus, tiny_prompts: list[Prompt], tmp_path: Path) -> Path:
     """The project with samples: retrieved = real images, none = noise."""
-    import shutil
-
     root = Path(shutil.copytree(baselined, tmp_path / "ready"))
     real = tiny_corpus.pixels(real_rows(tiny_corpus, tiny_prompts))
     write_samples(root, tiny_corpus, tiny_prompts, none=noise(real.shape), retrieved=real)
