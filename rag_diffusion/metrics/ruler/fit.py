@@ -25,9 +25,9 @@ from rag_diffusion.metrics.ruler.store import entity_features
 from rag_diffusion.metrics.ruler.style import (
     BATCH,
     EPOCHS,
-    StyleHead,
+    StyleEnsemble,
     style_logits,
-    train_style_head,
+    train_style_ensemble,
 )
 from rag_diffusion.metrics.ruler.trunk import MIDDLE, Embedding, Trunk
 
@@ -50,7 +50,7 @@ class Scorers:
     """The three trained parts and the names of the style classes."""
 
     styles: tuple[str, ...]
-    style: StyleHead
+    style: StyleEnsemble
     entity: Affine
     style_check: Affine
 
@@ -80,7 +80,7 @@ def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path, epoch
     layers = np.concatenate([view.layers[:, :MIDDLE] for view in weighted])
     return Scorers(
         styles=tuple(styles.tolist()),
-        style=train_style_head(views, style, len(styles), seed=seed, epochs=epochs),
+        style=train_style_ensemble(views, style, len(styles), seed=seed, epochs=epochs),
         entity=fit_whitening(entity_features(views[0]), entity, shrinkage=ENTITY_SHRINKAGE, dims=ENTITY_DIMS),
         style_check=fit_lda(layers, np.tile(style, len(weighted)), shrinkage=CHECK_SHRINKAGE),
     )

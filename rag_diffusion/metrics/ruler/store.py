@@ -18,7 +18,7 @@ from torch import Tensor
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import file_hash
 from rag_diffusion.metrics.ruler.linear import Affine, Doubles
-from rag_diffusion.metrics.ruler.style import StyleHead, style_logits
+from rag_diffusion.metrics.ruler.style import StyleEnsemble, style_logits
 from rag_diffusion.metrics.ruler.trunk import DEEP, MIDDLE, Embedding, Trunk
 
 WEIGHTS = "ruler.safetensors"
@@ -65,7 +65,7 @@ class Ruler:
     """
 
     styles: tuple[str, ...]
-    style: StyleHead
+    style: StyleEnsemble
     entity: Affine
     style_check: Affine
     card: dict[str, Any]
@@ -111,7 +111,7 @@ def entity_features(embedding: Embedding) -> NDArray[np.float32]:
     return np.concatenate([embedding.pooled, embedding.layers[:, -DEEP:]], axis=1)
 
 
-def save_ruler(folder: Path, *, style: StyleHead, entity: Affine, style_check: Affine, card: dict[str, Any]) -> None:
+def save_ruler(folder: Path, *, style: StyleEnsemble, entity: Affine, style_check: Affine, card: dict[str, Any]) -> None:
     """Write weights and card into an existing folder; the large whitening matrix in float16."""
     tensors = {_HEAD + name: value.contiguous() for name, value in style.state_dict().items()}
     for name, part in (("entity", entity), ("style_check", style_check)):
@@ -142,7 +142,7 @@ def load_ruler(folder: Path | str) -> Ruler:
         )
     try:
         tensors = load_file(folder / WEIGHTS)
-        style = StyleHead(len(card["styles"]))
+        style = StyleEnsemble(len(card["styles"]))
         style.load_state_dict(
             {name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)}
         )

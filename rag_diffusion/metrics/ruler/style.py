@@ -23,6 +23,7 @@ from rag_diffusion.progress import Progress
 WIDTHS = (96, 128)
 STATISTICS_WIDTH = 64
 EPOCHS = 24
+HEADS = 3
 BATCH = 64
 LEARNING_RATE = 5e-3
 WEIGHT_DECAY = 0.1
@@ -57,6 +58,24 @@ class StyleHead(nn.Module):
         return logits
 
 
+class StyleEnsemble(nn.Module):
+    """Heads that differ in their seed alone; mean of their log-probabilities, steadier than any one of them.
+
+    Args:
+        num_styles: classes.
+        num_heads: members.
+    """
+
+    def __init__(self, num_styles: int, num_heads: int = HEADS) -> None:
+        super().__init__()
+        self.num_styles = num_styles
+        self.members = nn.ModuleList(StyleHead(num_styles) for _ in range(num_heads))
+
+    def forward(self, maps: Tensor, statistics: Tensor) -> Tensor:
+        """Log-probabilities (B, styles) from maps (B, 48, 16, 16) and shallow layer statistics (B, 144)."""
+        return torch.stack([head(maps, statistics).log_softmax(dim=1) for head in self.members]).mean(dim=0)
+
+
 class _Standardise(nn.Module):
     """Subtract a fixed mean and divide by a fixed spread, channel by channel."""
 
@@ -80,6 +99,17 @@ class _Standardise(nn.Module):
 
 def _block(width_in: int, width: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def train_style_ensemble(
+    views: Sequence[Embedding], labels: NDArray[np.int64], num_styles: int, *, seed: int, epochs: int = EPOCHS
+) -> StyleEnsemble:
+    """Train the heads one after the other, with the seeds `seed`, `seed + 1`, ...; see `train_style_head`."""
+    ensemble = StyleEnsemble(num_styles)
+    for number, member in enumerate(ensemble.members):
+        head = train_style_head(views, labels, num_styles, seed=seed + number, epochs=epochs)
+        member.load_state_dict(head.state_dict())
+    return ensemble.eval()
 
 
 def train_style_head(
@@ -122,7 +152,7 @@ def train_style_head(
 
 
 @torch.inference_mode()
-def style_logits(head: StyleHead, seen: Embedding, batch_size: int = 256) -> NDArray[np.float64]:
+def style_logits(head: StyleHead | StyleEnsemble, seen: Embedding, batch_size: int = 256) -> NDArray[np.float64]:
     """Logits (n, styles) of n embedded images, averaged over the maps and their mirror."""
     parts = [torch.zeros(0, head.num_styles)]
     for start in range(0, len(seen.maps), batch_size):
