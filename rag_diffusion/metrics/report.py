@@ -48,7 +48,7 @@ def distance_table(
 ) -> Table:
     """KID with its interval and the Frechet distance of every variant to the real images of the same prompts.
 
-    The real images are the reference, so they have no distance.
+    The real images are the reference themselves: no distance.
     """
     table: Table = {}
     for name, ours in in_order(features).items():

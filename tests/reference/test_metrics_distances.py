@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.distances import frechet, kid, kid_interval
+from rag_diffusion.metrics.distances import frechet, kernel, kid, kid_interval, paired_kid
 
 
 def by_scipy(one: np.ndarray, other: np.ndarray) -> float:
@@ -72,12 +72,44 @@ def test_kid_leaves_the_global_random_state_alone(rng: np.random.Generator) -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_paired_kid_is_the_plain_one_without_the_pairs_of_one_prompt(rng: np.random.Generator) -> None:
+    one, other = rng.normal(size=(9, 5)), rng.normal(size=(9, 5)) + 0.3
+    across = kernel(one, other)
+    within = sum((k.sum() - np.trace(k)) / 72 for k in (kernel(one, one), kernel(other, other)))
+    assert paired_kid(one, other) == pytest.approx(within - 2 * (across.sum() - np.trace(across)) / 72, rel=1e-9)
+
+
+def test_paired_kid_of_the_real_images_is_zero_where_the_plain_one_is_below(rng: np.random.Generator) -> None:
+    real = rng.normal(size=(20, 5))
+    assert paired_kid(real, real) == pytest.approx(0, abs=1e-12)
+    assert kid(real, real) < -0.1
+
+
+def test_paired_kid_is_unbiased_for_images_that_resemble_the_real_one_of_their_prompt(rng: np.random.Generator) -> None:
+    paired, plain = [], []
+    for _ in range(400):
+        real = rng.normal(size=(10, 4))
+        alike = 0.8 * real + 0.6 * rng.normal(size=(10, 4))  # the same distribution, prompt by prompt alike
+        paired.append(paired_kid(alike, real))
+        plain.append(kid(alike, real))
+    assert abs(np.mean(paired)) < 3 * np.std(paired) / np.sqrt(400)
+    assert np.mean(plain) < -3 * np.std(plain) / np.sqrt(400)
+
+
 def test_kid_bootstrap_draw_of_every_prompt_once_is_the_kid_itself(rng: np.random.Generator) -> None:
     one, other = rng.normal(size=(15, 5)), rng.normal(size=(15, 5)) + 1
     bootstrap = ClusterBootstrap([str(n) for n in range(15)], draws=3, seed=0)
     bootstrap.weights[:] = 1
     found = kid_interval(one, other, bootstrap)
     assert (found.low, found.high) == pytest.approx((found.mean, found.mean))
+
+
+def test_kid_interval_lies_around_its_mean_for_paired_images(rng: np.random.Generator) -> None:
+    real = rng.normal(size=(60, 6))
+    bootstrap = ClusterBootstrap([str(n) for n in range(60)], draws=2000, seed=0)
+    found = kid_interval(0.9 * real + 0.5 * rng.normal(size=(60, 6)) + 0.3, real, bootstrap)
+    assert found.low < found.mean < found.high
+    assert found.mean - found.low == pytest.approx(found.high - found.mean, rel=0.6)
 
 
 def test_kid_interval_holds_zero_for_equal_distributions_and_not_for_others(rng: np.random.Generator) -> None:

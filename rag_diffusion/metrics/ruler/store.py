@@ -111,7 +111,9 @@ def entity_features(embedding: Embedding) -> NDArray[np.float32]:
     return np.concatenate([embedding.pooled, embedding.layers[:, -DEEP:]], axis=1)
 
 
-def save_ruler(folder: Path, *, style: StyleEnsemble, entity: Affine, style_check: Affine, card: dict[str, Any]) -> None:
+def save_ruler(
+    folder: Path, *, style: StyleEnsemble, entity: Affine, style_check: Affine, card: dict[str, Any]
+) -> None:
     """Write weights and card into an existing folder; the large whitening matrix in float16."""
     tensors = {_HEAD + name: value.contiguous() for name, value in style.state_dict().items()}
     for name, part in (("entity", entity), ("style_check", style_check)):
