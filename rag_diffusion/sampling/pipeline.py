@@ -102,7 +102,8 @@ class RetrievalPipeline(DiffusionPipeline):
         a, b = alpha.sqrt(), (1 - alpha).sqrt()
         codec = self.generator.codec
         clean = codec.encode(codec.decode(a * sample - b * velocity).clamp(-1, 1))
-        return (a * sample - clean) / b
+        clipped: Tensor = (a * sample - clean) / b
+        return clipped
 
     def _predict(
         self,
