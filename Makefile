@@ -36,11 +36,11 @@ ui: install  ## MLflow and Dagster in the browser
 	@python -m orchestration.ui
 
 base: install  ## train the base generator again (a GPU takes hours), then promote it
-	dvc --wait-for-lock repro pipelines/pretrain/dvc.yaml
+	dvc --cd pipelines --wait-for-lock repro pretrain/dvc.yaml
 	@rag-diffusion base promote
 
 ruler: install  ## train the scorers again, then promote them
-	dvc --wait-for-lock repro pipelines/ruler/dvc.yaml
+	dvc --cd pipelines --wait-for-lock repro ruler/dvc.yaml
 	@rag-diffusion ruler promote
 
 lock:  ## resolve pyproject.toml again into requirements.lock

@@ -113,6 +113,7 @@ class TrainConfig(_Section):
 
     steps: int = Positive
     batch_size: int = Positive
+    optimizer: Literal["adamw", "muon"]
     learning_rate: float = Positive
     warmup_steps: int = Field(ge=0)
     ema_decay: float = Field(ge=0.0, lt=1.0)

@@ -15,7 +15,7 @@ from rag_diffusion.stages.training import run_training, save_generator
 
 
 def run(ctx: StageContext) -> None:
-    """Write data/pretrained; `rag-diffusion base promote` copies it to data/base."""
+    """Write pipelines/pretrain/result; `rag-diffusion base promote` copies it to data/base."""
     config = ctx.config
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag_diffusion.errors import DataError
-from rag_diffusion.files import atomic_dir
-from rag_diffusion.layout import BASE, RULER
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.layout import BASE, PRETRAINED, PRETRAINED_SCORES, RULER, RULER_TRAINED
+
+CARD = "card.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,27 +24,49 @@ class Promotion:
     command: str
 
 
-BASE_PROMOTION = Promotion(source="data/pretrained", target=BASE, card="card.json", command="make base")
-RULER_PROMOTION = Promotion(source="data/ruler_trained", target=RULER, card="ruler.json", command="make ruler")
+BASE_PROMOTION = Promotion(source=PRETRAINED, target=BASE, card=CARD, command="make base")
+RULER_PROMOTION = Promotion(source=RULER_TRAINED, target=RULER, card="ruler.json", command="make ruler")
 
 
 def promote_base(root: Path | str = Path()) -> Path:
-    """Make the result of pipelines/pretrain the base generator, data/base. Returns that path."""
-    return _promote(BASE_PROMOTION, Path(root))
+    """Make the result of pipelines/pretrain, its scores on its card, the base generator data/base. Returns that path.
+
+    Raises:
+        DataError: the result or its scores are missing.
+        LineageError: the scores are those of other weights.
+    """
+    root = Path(root)
+    source = _finished(BASE_PROMOTION, root)
+    path = root / PRETRAINED_SCORES
+    if not path.is_file():
+        raise DataError(f"{path}: expected the scores of the result, found none; make them with `make base`")
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    if scores["model_hash"] != tree_hash(source):
+        raise LineageError(
+            f"{path}: expected scores of the weights in {PRETRAINED}, got those of others; "
+            "make them with `python -m rag_diffusion run score_base`"
+        )
+    with atomic_dir(root / BASE) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+        card = json.loads((source / CARD).read_text(encoding="utf-8")) | {"scores": scores}
+        (new / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return root / BASE
 
 
 def promote_ruler(root: Path | str = Path()) -> Path:
     """Make the result of pipelines/ruler the ruler, data/ruler. Returns that path."""
-    return _promote(RULER_PROMOTION, Path(root))
+    root = Path(root)
+    source = _finished(RULER_PROMOTION, root)
+    with atomic_dir(root / RULER) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+    return root / RULER
 
 
-def _promote(promotion: Promotion, root: Path) -> Path:
-    source, target = root / promotion.source, root / promotion.target
+def _finished(promotion: Promotion, root: Path) -> Path:
+    source = root / promotion.source
     if not (source / promotion.card).is_file():
         raise DataError(
             f"{source / promotion.card}: expected a finished result with its card, found none; "
             f"make it with `{promotion.command}`"
         )
-    with atomic_dir(target) as new:
-        shutil.copytree(source, new, dirs_exist_ok=True)
-    return target
+    return source

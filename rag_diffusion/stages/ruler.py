@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir
-from rag_diffusion.layout import CORPUS, SCRATCH
+from rag_diffusion.layout import CORPUS, RULER_TRAINED, SCRATCH
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card, validate
 from rag_diffusion.metrics.ruler.store import save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.stages.context import StageContext
 
-TRAINED = "data/ruler_trained"
-
 
 def run(ctx: StageContext) -> None:
-    """Make data/ruler_trained; `rag-diffusion ruler promote` then puts it into data/ruler.
+    """Make pipelines/ruler/result; `rag-diffusion ruler promote` then puts it into data/ruler.
 
     Raises:
         DataError: the corpus has one style only.
@@ -25,7 +23,7 @@ def run(ctx: StageContext) -> None:
     scratch = ctx.root / SCRATCH / "ruler"
     scorers = fit_scorers(corpus, trunk, seed=seed, scratch=scratch)
     accuracies = validate(scorers, corpus, trunk, seed=seed, scratch=scratch)
-    with atomic_dir(ctx.root / TRAINED) as folder:
+    with atomic_dir(ctx.root / RULER_TRAINED) as folder:
         save_ruler(
             folder, style=scorers.style, entity=scorers.entity, style_check=scorers.style_check,
             card=make_card(scorers, corpus, trunk, accuracies, seed=seed),
@@ -33,6 +31,6 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     for name, parts in accuracies.items():
         ctx.tracker.log_metrics({f"validation.{name.replace(' ', '_')}.{part}": value for part, value in parts.items()})
-    ctx.tracker.log_artifact(ctx.root / TRAINED, "ruler")
+    ctx.tracker.log_artifact(ctx.root / RULER_TRAINED, "ruler")
     for name, parts in accuracies.items():
         print(f"{name:12}", "  ".join(f"{part} {value:.3f}" for part, value in parts.items()))

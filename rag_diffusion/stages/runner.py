@@ -16,8 +16,9 @@ from rag_diffusion.tracking import MlflowTracker, open_tracker
 
 STAGES = (
     *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score"),
-    *("pretrain", "ruler"),  # in pipelines of their own
+    *("pretrain", "score_base", "ruler"),  # in pipelines of their own
 )
+_OWN_PIPELINE = {"pretrain": "pipelines/pretrain", "score_base": "pipelines/pretrain", "ruler": "pipelines/ruler"}
 
 
 def run_stage(name: str, root: Path | str = Path()) -> None:
@@ -35,7 +36,7 @@ def run_stage(name: str, root: Path | str = Path()) -> None:
         raise ConfigError(f"{name}: expected a stage, one of {', '.join(STAGES)}")
     root = Path(root).resolve()
     config = load_config(root / "params.yaml")
-    record = root / RUNS / f"{name}.run.json"
+    record = root / _OWN_PIPELINE.get(name, RUNS) / f"{name}.run.json"
     record.unlink(missing_ok=True)
     with open_tracker(config, root, name) as tracker:
         stage = _load(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +17,14 @@ from rag_diffusion import layout
 from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.device import choose_device
 from rag_diffusion.errors import LineageError
-from rag_diffusion.files import atomic_dir, atomic_write, tree_hash
-from rag_diffusion.models.generator import load_generator
-from rag_diffusion.models.neighbor_batch import NeighborBatch
-from rag_diffusion.progress import Progress
+from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
-from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.stages.drawing import Drawing, neighbors_of
 from rag_diffusion.training.card import read_card, refuse_seen
-from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
 SCHEMA = pa.schema(
@@ -62,9 +55,10 @@ def run(ctx: StageContext) -> None:
     check_exclusions(table, corpus, prompts)
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
-    images: Images = {variant: _draw(ctx, variant, corpus, prompts, table) for variant in ctx.config.sample.variants}
+    drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
+    images: Images = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
     lists = {
-        variant: [_neighbors(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
+        variant: [neighbors_of(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
     }
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
@@ -76,53 +70,6 @@ def run(ctx: StageContext) -> None:
         _provenance(corpus, prompts, table, lists, model),
     )
     _write_sheets(ctx, corpus, prompts, images, lists)
-
-
-def _neighbors(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
-    return (
-        ()
-        if variant == "none"
-        else {"random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}[variant]
-    )
-
-
-def _draw(
-    ctx: StageContext, variant: str, corpus: Corpus, prompts: Sequence[Prompt], table: NeighborTable
-) -> NDArray[np.uint8]:
-    """(P, H, W, 3) uint8; finished batches of an interrupted run are taken from the scratch folder."""
-    config = ctx.config.sample
-    facts = {
-        "model": tree_hash(ctx.root / layout.MODEL),
-        "neighbors": tree_hash(ctx.root / layout.NEIGHBORS),
-        "sample": config.model_dump(),
-        "seed": ctx.config.seed,
-    }
-    scratch = ctx.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
-    pipeline: RetrievalPipeline | None = None
-    parts: list[NDArray[np.uint8]] = []
-    with Progress(total=len(prompts), desc=f"drawing, {variant} neighbors", unit="img") as shown:
-        for start in range(0, len(prompts), config.batch_size):
-            batch = prompts[start : start + config.batch_size]
-            path = scratch / f"{variant}-{start:06d}.npy"
-            if not path.exists():
-                if pipeline is None:
-                    generator = load_generator(ctx.root / layout.MODEL, choose_device(ctx.config.device))
-                    pipeline = RetrievalPipeline(generator, config.scheduler, config.num_inference_steps)
-                lists = [_neighbors(variant, table.prompts[prompt.prompt_id]) for prompt in batch]
-                neighbors = NeighborBatch.gather(corpus, lists) if any(lists) else None
-                seeds = [prompt.seed + ctx.config.seed for prompt in batch]
-                drawn = pipeline(
-                    [prompt.text for prompt in batch],
-                    neighbors,
-                    seeds,
-                    Guidance.from_config(config),
-                )
-                buffer = io.BytesIO()
-                np.save(buffer, drawn)
-                atomic_write(path, buffer.getvalue())
-            parts.append(np.load(path))
-            shown.update(len(batch))
-    return np.concatenate(parts)
 
 
 def _write_samples(

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import atomic_dir
+from rag_diffusion.training.optimizer import Optimizer
 
 _STATE, _META = "state.safetensors", "meta.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
@@ -29,15 +28,13 @@ def save_checkpoint(
     folder: Path,
     model: nn.Module,
     ema: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     meta: Mapping[str, Any],
 ) -> None:
-    """Write weights, their average, AdamW's moments and `meta`; an older checkpoint stays until this one is whole."""
+    """Write weights, their average, the optimizer's moments and `meta`; an older one stays until this one is whole."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
-    for name, parameter in model.named_parameters():
-        state = optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS if moment in state}
+    tensors |= optimizer.state()
     with atomic_dir(folder) as beside:
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -47,7 +44,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    folder: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: Optimizer
 ) -> dict[str, Any] | None:
     """Restore what `save_checkpoint` wrote, in place.
 
@@ -70,10 +67,5 @@ def load_checkpoint(
         ) from None
     for name in ema:
         ema[name].copy_(tensors[f"ema.{name}"])
-    for name, parameter in model.named_parameters():
-        if f"exp_avg.{name}" in tensors:
-            moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS}
-            optimizer.state[parameter] = {
-                moment: value if moment == "step" else value.to(parameter.device) for moment, value in moments.items()
-            }
+    optimizer.load_state(tensors)
     return meta

@@ -1,6 +1,6 @@
 """The training loop of `pretrain` and `finetune`: resumable, with an average of the weights.
 
-warm-up to the learning rate, constant, linear to zero over the last fifth of the steps
+warm-up to the learning rate, constant, linear to zero over the last two fifths of the steps
 ema <- d ema + (1 - d) weights,   d = min(ema_decay, (1 + step) / (10 + step))
 """
 
@@ -27,10 +27,11 @@ from rag_diffusion.tracking import Tracker
 from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
 from rag_diffusion.training.data import Batch, Batches
 from rag_diffusion.training.objective import add_noise, stratified_timesteps, velocity_loss
+from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.validation import GainProbe, neighbor_gain
 
 _GRADIENT_NORM = 1.0
-_DECAY_SHARE = 0.2
+_DECAY_SHARE = 0.4
 _LOG_EVERY = 10
 
 Validate = Callable[[Generator, int], None]
@@ -51,7 +52,7 @@ class TrainResult:
 class _Run:
     generator: Generator
     config: TrainConfig
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     ema: dict[str, Tensor]
     texts: _TextMemo
     step: int = 0
@@ -146,7 +147,7 @@ def _begin(generator: Generator, config: TrainConfig, scratch: Path, tracker: Tr
     unet = generator.unet.train().to(
         memory_format=torch.channels_last
     )  # a third faster on CPUs, tensor cores like it too
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = Optimizer(unet, config.optimizer, config.learning_rate)
     ema = {name: value.detach().clone() for name, value in unet.state_dict().items()}
     run = _Run(
         generator=generator,
@@ -198,10 +199,7 @@ def _step(run: _Run, batch: Batch, seed: int) -> float:
         )
     loss.backward()
     torch.nn.utils.clip_grad_norm_(unet.parameters(), _GRADIENT_NORM)
-    for group in run.optimizer.param_groups:
-        group["lr"] = _rate(run.step + 1, config)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.step(_rate(run.step + 1, config))
     _average(run)
     return value
 

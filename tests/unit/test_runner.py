@@ -9,12 +9,16 @@ from types import ModuleType
 
 import pytest
 
-from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.errors import ConfigError, DataError, LineageError
+from rag_diffusion.files import tree_hash
+from rag_diffusion.layout import PRETRAINED_SCORES, RULER_TRAINED
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.promote import promote_base, promote_ruler
 from rag_diffusion.stages.runner import STAGES, run_stage
 
 RECORD = "data/runs/index.run.json"
+RUN = ["python", "-m", "rag_diffusion", "run"]
+SOURCE = "pipelines/pretrain/result"
 
 
 @pytest.fixture
@@ -83,32 +87,54 @@ def test_wrong_parameters_stop_a_stage_before_anything_is_touched(root: Path) ->
 def test_the_pipeline_files_name_only_stages_that_the_runner_knows(project_root: Path) -> None:
     files = [project_root / "dvc.yaml", *(project_root / "pipelines").glob("*/dvc.yaml")]
     words = [line.split() for file in files for line in file.read_text().splitlines()]
-    called = {line[-1] for line in words if line[:5] == ["cmd:", "python", "-m", "rag_diffusion", "run"]}
+    called = {line[-1] for line in words if line[:1] == ["cmd:"] and line[-5:-1] == RUN}
 
-    assert called <= set(STAGES)
-    assert "score" in called
+    assert called == set(STAGES)
 
 
-@pytest.mark.parametrize(
-    ("promote", "source", "target", "card"),
-    [
-        (promote_base, "data/pretrained", "data/base", "card.json"),
-        (promote_ruler, "data/ruler_trained", "data/ruler", "ruler.json"),
-    ],
-)
-def test_promotion_replaces_the_tracked_result_only_by_a_finished_one(
-    tmp_path: Path, promote: object, source: str, target: str, card: str
-) -> None:
-    assert callable(promote)
-    (tmp_path / target).mkdir(parents=True)
-    (tmp_path / target / "old.safetensors").write_text("old")
-    (tmp_path / source).mkdir(parents=True)
-    (tmp_path / source / "new.safetensors").write_text("new")
-    with pytest.raises(DataError, match=rf"{card}: expected a finished result with its card"):
-        promote(tmp_path)
-    assert (tmp_path / target / "old.safetensors").read_text() == "old"
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A project with an old base, and a new one that is not finished."""
+    for folder, name in (("data/base", "old.safetensors"), (SOURCE, "new.safetensors")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text(name)
+    return tmp_path
 
-    (tmp_path / source / card).write_text("{}")
-    promote(tmp_path)
 
-    assert sorted(p.name for p in (tmp_path / target).iterdir()) == sorted([card, "new.safetensors"])
+def finish(root: Path, model_hash: str | None = None) -> None:
+    """Give the new base its card and its scores."""
+    (root / SOURCE / "card.json").write_text('{"steps": 7}')
+    scores = {"model_hash": model_hash or tree_hash(root / SOURCE), "variants": {"none": {}}}
+    (root / PRETRAINED_SCORES).write_text(json.dumps(scores))
+
+
+def test_an_unfinished_base_is_not_promoted(trained: Path) -> None:
+    with pytest.raises(DataError, match=r"card.json: expected a finished result with its card"):
+        promote_base(trained)
+    finish(trained)
+    (trained / PRETRAINED_SCORES).unlink()
+    with pytest.raises(DataError, match="expected the scores of the result"):
+        promote_base(trained)
+    finish(trained, model_hash="0" * 64)
+    with pytest.raises(LineageError, match="expected scores of the weights"):
+        promote_base(trained)
+
+    assert [path.name for path in (trained / "data/base").iterdir()] == ["old.safetensors"]
+
+
+def test_promotion_replaces_the_base_and_puts_its_scores_on_its_card(trained: Path) -> None:
+    finish(trained)
+    promote_base(trained)
+
+    assert sorted(path.name for path in (trained / "data/base").iterdir()) == ["card.json", "new.safetensors"]
+    card = json.loads((trained / "data/base/card.json").read_text())
+    assert (card["steps"], card["scores"]["variants"]) == (7, {"none": {}})
+
+
+def test_a_finished_ruler_is_promoted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"ruler.json: expected a finished result"):
+        promote_ruler(tmp_path)
+    (tmp_path / RULER_TRAINED).mkdir(parents=True)
+    (tmp_path / RULER_TRAINED / "ruler.json").write_text("{}")
+
+    assert (promote_ruler(tmp_path) / "ruler.json").is_file()

@@ -25,6 +25,7 @@ from rag_diffusion.metrics.ruler.store import entity_features
 from rag_diffusion.metrics.ruler.style import (
     BATCH,
     EPOCHS,
+    HEADS,
     StyleEnsemble,
     style_logits,
     train_style_ensemble,
@@ -37,9 +38,10 @@ CHECK_SHRINKAGE = 0.05
 HIDDEN_STYLES = 4  # the target's and three of neighbors
 RECIPE = (
     "entity: EfficientNet-Lite2 features (last map and layer statistics), whitened within train entities, cosine to "
-    "the mean of the drawings nobody was shown; style: convolutions on EfficientNet-Lite2 maps at an eighth of the "
-    "resolution, beside shallow layer statistics, trained on mirrored, shifted, recoloured, gray, blurred, noisy and "
-    "repainted train images; style_check: linear discriminant on EfficientNet-Lite2 layer statistics of the same images"
+    "the mean of the drawings nobody was shown; style: mean log-probability of heads that differ in their seed alone, "
+    "each convolutions on EfficientNet-Lite2 maps at an eighth of the resolution beside shallow layer statistics, "
+    "trained on mirrored, shifted, recoloured, gray, blurred, noisy and repainted train images; style_check: linear "
+    "discriminant on EfficientNet-Lite2 layer statistics of the same images"
 )
 
 Pixels = NDArray[np.uint8]
@@ -165,8 +167,8 @@ def make_card(
     """What the ruler is, has seen and can do."""
     train = corpus.table.loc[corpus.table["split"] == "train", "entity"]
     config = {"trunk": "efficientnet-lite2", "trunk_image_size": trunk.image_size, "entity_shrinkage": ENTITY_SHRINKAGE,
-              "entity_dims": ENTITY_DIMS, "check_shrinkage": CHECK_SHRINKAGE, "epochs": epochs, "batch_size": BATCH,
-              "seed": seed}  # fmt: skip
+              "entity_dims": ENTITY_DIMS, "check_shrinkage": CHECK_SHRINKAGE, "style_heads": HEADS, "epochs": epochs,
+              "batch_size": BATCH, "seed": seed}  # fmt: skip
     rounded = {name: {part: round(value, 4) for part, value in parts.items()} for name, parts in accuracies.items()}
     return {"corpus_hash": corpus.hash, "styles": list(scorers.styles), "recipe": RECIPE, "config": config,
             "validation": rounded, "train_entities": sorted(set(train))}  # fmt: skip

@@ -101,8 +101,7 @@ class Ruler:
         if seen:
             raise ModelError(
                 f"ruler {self.sha256[:12]}: expected scored entities it has never seen, got {len(seen)} it was trained "
-                f"on, e.g. {seen[:5]}; the split has changed: make a new ruler (`dvc repro pipelines/ruler/dvc.yaml`, "
-                "`rag-diffusion ruler promote`)"
+                f"on, e.g. {seen[:5]}; the split has changed: make a new ruler (`make ruler`)"
             )
 
 

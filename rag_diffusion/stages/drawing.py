@@ -1,0 +1,90 @@
+"""Images of one variant for fixed prompts, batch by batch; finished batches outlive an interruption."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion import layout
+from rag_diffusion.config import Config
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.device import choose_device
+from rag_diffusion.files import atomic_write, tree_hash
+from rag_diffusion.models.generator import load_generator
+from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.progress import Progress
+from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
+from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.training.checkpoint import fingerprint
+from rag_diffusion.types import Prompt
+
+
+def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
+    """Pair ids that condition a prompt in a variant: none, random, retrieved or oracle."""
+    shown = {"none": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
+    return shown[variant]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A generator at work on prompts of one corpus, as `config.sample` says.
+
+    Attributes:
+        root: the project, for its scratch folder.
+        model: folder of the generator.
+    """
+
+    root: Path
+    model: Path
+    config: Config
+    corpus: Corpus
+    table: NeighborTable
+
+    def draw(self, variant: str, prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
+        """One image for each of P prompts, (P, H, W, 3); the same noise for every variant."""
+        parts: list[NDArray[np.uint8]] = []
+        size = self.config.sample.batch_size
+        with Progress(total=len(prompts), desc=f"drawing, {variant} neighbors", unit="img") as shown:
+            for start in range(0, len(prompts), size):
+                batch = prompts[start : start + size]
+                named = fingerprint({"prompts": [asdict(prompt) for prompt in batch]})
+                path = self._scratch / f"{variant}-{named}.npy"
+                if not path.exists():
+                    buffer = io.BytesIO()
+                    np.save(buffer, self._draw(variant, batch))
+                    atomic_write(path, buffer.getvalue())
+                parts.append(np.load(path))
+                shown.update(len(batch))
+        return np.concatenate(parts)
+
+    def _draw(self, variant: str, prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
+        lists = [neighbors_of(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts]
+        return self._pipeline(
+            [prompt.text for prompt in prompts],
+            NeighborBatch.gather(self.corpus, lists) if any(lists) else None,
+            [prompt.seed + self.config.seed for prompt in prompts],
+            Guidance.from_config(self.config.sample),
+        )
+
+    @cached_property
+    def _pipeline(self) -> RetrievalPipeline:
+        generator = load_generator(self.model, choose_device(self.config.device))
+        return RetrievalPipeline(generator, self.config.sample.scheduler, self.config.sample.num_inference_steps)
+
+    @cached_property
+    def _scratch(self) -> Path:
+        """Named after everything that decides a pixel but the prompts and the variant."""
+        facts = {
+            "model": tree_hash(self.model),
+            "neighbors": tree_hash(self.root / layout.NEIGHBORS),
+            "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),
+            "seed": self.config.seed,
+        }
+        return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rag_diffusion.training.optimizer import Optimizer
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 8, 1)
+        self.hidden = nn.Conv2d(8, 8, 3)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.linear(self.hidden(self.conv_in(x)).mean((2, 3)))
+        return hidden
+
+
+def gradients(network: nn.Module, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=draws)
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def test_muon_moves_a_kernel_as_torch_moves_its_matrix() -> None:
+    network = Network()
+    matrix = nn.Parameter(network.hidden.weight.detach().clone().flatten(1))
+    reference = torch.optim.Muon([matrix], lr=0.05, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    optimizer = Optimizer(network, "muon", 0.01)
+    for step in range(3):
+        gradients(network, step)
+        assert network.hidden.weight.grad is not None
+        matrix.grad = network.hidden.weight.grad.flatten(1)
+        reference.step()
+        optimizer.step(0.01)
+
+    assert torch.allclose(network.hidden.weight.flatten(1), matrix, atol=1e-6)
+
+
+def test_only_hidden_matrices_are_left_to_muon() -> None:
+    one, other = Network(), Network()
+    other.load_state_dict(one.state_dict())
+    for network, name in ((one, "muon"), (other, "adamw")):
+        optimizer = Optimizer(network, name, 0.01)
+        gradients(network, 0)
+        optimizer.step(0.01)
+    same = {name for name, value in weights(one).items() if torch.equal(value, weights(other)[name])}
+
+    assert same == {"conv_in.weight", "conv_in.bias", "hidden.bias", "linear.bias"}
+
+
+def test_the_memory_format_does_not_matter() -> None:
+    plain, last = Network(), Network()
+    last.load_state_dict(plain.state_dict())
+    last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for network in (plain, last):
+        optimizer = Optimizer(network, "muon", 0.01)
+        for step in range(2):
+            gradients(network, step)
+            optimizer.step(0.01)
+
+    for name, value in weights(plain).items():
+        assert torch.allclose(value, weights(last)[name], atol=2e-4), name  # the iteration runs in bfloat16
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_restored_moments_continue_bit_for_bit(name: str) -> None:
+    network = Network()
+    optimizer = Optimizer(network, name, 0.01)
+    gradients(network, 0)
+    optimizer.step(0.01)
+    resumed = copy.deepcopy(network)
+    again = Optimizer(resumed, name, 0.01)
+    again.load_state(optimizer.state())
+    for one, its in ((network, optimizer), (resumed, again)):
+        gradients(one, 1)
+        its.step(0.01)
+
+    assert all(torch.equal(value, weights(resumed)[key]) for key, value in weights(network).items())
