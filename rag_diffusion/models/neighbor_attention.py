@@ -42,6 +42,14 @@ class NeighborKV:
         """Some rows of the batch, in any order and number."""
         return NeighborKV(self.keys[rows], self.values[rows])
 
+    def twice(self, hide: bool) -> NeighborKV:
+        """The batch twice, (2B, ...); with `hide` the second half sees the null token alone."""
+        second = self.keys
+        if hide:
+            second = self.keys.clone()
+            second[:, :, :-1, self.values.shape[-1] + 2] += MASKED
+        return NeighborKV(torch.cat([self.keys, second]), torch.cat([self.values, self.values]))
+
 
 class NeighborAttention(nn.Module):
     """Cross-attention with a local bias and a null token; residual, so zero output weights leave the map as it is.
