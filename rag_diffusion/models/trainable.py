@@ -1,4 +1,4 @@
-"""Which parameters of a RetrievalUNet are trained: all, the neighbor attention alone, or low-rank adapters beside it."""
+"""Which parameters of a RetrievalUNet are trained: all, the neighbor attention alone, or adapters beside it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,6 @@ def _add_adapters(unet: RetrievalUNet, rank: int) -> None:
         if isinstance(module, nn.Linear) and name.endswith(_ADAPTED) and not name.startswith(_OWN)
     ]
     if not names:
-        raise ConfigError(
-            "trainable parts: expected a base with attention layers for `lora`, found none; use `neighbors`"
-        )
+        raise ConfigError("trainable parts: expected a base with attention for `lora`, found none; use `neighbors`")
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights="gaussian")
     cast(nn.Module, unet).add_adapter(config)  # type: ignore[operator]

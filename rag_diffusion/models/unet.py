@@ -6,7 +6,7 @@ attend  first maps to second maps, on the bottleneck and chosen skip maps, after
 decode  the base's own decoder turns the attended maps into the prediction                         [0071]
 
 f(c_n, 0) depends neither on x_t nor on t: `encode_neighbors` and `project_neighbors` are called once an image,
-`forward` at every step. Since neighbors act after the encoder, predictions with and without them share one encoder pass.
+`forward` at every step. Since neighbors act after the encoder, predictions with and without them share one pass of it.
 
 Shapes: B batch, K neighbors, N distinct neighbors, L text tokens, D text width, C/H/W the U-Net's input.
 """

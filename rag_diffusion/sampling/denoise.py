@@ -2,9 +2,9 @@
 
     x_T ~ N(0, I);   x_{t-1} = step(v_hat(x_t, t), x_t)
 
-Whatever coordinates a scheduler keeps its sample in, the network sees x_t = a x_0 + b eps with a^2 + b^2 = 1 and predicts
-v = a eps - b x_0, so a scheduler needs no code of its own here. Each one in `SCHEDULERS` passes a closed-form test: with the
-ideal denoiser of a Gaussian it must end with that Gaussian.
+Whatever coordinates a scheduler keeps its sample in, the network sees x_t = a x_0 + b eps with a^2 + b^2 = 1 and
+predicts v = a eps - b x_0, so a scheduler needs no code of its own here. Each one in `SCHEDULERS` passes a closed-form
+test: with the ideal denoiser of a Gaussian it must end with that Gaussian.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def make_scheduler(name: str, num_inference_steps: int) -> Any:
     """
     if name not in SCHEDULERS:
         known = hasattr(getattr(diffusers, name, None), "add_noise")
-        reason = (
-            "that one has not passed the closed-form test of this schedule" if known else "diffusers has no such one"
-        )
+        reason = "it has not passed the closed-form test" if known else "diffusers has no such one"
         raise ConfigError(f"sample.scheduler: expected one of {', '.join(SCHEDULERS)}, got {name!r}: {reason}")
     cls = getattr(diffusers, name)
     extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": False}
@@ -77,7 +75,7 @@ def denoise(
     Returns:
         (B, D, h, w) x_0.
     """
-    sample = noise * scheduler.init_noise_sigma
+    sample: Tensor = noise * scheduler.init_noise_sigma
     ancestral = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if generators and ancestral else {}
     for number, timestep in enumerate(scheduler.timesteps):
