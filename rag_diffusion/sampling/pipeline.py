@@ -16,6 +16,7 @@ from rag_diffusion.models.generator import Generator, initial_noise
 from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.sampling.attention import AttentionRecorder
 from rag_diffusion.sampling.denoise import denoise, make_scheduler
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
 
@@ -48,6 +49,7 @@ class RetrievalPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         guidance: Guidance | None = None,
         on_step: Callable[[int], None] | None = None,
+        recorder: AttentionRecorder | None = None,
     ) -> NDArray[np.uint8]:
         """Draw one image for each prompt.
 
@@ -57,6 +59,7 @@ class RetrievalPipeline(DiffusionPipeline):
             seeds: B seeds of the initial noise and of the coin.
             guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
             on_step: called with the number of each finished step.
+            recorder: told which images are drawn when; see `AttentionRecorder.listening`.
 
         Returns:
             (B, H, W, 3) uint8.
@@ -77,6 +80,7 @@ class RetrievalPipeline(DiffusionPipeline):
             null=self.generator.text_encoder([""] * len(prompts)).to(device),
             features=None if neighbors is None or not any(shown) else self._neighbor_features(neighbors),
             shown=shown,
+            recorder=recorder,
         )
         scheduler = make_scheduler(self._scheduler_name, self._num_steps)
         plan = guidance.plan(len(scheduler.timesteps), list(seeds))
@@ -125,19 +129,26 @@ class GuidedVelocity:
     null: TextFeatures
     features: dict[str, NeighborKV] | None
     shown: Sequence[bool]
+    recorder: AttentionRecorder | None = None
 
     def __call__(self, sample: Tensor, timestep: Tensor, steps: Sequence[Step]) -> Tensor:
         """v_hat (B, D, h, w) of x_t; one step for each image."""
         possible = [_possible(step, there) for step, there in zip(steps, self.shown, strict=True)]
         kinds = set(possible)
         if len(kinds) == 1:
+            self._expect(torch.arange(len(possible)))
             return self._predict(kinds.pop(), sample, timestep, self.text, self.null, self.features)
         result = torch.empty_like(sample, dtype=torch.float32)
         for kind in sorted(kinds, key=lambda step: step.value):
             rows = torch.tensor([row for row, step in enumerate(possible) if step is kind], device=sample.device)
+            self._expect(rows)
             features = None if self.features is None else {name: kv.select(rows) for name, kv in self.features.items()}
             result[rows] = self._predict(kind, sample[rows], timestep, self.text[rows], self.null[rows], features)
         return result
+
+    def _expect(self, rows: Tensor) -> None:
+        if self.recorder is not None:
+            self.recorder.expect(rows)
 
     def _predict(
         self,
