@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import torch
 from diffusers import DDPMScheduler
 from safetensors import SafetensorError
@@ -64,7 +62,13 @@ class Generator:
         return self.unet.project_neighbors(maps, neighbors.rows.to(self.device), neighbors.mask.to(self.device))
 
     def velocity(
-        self, sample: Tensor, timestep: Tensor, text: TextFeatures, features: dict[str, NeighborKV] | None
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        text: TextFeatures,
+        features: dict[str, NeighborKV] | None,
+        *,
+        and_without: bool = False,
     ) -> Tensor:
         """v_hat of x_t.
 
@@ -73,15 +77,23 @@ class Generator:
             timestep: () or (B,) integers.
             text: of B captions.
             features: `neighbor_features` of the batch; None is k = 0.
+            and_without: also without the neighbors, out of the same encoder pass.
 
         Returns:
-            (B, D, h, w) float32.
+            (B, D, h, w) float32; with `and_without` (2B, ...), those with neighbors first.
         """
         factors = Precondition.at(_ALPHAS_CUMPROD.to(self.device)[timestep.to(self.device).long()], self.codec.std)
         output = self.unet(
-            sample * factors.scale_in, timestep, text.states, encoder_attention_mask=text.mask, neighbors=features
-        )
-        return factors.velocity(sample, output.sample)
+            sample * factors.scale_in,
+            timestep,
+            text.states,
+            encoder_attention_mask=text.mask,
+            neighbors=features,
+            and_without=and_without,
+        ).sample
+        if and_without:
+            return torch.cat([factors.velocity(sample, part) for part in output.chunk(2)])
+        return factors.velocity(sample, output)
 
     def save(self, folder: Path) -> None:
         """Write `unet/` and `codec.safetensors` (float16 and float32) and `generator.json` into an existing folder."""
@@ -179,25 +191,6 @@ def noise_schedule() -> DDPMScheduler:
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
     )
-
-
-def sampling_scheduler(name: str, num_inference_steps: int) -> Any:
-    """A diffusers scheduler by class name, on the training schedule.
-
-    Raises:
-        ConfigError: diffusers has no such scheduler.
-    """
-    cls = getattr(diffusers, name, None)
-    if cls is None or not hasattr(cls, "add_noise"):
-        raise ConfigError(
-            f"sample.scheduler: expected the name of a diffusers scheduler, got {name!r}; e.g. DDIMScheduler"
-        )
-    extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": False}
-    if name.startswith("DPMSolver"):
-        extra["lambda_min_clipped"] = -5.1
-    scheduler = cls.from_config(noise_schedule().config, **extra)
-    scheduler.set_timesteps(num_inference_steps)
-    return scheduler
 
 
 def initial_noise(seeds: list[int], shape: tuple[int, int, int]) -> Tensor:

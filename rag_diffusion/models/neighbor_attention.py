@@ -2,12 +2,13 @@
 
 Equation, per head with width d, for a query at cell p and a key of neighbor n at cell r (patent [0069-70], claim 8):
 
-    logit(p, n, r) = q_p . k_{n,r} / sqrt(d) - |p - r|^2 / (2 sigma^2)        sigma learned, one a head, in cells
+    logit(p, n, r) = q_p . k_{n,r} / sqrt(d) - |p - r|^2 / (2 sigma^2) + log w_n     sigma learned, one a head, in cells
     logit(p, null) = learned, one a head; its value is 0
     out_p = W_out concat_heads sum_{n,r} softmax(logit)_{n,r} v_{n,r}         W_out without bias
 
-The Gaussian term makes a query look at its own place in each neighbor first. The null token lets a query attend to
-nothing; a row without neighbors attends to it alone, so its output is exactly zero. The Gaussian is an inner product,
+The Gaussian term makes a query look at its own place in each neighbor first. A weight w_n of 2 counts a neighbor twice,
+0 hides it. The null token lets a query attend to nothing; a row without neighbors attends to it alone, so its output
+is exactly zero. The Gaussian is an inner product,
 
     -|p - r|^2 / (2 sigma^2) = (p / sigma^2) . r  -  |r|^2 / (2 sigma^2)  -  |p|^2 / (2 sigma^2),
 
@@ -18,6 +19,8 @@ Shapes: B batch, K neighbors, C channels, H/W map, M = K * H * W keys, h heads, 
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +41,14 @@ class NeighborKV:
     def select(self, rows: Tensor) -> NeighborKV:
         """Some rows of the batch, in any order and number."""
         return NeighborKV(self.keys[rows], self.values[rows])
+
+    def twice(self, hide: bool) -> NeighborKV:
+        """The batch twice, (2B, ...); with `hide` the second half sees the null token alone."""
+        second = self.keys
+        if hide:
+            second = self.keys.clone()
+            second[:, :, :-1, self.values.shape[-1] + 2] += MASKED
+        return NeighborKV(torch.cat([self.keys, second]), torch.cat([self.values, self.values]))
 
 
 class NeighborAttention(nn.Module):
@@ -60,32 +71,37 @@ class NeighborAttention(nn.Module):
         self.to_key = nn.Linear(channels, channels, bias=False)
         self.to_value = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Linear(channels, channels, bias=False)
-        first, last = (torch.tensor(sigma).log() for sigma in _SIGMAS)
-        self.log_sigma = nn.Parameter(torch.linspace(float(first), float(last), self.heads))
-        self.null_logit = nn.Parameter(torch.zeros(self.heads))
-        if zero_init:
-            nn.init.zeros_(self.to_out.weight)
+        self.log_sigma = nn.Parameter(torch.empty(self.heads))
+        self.null_logit = nn.Parameter(torch.empty(self.heads))
+        self.zero_init = zero_init
+        self.reset_parameters()
 
-    def project(self, maps: Tensor, mask: Tensor) -> NeighborKV:
+    def reset_parameters(self) -> None:
+        """Start again; diffusers loads checkpoints into modules that nothing has initialised."""
+        for layer in (self.norm_query, self.norm_key, self.to_query, self.to_key, self.to_value, self.to_out):
+            layer.reset_parameters()
+        first, last = (math.log(sigma) for sigma in _SIGMAS)
+        with torch.no_grad():
+            self.log_sigma.copy_(torch.linspace(first, last, self.heads))
+            self.null_logit.zero_()
+            if self.zero_init:
+                self.to_out.weight.zero_()
+
+    def project(self, maps: Tensor, weights: Tensor) -> NeighborKV:
         """Keys and values of the neighbors, to be computed once an image.
 
         Args:
             maps: (B, K, C, H, W) second feature maps f(c_n, 0).
-            mask: (B, K) true where there is a neighbor.
+            weights: (B, K) w_n; 0 or False where there is no neighbor.
         """
         batch, count, channels, height, width = maps.shape
         tokens = self.norm_key(maps.permute(0, 1, 3, 4, 2).reshape(batch, count * height * width, channels))
         keys, values = self._split(self.to_key(tokens)), self._split(self.to_value(tokens))
         place = self._places(height, width, maps.device).repeat(count, 1)  # (M, 2)
-        seen = torch.where(mask, 0.0, MASKED).float().repeat_interleave(height * width, dim=1)  # (B, M)
-        bias = seen[:, None] - place.square().sum(1) * self._precision()[:, None] / 2  # (B, h, M)
+        counted = weights.float().log().clamp(min=MASKED).repeat_interleave(height * width, dim=1)  # (B, M)
+        bias = counted[:, None] - place.square().sum(1) * self._precision()[:, None] / 2  # (B, h, M)
         shape = (batch, self.heads, count * height * width)
-        extra = [
-            place[:, 0].expand(shape),
-            place[:, 1].expand(shape),
-            bias,
-            torch.ones(shape, device=maps.device),
-        ]
+        extra = [place[:, 0].expand(shape), place[:, 1].expand(shape), bias, torch.ones_like(bias)]
         keys = torch.cat([keys.float(), torch.stack(extra, dim=-1)], dim=-1)
         null = torch.zeros_like(keys[:, :, :1])
         null[..., self.head_dim + 2] = self.null_logit[:, None]  # its query channel is 1
@@ -103,9 +119,34 @@ class NeighborAttention(nn.Module):
             (B, C, H, W); rows without neighbors come back bit for bit.
         """
         batch, channels, height, width = sample.shape
+        query = self._query(sample)
+        with _float32(sample.device):
+            attended = F.scaled_dot_product_attention(query, neighbors.keys, neighbors.values, scale=1.0)
+        merged = attended.transpose(1, 2).reshape(batch, height * width, channels).to(sample.dtype)
+        out = self.to_out(merged).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        result: Tensor = sample + out.to(sample.dtype)
+        return result
+
+    def shares(self, sample: Tensor, neighbors: NeighborKV) -> Tensor:
+        """Who is looked at: the softmax of the equation, mean over heads.
+
+        Args:
+            sample: (B, C, H, W) first feature map.
+            neighbors: `project` of the same batch.
+
+        Returns:
+            (B, H * W, M + 1) float32; a row sums to 1, its last column is the null token.
+        """
+        with _float32(sample.device):
+            logits = self._query(sample) @ neighbors.keys.transpose(-1, -2)
+        return logits.softmax(dim=-1).mean(dim=1)
+
+    def _query(self, sample: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, h, H * W, d + 4) float32, the Gaussian's channels last."""
+        batch, channels, height, width = sample.shape
         tokens = sample.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         query = self._split(self.to_query(self.norm_query(tokens))).float() / self.head_dim**0.5
-        place = self._places(height, width, sample.device)  # (N, 2)
+        place = self._places(height, width, sample.device)  # (H * W, 2)
         precision = self._precision()[:, None]  # (h, 1)
         shape = (batch, self.heads, height * width)
         extra = [
@@ -114,13 +155,7 @@ class NeighborAttention(nn.Module):
             torch.ones(shape, device=sample.device),
             (-place.square().sum(1) * precision / 2).expand(shape),
         ]
-        query = torch.cat([query, torch.stack(extra, dim=-1)], dim=-1)
-        with torch.autocast(sample.device.type, enabled=False):  # the local bias needs float32
-            attended = F.scaled_dot_product_attention(query, neighbors.keys, neighbors.values, scale=1.0)
-        merged = attended.transpose(1, 2).reshape(batch, height * width, channels).to(tokens.dtype)
-        out = self.to_out(merged).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        result: Tensor = sample + out.to(sample.dtype)
-        return result
+        return torch.cat([query, torch.stack(extra, dim=-1)], dim=-1)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, M, C) -> (B, h, M, d)."""
@@ -137,3 +172,8 @@ class NeighborAttention(nn.Module):
         rows = torch.arange(height, device=device, dtype=torch.float32) - (height - 1) / 2
         columns = torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2
         return torch.cartesian_prod(rows, columns)
+
+
+def _float32(device: torch.device) -> AbstractContextManager[None]:
+    """No autocast: the local bias needs float32. The meta device knows none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

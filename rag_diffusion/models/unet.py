@@ -1,42 +1,36 @@
 """RetrievalUNet: a diffusers U-Net that attends to the feature maps of its neighbors.
 
 encode  f(x_t, c_p, t)    the base's own encoder and bottleneck: skip maps and bottleneck map      [0060-61]
-        f(c_n, 0)         the same encoder on each neighbor's pixels and text at timestep 0        [0066-68]
+        f(c_n, 0)         the same encoder (or a copy) on each neighbor's pixels and text, t = 0    [0066-68]
 attend  first maps to second maps, on the bottleneck and chosen skip maps, after the whole encoder [0069-70]
 decode  the base's own decoder turns the attended maps into the prediction                         [0071]
 
-Shapes: B batch, K neighbors, L text tokens, D text width, C/H/W the U-Net's input.
+f(c_n, 0) depends neither on x_t nor on t: `encode_neighbors` and `project_neighbors` are called once an image,
+`forward` at every step. Since neighbors act after the encoder, predictions with and without them share one pass of it.
+
+Shapes: B batch, K neighbors, N distinct neighbors, L text tokens, D text width, C/H/W the U-Net's input.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
 from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborKV
+from rag_diffusion.models.unet_split import Conditions, Encoded, decode, encode, side_by_side
 
 BOTTLENECK = "mid"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """What `encode` hands to `attend` and `decode`: skip maps, bottleneck, embeddings."""
-
-    skips: tuple[Tensor, ...]
-    mid: Tensor
-    embedding: Tensor
-    text: Tensor
-    text_bias: Tensor | None
-    size: tuple[int, int]
-
+_DECODER = ("up_blocks", "conv_norm_out", "conv_out")
+_OWN = ("neighbor_attention.", "neighbor_encoder.")
 
 NeighborFeatures = Mapping[str, NeighborKV]
 
@@ -45,8 +39,8 @@ def _signature() -> inspect.Signature:
     """The base's own keywords and ours, so that diffusers' config keeps them all."""
     base = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
     own = [
-        inspect.Parameter("neighbor_skips", inspect.Parameter.KEYWORD_ONLY, default=()),
-        inspect.Parameter("neighbor_head_dim", inspect.Parameter.KEYWORD_ONLY, default=32),
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in (("neighbor_skips", ()), ("neighbor_head_dim", 32), ("separate_neighbor_encoder", False))
     ]
     return inspect.Signature([*base, *own])
 
@@ -56,14 +50,22 @@ class RetrievalUNet(UNet2DConditionModel):
 
     Args:
         neighbor_skips: indices of the skip maps (0 is the output of `conv_in`) attended besides the bottleneck.
-        neighbor_head_dim: width of a head of the neighbor attention.
+        neighbor_head_dim: width of a head of the neighbor attention; divides the width of every attended map.
+        separate_neighbor_encoder: a second encoder for neighbors [0068], which starts as a copy of the first.
         **base: every argument of `UNet2DConditionModel`.
 
     Raises:
-        ValueError: an index names no skip map.
+        ValueError: an index names no skip map, or a head does not fit.
     """
 
-    def __init__(self, *, neighbor_skips: Sequence[int] = (), neighbor_head_dim: int = 32, **base: Any) -> None:
+    def __init__(
+        self,
+        *,
+        neighbor_skips: Sequence[int] = (),
+        neighbor_head_dim: int = 32,
+        separate_neighbor_encoder: bool = False,
+        **base: Any,
+    ) -> None:
         super().__init__(**base)
         channels = self._skip_channels()
         wrong = [index for index in neighbor_skips if not 0 <= index < len(channels)]
@@ -73,82 +75,142 @@ class RetrievalUNet(UNet2DConditionModel):
         self.neighbor_attention = nn.ModuleDict(
             {name: NeighborAttention(width, neighbor_head_dim) for name, width in widths.items()}
         )
+        self.neighbor_encoder = _encoder_alone(UNet2DConditionModel(**base)) if separate_neighbor_encoder else None
+        self._copy_encoder()
 
     __init__.__signature__ = _signature()  # type: ignore[attr-defined]
     __init__ = register_to_config(__init__)
 
-    def encode_neighbors(
-        self, sample: Tensor, encoder_hidden_states: Tensor, text_mask: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Second feature maps f(c_n, 0): the shared encoder at timestep 0, clean pixels.
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Read a folder of this class, or of a plain `UNet2DConditionModel`, whose neighbor attention starts as zero.
 
         Args:
-            sample: (N, C, H, W) clean neighbor images, one row each.
-            encoder_hidden_states: (N, L, D) their captions.
-            text_mask: (N, L) one where there is a token.
+            pretrained_model_name_or_path: as in diffusers.
+            **kwargs: as in diffusers, and this class's own arguments.
 
-        Returns:
-            Attended map -> (N, C', H', W').
+        Raises:
+            ValueError: a weight of the base is missing, or one is not finite.
         """
-        encoded = self.encode(sample, torch.zeros((), device=sample.device), encoder_hidden_states, text_mask)
-        return {
-            name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in self.neighbor_attention
-        }
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs["low_cpu_mem_usage"] = False  # with it, new modules stay on the meta device
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        absent = [name for name in info["missing_keys"] if not name.startswith(_OWN)]
+        if absent:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: expected every weight of the U-Net, got none for {len(absent)}, "
+                f"e.g. {absent[:3]}; is it a checkpoint of this architecture?"
+            )
+        for name, attention in model._attentions():
+            if any(missing.startswith(f"neighbor_attention.{name}.") for missing in info["missing_keys"]):
+                attention.reset_parameters()
+        if any(name.startswith("neighbor_encoder.") for name in info["missing_keys"]):
+            model._copy_encoder()
+        broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+        if broken:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: expected finite weights, got NaN or infinity in {broken[:3]}; "
+                "load another checkpoint, or the float32 one"
+            )
+        return (model, info) if with_info else model
 
-    def project_neighbors(self, maps: Mapping[str, Tensor], rows: Tensor, mask: Tensor) -> dict[str, NeighborKV]:
-        """Keys and values for a batch out of maps of distinct neighbors.
-
-        Args:
-            maps: `encode_neighbors` of N distinct neighbors.
-            rows: (B, K) which of the N each image sees; anything where the mask is false.
-            mask: (B, K) true where there is a neighbor.
-        """
-        return {name: attention.project(maps[name][rows], mask) for name, attention in self._attentions()}
-
-    def encode(
+    @apply_lora_scale("cross_attention_kwargs")  # type: ignore[untyped-decorator]
+    def forward(  # noqa: D417  -- arguments of one kind share a line
         self,
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
-        text_mask: Tensor | None = None,
-    ) -> Encoded:
-        """First feature map f(x_t, c_p, t): the base's encoder and bottleneck.
+        class_labels: Tensor | None = None,
+        timestep_cond: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        added_cond_kwargs: dict[str, Any] | None = None,
+        down_block_additional_residuals: Sequence[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+        *,
+        neighbors: NeighborFeatures | None = None,
+        and_without: bool = False,
+        maps_only: bool = False,
+    ) -> UNet2DConditionOutput | tuple[Tensor] | dict[str, Tensor]:
+        """Predict the noise term (or v, or x_0) of `sample`; the one entry, where hooks of DDP and offload sit.
 
         Args:
             sample: (B, C, H, W) noisy input.
             timestep: () or (B,).
-            encoder_hidden_states: (B, L, D).
-            text_mask: (B, L) one where there is a token.
+            encoder_hidden_states: (B, L, D) text.
+            class_labels, timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs: as in diffusers.
+            down_block_additional_residuals, mid_block_additional_residual: of a ControlNet.
+            down_intrablock_additional_residuals: of a T2I-Adapter; the list is left as it is.
+            encoder_attention_mask: (B, L) one where there is a token.
+            return_dict: whether to wrap the output, as in diffusers.
+            neighbors: `project_neighbors` of this batch; None is k = 0, the base network.
+            and_without: also predict without the neighbors, out of the same encoder pass: (2B, ...), with them first.
+            maps_only: stop after the encoder and return the maps that neighbor attention reads; see `encode_neighbors`.
+
+        Returns:
+            (B, C_out, H, W) in `.sample`, or as a tuple.
         """
-        size = (sample.shape[-2], sample.shape[-1])
-        bias = None if text_mask is None else ((1 - text_mask.to(sample.dtype)) * -10000.0).unsqueeze(1)
-        if self.config.center_input_sample:
-            sample = 2 * sample - 1.0
-        embedding = self.time_embedding(self.get_time_embed(sample=sample, timestep=timestep))
-        added = self.get_aug_embed(emb=embedding, encoder_hidden_states=encoder_hidden_states, added_cond_kwargs={})
-        embedding = embedding if added is None else embedding + added
-        if self.time_embed_act is not None:
-            embedding = self.time_embed_act(embedding)
-        text = self.process_encoder_hidden_states(encoder_hidden_states=encoder_hidden_states, added_cond_kwargs={})
-        sample = self.conv_in(sample)
-        skips: tuple[Tensor, ...] = (sample,)
-        for block in self.down_blocks:
-            if getattr(block, "has_cross_attention", False):
-                sample, maps = block(
-                    hidden_states=sample,
-                    temb=embedding,
-                    encoder_hidden_states=text,
-                    encoder_attention_mask=bias,
-                )
-            else:
-                sample, maps = block(hidden_states=sample, temb=embedding)
-            skips += tuple(maps)
-        if self.mid_block is not None:
-            if getattr(self.mid_block, "has_cross_attention", False):
-                sample = self.mid_block(sample, embedding, encoder_hidden_states=text, encoder_attention_mask=bias)
-            else:
-                sample = self.mid_block(sample, embedding)
-        return Encoded(skips=skips, mid=sample, embedding=embedding, text=text, text_bias=bias, size=size)
+        conditions = Conditions(
+            text=encoder_hidden_states,
+            text_mask=encoder_attention_mask,
+            attention_mask=attention_mask,
+            class_labels=class_labels,
+            timestep_cond=timestep_cond,
+            added=added_cond_kwargs,
+            cross_attention_kwargs=cross_attention_kwargs,
+            down_residuals=down_block_additional_residuals,
+            mid_residual=mid_block_additional_residual,
+            intrablock_residuals=down_intrablock_additional_residuals,
+        )
+        if maps_only:
+            encoder = self if self.neighbor_encoder is None else self.neighbor_encoder
+            return self._attended_maps(encode(encoder, sample, timestep, conditions))
+        encoded = encode(self, sample, timestep, conditions)
+        attended = encoded if neighbors is None else self.attend(encoded, neighbors)
+        output = decode(self, side_by_side(attended, encoded) if and_without else attended)
+        return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    def encode_neighbors(
+        self,
+        sample: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        **conditions: Any,
+    ) -> dict[str, Tensor]:
+        """Second feature maps f(c_n, 0): the encoder at timestep 0, clean images.
+
+        Args:
+            sample: (N, C, H, W) clean neighbor images, one row each; latents by the VAE's mode for a latent model.
+            encoder_hidden_states: (N, L, D) their captions.
+            encoder_attention_mask: (N, L) one where there is a token.
+            **conditions: `class_labels` and `added_cond_kwargs` of the neighbors, where the base has them; nothing of
+                ControlNet, T2I-Adapter or GLIGEN, which belong to the image that is drawn.
+
+        Returns:
+            Attended map -> (N, C', H', W').
+        """
+        maps: dict[str, Tensor] = self(
+            sample,
+            torch.zeros((), device=sample.device),
+            encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            maps_only=True,
+            **conditions,
+        )
+        return maps
+
+    def project_neighbors(self, maps: Mapping[str, Tensor], rows: Tensor, weights: Tensor) -> dict[str, NeighborKV]:
+        """Keys and values for a batch out of maps of distinct neighbors.
+
+        Args:
+            maps: `encode_neighbors` of N distinct neighbors.
+            rows: (B, K) which of the N each image sees; anything where the weight is zero.
+            weights: (B, K) how much each neighbor counts: 1 plainly, 0 (or False) not at all.
+        """
+        return {name: attention.project(maps[name][rows], weights) for name, attention in self._attentions()}
 
     def attend(self, encoded: Encoded, neighbors: NeighborFeatures) -> Encoded:
         """Rewrite the bottleneck and the chosen skip maps by attention to the neighbors."""
@@ -159,64 +221,15 @@ class RetrievalUNet(UNet2DConditionModel):
         mid = self.neighbor_attention[BOTTLENECK](encoded.mid, neighbors[BOTTLENECK])
         return replace(encoded, skips=tuple(skips), mid=mid)
 
-    def decode(self, encoded: Encoded) -> Tensor:
-        """The base's decoder: (B, C_out, H, W)."""
-        factor = 2**self.num_upsamplers
-        odd = any(side % factor for side in encoded.size)
-        sample, skips = encoded.mid, encoded.skips
-        for number, block in enumerate(self.up_blocks):
-            count = len(block.resnets)
-            here, skips = skips[-count:], skips[:-count]
-            size = skips[-1].shape[2:] if odd and number < len(self.up_blocks) - 1 else None
-            arguments: dict[str, Any] = {
-                "hidden_states": sample,
-                "temb": encoded.embedding,
-                "res_hidden_states_tuple": here,
-            }
-            if getattr(block, "has_cross_attention", False):
-                arguments |= {
-                    "encoder_hidden_states": encoded.text,
-                    "encoder_attention_mask": encoded.text_bias,
-                }
-            sample = block(**arguments, upsample_size=size)
-        if self.conv_norm_out:
-            sample = self.conv_act(self.conv_norm_out(sample))
-        output: Tensor = self.conv_out(sample)
-        return output
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        encoder_hidden_states: Tensor,
-        *,
-        encoder_attention_mask: Tensor | None = None,
-        neighbors: NeighborFeatures | None = None,
-        return_dict: bool = True,
-    ) -> UNet2DConditionOutput | tuple[Tensor]:
-        """Predict the noise term (or v, or x_0) of `sample`.
-
-        Args:
-            sample: (B, C, H, W) noisy input.
-            timestep: () or (B,).
-            encoder_hidden_states: (B, L, D) text.
-            encoder_attention_mask: (B, L) one where there is a token.
-            neighbors: `project_neighbors` of this batch; None is k = 0, the base network.
-            return_dict: whether to wrap the output, as in diffusers.
-
-        Returns:
-            (B, C_out, H, W) in `.sample`, or as a tuple.
-        """
-        encoded = self.encode(sample, timestep, encoder_hidden_states, encoder_attention_mask)
-        if neighbors is not None:
-            encoded = self.attend(encoded, neighbors)
-        output = self.decode(encoded)
-        return UNet2DConditionOutput(sample=output) if return_dict else (output,)
-
     def randomize_output(self, deviation: float = 0.02) -> None:
         """Start the output projections of the neighbor attention from small random weights instead of zeros."""
         for _, attention in self._attentions():
             nn.init.normal_(attention.to_out.weight, std=deviation)
+
+    def _attended_maps(self, encoded: Encoded) -> dict[str, Tensor]:
+        return {
+            name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in self.neighbor_attention
+        }
 
     def _attentions(self) -> list[tuple[str, NeighborAttention]]:
         return [(name, cast(NeighborAttention, module)) for name, module in self.neighbor_attention.items()]
@@ -227,3 +240,16 @@ class RetrievalUNet(UNet2DConditionModel):
         for block, width in zip(self.down_blocks, self.config.block_out_channels, strict=True):
             widths += [width] * (len(block.resnets) + (block.downsamplers is not None))
         return widths
+
+    def _copy_encoder(self) -> None:
+        """Let a separate neighbor encoder start from the weights of the first."""
+        if self.neighbor_encoder is not None:
+            own = self.neighbor_encoder.state_dict()
+            self.neighbor_encoder.load_state_dict({name: self.state_dict()[name] for name in own})
+
+
+def _encoder_alone(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A U-Net without its decoder."""
+    for name in _DECODER:
+        setattr(unet, name, None)
+    return unet

@@ -93,13 +93,12 @@ class Guidance:
         return Step.TEXT if after > before else Step.NEIGHBOR
 
 
-def combine(full: Tensor, reduced: Tensor, scales: Tensor) -> Tensor:
-    """w * full - (w - 1) * reduced, row by row.
+def combine(full: Tensor, reduced: Tensor, scale: float) -> Tensor:
+    """w * full - (w - 1) * reduced.
 
     Args:
         full: (B, C, H, W) prediction under both conditions.
         reduced: (B, C, H, W) prediction with a condition left out.
-        scales: (B,) w.
+        scale: w.
     """
-    w = scales.view(-1, 1, 1, 1).to(full.dtype)
-    return w * full - (w - 1) * reduced
+    return scale * full - (scale - 1) * reduced

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.models.codec import images_to_pixels
-from rag_diffusion.models.generator import Generator, initial_noise, sampling_scheduler
-from rag_diffusion.models.neighbor_attention import MASKED, NeighborKV
+from rag_diffusion.models.generator import Generator, initial_noise
+from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.sampling.attention import AttentionRecorder
+from rag_diffusion.sampling.denoise import denoise, make_scheduler
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
 
 
@@ -37,7 +39,7 @@ class RetrievalPipeline(DiffusionPipeline):
         super().__init__()
         self.generator = generator
         self._scheduler_name, self._num_steps = scheduler_name, num_inference_steps
-        self.register_modules(unet=generator.unet, scheduler=sampling_scheduler(scheduler_name, num_inference_steps))
+        self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler_name, num_inference_steps))
 
     @torch.inference_mode()
     def __call__(
@@ -47,6 +49,7 @@ class RetrievalPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         guidance: Guidance | None = None,
         on_step: Callable[[int], None] | None = None,
+        recorder: AttentionRecorder | None = None,
     ) -> NDArray[np.uint8]:
         """Draw one image for each prompt.
 
@@ -56,6 +59,7 @@ class RetrievalPipeline(DiffusionPipeline):
             seeds: B seeds of the initial noise and of the coin.
             guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
             on_step: called with the number of each finished step.
+            recorder: told which images are drawn when; see `AttentionRecorder.listening`.
 
         Returns:
             (B, H, W, 3) uint8.
@@ -68,29 +72,32 @@ class RetrievalPipeline(DiffusionPipeline):
             raise ValueError(f"expected as many seeds and neighbor lists as prompts, got lengths {sorted(lengths)}")
         guidance = guidance or Guidance()
         device = self.generator.device
-        text = self.generator.text_encoder(list(prompts)).to(device)
-        null = self.generator.text_encoder([""] * len(prompts)).to(device)
         shown = [False] * len(prompts) if neighbors is None else neighbors.mask.any(dim=1).tolist()
-        features = None if neighbors is None or not any(shown) else self._neighbor_features(neighbors)
-        scheduler = sampling_scheduler(self._scheduler_name, self._num_steps)
-        config = self.unet.config
-        shape = (config.in_channels, config.sample_size, config.sample_size)
-        sample = initial_noise(list(seeds), shape).to(device) * scheduler.init_noise_sigma
-        noise_generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
+        guided = GuidedVelocity(
+            generator=self.generator,
+            guidance=guidance,
+            text=self.generator.text_encoder(list(prompts)).to(device),
+            null=self.generator.text_encoder([""] * len(prompts)).to(device),
+            features=None if neighbors is None or not any(shown) else self._neighbor_features(neighbors),
+            shown=shown,
+            recorder=recorder,
+        )
+        scheduler = make_scheduler(self._scheduler_name, self._num_steps)
         plan = guidance.plan(len(scheduler.timesteps), list(seeds))
-        for number, timestep in enumerate(scheduler.timesteps):
-            steps = [
-                _possible(step, there) for step, there in zip(plan[min(number, len(plan) - 1)], shown, strict=True)
-            ]
-            model_input = scheduler.scale_model_input(sample, timestep)
-            output = self._predict(model_input, timestep, text, null, features, guidance, steps)
-            output = self._clip(model_input, timestep, output)
-            sample = scheduler.step(
-                output, timestep, sample, **_step_arguments(scheduler, noise_generators)
-            ).prev_sample
-            if on_step is not None:
-                on_step(number)
-        return images_to_pixels(self.generator.codec.decode(sample.float())).cpu().numpy()
+
+        def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
+            return self._clip(sample, timestep, guided(sample, timestep, plan[number]))
+
+        config = self.unet.config
+        noise = initial_noise(list(seeds), (config.in_channels, config.sample_size, config.sample_size)).to(device)
+        clean = denoise(
+            scheduler,
+            noise,
+            predict,
+            generators=[torch.Generator().manual_seed(seed + 1) for seed in seeds],
+            on_step=None if on_step is None else lambda number, _: on_step(number),
+        )
+        return images_to_pixels(self.generator.codec.decode(clean.float())).cpu().numpy()
 
     def _neighbor_features(self, neighbors: NeighborBatch) -> dict[str, NeighborKV]:
         captions = self.generator.text_encoder(list(neighbors.captions)).to(self.generator.device)
@@ -105,48 +112,66 @@ class RetrievalPipeline(DiffusionPipeline):
         clipped: Tensor = (a * sample - clean) / b
         return clipped
 
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedVelocity:
+    """The guided prediction of a batch whose images may take different steps; images of one kind go together.
+
+    Attributes:
+        text, null: features of the B prompts, and of as many empty ones.
+        features: keys and values of the neighbors; None draws without.
+        shown: whether each image has a neighbor.
+    """
+
+    generator: Generator
+    guidance: Guidance
+    text: TextFeatures
+    null: TextFeatures
+    features: dict[str, NeighborKV] | None
+    shown: Sequence[bool]
+    recorder: AttentionRecorder | None = None
+
+    def __call__(self, sample: Tensor, timestep: Tensor, steps: Sequence[Step]) -> Tensor:
+        """v_hat (B, D, h, w) of x_t; one step for each image."""
+        possible = [_possible(step, there) for step, there in zip(steps, self.shown, strict=True)]
+        kinds = set(possible)
+        if len(kinds) == 1:
+            self._expect(torch.arange(len(possible)))
+            return self._predict(kinds.pop(), sample, timestep, self.text, self.null, self.features)
+        result = torch.empty_like(sample, dtype=torch.float32)
+        for kind in sorted(kinds, key=lambda step: step.value):
+            rows = torch.tensor([row for row, step in enumerate(possible) if step is kind], device=sample.device)
+            self._expect(rows)
+            features = None if self.features is None else {name: kv.select(rows) for name, kv in self.features.items()}
+            result[rows] = self._predict(kind, sample[rows], timestep, self.text[rows], self.null[rows], features)
+        return result
+
+    def _expect(self, rows: Tensor) -> None:
+        if self.recorder is not None:
+            self.recorder.expect(rows)
+
     def _predict(
         self,
+        step: Step,
         sample: Tensor,
         timestep: Tensor,
         text: TextFeatures,
         null: TextFeatures,
         features: dict[str, NeighborKV] | None,
-        guidance: Guidance,
-        steps: list[Step],
     ) -> Tensor:
-        """The guided prediction; rows may take different steps."""
-        if all(step is Step.PLAIN for step in steps):
-            return self.generator.velocity(sample, timestep, text, features)
-        no_text = torch.tensor([step in (Step.TEXT, Step.JOINT) for step in steps], device=sample.device)
-        no_neighbors = torch.tensor([step in (Step.NEIGHBOR, Step.JOINT) for step in steps], device=sample.device)
-        choose = no_text[:, None]
-        states = torch.cat([text.states, torch.where(choose[..., None], null.states, text.states)])
-        mask = torch.cat([text.mask, torch.where(choose, null.mask, text.mask)])
-        both = None if features is None else {name: _twice(kv, no_neighbors) for name, kv in features.items()}
-        full, reduced = self.generator.velocity(
-            torch.cat([sample, sample]), timestep, TextFeatures(states, mask), both
-        ).chunk(2)
-        scales = torch.tensor([guidance.scale(step) for step in steps], device=sample.device)
-        return combine(full, reduced, scales)
+        velocity = self.generator.velocity
+        if step is Step.PLAIN:
+            return velocity(sample, timestep, text, features)
+        if step is Step.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
+            full, reduced = velocity(sample, timestep, text, features, and_without=True).chunk(2)
+        else:
+            both = TextFeatures(torch.cat([text.states, null.states]), torch.cat([text.mask, null.mask]))
+            hidden = step is Step.JOINT
+            twice = None if features is None else {name: kv.twice(hidden) for name, kv in features.items()}
+            full, reduced = velocity(torch.cat([sample, sample]), timestep, both, twice).chunk(2)
+        return combine(full, reduced, self.guidance.scale(step))
 
 
 def _possible(step: Step, has_neighbors: bool) -> Step:
     """Without neighbors there is nothing to leave out but the text."""
     return step if has_neighbors or step is Step.PLAIN else Step.TEXT
-
-
-def _twice(kv: NeighborKV, hidden: Tensor) -> NeighborKV:
-    """The batch twice; in the second half the `hidden` rows see the null token alone."""
-    width = kv.values.shape[-1]
-    second = kv.keys.clone()
-    second[:, :, :-1, width + 2] += torch.where(hidden, MASKED, 0.0)[:, None, None]
-    return NeighborKV(torch.cat([kv.keys, second]), torch.cat([kv.values, kv.values]))
-
-
-def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    """Ancestral schedulers draw noise: each image has a generator of its own."""
-    import inspect
-
-    accepts = inspect.signature(scheduler.step).parameters
-    return {"generator": generators} if "generator" in accepts else {}

@@ -20,6 +20,7 @@ from rag_diffusion.models.generator import load_generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
+from rag_diffusion.sampling.attention import AttentionRecorder
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.training.checkpoint import fingerprint
@@ -30,6 +31,14 @@ def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
     """Pair ids that condition a prompt in a variant: none, random, retrieved or oracle."""
     shown = {"none": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
     return shown[variant]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Images (P, H, W, 3), and the attention (P, K + 1) of each to its neighbors and, last, to the null token."""
+
+    pixels: NDArray[np.uint8]
+    shares: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,31 +56,40 @@ class Drawing:
     corpus: Corpus
     table: NeighborTable
 
-    def draw(self, variant: str, prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        """One image for each of P prompts, (P, H, W, 3); the same noise for every variant."""
-        parts: list[NDArray[np.uint8]] = []
+    def draw(self, variant: str, prompts: Sequence[Prompt]) -> Drawn:
+        """One image for each of P prompts; the same noise for every variant."""
+        parts: list[Drawn] = []
         size = self.config.sample.batch_size
         with Progress(total=len(prompts), desc=f"drawing, {variant} neighbors", unit="img") as shown:
             for start in range(0, len(prompts), size):
                 batch = prompts[start : start + size]
                 named = fingerprint({"prompts": [asdict(prompt) for prompt in batch]})
-                path = self._scratch / f"{variant}-{named}.npy"
+                path = self._scratch / f"{variant}-{named}.npz"
                 if not path.exists():
+                    drawn = self._draw(variant, batch)
                     buffer = io.BytesIO()
-                    np.save(buffer, self._draw(variant, batch))
+                    np.savez(buffer, pixels=drawn.pixels, shares=drawn.shares)
                     atomic_write(path, buffer.getvalue())
-                parts.append(np.load(path))
+                with np.load(path) as saved:
+                    parts.append(Drawn(pixels=saved["pixels"], shares=saved["shares"]))
                 shown.update(len(batch))
-        return np.concatenate(parts)
-
-    def _draw(self, variant: str, prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        lists = [neighbors_of(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts]
-        return self._pipeline(
-            [prompt.text for prompt in prompts],
-            NeighborBatch.gather(self.corpus, lists) if any(lists) else None,
-            [prompt.seed + self.config.seed for prompt in prompts],
-            Guidance.from_config(self.config.sample),
+        return Drawn(
+            pixels=np.concatenate([part.pixels for part in parts]),
+            shares=np.concatenate([part.shares for part in parts]),
         )
+
+    def _draw(self, variant: str, prompts: Sequence[Prompt]) -> Drawn:
+        lists = [neighbors_of(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts]
+        recorder = AttentionRecorder(batch=len(prompts), count=self.config.retrieval.num_neighbors)
+        with recorder.listening(self._pipeline.unet):
+            pixels = self._pipeline(
+                [prompt.text for prompt in prompts],
+                NeighborBatch.gather(self.corpus, lists) if any(lists) else None,
+                [prompt.seed + self.config.seed for prompt in prompts],
+                Guidance.from_config(self.config.sample),
+                recorder=recorder,
+            )
+        return Drawn(pixels=pixels, shares=recorder.result().shares.numpy())
 
     @cached_property
     def _pipeline(self) -> RetrievalPipeline:
@@ -86,5 +104,6 @@ class Drawing:
             "neighbors": tree_hash(self.root / layout.NEIGHBORS),
             "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),
             "seed": self.config.seed,
+            "num_neighbors": self.config.retrieval.num_neighbors,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"

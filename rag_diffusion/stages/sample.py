@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rag_diffusion import layout
-from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
+from rag_diffusion.sampling.provenance import VERSION, Provenance, Source, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import Drawing, neighbors_of
@@ -56,81 +56,78 @@ def run(ctx: StageContext) -> None:
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
     drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
-    images: Images = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
+    drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
+    images: Images = {variant: found.pixels for variant, found in drawn.items()}
     lists = {
         variant: [neighbors_of(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
     }
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
-    _write_samples(
-        ctx.root / layout.SAMPLES,
-        prompts,
-        images,
-        lists,
-        _provenance(corpus, prompts, table, lists, model),
-    )
+    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)}
+    facts = corpus.table.set_index("pair_id")[["caption", "source", "licence", "attribution"]].to_dict("index")
+    origins: dict[str, list[Provenance]] = {
+        variant: [
+            _origin(variant, prompt, table.prompts[prompt.prompt_id], shares, facts, stamp)
+            for prompt, shares in zip(prompts, found.shares, strict=True)
+        ]
+        for variant, found in drawn.items()
+    }
+    _write_samples(ctx.root / layout.SAMPLES, prompts, images, origins, stamp)
     _write_sheets(ctx, corpus, prompts, images, lists)
+
+
+def _origin(
+    variant: str,
+    prompt: Prompt,
+    found: PromptNeighbors,
+    shares: NDArray[np.float32],
+    facts: Mapping[Any, Mapping[Any, Any]],
+    stamp: Mapping[str, str],
+) -> Provenance:
+    """Which pairs conditioned an image, with source, licence, retrieval score and attention."""
+    scores = dict(zip(found.retrieved, found.scores, strict=True))
+    neighbors = tuple(
+        Source(pair_id=name, score=scores.get(name), attention=round(float(share), 5), **facts[name])
+        for name, share in zip(neighbors_of(variant, found), shares, strict=False)
+    )
+    return Provenance(
+        prompt=prompt.text,
+        variant=variant,
+        seed=prompt.seed,
+        neighbors=neighbors,
+        null_attention=round(float(shares[-1]), 5),
+        corpus_hash=stamp["corpus_hash"],
+        model_hash=stamp["model_hash"],
+    )
 
 
 def _write_samples(
     folder: Path,
     prompts: Sequence[Prompt],
     images: Images,
-    lists: dict[str, list[tuple[str, ...]]],
-    provenance: dict[str, Any],
+    origins: Mapping[str, Sequence[Provenance]],
+    stamp: Mapping[str, str],
 ) -> None:
     rows = [
         {
             "prompt_id": prompt.prompt_id,
             "variant": variant,
-            "image": encode_png(drawn[number]),
-            "neighbors": list(lists[variant][number]),
+            "image": to_png(drawn[number], origins[variant][number]),
+            "neighbors": [source.pair_id for source in origins[variant][number].neighbors],
             "seed": prompt.seed,
         }
         for variant, drawn in images.items()
         for number, prompt in enumerate(prompts)
     ]
+    listed = [
+        {"prompt_id": prompt.prompt_id} | origin.as_dict()
+        for found in origins.values()
+        for prompt, origin in zip(prompts, found, strict=True)
+    ]
+    content = {"version": VERSION, **stamp, "images": listed}
     with atomic_dir(folder) as beside:
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=SCHEMA),
-            beside / "samples.parquet",
-            compression="zstd",
-        )
-        (beside / "provenance.json").write_text(
-            json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        )
-
-
-def _provenance(
-    corpus: Corpus,
-    prompts: Sequence[Prompt],
-    table: NeighborTable,
-    lists: dict[str, list[tuple[str, ...]]],
-    model: Path,
-) -> dict[str, Any]:
-    """Which pairs conditioned each image, with source, licence, attribution and retrieval score."""
-    facts = corpus.table.set_index("pair_id")[["source", "licence", "attribution", "caption"]]
-    images = []
-    for variant, names in lists.items():
-        for prompt, neighbors in zip(prompts, names, strict=True):
-            found = table.prompts[prompt.prompt_id]
-            scores = dict(zip(found.retrieved, found.scores, strict=True))
-            used = [{"pair_id": name, "score": scores.get(name)} | facts.loc[name].to_dict() for name in neighbors]
-            images.append(
-                {
-                    "prompt_id": prompt.prompt_id,
-                    "prompt": prompt.text,
-                    "variant": variant,
-                    "seed": prompt.seed,
-                    "neighbors": used,
-                }
-            )
-    return {
-        "version": 1,
-        "corpus_hash": corpus.hash,
-        "model_hash": tree_hash(model),
-        "images": images,
-    }
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside / "samples.parquet", compression="zstd")
+        (beside / "provenance.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write_sheets(

@@ -39,7 +39,7 @@ def run(ctx: StageContext) -> None:
     drawing = Drawing(root=ctx.root, model=model, config=config, corpus=bench.corpus, table=bench.table)
     verdicts = {"real": judge.verdicts(gallery.looks(real))}
     for name in VARIANTS:
-        pixels = drawing.draw(name, bench.prompts)
+        pixels = drawing.draw(name, bench.prompts).pixels
         verdicts[name] = judge.verdicts(bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}"))
     table = accuracy_table(verdicts, bench.bootstrap)
     scores = {

@@ -8,10 +8,10 @@ import torch
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
 
 
-def test_combine_is_the_formula_row_by_row() -> None:
+def test_combine_is_the_formula() -> None:
     full, reduced = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 1.0)
-    out = combine(full, reduced, torch.tensor([2.0, 1.0]))
-    assert out.flatten().tolist() == [2 * 3 - 1 * 1, 3.0]
+    assert combine(full, reduced, 2.0).flatten().tolist() == [5.0, 5.0]
+    assert combine(full, reduced, 1.0).flatten().tolist() == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -7,16 +7,10 @@ import pytest
 import torch
 
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.errors import ConfigError
-from rag_diffusion.models.generator import (
-    Generator,
-    initial_noise,
-    noise_schedule,
-    sampling_scheduler,
-)
+from rag_diffusion.models.generator import Generator, initial_noise
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.pipeline import GuidedVelocity, RetrievalPipeline
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
@@ -54,46 +48,25 @@ def test_features_made_once_equal_features_made_in_every_step(
 ) -> None:
     neighbors = NeighborBatch.gather(tiny_corpus, LISTS)
     cached = pipeline(PROMPTS, neighbors, [1, 2, 3])
-    predict = pipeline._predict
+    made = []
 
-    def anew(sample, timestep, text, null, features, guidance, steps):  # type: ignore[no-untyped-def]
-        return predict(
-            sample,
-            timestep,
-            text,
-            null,
-            pipeline._neighbor_features(neighbors),
-            guidance,
-            steps,
-        )
+    class Anew(GuidedVelocity):
+        def __call__(self, sample, timestep, steps):  # type: ignore[no-untyped-def]
+            made.append(pipeline._neighbor_features(neighbors))
+            return GuidedVelocity.__call__(replace(self, features=made[-1]), sample, timestep, steps)
 
-    monkeypatch.setattr(pipeline, "_predict", anew)
+    def replace(one, **changes):  # type: ignore[no-untyped-def]
+        return GuidedVelocity(**{**vars(one), **changes})
+
+    monkeypatch.setattr("rag_diffusion.sampling.pipeline.GuidedVelocity", Anew)
     assert np.array_equal(pipeline(PROMPTS, neighbors, [1, 2, 3]), cached)
+    assert len(made) == 4
 
 
 def test_noise_depends_on_the_seed_alone() -> None:
     assert torch.equal(initial_noise([5, 6], (3, 4, 4))[1], initial_noise([6], (3, 4, 4))[0])
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
-def test_the_ideal_denoiser_of_a_gaussian_gives_its_variance(name: str) -> None:
-    """For x_0 ~ N(0, s^2), E[x_0 | x_t] = abar^.5 s^2 / (abar s^2 + 1 - abar) x_t: a sampler must end with s^2."""
-    deviation, abar = 0.3, noise_schedule().alphas_cumprod
-    scheduler = sampling_scheduler(name, 200)
-    sample = torch.randn(20000, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        a = abar[int(timestep)]
-        clean = a.sqrt() * deviation**2 / (a * deviation**2 + 1 - a) * sample
-        noise = (sample - a.sqrt() * clean) / (1 - a).sqrt()
-        sample = scheduler.step(a.sqrt() * noise - (1 - a).sqrt() * clean, timestep, sample).prev_sample
-    assert float(sample.std()) == pytest.approx(deviation, rel=0.03)
-
-
 def test_different_lengths_are_refused(pipeline: RetrievalPipeline) -> None:
     with pytest.raises(ValueError, match="as many seeds and neighbor lists as prompts"):
         pipeline(PROMPTS, None, [1])
-
-
-def test_a_scheduler_that_diffusers_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected the name of a diffusers scheduler, got 'NoScheduler'"):
-        sampling_scheduler("NoScheduler", 10)

@@ -1,0 +1,108 @@
+"""Who was looked at: the attention that every neighbor received while an image was drawn.
+
+    share(n) = mean over steps, attended maps, queries and heads of sum_r softmax(logit)_{n,r}      n = null as well
+
+so the shares of an image sum to 1. The recorder reads the neighbor attention from outside, by hooks: drawing without it
+computes nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborKV
+from rag_diffusion.models.unet import RetrievalUNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """What was recorded for B images with up to K neighbors.
+
+    Attributes:
+        shares: (B, K + 1), rows sum to 1; the last column is the null token.
+        heat: (B, K, H, W) where in each neighbor, at the finest attended map; sums to the share at that map.
+    """
+
+    shares: Tensor
+    heat: Tensor
+
+
+@dataclass(kw_only=True)
+class AttentionRecorder:
+    """Adds up shares over the calls of one drawing.
+
+    Args:
+        batch: B images.
+        count: K, the most neighbors of an image.
+    """
+
+    batch: int
+    count: int
+    rows: Tensor | None = None
+    _shares: dict[str, Tensor] = field(default_factory=dict)
+    _calls: dict[str, Tensor] = field(default_factory=dict)
+    _heat: dict[str, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def listening(self, unet: RetrievalUNet) -> Iterator[AttentionRecorder]:
+        """Record every call of the network's neighbor attention inside the block."""
+        handles = [
+            module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+            for name, module in unet.neighbor_attention.items()
+        ]
+        try:
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def expect(self, rows: Tensor) -> None:
+        """Say which images the next calls draw, first in their batch; what follows them is a reduced prediction."""
+        self.rows = rows
+
+    def result(self) -> Attention:
+        """Means over everything recorded; a drawing without neighbors looked at the null token alone.
+
+        Returns:
+            Shares and heat maps, on the CPU.
+        """
+        null = torch.zeros(self.batch, self.count + 1)
+        null[:, -1] = 1
+        if not self._shares:
+            return Attention(shares=null, heat=torch.zeros(self.batch, self.count, 1, 1))
+        parts = [self._shares[name] / self._calls[name].clamp(min=1)[:, None] for name in self._shares]
+        seen = next(iter(self._calls.values())) > 0
+        shares = torch.where(seen[:, None], torch.stack(parts).mean(0), null)
+        finest = max(self._heat, key=lambda name: self._heat[name].shape[-1])
+        heat = self._heat[finest] / self._calls[finest].clamp(min=1)[:, None, None, None]
+        return Attention(shares=shares, heat=heat)
+
+    def _hook(self, name: str) -> Any:
+        def listen(module: nn.Module, arguments: tuple[Tensor, NeighborKV], _: dict[str, Any]) -> None:
+            if self.rows is None:
+                return
+            assert isinstance(module, NeighborAttention)
+            sample, neighbors = arguments
+            first = torch.arange(len(self.rows), device=sample.device)
+            self._add(name, self.rows.cpu(), module.shares(sample[first], neighbors.select(first)), sample.shape[-2:])
+
+        return listen
+
+    def _add(self, name: str, rows: Tensor, shares: Tensor, size: Sequence[int]) -> None:
+        """Add (b, H * W, M + 1) of the images `rows`."""
+        height, width = size
+        received = shares.mean(dim=1).cpu()
+        cells = received[:, :-1].reshape(len(rows), -1, height, width)
+        if name not in self._shares:
+            self._shares[name] = torch.zeros(self.batch, self.count + 1)
+            self._heat[name] = torch.zeros(self.batch, self.count, height, width)
+            self._calls[name] = torch.zeros(self.batch)
+        self._shares[name][rows] += torch.cat([cells.sum(dim=(2, 3)), received[:, -1:]], dim=1)
+        self._heat[name][rows] += cells
+        self._calls[name][rows] += 1

@@ -1,0 +1,105 @@
+"""Where an image came from: the pairs that conditioned it, their licences, and how much each was looked at.
+
+One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
+
+    {"version": 2, "prompt", "variant", "seed", "corpus_hash", "model_hash", "null_attention",
+     "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "score", "attention"}, ...]}
+
+`score` is the fused retrieval score, null where the neighbor was given by hand; `attention` of all neighbors and
+`null_attention` sum to 1.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.files import atomic_write
+
+VERSION = 2
+CHUNK = "rag_diffusion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One pair that conditioned an image."""
+
+    pair_id: str
+    caption: str
+    source: str
+    licence: str
+    attribution: str
+    score: float | None
+    attention: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Everything that conditioned one image."""
+
+    prompt: str
+    seed: int
+    corpus_hash: str
+    model_hash: str
+    neighbors: tuple[Source, ...]
+    null_attention: float
+    variant: str = ""
+    version: int = field(default=VERSION)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, in the order of the schema."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Provenance:
+        """Read what `as_dict` gave.
+
+        Raises:
+            DataError: another version, or a field is missing.
+        """
+        if content.get("version") != VERSION:
+            raise DataError(
+                f"provenance: expected version {VERSION}, got {content.get('version')!r}; draw the image again"
+            )
+        try:
+            return cls(**content | {"neighbors": tuple(Source(**one) for one in content["neighbors"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"provenance: expected the fields of version {VERSION}, got {error}") from None
+
+
+def to_png(pixels: NDArray[np.uint8], provenance: Provenance) -> bytes:
+    """A PNG file of an image (H, W, 3) with its provenance inside."""
+    info = PngInfo()
+    info.add_itxt(CHUNK, json.dumps(provenance.as_dict(), ensure_ascii=False))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def save_png(path: Path, pixels: NDArray[np.uint8], provenance: Provenance) -> None:
+    """Write an image (H, W, 3) with its provenance inside, and the same as JSON beside it."""
+    atomic_write(path, to_png(pixels, provenance))
+    atomic_write(path.with_suffix(".json"), json.dumps(provenance.as_dict(), ensure_ascii=False, indent=1) + "\n")
+
+
+def read_png(file: Path | bytes) -> Provenance:
+    """The provenance inside an image.
+
+    Raises:
+        DataError: there is none.
+    """
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        text = image.info.get(CHUNK)
+    if text is None:
+        name = "image" if isinstance(file, bytes) else file
+        raise DataError(f"{name}: expected an image with its provenance inside, found none")
+    return Provenance.from_dict(json.loads(text))

@@ -1,0 +1,48 @@
+"""Every scheduler through our loop, against a closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.models.generator import noise_schedule
+from rag_diffusion.sampling.denoise import SCHEDULERS, denoise, make_scheduler
+
+MEAN, DEVIATION = 0.4, 0.3
+
+
+def ideal(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
+    """v of the best denoiser for x_0 ~ N(m, s^2): E[x_0 | x_t] = m + a s^2 / (a^2 s^2 + b^2) (x_t - a m)."""
+    alpha = noise_schedule().alphas_cumprod[int(timestep)]
+    a, b = alpha.sqrt(), (1 - alpha).sqrt()
+    clean = MEAN + a * DEVIATION**2 / (alpha * DEVIATION**2 + 1 - alpha) * (sample - a * MEAN)
+    return a * (sample - a * clean) / b - b * clean
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_ideal_denoiser_of_a_gaussian_ends_with_that_gaussian(name: str) -> None:
+    noise = torch.randn(200, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
+    drawn = denoise(make_scheduler(name, 200), noise, ideal, generators=generators)
+    assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.01)
+    assert float(drawn.std()) == pytest.approx(DEVIATION, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_ancestral_noise_is_that_of_the_image(name: str) -> None:
+    noise = torch.zeros(2, 1, 4, 4)
+    both = denoise(make_scheduler(name, 5), noise, ideal, generators=[torch.Generator().manual_seed(s) for s in (1, 2)])
+    alone = denoise(make_scheduler(name, 5), noise[1:], ideal, generators=[torch.Generator().manual_seed(2)])
+    torch.testing.assert_close(both[1:], alone)
+    assert not torch.allclose(both[0], both[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("NoScheduler", "diffusers has no such one"), ("PNDMScheduler", "not passed the closed-form test")],
+)
+def test_another_scheduler_is_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected one of DDIMScheduler, .* got '{name}': .*{reason}"):
+        make_scheduler(name, 10)
