@@ -1,6 +1,8 @@
-"""Where tensors live."""
+"""Where tensors live, and how precisely networks compute."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -18,3 +20,22 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 or None (float32); `auto` takes bfloat16 where the hardware is fast at it.
+
+    Args:
+        precision: `auto`, `fp32` or `bf16`.
+        device: where the network lives.
+    """
+    if precision == "fp32":
+        return None
+    fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.bfloat16 if fast or precision == "bf16" else None
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which a network computes."""
+    dtype = autocast_dtype(precision, device)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

@@ -137,8 +137,9 @@ class NeighborAttention(nn.Module):
         Returns:
             (B, H * W, M + 1) float32; a row sums to 1, its last column is the null token.
         """
+        query = self._query(sample)
         with _float32(sample.device):
-            logits = self._query(sample) @ neighbors.keys.transpose(-1, -2)
+            logits = query @ neighbors.keys.transpose(-1, -2)
         return logits.softmax(dim=-1).mean(dim=1)
 
     def _query(self, sample: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.device import autocast
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator, initial_noise
 from rag_diffusion.models.neighbor_attention import NeighborKV
@@ -28,6 +29,7 @@ class RetrievalPipeline(DiffusionPipeline):
         generator: U-Net, text encoder and noise schedule.
         scheduler_name: a diffusers scheduler by class name.
         num_inference_steps: denoising steps.
+        precision: `fp32`, `bf16`, or `auto`: bfloat16 where the hardware is fast at it.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class RetrievalPipeline(DiffusionPipeline):
         generator: Generator,
         scheduler_name: str = "DDIMScheduler",
         num_inference_steps: int = 20,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.generator = generator
         self._scheduler_name, self._num_steps = scheduler_name, num_inference_steps
+        self._precision = precision
         self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler_name, num_inference_steps))
 
     @torch.inference_mode()
@@ -86,7 +90,9 @@ class RetrievalPipeline(DiffusionPipeline):
         plan = guidance.plan(len(scheduler.timesteps), list(seeds))
 
         def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
-            return self._clip(sample, timestep, guided(sample, timestep, plan[number]))
+            with autocast(self._precision, device):
+                velocity = guided(sample, timestep, plan[number])
+            return self._clip(sample, timestep, velocity)
 
         config = self.unet.config
         noise = initial_noise(list(seeds), (config.in_channels, config.sample_size, config.sample_size)).to(device)
@@ -101,7 +107,8 @@ class RetrievalPipeline(DiffusionPipeline):
 
     def _neighbor_features(self, neighbors: NeighborBatch) -> dict[str, NeighborKV]:
         captions = self.generator.text_encoder(list(neighbors.captions)).to(self.generator.device)
-        return self.generator.neighbor_features(neighbors, captions)
+        with autocast(self._precision, self.generator.device):
+            return self.generator.neighbor_features(neighbors, captions)
 
     def _clip(self, sample: Tensor, timestep: Tensor, velocity: Tensor) -> Tensor:
         """Static thresholding (Imagen): keep the pixels of the x_0 estimate in [-1, 1], in v's coordinates."""

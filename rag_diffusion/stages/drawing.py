@@ -94,7 +94,8 @@ class Drawing:
     @cached_property
     def _pipeline(self) -> RetrievalPipeline:
         generator = load_generator(self.model, choose_device(self.config.device))
-        return RetrievalPipeline(generator, self.config.sample.scheduler, self.config.sample.num_inference_steps)
+        sample = self.config.sample
+        return RetrievalPipeline(generator, sample.scheduler, sample.num_inference_steps, sample.precision)
 
     @cached_property
     def _scratch(self) -> Path:

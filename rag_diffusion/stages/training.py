@@ -120,7 +120,9 @@ def _pictures(ctx: StageContext, corpus: Corpus, neighbors: Mapping[str, Sequenc
     def draw(generator: Generator, step: int) -> None:
         if not chosen:
             return
-        pipeline = RetrievalPipeline(generator, num_inference_steps=_PICTURE_STEPS)
+        pipeline = RetrievalPipeline(
+            generator, num_inference_steps=_PICTURE_STEPS, precision=ctx.config.sample.precision
+        )
         images = pipeline(captions, NeighborBatch.gather(corpus, lists), list(range(len(chosen))))
         ctx.tracker.log_image(picture_grid(corpus, lists, images), "validation", step)
 

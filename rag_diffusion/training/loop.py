@@ -10,15 +10,14 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rag_diffusion.config import TrainConfig
+from rag_diffusion.device import autocast, autocast_dtype
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import NUM_TRAIN_TIMESTEPS, Generator, noise_schedule
 from rag_diffusion.models.text_encoder import TextEncoder, TextFeatures
@@ -110,7 +109,7 @@ def train(
     start, first = time.monotonic() - run.seconds, run.step
     tokens = {
         "batch": config.batch_size,
-        "precision": str(_autocast_dtype(config, generator.device)),
+        "precision": str(autocast_dtype(config.precision, generator.device)),
     }
     tracker.set_tags({name: str(value) for name, value in tokens.items()})
     with Progress(total=config.steps, desc="training", unit="step", initial=first) as shown:
@@ -187,7 +186,7 @@ def _step(run: _Run, batch: Batch, seed: int) -> float:
     noised = add_noise(noise_schedule(), clean, noise, timesteps)
     text = run.texts(batch.captions, device)
     captions = run.texts(batch.neighbors.captions, device) if batch.neighbors.captions else None
-    with _autocast(config, device):
+    with autocast(config.precision, device):
         features = None if captions is None else generator.neighbor_features(batch.neighbors, captions)
         output = generator.velocity(noised.sample, timesteps, text, features)
     loss = velocity_loss(output, noised.target).mean()
@@ -244,15 +243,3 @@ def _validate(run: _Run, probe: GainProbe | None, tracker: Tracker, on_validate:
 
 def _out_of_time(run: _Run, config: TrainConfig) -> bool:
     return config.max_minutes > 0 and run.seconds > 60 * config.max_minutes
-
-
-def _autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    if config.precision == "fp32":
-        return None
-    fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return torch.bfloat16 if fast or config.precision == "bf16" else None
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> Any:
-    dtype = _autocast_dtype(config, device)
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

@@ -45,6 +45,14 @@ def test_shares_sum_to_one_and_name_only_neighbors_that_are_there(
     assert float(found.heat[2].sum()) == 0
 
 
+def test_recording_works_in_bfloat16(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
+    recorder = AttentionRecorder(batch=3, count=2)
+    pipeline = RetrievalPipeline(tiny_generator, num_inference_steps=2, precision="bf16")
+    with recorder.listening(tiny_generator.unet):
+        pipeline(PROMPTS, NeighborBatch.gather(tiny_corpus, LISTS), [1, 2, 3], recorder=recorder)
+    torch.testing.assert_close(recorder.result().shares.sum(dim=1), torch.ones(3))
+
+
 def test_recording_changes_no_pixel(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
     drawn, _ = record(tiny_generator, tiny_corpus, "alternate")
     pipeline = RetrievalPipeline(tiny_generator, num_inference_steps=4)
