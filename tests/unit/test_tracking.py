@@ -93,7 +93,7 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
     run = store.get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "score"
-    assert run.data.params["sample.text_guidance_scale"] == "2.0"
+    assert run.data.params["sample.text_guidance_scale"] == str(config.sample.text_guidance_scale)
     assert run.data.params["sample.variants"] == '["none", "random", "retrieved", "oracle"]'
     assert run.data.params["extra.shots"] == "3"
     assert run.data.metrics["kid"] == 0.25
