@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.layout import BASE, PRETRAINED, PRETRAINED_SCORES, RULER, RULER_TRAINED
 
-CARD = "card.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promotion:
-    """What is copied where, the card without which it is no result, the command that makes it."""
-
-    source: str
-    target: str
-    card: str
-    command: str
-
-
-BASE_PROMOTION = Promotion(source=PRETRAINED, target=BASE, card=CARD, command="make base")
-RULER_PROMOTION = Promotion(source=RULER_TRAINED, target=RULER, card="ruler.json", command="make ruler")
+CARD, RULER_CARD = "card.json", "ruler.json"
 
 
 def promote_base(root: Path | str = Path()) -> Path:
@@ -36,7 +21,7 @@ def promote_base(root: Path | str = Path()) -> Path:
         LineageError: the scores are those of other weights.
     """
     root = Path(root)
-    source = _finished(BASE_PROMOTION, root)
+    source = _finished(root / PRETRAINED / CARD, "make base")
     path = root / PRETRAINED_SCORES
     if not path.is_file():
         raise DataError(f"{path}: expected the scores of the result, found none; make them with `make base`")
@@ -56,17 +41,14 @@ def promote_base(root: Path | str = Path()) -> Path:
 def promote_ruler(root: Path | str = Path()) -> Path:
     """Make the result of pipelines/ruler the ruler, data/ruler. Returns that path."""
     root = Path(root)
-    source = _finished(RULER_PROMOTION, root)
+    source = _finished(root / RULER_TRAINED / RULER_CARD, "make ruler")
     with atomic_dir(root / RULER) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
     return root / RULER
 
 
-def _finished(promotion: Promotion, root: Path) -> Path:
-    source = root / promotion.source
-    if not (source / promotion.card).is_file():
-        raise DataError(
-            f"{source / promotion.card}: expected a finished result with its card, found none; "
-            f"make it with `{promotion.command}`"
-        )
-    return source
+def _finished(card: Path, command: str) -> Path:
+    """The folder of a card; a result without one is not whole."""
+    if not card.is_file():
+        raise DataError(f"{card}: expected a finished result with its card, found none; make it with `{command}`")
+    return card.parent

@@ -30,19 +30,16 @@ def test_the_default_is_named_after_its_network_and_not_called_fid(scoring_confi
     assert found.features(noise((2, 64, 64, 3))).shape == (2, POOLED)
 
 
-def test_inception_from_a_file_is_called_fid(tmp_path: Path, scoring_config: Config, tiny_trunk: Trunk) -> None:
+def test_inception_from_a_file_is_called_fid(
+    tmp_path: Path, scoring_config: Config, tiny_trunk: Trunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    net = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
-    saved: dict[str, torch.Tensor] = {}
-
-    def keep(state: dict[str, torch.Tensor]) -> None:
-        saved.update(state)
-
-    torch.save({}, tmp_path / "empty.pth")
-    net.load_state_dict = lambda _: keep(net.state_dict())  # type: ignore[method-assign, assignment]
-    FeatureExtractorInceptionV3.__init__(net, "inception-v3-compat", ["2048"], str(tmp_path / "empty.pth"))
-    torch.save(saved, tmp_path / "weights.pth")
+    torch.save({}, tmp_path / "none.pth")
+    with monkeypatch.context() as patch:  # the class makes a network only together with a file of weights
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        random = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(tmp_path / "none.pth"))
+    torch.save(random.state_dict(), tmp_path / "weights.pth")
     found = make_extractor(inception(scoring_config, str(tmp_path / "weights.pth")).score, tiny_trunk)
     assert (found.name, found.frechet_name) == ("inception_v3", "fid")
     assert found.features(noise((2, 32, 32, 3))).shape == (2, 2048)
