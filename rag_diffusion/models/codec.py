@@ -1,9 +1,10 @@
-"""Pixels <-> the U-Net's input, without loss: principal components of small patches in place of a VAE.
+"""Pixels <-> the U-Net's input: what a VAE is to latent diffusion.
 
-An image is cut into p x p patches; each patch, D = 3 p^2 numbers, is shifted by the mean patch and rotated onto the
-principal components of patches (Karhunen-Loeve transform). The rotation is orthonormal, so white noise stays white and
-distances stay distances; the components are uncorrelated with standard deviations from several (colour) to a few
-hundredths (fine detail), which is what `precondition` needs to know.
+`PatchCodec`, the project's own, is without loss: principal components of small patches. An image is cut into p x p
+patches; each patch, D = 3 p^2 numbers, is moved by the mean patch and rotated onto the principal components of patches
+(Karhunen-Loeve transform). The rotation is orthonormal, so white noise stays white and distances stay distances; the
+components are uncorrelated with standard deviations from several (colour) to a few hundredths (fine detail), which is
+what `precondition` needs to know.
 
 Shapes: B batch, H/W image, h = H / p, w = W / p, D = 3 p^2.
 """
@@ -11,12 +12,81 @@ Shapes: B batch, H/W image, h = H / p, w = W / p, D = 3 p^2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+class Codec(Protocol):
+    """Images to the U-Net's input and back.
+
+    Attributes:
+        std: (D,) deviation of each channel, where it is known: then the network is preconditioned by it.
+        lossless: whether an x_0 estimate may go to pixels and back at every step, so that it can be thresholded.
+    """
+
+    @property
+    def std(self) -> Tensor | None:
+        """Known deviations."""
+        ...
+
+    @property
+    def lossless(self) -> bool:
+        """Nothing is lost on the way."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
+        ...
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, 3, H, W)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCodec:
+    """A VAE of diffusers; `encode` takes the mode, so that the same neighbor always gives the same features."""
+
+    vae: Any
+    std: None = None
+    lossless: bool = False
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
+        mode: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        return (mode - self._shift) * float(self.vae.config.scaling_factor)
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, 3, H, W)."""
+        images: Tensor = self.vae.decode(
+            sample.to(self.vae.dtype) / self.vae.config.scaling_factor + self._shift
+        ).sample
+        return images
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelCodec:
+    """The U-Net sees pixels, as those of DeepFloyd IF do."""
+
+    std: None = None
+    lossless: bool = True
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The same."""
+        return images
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """The same."""
+        return sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +97,7 @@ class PatchCodec:
     basis: Tensor
     mean: Tensor
     std: Tensor
+    lossless: bool = True
 
     @classmethod
     def fit(cls, pixels: NDArray[np.uint8], patch_size: int) -> PatchCodec:

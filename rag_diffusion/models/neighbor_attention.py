@@ -20,6 +20,7 @@ Shapes: B batch, K neighbors, C channels, H/W map, M = K * H * W keys, h heads, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -58,7 +59,13 @@ class NeighborAttention(nn.Module):
         channels: C of the attended map; a multiple of `head_dim`.
         head_dim: d.
         zero_init: start with a zero output projection, so that the network equals its base.
+
+    Attributes:
+        listener: told at each call who is looked at, (B, H * W, M + 1) float32, rows sum to 1; its last column is the
+            null token. None computes nothing.
     """
+
+    listener: Callable[[Tensor], None] | None = None
 
     def __init__(self, channels: int, head_dim: int, zero_init: bool = True) -> None:
         super().__init__()
@@ -87,6 +94,15 @@ class NeighborAttention(nn.Module):
             if self.zero_init:
                 self.to_out.weight.zero_()
 
+    def forward(
+        self, maps: Tensor, neighbors: NeighborKV | None = None, *, weights: Tensor | None = None
+    ) -> Tensor | NeighborKV:
+        """`attend` to neighbors, or, given weights, `project` them: one entry, where hooks that move weights sit."""
+        if weights is not None:
+            return self.project(maps, weights)
+        assert neighbors is not None
+        return self.attend(maps, neighbors)
+
     def project(self, maps: Tensor, weights: Tensor) -> NeighborKV:
         """Keys and values of the neighbors, to be computed once an image.
 
@@ -108,7 +124,7 @@ class NeighborAttention(nn.Module):
         empty = torch.zeros_like(values[:, :, :1])
         return NeighborKV(torch.cat([keys, null], dim=2), torch.cat([values.float(), empty.float()], dim=2))
 
-    def forward(self, sample: Tensor, neighbors: NeighborKV) -> Tensor:
+    def attend(self, sample: Tensor, neighbors: NeighborKV) -> Tensor:
         """Add what the neighbors say.
 
         Args:
@@ -120,6 +136,8 @@ class NeighborAttention(nn.Module):
         """
         batch, channels, height, width = sample.shape
         query = self._query(sample)
+        if self.listener is not None:
+            self.listener(self._shares(query, neighbors))
         with _float32(sample.device):
             attended = F.scaled_dot_product_attention(query, neighbors.keys, neighbors.values, scale=1.0)
         merged = attended.transpose(1, 2).reshape(batch, height * width, channels).to(sample.dtype)
@@ -127,18 +145,9 @@ class NeighborAttention(nn.Module):
         result: Tensor = sample + out.to(sample.dtype)
         return result
 
-    def shares(self, sample: Tensor, neighbors: NeighborKV) -> Tensor:
-        """Who is looked at: the softmax of the equation, mean over heads.
-
-        Args:
-            sample: (B, C, H, W) first feature map.
-            neighbors: `project` of the same batch.
-
-        Returns:
-            (B, H * W, M + 1) float32; a row sums to 1, its last column is the null token.
-        """
-        query = self._query(sample)
-        with _float32(sample.device):
+    def _shares(self, query: Tensor, neighbors: NeighborKV) -> Tensor:
+        """Who is looked at: the softmax of the equation, mean over heads, (B, H * W, M + 1); last the null token."""
+        with _float32(query.device):
             logits = query @ neighbors.keys.transpose(-1, -2)
         return logits.softmax(dim=-1).mean(dim=1)
 

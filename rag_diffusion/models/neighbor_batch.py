@@ -5,11 +5,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from rag_diffusion.corpus.images import on_white, to_square
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import pixels_to_images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Neighbor:
+    """One image-text pair that conditions a drawing.
+
+    Attributes:
+        image: PIL image or (H, W), (H, W, 3) or (H, W, 4) uint8 array of any size; transparency becomes white, gray
+            becomes RGB, and an image that is not square stands in a white square.
+        caption: its text.
+        pair_id: its name; two neighbors of one name are one neighbor.
+        source, licence, attribution: for the provenance.
+        score: of the retrieval; None where it was given by hand.
+        weight: how much it counts: 2 counts twice, 0 not at all.
+    """
+
+    image: Image.Image | NDArray[np.uint8]
+    caption: str
+    pair_id: str = ""
+    source: str = ""
+    licence: str = ""
+    attribution: str = ""
+    score: float | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"neighbor {self.pair_id!r}: expected a finite weight of at least 0, got {self.weight}")
+        if isinstance(self.image, np.ndarray):
+            shape, kind = self.image.shape, self.image.dtype
+            if kind != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+                raise ValueError(
+                    f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
+                    f"got {kind} {shape}"
+                )
+        elif not isinstance(self.image, Image.Image):
+            raise ValueError(
+                f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array, got {type(self.image).__name__}"
+            )
+
+    def pixels(self, size: int) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8."""
+        image = self.image if isinstance(self.image, Image.Image) else Image.fromarray(self.image)
+        return np.asarray(to_square(on_white(image), size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +69,14 @@ class NeighborBatch:
         captions: their texts.
         images: (N, 3, H, W) in [-1, 1].
         rows: (B, K) which of the N each image sees.
-        mask: (B, K) true where there is a neighbor.
+        weights: (B, K) how much each counts; 0 where there is none.
     """
 
     pair_ids: tuple[str, ...]
     captions: tuple[str, ...]
     images: Tensor
     rows: Tensor
-    mask: Tensor
+    weights: Tensor
 
     @classmethod
     def gather(cls, corpus: Corpus, lists: Sequence[Sequence[str]]) -> NeighborBatch:
@@ -38,17 +86,62 @@ class NeighborBatch:
             LineageError: the corpus has no such pair.
         """
         distinct = tuple(sorted({pair_id for names in lists for pair_id in names}))
-        place = {pair_id: number for number, pair_id in enumerate(distinct)}
-        width = max((len(names) for names in lists), default=0)
-        rows = torch.zeros(len(lists), width, dtype=torch.long)
-        mask = torch.zeros(len(lists), width, dtype=torch.bool)
-        for number, names in enumerate(lists):
-            rows[number, : len(names)] = torch.tensor([place[name] for name in names], dtype=torch.long)
-            mask[number, : len(names)] = True
+        rows, weights = places(distinct, lists, [[1.0] * len(names) for names in lists])
         corpus_rows = corpus.rows(distinct)
         captions = tuple(str(text) for text in corpus.table["caption"].iloc[corpus_rows])
         images = pixels_to_images(torch.from_numpy(corpus.pixels(corpus_rows)))
-        return cls(pair_ids=distinct, captions=captions, images=images, rows=rows, mask=mask)
+        return cls(pair_ids=distinct, captions=captions, images=images, rows=rows, weights=weights)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, K) true where there is a neighbor."""
+        return self.weights > 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def places(
+    distinct: Sequence[str], lists: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]
+) -> tuple[Tensor, Tensor]:
+    """Where each name of `lists` stands in `distinct`, (B, K), and its weight, (B, K), 0 where a list has ended."""
+    place = {pair_id: number for number, pair_id in enumerate(distinct)}
+    width = max((len(names) for names in lists), default=0)
+    rows, counts = torch.zeros(len(lists), width, dtype=torch.long), torch.zeros(len(lists), width)
+    for number, (names, values) in enumerate(zip(lists, weights, strict=True)):
+        rows[number, : len(names)] = torch.tensor([place[name] for name in names], dtype=torch.long)
+        counts[number, : len(names)] = torch.tensor(values)
+    return rows, counts
+
+
+def neighbors_from(
+    corpus: Corpus, pair_ids: Sequence[str], scores: Sequence[float | None] | None = None
+) -> list[Neighbor]:
+    """Pairs of a corpus as neighbors.
+
+    Raises:
+        LineageError: the corpus has no such pair.
+    """
+    rows = corpus.rows(pair_ids)
+    facts = corpus.table.iloc[rows]
+    return [
+        Neighbor(
+            image=image,
+            caption=str(caption),
+            pair_id=pair_id,
+            source=str(source),
+            licence=str(licence),
+            attribution=str(attribution),
+            score=score,
+        )
+        for image, pair_id, score, caption, source, licence, attribution in zip(
+            corpus.pixels(rows),
+            pair_ids,
+            [None] * len(pair_ids) if scores is None else scores,
+            facts["caption"],
+            facts["source"],
+            facts["licence"],
+            facts["attribution"],
+            strict=True,
+        )
+    ]

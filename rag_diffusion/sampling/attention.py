@@ -2,21 +2,20 @@
 
     share(n) = mean over steps, attended maps, queries and heads of sum_r softmax(logit)_{n,r}      n = null as well
 
-so the shares of an image sum to 1. The recorder reads the neighbor attention from outside, by hooks: drawing without it
-computes nothing more.
+so the shares of an image sum to 1. The recorder listens to the neighbor attention: drawing without it computes nothing
+more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborKV
 from rag_diffusion.models.unet import RetrievalUNet
 
 
@@ -52,15 +51,13 @@ class AttentionRecorder:
     @contextmanager
     def listening(self, unet: RetrievalUNet) -> Iterator[AttentionRecorder]:
         """Record every call of the network's neighbor attention inside the block."""
-        handles = [
-            module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
-            for name, module in unet.neighbor_attention.items()
-        ]
+        for name, attention in unet.attentions():
+            attention.listener = self._listener(name)
         try:
             yield self
         finally:
-            for handle in handles:
-                handle.remove()
+            for _, attention in unet.attentions():
+                attention.listener = None
 
     def expect(self, rows: Tensor) -> None:
         """Say which images the next calls draw, first in their batch; what follows them is a reduced prediction."""
@@ -83,25 +80,21 @@ class AttentionRecorder:
         heat = self._heat[finest] / self._calls[finest].clamp(min=1)[:, None, None, None]
         return Attention(shares=shares, heat=heat)
 
-    def _hook(self, name: str) -> Any:
-        def listen(module: nn.Module, arguments: tuple[Tensor, NeighborKV], _: dict[str, Any]) -> None:
-            if self.rows is None:
-                return
-            assert isinstance(module, NeighborAttention)
-            sample, neighbors = arguments
-            first = torch.arange(len(self.rows), device=sample.device)
-            self._add(name, self.rows.cpu(), module.shares(sample[first], neighbors.select(first)), sample.shape[-2:])
+    def _listener(self, name: str) -> Callable[[Tensor], None]:
+        def listen(shares: Tensor) -> None:
+            if self.rows is not None:
+                self._add(name, self.rows.cpu(), shares[: len(self.rows)])
 
         return listen
 
-    def _add(self, name: str, rows: Tensor, shares: Tensor, size: Sequence[int]) -> None:
+    def _add(self, name: str, rows: Tensor, shares: Tensor) -> None:
         """Add (b, H * W, M + 1) of the images `rows`."""
-        height, width = size
+        side = math.isqrt(shares.shape[1])
         received = shares.mean(dim=1).cpu()
-        cells = received[:, :-1].reshape(len(rows), -1, height, width)
+        cells = received[:, :-1].reshape(len(rows), -1, side, side)
         if name not in self._shares:
             self._shares[name] = torch.zeros(self.batch, self.count + 1)
-            self._heat[name] = torch.zeros(self.batch, self.count, height, width)
+            self._heat[name] = torch.zeros(self.batch, self.count, side, side)
             self._calls[name] = torch.zeros(self.batch)
         self._shares[name][rows] += torch.cat([cells.sum(dim=(2, 3)), received[:, -1:]], dim=1)
         self._heat[name][rows] += cells

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rag_diffusion.device import autocast
 from rag_diffusion.models.codec import images_to_pixels
-from rag_diffusion.models.generator import Generator, initial_noise
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
@@ -166,13 +166,13 @@ class GuidedVelocity:
         null: TextFeatures,
         features: dict[str, NeighborKV] | None,
     ) -> Tensor:
-        velocity = self.generator.velocity
+        velocity = self.generator.predict
         if step is Step.PLAIN:
             return velocity(sample, timestep, text, features)
         if step is Step.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
             full, reduced = velocity(sample, timestep, text, features, and_without=True).chunk(2)
         else:
-            both = TextFeatures(torch.cat([text.states, null.states]), torch.cat([text.mask, null.mask]))
+            both = TextFeatures.cat([text, null])
             hidden = step is Step.JOINT
             twice = None if features is None else {name: kv.twice(hidden) for name, kv in features.items()}
             full, reduced = velocity(torch.cat([sample, sample]), timestep, both, twice).chunk(2)
@@ -182,3 +182,8 @@ class GuidedVelocity:
 def _possible(step: Step, has_neighbors: bool) -> Step:
     """Without neighbors there is nothing to leave out but the text."""
     return step if has_neighbors or step is Step.PLAIN else Step.TEXT
+
+
+def initial_noise(seeds: list[int], shape: tuple[int, int, int]) -> Tensor:
+    """(B, C, H, W) standard normal; each image has a generator of its own, so the batch size does not matter."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -16,7 +16,7 @@ from rag_diffusion.config import Config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write, tree_hash
-from rag_diffusion.models.generator import load_generator
+from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors

@@ -7,10 +7,10 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.models.generator import load_generator
+from rag_diffusion.models.load import load_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.training import run_training, save_generator, write_losses
+from rag_diffusion.stages.training import run_training, save_model, write_losses
 from rag_diffusion.training.card import read_card, refuse_seen
 
 
@@ -23,10 +23,10 @@ def run(ctx: StageContext) -> None:
     base_card = read_card(base)
     refuse_seen(base_card, corpus, config.finetune.base)
     generator = load_generator(base, choose_device(config.device))
-    if generator.spec.image_size != corpus.image_size:
+    if generator.image_size != corpus.image_size:
         raise ModelError(
             f"{config.finetune.base}: expected a base for {corpus.image_size} px images, got one for "
-            f"{generator.spec.image_size} px; "
+            f"{generator.image_size} px; "
             "set corpus.image_size to that, or finetune.base to another base"
         )
     ctx.tracker.log_dataset("base", tree_hash(base), config.finetune.base)
@@ -42,4 +42,4 @@ def run(ctx: StageContext) -> None:
         base=base_card,
     )
     write_losses(ctx.root / layout.REPORTS / "plots" / "loss.csv", result)
-    save_generator(ctx.root / layout.MODEL, result.generator, card)
+    save_model(ctx.root / layout.MODEL, result.generator, card)

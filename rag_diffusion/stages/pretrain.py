@@ -8,10 +8,10 @@ from rag_diffusion import layout
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
 from rag_diffusion.models.codec import PatchCodec
-from rag_diffusion.models.generator import build_generator
+from rag_diffusion.models.own import build_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.training import run_training, save_generator
+from rag_diffusion.stages.training import run_training, save_model
 
 
 def run(ctx: StageContext) -> None:
@@ -25,5 +25,5 @@ def run(ctx: StageContext) -> None:
     generator = build_generator(config.model, codec, config.corpus.image_size, choose_device(config.device))
     facts = {"model": config.model.model_dump(), "image_size": config.corpus.image_size}
     result, card = run_training(ctx, "pretrain", generator, config.pretrain, corpus, table, fingerprint_of=facts)
-    save_generator(ctx.root / layout.PRETRAINED, result.generator, card)
+    save_model(ctx.root / layout.PRETRAINED, result.generator, card)
     print(f"{result.images_seen} images in {result.seconds / 60:.0f} min -> {layout.PRETRAINED}")

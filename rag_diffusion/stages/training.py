@@ -16,6 +16,7 @@ from rag_diffusion.config import TrainConfig
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir, atomic_write
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.load import save_generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -83,10 +84,10 @@ def run_training(
     return result, make_card(corpus, table.training, result, settings, base=base)
 
 
-def save_generator(folder: Path, generator: Generator, card: dict[str, Any]) -> None:
+def save_model(folder: Path, generator: Generator, card: dict[str, Any]) -> None:
     """Write weights and card as one folder, or not at all."""
     with atomic_dir(folder) as beside:
-        generator.save(beside)
+        save_generator(generator, beside)
         write_card(beside, card)
 
 

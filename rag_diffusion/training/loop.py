@@ -19,8 +19,8 @@ from torch import Tensor
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.device import autocast, autocast_dtype
 from rag_diffusion.errors import ModelError
-from rag_diffusion.models.generator import NUM_TRAIN_TIMESTEPS, Generator, noise_schedule
-from rag_diffusion.models.text_encoder import TextEncoder, TextFeatures
+from rag_diffusion.models.generator import NUM_TRAIN_TIMESTEPS, Generator
+from rag_diffusion.models.text_encoder import Conditioner, TextFeatures, encode_all
 from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
@@ -63,20 +63,17 @@ class _Run:
 class _TextMemo:
     """Each caption is encoded once."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: Conditioner) -> None:
         self._encoder = encoder
         self._memo: dict[str, TextFeatures] = {}
 
     def __call__(self, texts: tuple[str, ...], device: torch.device) -> TextFeatures:
         new = sorted(set(texts) - set(self._memo))
         if new:
-            features = self._encoder.encode_all(new)
-            self._memo |= {text: TextFeatures(features.states[row], features.mask[row]) for row, text in enumerate(new)}
-        rows = [self._memo[text] for text in texts]
-        return TextFeatures(
-            torch.stack([row.states for row in rows]).float(),
-            torch.stack([row.mask for row in rows]),
-        ).to(device)
+            features = encode_all(self._encoder, new)
+            self._memo |= {text: features[[row]] for row, text in enumerate(new)}
+        found = TextFeatures.cat([self._memo[text] for text in texts])
+        return found.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
 
 
 def train(
@@ -183,12 +180,12 @@ def _step(run: _Run, batch: Batch, seed: int) -> float:
     clean = generator.codec.encode(batch.images.to(device))
     timesteps = stratified_timesteps(len(clean), NUM_TRAIN_TIMESTEPS, draws).to(device)
     noise = torch.randn(clean.shape, generator=draws).to(device)
-    noised = add_noise(noise_schedule(), clean, noise, timesteps)
+    noised = add_noise(generator.schedule, clean, noise, timesteps)
     text = run.texts(batch.captions, device)
     captions = run.texts(batch.neighbors.captions, device) if batch.neighbors.captions else None
     with autocast(config.precision, device):
         features = None if captions is None else generator.neighbor_features(batch.neighbors, captions)
-        output = generator.velocity(noised.sample, timesteps, text, features)
+        output = generator.predict(noised.sample, timesteps, text, features)
     loss = velocity_loss(output, noised.target).mean()
     value = float(loss.detach())
     if not math.isfinite(value):

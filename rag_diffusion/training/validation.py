@@ -13,7 +13,7 @@ import torch
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import pixels_to_images
-from rag_diffusion.models.generator import Generator, noise_schedule
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.training.objective import add_noise, velocity_loss
@@ -69,7 +69,7 @@ def make_probe(
 @torch.inference_mode()
 def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
     """Validation v-loss: `loss_<kind>_t<timestep>`, and `gain_t<timestep>` = none - retrieved."""
-    device, schedule = generator.device, noise_schedule()
+    device, schedule = generator.device, generator.schedule
     clean = generator.codec.encode(probe.images.to(device))
     text = probe.captions.to(device)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -81,6 +81,6 @@ def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
             features = generator.neighbor_features(probe.neighbors[kind], captions)
         for timestep in TIMESTEPS:
             noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
-            output = generator.velocity(noised.sample, noised.timesteps, text, features)
+            output = generator.predict(noised.sample, noised.timesteps, text, features)
             losses[f"loss_{kind}_t{timestep}"] = float(velocity_loss(output, noised.target).mean())
     return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}

@@ -8,7 +8,7 @@ import torch
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import PatchCodec
-from rag_diffusion.models.generator import Generator, GeneratorSpec
+from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
 
@@ -20,7 +20,7 @@ def default_config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture(scope="session")
 def text_encoder() -> TextEncoder:
-    return TextEncoder(max_tokens=12)
+    return TextEncoder(max_tokens=16)
 
 
 @pytest.fixture
@@ -36,9 +36,8 @@ def tiny_generator(text_encoder: TextEncoder, tiny_corpus: Corpus) -> Generator:
     )  # fmt: skip
     for attention in unet.neighbor_attention.values():
         torch.nn.init.normal_(attention.to_out.weight, std=0.2)
-    spec = GeneratorSpec(image_size=64, patch_size=8, text_encoder="embedded", max_text_tokens=12)
     codec = PatchCodec.fit(tiny_corpus.pixels(), 8)
-    return Generator(unet=unet.eval(), codec=codec, text_encoder=text_encoder, spec=spec)
+    return Generator(unet=unet.eval(), codec=codec, text_encoder=text_encoder, schedule=noise_schedule(), image_size=64)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_a_neighbor_that_counts_more_is_looked_at_more(tiny_generator: Generator
         kv = unet.project_neighbors(maps, neighbors.rows, torch.tensor([[1.0, weight]]))
         recorder = AttentionRecorder(batch=1, count=2, rows=torch.tensor([0]))
         with recorder.listening(unet):
-            tiny_generator.velocity(torch.zeros(1, *_shape(tiny_generator)), torch.tensor(500), text, kv)
+            tiny_generator.predict(torch.zeros(1, *_shape(tiny_generator)), torch.tensor(500), text, kv)
         shares.append(float(recorder.result().shares[0, 1]))
     assert shares[1] > shares[0]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.models.generator import Generator, initial_noise
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import GuidedVelocity, RetrievalPipeline
+from rag_diffusion.sampling.pipeline import GuidedVelocity, RetrievalPipeline, initial_noise
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]

@@ -12,7 +12,8 @@ import torch
 from rag_diffusion.config import Config, TrainConfig
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError, ModelError
-from rag_diffusion.models.generator import Generator, load_generator, noise_schedule
+from rag_diffusion.models.generator import Generator, noise_schedule
+from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
 from rag_diffusion.training.data import Batches
@@ -207,14 +208,14 @@ def test_a_base_that_has_seen_the_test_split_is_refused(
 
 
 def test_a_saved_generator_loads_again_in_half_precision(tiny_generator: Generator, tmp_path: Path) -> None:
-    tiny_generator.save(tmp_path)
+    save_generator(tiny_generator, tmp_path)
     loaded = load_generator(tmp_path, "cpu")
     for name, value in tiny_generator.unet.state_dict().items():
         torch.testing.assert_close(loaded.unet.state_dict()[name], value.half().float(), atol=0, rtol=0)
 
 
 def test_weights_of_another_shape_are_refused(tiny_generator: Generator, tmp_path: Path) -> None:
-    tiny_generator.save(tmp_path)
+    save_generator(tiny_generator, tmp_path)
     path = tmp_path / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [32, 128]}))
     with pytest.raises(ModelError, match="expected weights that fit unet/config.json"):

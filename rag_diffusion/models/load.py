@@ -1,0 +1,38 @@
+"""Generators by name: a folder of this project, or a published diffusers pipeline by folder or hub name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.own import SPEC, load_own, save_own
+from rag_diffusion.models.published import load_published
+
+
+def load_generator(name: Path | str, device: torch.device | str = "cpu", **options: Any) -> Generator:
+    """Read a generator.
+
+    Args:
+        name: folder that `save_generator` wrote, or folder or hub name of a Stable Diffusion (XL) or DeepFloyd IF
+            pipeline.
+        device: where it is to live.
+        **options: for a published pipeline, of `RetrievalUNet.from_pretrained`, e.g. `neighbor_skips=(2, 5)` and
+            `torch_dtype`.
+
+    Raises:
+        ModelError: there is none, it cannot be reached, is incomplete, or its weights have another shape.
+    """
+    if (Path(name) / SPEC).exists():
+        return load_own(Path(name), device)
+    return load_published(str(name), device, **options)
+
+
+def save_generator(generator: Generator, folder: Path) -> None:
+    """Write a generator into an existing folder; one of a published family stays a pipeline that diffusers reads."""
+    if generator.published is None:
+        save_own(generator, folder)
+    else:
+        generator.published.save_pretrained(folder)

@@ -1,0 +1,122 @@
+"""Generators of the project's own: pixels in patches, preconditioned v-prediction, and a folder that holds one.
+
+unet/                  RetrievalUNet as diffusers saves it
+codec.safetensors      basis, mean and deviation of the patches
+generator.json         image size, patch size, text encoder
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rag_diffusion.config import ModelConfig
+from rag_diffusion.errors import ConfigError, ModelError
+from rag_diffusion.models.codec import PatchCodec
+from rag_diffusion.models.generator import Generator, noise_schedule
+from rag_diffusion.models.text_encoder import TextEncoder
+from rag_diffusion.models.unet import RetrievalUNet
+
+SPEC, _CODEC = "generator.json", "codec.safetensors"
+
+
+def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, device: torch.device | str) -> Generator:
+    """A new generator with random weights.
+
+    Args:
+        config: the architecture.
+        codec: fitted to the images it is to draw.
+        image_size: side in pixels.
+        device: where it is to live.
+
+    Raises:
+        ConfigError: the sizes do not fit each other.
+    """
+    if image_size % config.patch_size:
+        raise ConfigError(
+            f"model.patch_size: expected a divisor of corpus.image_size {image_size}, got {config.patch_size}"
+        )
+    text_encoder = TextEncoder(config.text_encoder, config.max_text_tokens, device)
+    levels = len(config.block_out_channels)
+    attended = range(1, levels)  # text attention below the finest level: there it costs most and helps least
+    try:
+        unet = RetrievalUNet(
+            sample_size=image_size // config.patch_size,
+            in_channels=3 * config.patch_size**2,
+            out_channels=3 * config.patch_size**2,
+            block_out_channels=tuple(config.block_out_channels),
+            layers_per_block=config.layers_per_block,
+            down_block_types=tuple(
+                "SimpleCrossAttnDownBlock2D" if level in attended else "DownBlock2D" for level in range(levels)
+            ),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=tuple(
+                "SimpleCrossAttnUpBlock2D" if level in attended else "UpBlock2D" for level in reversed(range(levels))
+            ),
+            cross_attention_dim=256,
+            attention_head_dim=32,
+            encoder_hid_dim=text_encoder.width,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=8,
+            neighbor_skips=tuple(config.neighbor_skips),
+            neighbor_head_dim=config.neighbor_head_dim,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model: expected sizes that fit each other, got: {error}") from None
+    torch.nn.init.zeros_(unet.conv_out.weight)  # F = 0: start as the Wiener filter
+    unet.randomize_output()  # from scratch there is no base to preserve, and zeros start slower
+    return Generator(
+        unet=unet.to(device),
+        codec=codec.to(device),
+        text_encoder=text_encoder,
+        schedule=noise_schedule(),
+        image_size=image_size,
+    )
+
+
+def save_own(generator: Generator, folder: Path) -> None:
+    """Write a generator, weights in float16, into an existing folder."""
+    codec, text_encoder = generator.codec, generator.text_encoder
+    assert isinstance(codec, PatchCodec)
+    assert isinstance(text_encoder, TextEncoder)
+    state = {name: value.detach().to("cpu", torch.float16) for name, value in generator.unet.state_dict().items()}
+    half = RetrievalUNet.from_config(generator.unet.config)
+    half.load_state_dict(state)
+    half.half().save_pretrained(folder / "unet")
+    save_file({name: value.cpu().contiguous() for name, value in codec.state().items()}, folder / _CODEC)
+    spec = {
+        "image_size": generator.image_size,
+        "patch_size": codec.patch_size,
+        "text_encoder": text_encoder.name,
+        "max_text_tokens": text_encoder.max_tokens,
+    }
+    (folder / SPEC).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
+
+
+def load_own(folder: Path, device: torch.device | str) -> Generator:
+    """Read a folder that `save_own` wrote, in float32.
+
+    Raises:
+        ModelError: the folder is incomplete, or its weights have another shape.
+    """
+    try:
+        spec = json.loads((folder / SPEC).read_text())
+        unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        codec = PatchCodec(patch_size=spec["patch_size"], **load_file(folder / _CODEC))
+        name, tokens, image_size = spec["text_encoder"], spec["max_text_tokens"], spec["image_size"]
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: expected weights that fit unet/config.json, got: {str(error).strip().splitlines()[0]}; "
+            "restore the folder or train it again"
+        ) from None
+    return Generator(
+        unet=unet.to(device).eval(),
+        codec=codec.to(device),
+        text_encoder=TextEncoder(name, tokens, device),
+        schedule=noise_schedule(),
+        image_size=image_size,
+    )
