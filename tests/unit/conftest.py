@@ -20,7 +20,9 @@ def default_config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture(scope="session")
 def text_encoder() -> TextEncoder:
-    return TextEncoder(max_tokens=15)  # not the number of cells of a map: diffusers would take the mask for one that is padded
+    return TextEncoder(
+        max_tokens=15
+    )  # not the number of cells of a map: diffusers would take the mask for one that is padded
 
 
 @pytest.fixture
