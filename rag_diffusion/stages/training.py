@@ -17,9 +17,10 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir, atomic_write
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
-from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_batch import neighbors_from
 from rag_diffusion.retrieval.neighbors import NeighborTable
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.inputs import seeded
+from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.training.card import make_card, write_card
 from rag_diffusion.training.checkpoint import fingerprint
@@ -121,11 +122,12 @@ def _pictures(ctx: StageContext, corpus: Corpus, neighbors: Mapping[str, Sequenc
     def draw(generator: Generator, step: int) -> None:
         if not chosen:
             return
-        pipeline = RetrievalPipeline(
-            generator, num_inference_steps=_PICTURE_STEPS, precision=ctx.config.sample.precision
-        )
-        images = pipeline(captions, NeighborBatch.gather(corpus, lists), list(range(len(chosen))))
-        ctx.tracker.log_image(picture_grid(corpus, lists, images), "validation", step)
+        pipeline = RetrievalPipeline(generator, precision=ctx.config.sample.precision)
+        pipeline.set_progress_bar_config(disable=True)
+        shown = [neighbors_from(corpus, names) for names in lists]
+        seeds = seeded(range(len(chosen)))
+        drawn = pipeline(captions, shown, num_inference_steps=_PICTURE_STEPS, generator=seeds)
+        ctx.tracker.log_image(picture_grid(corpus, lists, as_arrays(drawn.images)), "validation", step)
 
     return draw
 
