@@ -139,6 +139,7 @@ class _StopAt(Batches):
         return super().__getitem__(step)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_on_held_out_pairs(
     tiny_generator: Generator,
     tiny_corpus: Corpus,
