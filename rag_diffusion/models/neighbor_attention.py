@@ -12,9 +12,12 @@ is exactly zero. The Gaussian is an inner product,
 
     -|p - r|^2 / (2 sigma^2) = (p / sigma^2) . r  -  |r|^2 / (2 sigma^2)  -  |p|^2 / (2 sigma^2),
 
-so it rides along as four more channels of q and k: no (queries x keys) bias is ever built, and neither is a mask.
+so it rides along as four more channels of q and k: no (queries x keys) bias is ever built, and neither is a mask. The
+same channels of v say to which neighbor a key belongs, so how much each neighbor is looked at is a by-product:
 
-Shapes: B batch, K neighbors, C channels, H/W map, M = K * H * W keys, h heads, d head width.
+    mass_p(n) = mean_heads sum_r softmax(logit)_{n,r}                               sums to 1 with the null token
+
+Shapes: B batch, K neighbors, C channels, H/W map, M = K * H * W keys, h heads, d head width, e extra channels.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKED = -1e4  # logit of a key that must not be seen
+_BIAS = 2  # the extra channel that is added to a key's logit
 _SIGMAS = (0.3, 2.5)  # cells; first and last head at the start
 
 
 @dataclass(frozen=True)
 class NeighborKV:
-    """Keys and values of the neighbors at one attended map: (B, h, M + 1, d + 4) and (B, h, M + 1, d)."""
+    """Keys and values of the neighbors at one attended map, (B, h, M + 1, e + d) each."""
 
     keys: Tensor
     values: Tensor
@@ -48,7 +52,7 @@ class NeighborKV:
         second = self.keys
         if hide:
             second = self.keys.clone()
-            second[:, :, :-1, self.values.shape[-1] + 2] += MASKED
+            second[:, :, :-1, _BIAS] += MASKED
         return NeighborKV(torch.cat([self.keys, second]), torch.cat([self.values, self.values]))
 
 
@@ -61,8 +65,8 @@ class NeighborAttention(nn.Module):
         zero_init: start with a zero output projection, so that the network equals its base.
 
     Attributes:
-        listener: told at each call who is looked at, (B, H * W, M + 1) float32, rows sum to 1; its last column is the
-            null token. None computes nothing.
+        listener: told at each call who is looked at where, (B, H, W, K + 1) float32, the mass of the equation; its last
+            column is the null token.
     """
 
     listener: Callable[[Tensor], None] | None = None
@@ -117,12 +121,17 @@ class NeighborAttention(nn.Module):
         counted = weights.float().log().clamp(min=MASKED).repeat_interleave(height * width, dim=1)  # (B, M)
         bias = counted[:, None] - place.square().sum(1) * self._precision()[:, None] / 2  # (B, h, M)
         shape = (batch, self.heads, count * height * width)
-        extra = [place[:, 0].expand(shape), place[:, 1].expand(shape), bias, torch.ones_like(bias)]
-        keys = torch.cat([keys.float(), torch.stack(extra, dim=-1)], dim=-1)
+        logits = [place[:, 0].expand(shape), place[:, 1].expand(shape), bias, torch.ones_like(bias)]
+        extra = 4 * math.ceil((count + 1) / 4)  # a multiple of four is fast
+        keys = torch.cat([F.pad(torch.stack(logits, dim=-1), (0, extra - 4)), keys.float()], dim=-1)
         null = torch.zeros_like(keys[:, :, :1])
-        null[..., self.head_dim + 2] = self.null_logit[:, None]  # its query channel is 1
-        empty = torch.zeros_like(values[:, :, :1])
-        return NeighborKV(torch.cat([keys, null], dim=2), torch.cat([values.float(), empty.float()], dim=2))
+        null[..., _BIAS] = self.null_logit[:, None]  # its query channel is 1
+        owner = torch.arange(count, device=maps.device).repeat_interleave(height * width)
+        owners = F.one_hot(owner, extra).float().expand(*shape, extra)
+        values = torch.cat([owners, values.float()], dim=-1)
+        nobody = torch.zeros_like(values[:, :, :1])
+        nobody[..., count] = 1
+        return NeighborKV(torch.cat([keys, null], dim=2), torch.cat([values, nobody], dim=2))
 
     def attend(self, sample: Tensor, neighbors: NeighborKV) -> Tensor:
         """Add what the neighbors say.
@@ -135,37 +144,33 @@ class NeighborAttention(nn.Module):
             (B, C, H, W); rows without neighbors come back bit for bit.
         """
         batch, channels, height, width = sample.shape
-        query = self._query(sample)
-        if self.listener is not None:
-            self.listener(self._shares(query, neighbors))
+        count, extra = (neighbors.keys.shape[2] - 1) // (height * width), neighbors.keys.shape[3] - self.head_dim
+        query = self._query(sample, extra)
         with _float32(sample.device):
             attended = F.scaled_dot_product_attention(query, neighbors.keys, neighbors.values, scale=1.0)
-        merged = attended.transpose(1, 2).reshape(batch, height * width, channels).to(sample.dtype)
+        if self.listener is not None:
+            self.listener(attended[..., : count + 1].mean(dim=1).unflatten(1, (height, width)))
+        content = attended[..., extra:]
+        merged = content.transpose(1, 2).reshape(batch, height * width, channels).to(sample.dtype)
         out = self.to_out(merged).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
         result: Tensor = sample + out.to(sample.dtype)
         return result
 
-    def _shares(self, query: Tensor, neighbors: NeighborKV) -> Tensor:
-        """Who is looked at: the softmax of the equation, mean over heads, (B, H * W, M + 1); last the null token."""
-        with _float32(query.device):
-            logits = query @ neighbors.keys.transpose(-1, -2)
-        return logits.softmax(dim=-1).mean(dim=1)
-
-    def _query(self, sample: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, h, H * W, d + 4) float32, the Gaussian's channels last."""
+    def _query(self, sample: Tensor, extra: int) -> Tensor:
+        """(B, C, H, W) -> (B, h, H * W, e + d) float32, the Gaussian's channels first."""
         batch, channels, height, width = sample.shape
         tokens = sample.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         query = self._split(self.to_query(self.norm_query(tokens))).float() / self.head_dim**0.5
         place = self._places(height, width, sample.device)  # (H * W, 2)
         precision = self._precision()[:, None]  # (h, 1)
         shape = (batch, self.heads, height * width)
-        extra = [
+        logits = [
             (place[:, 0] * precision).expand(shape),
             (place[:, 1] * precision).expand(shape),
             torch.ones(shape, device=sample.device),
             (-place.square().sum(1) * precision / 2).expand(shape),
         ]
-        return torch.cat([query, torch.stack(extra, dim=-1)], dim=-1)
+        return torch.cat([F.pad(torch.stack(logits, dim=-1), (0, extra - 4)), query], dim=-1)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, M, C) -> (B, h, M, d)."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rag_diffusion.errors import ModelError
@@ -96,7 +97,7 @@ class TextEncoder:
         """Encode texts; padding is zero."""
         tokens = self.tokenizer(
             list(texts),
-            padding="max_length",
+            padding=True,
             truncation=True,
             max_length=self.max_tokens,
             return_offsets_mapping=True,
@@ -104,9 +105,9 @@ class TextEncoder:
         )
         self._warn(list(texts), tokens.pop("offset_mapping"), tokens["attention_mask"])
         tokens = tokens.to(self.device)
-        states = self.model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"]
-        return TextFeatures(states * mask[..., None], mask)
+        states, mask = self.model(**tokens).last_hidden_state, tokens["attention_mask"]
+        short = self.max_tokens - mask.shape[1]  # padding costs as much as words, so it comes last
+        return TextFeatures(F.pad(states * mask[..., None], (0, 0, 0, short)), F.pad(mask, (0, short)))
 
     def to(self, device: torch.device | str) -> None:
         """Move the weights."""
@@ -117,7 +118,7 @@ class TextEncoder:
         """A full row may have lost its end; `offsets` (B, L, 2) say where each token lies in its text."""
         for text, places, seen in zip(texts, offsets, mask, strict=True):
             end = int(places.max())
-            if bool(seen.all()) and text[end:].strip():
+            if int(seen.sum()) == self.max_tokens and text[end:].strip():
                 warn_cut(text[:end], text, self.max_tokens)
 
 

@@ -1,14 +1,12 @@
 """Who was looked at: the attention that every neighbor received while an image was drawn.
 
-    share(n) = mean over steps, attended maps, queries and heads of sum_r softmax(logit)_{n,r}      n = null as well
+    share(n) = mean over steps, attended maps and cells of mass_p(n)                                n = null as well
 
-so the shares of an image sum to 1. The recorder listens to the neighbor attention: drawing without it computes nothing
-more.
+so the shares of an image sum to 1; the mass is a by-product of the neighbor attention.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ class Attention:
 
     Attributes:
         shares: (B, K + 1), rows sum to 1; the last column is the null token.
-        heat: (B, K, H, W) where in each neighbor, at the finest attended map; sums to the share at that map.
+        heat: (B, K, H, W) which cells of the image looked at each neighbor, at the finest attended map; 0 to 1.
     """
 
     shares: Tensor
@@ -81,21 +79,18 @@ class AttentionRecorder:
         return Attention(shares=shares, heat=heat.cpu())
 
     def _listener(self, name: str) -> Callable[[Tensor], None]:
-        def listen(shares: Tensor) -> None:
+        def listen(mass: Tensor) -> None:
             if self.rows is not None:
-                self._add(name, self.rows, shares[: len(self.rows)])
+                self._add(name, self.rows, mass[: len(self.rows)].detach())
 
         return listen
 
-    def _add(self, name: str, rows: Tensor, shares: Tensor) -> None:
-        """Add (b, H * W, M + 1) of the images `rows`."""
-        side = math.isqrt(shares.shape[1])
-        received = shares.detach().mean(dim=1)
-        cells = received[:, :-1].reshape(len(rows), -1, side, side)
+    def _add(self, name: str, rows: Tensor, mass: Tensor) -> None:
+        """Add (b, H, W, K + 1) of the images `rows`."""
         if name not in self._shares:
-            self._shares[name] = received.new_zeros(self.batch, self.count + 1)
-            self._heat[name] = received.new_zeros(self.batch, self.count, side, side)
-            self._calls[name] = received.new_zeros(self.batch)
-        self._shares[name][rows] += torch.cat([cells.sum(dim=(2, 3)), received[:, -1:]], dim=1)
-        self._heat[name][rows] += cells
+            self._shares[name] = mass.new_zeros(self.batch, self.count + 1)
+            self._heat[name] = mass.new_zeros(self.batch, self.count, *mass.shape[1:3])
+            self._calls[name] = mass.new_zeros(self.batch)
+        self._shares[name][rows] += mass.mean(dim=(1, 2))
+        self._heat[name][rows] += mass[..., :-1].permute(0, 3, 1, 2)
         self._calls[name][rows] += 1

@@ -33,7 +33,7 @@ class Looked:
         neighbors: every pair that conditioned it, in the order of first use.
         shares: attention of each, mean over all steps; with `null` they sum to 1.
         null: share of the null token.
-        heat: (H, W) each, where in a neighbor it looked; sums to about its share.
+        heat: (H, W) each, which cells of the image looked at a neighbor, 0 to 1.
     """
 
     neighbors: tuple[Neighbor, ...]

@@ -48,7 +48,8 @@ class RetrievalPipelineOutput(BaseOutput):
     Attributes:
         images: B PIL images, or (B, H, W, 3) float in [0, 1], or (B, 3, H, W) in [0, 1], or (B, D, h, w) x_0.
         provenance: of each image.
-        heat_maps: of each image and each of its neighbors, in the provenance's order, (H', W') where it looked.
+        heat_maps: of each image and each of its neighbors, in the provenance's order, (H', W'), how much each cell of
+            the image looked at it.
     """
 
     images: Any

@@ -73,9 +73,11 @@ def test_shares_are_the_mean_of_the_softmax(tiny_generator: Generator, tiny_corp
         attention.listener = heard.append
         attention(sample, kv)
         attention.listener = None
-        logits = torch.einsum("bhqd,bhmd->bhqm", attention._query(sample), kv.keys)
-        expected = (logits.exp() / logits.exp().sum(-1, keepdim=True)).mean(1)
-    torch.testing.assert_close(heard[0], expected)
+        logits = torch.einsum("bhqd,bhmd->bhqm", attention._query(sample, 4), kv.keys)
+        softmax = (logits.exp() / logits.exp().sum(-1, keepdim=True)).mean(1)
+    expected = torch.stack([softmax[..., :16].sum(-1), softmax[..., 16:32].sum(-1), softmax[..., 32]], dim=-1)
+    torch.testing.assert_close(heard[0].flatten(1, 2), expected)
+    torch.testing.assert_close(heard[0].sum(-1), torch.ones(1, 4, 4))
 
 
 def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None:
