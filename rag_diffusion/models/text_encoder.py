@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rag_diffusion.errors import ModelError
@@ -97,7 +96,7 @@ class TextEncoder:
         """Encode texts; padding is zero."""
         tokens = self.tokenizer(
             list(texts),
-            padding=True,
+            padding="max_length",  # not the longest: a text's features must not depend on its batch
             truncation=True,
             max_length=self.max_tokens,
             return_offsets_mapping=True,
@@ -106,8 +105,7 @@ class TextEncoder:
         self._warn(list(texts), tokens.pop("offset_mapping"), tokens["attention_mask"])
         tokens = tokens.to(self.device)
         states, mask = self.model(**tokens).last_hidden_state, tokens["attention_mask"]
-        short = self.max_tokens - mask.shape[1]  # padding costs as much as words, so it comes last
-        return TextFeatures(F.pad(states * mask[..., None], (0, 0, 0, short)), F.pad(mask, (0, short)))
+        return TextFeatures(states * mask[..., None], mask)
 
     def to(self, device: torch.device | str) -> None:
         """Move the weights."""
