@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from rag_diffusion import layout
+from rag_diffusion.config import load_config
+from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
@@ -33,7 +36,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import Given, as_generators, as_prompts, by_prompt, coins, initial_noise, repeat
 from rag_diffusion.sampling.loop import Loop
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.provenance import Provenance, Source
+from rag_diffusion.sampling.provenance import Provenance, Source, save_png
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.threshold import Thresholding
 
@@ -55,6 +58,13 @@ class RetrievalPipelineOutput(BaseOutput):
     images: Any
     provenance: list[Provenance]
     heat_maps: list[list[Tensor]]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write PIL images as PNG files with their provenance inside, and beside as JSON; returns their paths."""
+        paths = [Path(folder) / f"{number:04d}.png" for number in range(len(self.images))]
+        for path, image, origin in zip(paths, self.images, self.provenance, strict=True):
+            save_png(path, np.asarray(image), origin)
+        return paths
 
 
 class RetrievalPipeline(DiffusionPipeline):
@@ -85,7 +95,7 @@ class RetrievalPipeline(DiffusionPipeline):
     def from_pretrained(  # noqa: D417  -- arguments of one kind share a line
         cls,
         pretrained_model_name_or_path: str | Path,
-        retriever: Retriever | None = None,
+        retriever: Retriever | str | Path | None = None,
         *,
         scheduler: str = "DDIMScheduler",
         precision: str = "fp32",
@@ -96,14 +106,18 @@ class RetrievalPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: folder, or hub name of a published pipeline.
-            retriever: as in the constructor; it is not part of the folder.
+            retriever: as in the constructor, or the project's root, whose corpus, encoder and index are read. It is not
+                part of the generator's folder.
             scheduler, precision: as in the constructor.
             device: where the weights are to live.
             **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`, ...
 
         Raises:
             ModelError: as `load_generator`.
+            DataError, LineageError: as `Retriever.load`.
         """
+        if isinstance(retriever, str | Path):
+            retriever = open_retriever(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
         return cls(generator, retriever, scheduler, precision)
 
@@ -290,6 +304,12 @@ class RetrievalPipeline(DiffusionPipeline):
             neighbors=tuple(sources),
             null_attention=round(looked.null, 5),
         )
+
+
+def open_retriever(root: str | Path) -> Retriever:
+    """The retriever of a project whose stages have run up to `index`."""
+    root = Path(root)
+    return Retriever.load(root, load_config(root / "params.yaml"), Corpus.open(root / layout.CORPUS))
 
 
 @contextmanager
