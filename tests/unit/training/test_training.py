@@ -9,34 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from rag_diffusion.config import Config, TrainConfig
+from rag_diffusion.config import TrainConfig
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
-from rag_diffusion.training.data import Batch, Batches
+from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, train
 from rag_diffusion.training.objective import stratified_timesteps
 from rag_diffusion.training.validation import make_probe, neighbor_gain
 
 Neighbors = dict[str, dict[str, list[str]]]
-
-
-@pytest.fixture
-def config(default_config: Config) -> TrainConfig:
-    changes = {
-        "steps": 6,
-        "batch_size": 8,
-        "group_size": 4,
-        "warmup_steps": 2,
-        "checkpoint_every": 3,
-        "validate_every": 6,
-        "learning_rate": 0.001,
-        "precision": "fp32",
-    }
-    return TrainConfig.model_validate(default_config.pretrain.model_dump() | changes)
 
 
 def run(generator: Generator, corpus: Corpus, neighbors: Neighbors, config: TrainConfig, scratch: Path) -> TrainResult:
@@ -87,40 +72,6 @@ def test_all_four_cases_of_conditions_occur_at_their_rates(
     assert found[(True, True)] == pytest.approx(0.1, abs=0.03)
     assert found[(True, False)] == pytest.approx(0.2, abs=0.03)
     assert found[(False, True)] == pytest.approx(0.3, abs=0.03)
-
-
-def test_a_run_cut_in_two_gives_the_same_losses_and_weights(
-    tiny_generator: Generator,
-    tiny_corpus: Corpus,
-    tiny_neighbors: Neighbors,
-    config: TrainConfig,
-    tmp_path: Path,
-) -> None:
-    start = {name: value.clone() for name, value in tiny_generator.unet.state_dict().items()}
-    whole = run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "whole")
-    expected = {name: value.clone() for name, value in whole.generator.unet.state_dict().items()}
-    tiny_generator.unet.load_state_dict(start)
-    stop = _StopAt(tiny_corpus, tiny_neighbors["train"], config, 4)
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_generator, stop, config, seed=0, scratch=tmp_path / "cut", tracker=NullTracker())
-    tiny_generator.unet.load_state_dict(start)  # a new process knows nothing
-    resumed = run(tiny_generator, tiny_corpus, tiny_neighbors, config, tmp_path / "cut")
-    assert resumed.losses == whole.losses
-    for name, value in resumed.generator.unet.state_dict().items():
-        assert torch.equal(value, expected[name]), name
-
-
-class _StopAt(Batches):
-    """Interrupts the run, as Ctrl-C would, when a step is asked for."""
-
-    def __init__(self, corpus: Corpus, neighbors: dict[str, list[str]], config: TrainConfig, step: int) -> None:
-        super().__init__(corpus, neighbors, config, 3, seed=0)
-        self._last = step
-
-    def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
-        if step == self._last:
-            raise KeyboardInterrupt
-        return super().parts(step, rows)
 
 
 def test_training_lowers_the_loss_on_held_out_pairs(
