@@ -5,6 +5,7 @@ MLFLOW_TRACKING_URI names another store. What they print goes to mlruns/ui.log a
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -51,11 +52,20 @@ def main(root: Path) -> None:
         while alive(one, two) and not all(answers(page) for page in pages.values()):
             time.sleep(0.5)
         if alive(one, two):
+            pages["MLflow"] = runs_page(pages["MLflow"])
             print("".join(f"\n  {name:8} {page}" for name, page in pages.items()), flush=True)
             print("\n  Ctrl-C ends both.", flush=True)
         while alive(one, two):
             time.sleep(0.5)
     sys.exit("error: one of them ended early; see its log")
+
+
+def runs_page(mlflow: str) -> str:
+    """The list of runs; MLflow's own first page is about language models and shows none of them."""
+    search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1&order_by=last_update_time%20DESC"
+    with urlopen(search, timeout=30) as answer:  # noqa: S310
+        found = json.load(answer).get("experiments", [])
+    return f"{mlflow}/#/experiments/{found[0]['experiment_id']}/runs" if found else mlflow
 
 
 def free_port(first: int) -> int:

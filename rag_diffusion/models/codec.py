@@ -47,6 +47,10 @@ class Codec(Protocol):
         """(B, D, h, w) -> (B, 3, H, W)."""
         ...
 
+    def to(self, device: torch.device | str) -> Codec:
+        """The same on another device."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentCodec:
@@ -68,6 +72,11 @@ class LatentCodec:
         ).sample
         return images
 
+    def to(self, device: torch.device | str) -> LatentCodec:
+        """Move the VAE."""
+        self.vae.to(device)
+        return self
+
     @property
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
@@ -87,6 +96,10 @@ class PixelCodec:
     def decode(self, sample: Tensor) -> Tensor:
         """The same."""
         return sample
+
+    def to(self, device: torch.device | str) -> PixelCodec:
+        """The same: there is nothing to move."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

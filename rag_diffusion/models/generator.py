@@ -38,6 +38,7 @@ class Generator:
         schedule: variance schedule and prediction type that it was trained with.
         image_size: side in pixels.
         published: the diffusers pipeline that the parts were read from; None for the project's own.
+        fingerprint: hash of the folder it was read from, for the provenance; empty where it was not.
     """
 
     unet: RetrievalUNet
@@ -46,13 +47,22 @@ class Generator:
     schedule: DDPMScheduler
     image_size: int
     published: Any = None
+    fingerprint: str = ""
+
+    def to(self, device: torch.device | str) -> Generator:
+        """Move every part, in place."""
+        self.unet.to(device)
+        self.text_encoder.to(device)
+        self.codec = self.codec.to(device)
+        return self
 
     @property
     def device(self) -> torch.device:
         """Where the U-Net computes; offload hooks keep its weights elsewhere."""
-        hook = getattr(self.unet, "_hf_hook", None)
-        execution = getattr(hook, "execution_device", None)
-        return torch.device(next(self.unet.parameters()).device if execution is None else execution)
+        hooks = (getattr(module, "_hf_hook", None) for module in self.unet.modules())
+        places = (getattr(hook, "execution_device", None) for hook in hooks)
+        hooked = next((place for place in places if place is not None), None)
+        return torch.device(next(self.unet.parameters()).device if hooked is None else hooked)
 
     @property
     def prediction_type(self) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from rag_diffusion.files import tree_hash
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import SPEC, load_own, save_own
-from rag_diffusion.models.published import load_published
+from rag_diffusion.models.published import load_published, save_published
 
 
 def load_generator(name: Path | str, device: torch.device | str = "cpu", **options: Any) -> Generator:
@@ -25,9 +26,11 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
     Raises:
         ModelError: there is none, it cannot be reached, is incomplete, or its weights have another shape.
     """
-    if (Path(name) / SPEC).exists():
-        return load_own(Path(name), device)
-    return load_published(str(name), device, **options)
+    folder = Path(name)
+    own = (folder / SPEC).exists()
+    generator = load_own(folder, device) if own else load_published(str(name), device, **options)
+    generator.fingerprint = tree_hash(folder) if folder.is_dir() else str(name)
+    return generator
 
 
 def save_generator(generator: Generator, folder: Path) -> None:
@@ -35,4 +38,4 @@ def save_generator(generator: Generator, folder: Path) -> None:
     if generator.published is None:
         save_own(generator, folder)
     else:
-        generator.published.save_pretrained(folder)
+        save_published(generator.published, folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -53,6 +55,14 @@ class Neighbor:
             raise ValueError(
                 f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array, got {type(self.image).__name__}"
             )
+
+    @cached_property
+    def name(self) -> str:
+        """Its pair id, or one made from its content."""
+        if self.pair_id:
+            return self.pair_id
+        content = np.asarray(self.image).tobytes() + self.caption.encode()
+        return f"given/{hashlib.sha256(content).hexdigest()[:12]}"
 
     def pixels(self, size: int) -> NDArray[np.uint8]:
         """(size, size, 3) uint8."""

@@ -84,7 +84,8 @@ def save_own(generator: Generator, folder: Path) -> None:
     assert isinstance(codec, PatchCodec)
     assert isinstance(text_encoder, TextEncoder)
     state = {name: value.detach().to("cpu", torch.float16) for name, value in generator.unet.state_dict().items()}
-    half = RetrievalUNet.from_config(generator.unet.config)
+    config = {name: value for name, value in generator.unet.config.items() if name != "_name_or_path"}
+    half = RetrievalUNet.from_config(config)
     half.load_state_dict(state)
     half.half().save_pretrained(folder / "unet")
     save_file({name: value.cpu().contiguous() for name, value in codec.state().items()}, folder / _CODEC)

@@ -6,7 +6,9 @@ schedule stay theirs, and texts go through the pipeline's own `encode_prompt`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -52,6 +54,10 @@ class PublishedText:
         time_ids = sizes.to(states.device).expand(len(texts), -1)
         return TextFeatures(states, added={"text_embeds": pooled, "time_ids": time_ids})
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the whole pipeline."""
+        self._pipeline.to(device)
+
 
 def load_published(name: str, device: torch.device | str, **options: Any) -> Generator:
     """Read a pipeline of `FAMILIES`.
@@ -87,6 +93,15 @@ def load_published(name: str, device: torch.device | str, **options: Any) -> Gen
             f"{name}: expected a complete {family}, got: {str(error).strip().splitlines()[0]}; download it again"
         ) from None
     return as_generator(pipeline.to(device))
+
+
+def save_published(pipeline: Any, folder: Path) -> None:
+    """Write a pipeline that diffusers itself reads as well: without neighbor attention it is a plain one."""
+    pipeline.save_pretrained(folder)
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text()) | {"unet": ["diffusers", "UNet2DConditionModel"]}
+    parts.pop("_name_or_path", None)
+    index.write_text(json.dumps(parts, indent=2) + "\n")
 
 
 def as_generator(pipeline: Any) -> Generator:

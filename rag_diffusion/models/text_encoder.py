@@ -60,6 +60,10 @@ class Conditioner(Protocol):
         """Encode B texts; one that is too long is cut, with a warning that says where."""
         ...
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights."""
+        ...
+
 
 def warn_cut(kept: str, text: str, limit: int) -> None:
     """Say that a text was cut, and where."""
@@ -87,7 +91,7 @@ class TextEncoder:
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.hidden_size
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> TextFeatures:
         """Encode texts; padding is zero."""
         tokens = self.tokenizer(
@@ -102,7 +106,12 @@ class TextEncoder:
         tokens = tokens.to(self.device)
         states = self.model(**tokens).last_hidden_state
         mask = tokens["attention_mask"]
-        return TextFeatures((states * mask[..., None]).clone(), mask.clone())
+        return TextFeatures(states * mask[..., None], mask)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
 
     def _warn(self, texts: list[str], offsets: Tensor, mask: Tensor) -> None:
         """A full row may have lost its end; `offsets` (B, L, 2) say where each token lies in its text."""

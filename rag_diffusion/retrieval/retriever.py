@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,22 @@ class Ranking:
     rows: Ints
     scores: Doubles
     parts: dict[str, Doubles]
+
+
+@dataclass(frozen=True)
+class ImageQuery:
+    """What hits are to look like: (Q, D) unit vectors, and the share of that in the score."""
+
+    vectors: Floats
+    share: float
+
+    def beside(self, weights: dict[str, float]) -> dict[str, float]:
+        """The weights of the texts, scaled to leave that share."""
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"image_weight: expected a share from 0 to 1, got {self.share}")
+        total = sum(weights.values()) or 1.0
+        scaled = {name: weight / total * (1 - self.share) for name, weight in weights.items()}
+        return scaled | {"image_to_image": self.share}
 
 
 class Retriever:
@@ -56,6 +74,7 @@ class Retriever:
         indexes: nearest neighbors over the same vectors, `text_to_text` and `text_to_image`.
         weights: of `bm25`, `text_to_text` and `text_to_image`.
         embed: texts to (Q, D) unit vectors.
+        embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
     """
 
     def __init__(
@@ -67,6 +86,7 @@ class Retriever:
         *,
         weights: dict[str, float],
         embed: Callable[[Sequence[str]], Floats],
+        embed_images: Callable[[Pixels], Floats] | None = None,
     ) -> None:
         self.corpus = corpus
         self.vectors = vectors
@@ -74,7 +94,7 @@ class Retriever:
         self._indexes = indexes
         self._dense = {"text_to_text": vectors.text, "text_to_image": vectors.image}
         self._weights = weights
-        self._embed = embed
+        self._embed, self._embed_images = embed, embed_images
         self._pair_ids: list[str] = corpus.table["pair_id"].tolist()
 
     @classmethod
@@ -101,6 +121,7 @@ class Retriever:
                 f"{root / INDEX}: expected an index of encoder {encoder_hash}, got one of encoder "
                 f"{stamp.get('encoder_hash')}; run the stage `index` again"
             )
+        embedder = _lazy_embedder(root / ENCODER)
         return cls(
             corpus,
             vectors,
@@ -110,7 +131,8 @@ class Retriever:
                 "text_to_image": VectorIndex.load(root / INDEX / IMAGE_INDEX),
             },
             weights=config.retrieval.weights.model_dump(),
-            embed=_lazy_embed(root / ENCODER),
+            embed=lambda texts: embedder().texts(texts),
+            embed_images=lambda pixels: embedder().images(pixels),
         )
 
     def search(
@@ -120,6 +142,8 @@ class Retriever:
         top_k: int,
         exclude: Sequence[Collection[str]] | None = None,
         query_vectors: Floats | None = None,
+        query_images: Pixels | None = None,
+        image_weight: float = 0.5,
     ) -> list[Hits]:
         """Best pairs of every query.
 
@@ -128,12 +152,16 @@ class Retriever:
             top_k: hits asked for; fewer come where the corpus has fewer.
             exclude: per query, pair ids that must not come.
             query_vectors: (Q, D) vectors of the queries where they are known.
+            query_images: (Q, H, W, 3) uint8 that the hits are to look like as well.
+            image_weight: share of the images in the score, 0 to 1; the rest is that of the texts.
 
         Raises:
             LineageError: the corpus has no such pair as one that is excluded.
+            ValueError: this retriever cannot find by image.
         """
         rows = None if exclude is None else [self.corpus.rows(ids) for ids in exclude]
-        rankings = self.rank(queries, depth=top_k, exclude=rows, query_vectors=query_vectors)
+        by_image = None if query_images is None else ImageQuery(self._vectors_of(query_images), image_weight)
+        rankings = self.rank(queries, depth=top_k, exclude=rows, query_vectors=query_vectors, by_image=by_image)
         return [self.hits(ranking, top_k) for ranking in rankings]
 
     def hits(self, ranking: Ranking, top_k: int) -> Hits:
@@ -152,6 +180,7 @@ class Retriever:
         exclude: Sequence[Ints] | None = None,
         within: Mask | None = None,
         query_vectors: Floats | None = None,
+        by_image: ImageQuery | None = None,
     ) -> Iterator[Ranking]:
         """Rankings of rows, at least `depth` long where there are so many; deeper does not change
         the beginning.
@@ -162,7 +191,9 @@ class Retriever:
             exclude: per query, rows that must not come.
             within: (N,) rows that may come, for all queries; None allows all.
             query_vectors: (Q, D) vectors of the queries where they are known.
+            by_image: what the hits are to look like as well.
         """
+        weights = self._weights if by_image is None else by_image.beside(self._weights)
         vectors = self._embed(queries) if query_vectors is None else query_vectors
         depth = max(depth, POOL)
         for start in range(0, len(queries), CHUNK):
@@ -173,14 +204,21 @@ class Retriever:
                 candidates = [np.flatnonzero(may) for may in allowed]
                 dense = {name: vectors[part] @ base.T for name, base in self._dense.items()}
             else:
-                candidates = self._candidates(vectors[part], lexical, allowed, depth)
+                pools = [self._dense_pools(index, vectors[part], allowed, depth) for index in self._indexes.values()]
+                if by_image is not None:
+                    images = self._indexes["text_to_image"]
+                    pools.append(self._dense_pools(images, by_image.vectors[part], allowed, depth))
+                candidates = self._candidates(pools, lexical, allowed, depth)
                 dense = {}
             for row, rows in enumerate(candidates):
                 raw = {"bm25": lexical[row, rows]}
                 for name, base in self._dense.items():
                     found = dense[name][row, rows] if dense else base[rows] @ vectors[start + row]
                     raw[name] = found.astype(np.float64)
-                yield self._fuse(raw, rows)
+                if by_image is not None:
+                    alike = self.vectors.image[rows] @ by_image.vectors[start + row]
+                    raw["image_to_image"] = alike.astype(np.float64)
+                yield self._fuse(raw, rows, weights)
 
     def _allowed(self, count: int, exclude: Sequence[Ints] | None, within: Mask | None) -> Mask:
         allowed = np.ones((count, len(self._pair_ids)), dtype=bool)
@@ -190,9 +228,8 @@ class Retriever:
             allowed[row, rows] = False
         return allowed
 
-    def _candidates(self, queries: Floats, lexical: Doubles, allowed: Mask, depth: int) -> list[Ints]:
+    def _candidates(self, dense: list[list[Ints]], lexical: Doubles, allowed: Mask, depth: int) -> list[Ints]:
         """The union of what each similarity offers to each query, sorted rows."""
-        dense = [self._dense_pools(index, queries, allowed, depth) for index in self._indexes.values()]
         union = []
         for row, may in enumerate(allowed):
             rows = np.flatnonzero(may)
@@ -212,8 +249,14 @@ class Retriever:
                 return [pool[:depth] for pool in pools]
             k = min(total, 2 * k)
 
-    def _fuse(self, raw: dict[str, Doubles], rows: Ints) -> Ranking:
-        parts = contributions({name: _scale(values) for name, values in raw.items()}, self._weights)
+    def _vectors_of(self, images: Pixels) -> Floats:
+        if self._embed_images is None:
+            raise ValueError("retriever: expected an image encoder to find by image, got none; use `Retriever.load`")
+        return self._embed_images(images)
+
+    @staticmethod
+    def _fuse(raw: dict[str, Doubles], rows: Ints, weights: dict[str, float]) -> Ranking:
+        parts = contributions({name: _scale(values) for name, values in raw.items()}, weights)
         scores = np.round(np.sum(list(parts.values()), axis=0), DECIMALS)
         order = best_first(scores, rows)
         return Ranking(
@@ -232,13 +275,6 @@ def _scale(values: Doubles) -> Doubles:
     return normalise(values, low=low, high=float(values.max()))
 
 
-def _lazy_embed(folder: Path) -> Callable[[Sequence[str]], Floats]:
-    """An embedding function that loads the encoder when it is first called."""
-    loaded: list[Embedder] = []
-
-    def embed(texts: Sequence[str]) -> Floats:
-        if not loaded:
-            loaded.append(Embedder(load_dual_encoder(folder)))
-        return loaded[0].texts(texts)
-
-    return embed
+def _lazy_embedder(folder: Path) -> Callable[[], Embedder]:
+    """The embedder of a folder, loaded when it is first asked for."""
+    return cache(lambda: Embedder(load_dual_encoder(folder)))

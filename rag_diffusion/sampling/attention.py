@@ -73,29 +73,29 @@ class AttentionRecorder:
         null[:, -1] = 1
         if not self._shares:
             return Attention(shares=null, heat=torch.zeros(self.batch, self.count, 1, 1))
-        parts = [self._shares[name] / self._calls[name].clamp(min=1)[:, None] for name in self._shares]
-        seen = next(iter(self._calls.values())) > 0
+        parts = [(self._shares[name] / self._calls[name].clamp(min=1)[:, None]).cpu() for name in self._shares]
+        seen = next(iter(self._calls.values())).cpu() > 0
         shares = torch.where(seen[:, None], torch.stack(parts).mean(0), null)
         finest = max(self._heat, key=lambda name: self._heat[name].shape[-1])
         heat = self._heat[finest] / self._calls[finest].clamp(min=1)[:, None, None, None]
-        return Attention(shares=shares, heat=heat)
+        return Attention(shares=shares, heat=heat.cpu())
 
     def _listener(self, name: str) -> Callable[[Tensor], None]:
         def listen(shares: Tensor) -> None:
             if self.rows is not None:
-                self._add(name, self.rows.cpu(), shares[: len(self.rows)])
+                self._add(name, self.rows, shares[: len(self.rows)])
 
         return listen
 
     def _add(self, name: str, rows: Tensor, shares: Tensor) -> None:
         """Add (b, H * W, M + 1) of the images `rows`."""
         side = math.isqrt(shares.shape[1])
-        received = shares.mean(dim=1).cpu()
+        received = shares.detach().mean(dim=1)
         cells = received[:, :-1].reshape(len(rows), -1, side, side)
         if name not in self._shares:
-            self._shares[name] = torch.zeros(self.batch, self.count + 1)
-            self._heat[name] = torch.zeros(self.batch, self.count, side, side)
-            self._calls[name] = torch.zeros(self.batch)
+            self._shares[name] = received.new_zeros(self.batch, self.count + 1)
+            self._heat[name] = received.new_zeros(self.batch, self.count, side, side)
+            self._calls[name] = received.new_zeros(self.batch)
         self._shares[name][rows] += torch.cat([cells.sum(dim=(2, 3)), received[:, -1:]], dim=1)
         self._heat[name][rows] += cells
         self._calls[name][rows] += 1

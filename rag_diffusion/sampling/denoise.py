@@ -3,7 +3,7 @@
     x_T ~ N(0, I);   x_{t-1} = step(v_hat(x_t, t), x_t)
 
 Whatever coordinates a scheduler keeps its sample in, the network sees x_t = a x_0 + b eps with a^2 + b^2 = 1 and
-predicts v = a eps - b x_0, so a scheduler needs no code of its own here. Each one in `SCHEDULERS` passes a closed-form
+predicts eps, v or x_0 of it: no scheduler needs code of its own here. Each one in `SCHEDULERS` passes a closed-form
 test: with the ideal denoiser of a Gaussian it must end with that Gaussian.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.models.generator import noise_schedule
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -34,25 +34,45 @@ _LOWEST_LAMBDA = -5.1  # of DPM-Solver++ on a cosine schedule, whose log-SNR fal
 Predict = Callable[[int, Tensor, Tensor], Tensor]
 
 
-def make_scheduler(name: str, num_inference_steps: int) -> Any:
-    """A diffusers scheduler by class name, on the training schedule, ready for so many steps.
+def check_scheduler(name: str) -> str:
+    """The same name, if it is one of `SCHEDULERS`.
 
     Raises:
-        ConfigError: it is none of `SCHEDULERS`.
+        ConfigError: it is not, with the reason.
     """
     if name not in SCHEDULERS:
         known = hasattr(getattr(diffusers, name, None), "add_noise")
         reason = "it has not passed the closed-form test" if known else "diffusers has no such one"
-        raise ConfigError(f"sample.scheduler: expected one of {', '.join(SCHEDULERS)}, got {name!r}: {reason}")
+        raise ConfigError(f"scheduler: expected one of {', '.join(SCHEDULERS)}, got {name!r}: {reason}")
+    return name
+
+
+def make_scheduler(name: str, schedule: DDPMScheduler) -> Any:
+    """A diffusers scheduler by class name, on the variance schedule of training.
+
+    Args:
+        name: one of `SCHEDULERS`.
+        schedule: betas and prediction type of the network.
+
+    Raises:
+        ConfigError: it is none of `SCHEDULERS`.
+    """
+    check_scheduler(name)
     cls = getattr(diffusers, name)
-    extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": False}
-    if name.startswith("DPMSolver"):
+    extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False}
+    if name != "DDPMScheduler" and "variance_type" in inspect.signature(cls.__init__).parameters:
+        extra["variance_type"] = None  # a learned variance is DDPM's alone
+    if name.startswith("DPMSolver") and schedule.config.beta_schedule == "squaredcos_cap_v2":
         extra["lambda_min_clipped"] = _LOWEST_LAMBDA
     accepted = inspect.signature(cls.__init__).parameters
     extra = {key: value for key, value in extra.items() if key in accepted}
-    scheduler = cls.from_config(noise_schedule().config, **extra)
-    scheduler.set_timesteps(num_inference_steps)
-    return scheduler
+    return cls.from_config(schedule.config, **extra)
+
+
+def takes_variance(scheduler: Any) -> bool:
+    """Whether a scheduler wants the learned variance beside the prediction."""
+    has = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
+    return has and str(scheduler.config.variance_type).startswith("learned")
 
 
 def denoise(
@@ -61,16 +81,16 @@ def denoise(
     predict: Predict,
     *,
     generators: Sequence[torch.Generator] | None = None,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Run every step of a scheduler.
 
     Args:
-        scheduler: of `make_scheduler`.
+        scheduler: of `make_scheduler`, its timesteps set.
         noise: (B, D, h, w) standard normal.
-        predict: of the step's number, x_t and t gives v_hat, all of the batch.
+        predict: of the step's number, x_t and t gives the prediction, all of the batch.
         generators: of the noise that an ancestral scheduler adds, one an image.
-        on_step: gets the number of each finished step and the sample after it.
+        on_step: gets the number of each finished step, its timestep and the sample after it, which it may change.
 
     Returns:
         (B, D, h, w) x_0.
@@ -82,5 +102,5 @@ def denoise(
         seen = scheduler.scale_model_input(sample, timestep)
         sample = scheduler.step(predict(number, seen, timestep), timestep, sample, **extra).prev_sample
         if on_step is not None:
-            on_step(number, sample)
+            sample = on_step(number, timestep, sample)
     return sample

@@ -34,14 +34,14 @@ class Guidance:
 
     Attributes:
         mode: `none`, `text`, `neighbor`, `alternate`, `interleaved` (a coin for each image) or `joint`.
-        text_scale: w_p; 1 is no guidance.
-        neighbor_scale: w_n.
+        text_guidance_scale: w_p; 1 is no guidance.
+        neighbor_guidance_scale: w_n.
         interleave_ratio: share of text-enhanced steps, eta of the patent.
     """
 
     mode: str = "alternate"
-    text_scale: float = 2.0
-    neighbor_scale: float = 2.0
+    text_guidance_scale: float = 1.5
+    neighbor_guidance_scale: float = 4.0
     interleave_ratio: float = 0.5
 
     @classmethod
@@ -49,8 +49,8 @@ class Guidance:
         """Read the guidance part of `sample` in params.yaml."""
         return cls(
             mode=config.guidance,
-            text_scale=config.text_guidance_scale,
-            neighbor_scale=config.neighbor_guidance_scale,
+            text_guidance_scale=config.text_guidance_scale,
+            neighbor_guidance_scale=config.neighbor_guidance_scale,
             interleave_ratio=config.interleave_ratio,
         )
 
@@ -82,7 +82,7 @@ class Guidance:
 
     def scale(self, step: Step) -> float:
         """w of a step."""
-        return {Step.PLAIN: 1.0, Step.NEIGHBOR: self.neighbor_scale}.get(step, self.text_scale)
+        return {Step.PLAIN: 1.0, Step.NEIGHBOR: self.neighbor_guidance_scale}.get(step, self.text_guidance_scale)
 
     def _alternation(self, step: int) -> Step:
         """Text-enhanced whenever the running count of such steps falls behind the ratio."""

@@ -1,189 +1,309 @@
-"""RetrievalPipeline: prompts and neighbors in, images out; a diffusers DiffusionPipeline."""
+"""RetrievalPipeline: prompts in, images and their provenance out; a diffusers DiffusionPipeline.
+
+    neighbors -> f(c_n, 0) once -> T steps of a scheduler over guided predictions -> images
+
+Shapes: B images (prompts x images per prompt, the images of a prompt together), D/h/w the U-Net's input, H/W image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from rag_diffusion.device import autocast
+from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_attention import NeighborKV
-from rag_diffusion.models.neighbor_batch import NeighborBatch
-from rag_diffusion.models.text_encoder import TextFeatures
-from rag_diffusion.sampling.attention import AttentionRecorder
-from rag_diffusion.sampling.denoise import denoise, make_scheduler
-from rag_diffusion.sampling.guidance import Guidance, Step, combine
+from rag_diffusion.models.load import load_generator, save_generator
+from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.sampling.conditioning import Conditioning, Looked
+from rag_diffusion.sampling.denoise import check_scheduler, make_scheduler
+from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.inputs import Given, as_generators, as_prompts, by_prompt, coins, initial_noise, repeat
+from rag_diffusion.sampling.loop import Loop
+from rag_diffusion.sampling.neighbor_cache import NeighborCache
+from rag_diffusion.sampling.provenance import Provenance, Source
+from rag_diffusion.sampling.schedule import RetrievalSchedule
+from rag_diffusion.sampling.threshold import Thresholding
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass
+class RetrievalPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    Attributes:
+        images: B PIL images, or (B, H, W, 3) float in [0, 1], or (B, 3, H, W) in [0, 1], or (B, D, h, w) x_0.
+        provenance: of each image.
+        heat_maps: of each image and each of its neighbors, in the provenance's order, (H', W') where it looked.
+    """
+
+    images: Any
+    provenance: list[Provenance]
+    heat_maps: list[list[Tensor]]
 
 
 class RetrievalPipeline(DiffusionPipeline):
-    """The denoising loop over a generator.
+    """Draws images conditioned on a prompt and on image-text pairs.
 
     Args:
-        generator: U-Net, text encoder and noise schedule.
-        scheduler_name: a diffusers scheduler by class name.
-        num_inference_steps: denoising steps.
-        precision: `fp32`, `bf16`, or `auto`: bfloat16 where the hardware is fast at it.
+        generator: U-Net, codec, text encoder and variance schedule.
+        retriever: finds neighbors for prompts; without one they are given by hand.
+        scheduler: one of `denoise.SCHEDULERS`, by class name.
+        precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
+            at it.
     """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
 
     def __init__(
         self,
         generator: Generator,
-        scheduler_name: str = "DDIMScheduler",
-        num_inference_steps: int = 20,
+        retriever: Retriever | None = None,
+        scheduler: str = "DDIMScheduler",
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        self.generator = generator
-        self._scheduler_name, self._num_steps = scheduler_name, num_inference_steps
-        self._precision = precision
-        self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler_name, num_inference_steps))
+        self.generator, self.retriever, self.precision = generator, retriever, precision
+        self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
+
+    @classmethod
+    def from_pretrained(  # noqa: D417  -- arguments of one kind share a line
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        retriever: Retriever | None = None,
+        *,
+        scheduler: str = "DDIMScheduler",
+        precision: str = "fp32",
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> RetrievalPipeline:
+        """Read a generator's folder, or a published Stable Diffusion (XL) or DeepFloyd IF pipeline.
+
+        Args:
+            pretrained_model_name_or_path: folder, or hub name of a published pipeline.
+            retriever: as in the constructor; it is not part of the folder.
+            scheduler, precision: as in the constructor.
+            device: where the weights are to live.
+            **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`, ...
+
+        Raises:
+            ModelError: as `load_generator`.
+        """
+        generator = load_generator(pretrained_model_name_or_path, device, **options)
+        return cls(generator, retriever, scheduler, precision)
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Write the generator; `from_pretrained` reads it again."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_generator(self.generator, folder)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts that hooks act on."""
+        published = self.generator.published
+        parts = {} if published is None else dict(published.components)
+        return parts | {"unet": self.generator.unet, "scheduler": self.scheduler}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net computes."""
+        return self.generator.device
+
+    def to(self, device: torch.device | str, **_: Any) -> RetrievalPipeline:
+        """Move every part."""
+        self.generator.to(device)
+        return self
 
     @torch.inference_mode()
     def __call__(
         self,
-        prompts: Sequence[str],
-        neighbors: NeighborBatch | None,
-        seeds: Sequence[int],
+        prompt: str | Sequence[str],
+        neighbors: Given | None = None,
+        *,
+        num_neighbors: int = 3,
+        exclude: Sequence[Collection[str]] | None = None,
+        retrieval_schedule: RetrievalSchedule | None = None,
         guidance: Guidance | None = None,
-        on_step: Callable[[int], None] | None = None,
-        recorder: AttentionRecorder | None = None,
-    ) -> NDArray[np.uint8]:
-        """Draw one image for each prompt.
+        num_inference_steps: int = 20,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        thresholding: Thresholding = "static",
+        output_type: OutputType = "pil",
+        callback_on_step_end: OnStep | None = None,
+    ) -> RetrievalPipelineOutput:
+        """Draw.
 
         Args:
-            prompts: B texts.
-            neighbors: of the same B images; None draws without.
-            seeds: B seeds of the initial noise and of the coin.
+            prompt: a text or P texts.
+            neighbors: by hand, for all prompts, or a list for each of P prompts; None asks the retriever.
+            num_neighbors: pairs asked of the retriever for each prompt; 0 draws without. Fewer come where the knowledge
+                base has fewer. Without effect on neighbors given by hand.
+            exclude: for each prompt, pair ids that must not be retrieved.
+            retrieval_schedule: how neighbors change over the steps; None keeps them.
             guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
-            on_step: called with the number of each finished step.
-            recorder: told which images are drawn when; see `AttentionRecorder.listening`.
-
-        Returns:
-            (B, H, W, 3) uint8.
+            num_inference_steps: T.
+            num_images_per_prompt: B / P.
+            generator: one for each of B images, whose image then depends on nothing else in the batch; or one for all;
+                None draws seeds, which the provenance holds.
+            latents: (B, D, h, w) initial noise in place of the generators' own.
+            thresholding: of the x_0 estimate of pixel models: `static`, `dynamic` or `none`.
+            output_type: `pil`, `np`, `pt` or `latent`.
+            callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t}, and
+                returns a dictionary whose "latents", where it has any, go on.
 
         Raises:
-            ValueError: the numbers of prompts, neighbors and seeds differ.
+            ValueError: an argument does not fit another, or there is neither a retriever nor neighbors by hand.
+            ConfigError: the scheduler is none that fits.
+            ModelError: out of memory.
         """
-        lengths = {len(prompts), len(seeds)} | ({len(neighbors)} if neighbors is not None else set())
-        if len(lengths) != 1:
-            raise ValueError(f"expected as many seeds and neighbor lists as prompts, got lengths {sorted(lengths)}")
-        guidance = guidance or Guidance()
-        device = self.generator.device
-        shown = [False] * len(prompts) if neighbors is None else neighbors.mask.any(dim=1).tolist()
-        guided = GuidedVelocity(
-            generator=self.generator,
-            guidance=guidance,
-            text=self.generator.text_encoder(list(prompts)).to(device),
-            null=self.generator.text_encoder([""] * len(prompts)).to(device),
-            features=None if neighbors is None or not any(shown) else self._neighbor_features(neighbors),
-            shown=shown,
-            recorder=recorder,
+        check_scheduler(type(self.scheduler).__name__)
+        if output_type not in get_args(OutputType):
+            raise ValueError(f"output_type: expected one of {', '.join(get_args(OutputType))}, got {output_type!r}")
+        prompts = as_prompts(prompt)
+        schedule = retrieval_schedule or RetrievalSchedule()
+        most = num_neighbors if schedule.most is None else max(num_neighbors, schedule.most)
+        lists = self._neighbors(prompts, neighbors, most, exclude, schedule)
+        repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
+        generators = as_generators(generator, len(repeated))
+        seeds = [one.initial_seed() for one in generators]
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        steps = len(self.scheduler.timesteps)
+        conditioning = Conditioning(
+            cache=NeighborCache(self.generator),
+            lists=[lists[number // num_images_per_prompt] for number in range(len(repeated))],
+            phases=schedule.phases(steps),
+            find=lambda pixels: self._search(repeated, most, repeat(exclude, num_images_per_prompt), pixels, schedule),
+            num_steps=steps,
         )
-        scheduler = make_scheduler(self._scheduler_name, self._num_steps)
-        plan = guidance.plan(len(scheduler.timesteps), list(seeds))
+        noise = initial_noise(generators, self.generator.sample_shape, latents).to(self.device)
+        with _enough_memory(len(repeated)), conditioning, self.progress_bar(total=steps) as bar:
 
-        def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
-            with autocast(self._precision, device):
-                velocity = guided(sample, timestep, plan[number])
-            return self._clip(sample, timestep, velocity)
+            def after(number: int, timestep: Tensor, sample: Tensor) -> Tensor:
+                bar.update()
+                if callback_on_step_end is None:
+                    return sample
+                return callback_on_step_end(self, number, timestep, {"latents": sample}).get("latents", sample)
 
-        config = self.unet.config
-        noise = initial_noise(list(seeds), (config.in_channels, config.sample_size, config.sample_size)).to(device)
-        clean = denoise(
-            scheduler,
-            noise,
-            predict,
-            generators=[torch.Generator().manual_seed(seed + 1) for seed in seeds],
-            on_step=None if on_step is None else lambda number, _: on_step(number),
-        )
-        return images_to_pixels(self.generator.codec.decode(clean.float())).cpu().numpy()
+            loop = Loop(
+                generator=self.generator,
+                scheduler=self.scheduler,
+                prompts=repeated,
+                guidance=guidance or Guidance(),
+                thresholding=thresholding,
+                seeds=coins(generators),
+                precision=self.precision,
+                on_step=after,
+            )
+            images = self._images(loop.run(noise, generators, conditioning), output_type)
+        looked = conditioning.looked()
+        self.maybe_free_model_hooks()
+        found = [self._provenance(*facts) for facts in zip(repeated, seeds, looked, strict=True)]
+        heat = [list(one.heat) for one in looked]
+        return RetrievalPipelineOutput(images=images, provenance=found, heat_maps=heat)
 
-    def _neighbor_features(self, neighbors: NeighborBatch) -> dict[str, NeighborKV]:
-        captions = self.generator.text_encoder(list(neighbors.captions)).to(self.generator.device)
-        with autocast(self._precision, self.generator.device):
-            return self.generator.neighbor_features(neighbors, captions)
-
-    def _clip(self, sample: Tensor, timestep: Tensor, velocity: Tensor) -> Tensor:
-        """Static thresholding (Imagen): keep the pixels of the x_0 estimate in [-1, 1], in v's coordinates."""
-        alpha = self.scheduler.alphas_cumprod[timestep.long()].to(sample.device)
-        a, b = alpha.sqrt(), (1 - alpha).sqrt()
-        codec = self.generator.codec
-        clean = codec.encode(codec.decode(a * sample - b * velocity).clamp(-1, 1))
-        clipped: Tensor = (a * sample - clean) / b
-        return clipped
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedVelocity:
-    """The guided prediction of a batch whose images may take different steps; images of one kind go together.
-
-    Attributes:
-        text, null: features of the B prompts, and of as many empty ones.
-        features: keys and values of the neighbors; None draws without.
-        shown: whether each image has a neighbor.
-    """
-
-    generator: Generator
-    guidance: Guidance
-    text: TextFeatures
-    null: TextFeatures
-    features: dict[str, NeighborKV] | None
-    shown: Sequence[bool]
-    recorder: AttentionRecorder | None = None
-
-    def __call__(self, sample: Tensor, timestep: Tensor, steps: Sequence[Step]) -> Tensor:
-        """v_hat (B, D, h, w) of x_t; one step for each image."""
-        possible = [_possible(step, there) for step, there in zip(steps, self.shown, strict=True)]
-        kinds = set(possible)
-        if len(kinds) == 1:
-            self._expect(torch.arange(len(possible)))
-            return self._predict(kinds.pop(), sample, timestep, self.text, self.null, self.features)
-        result = torch.empty_like(sample, dtype=torch.float32)
-        for kind in sorted(kinds, key=lambda step: step.value):
-            rows = torch.tensor([row for row, step in enumerate(possible) if step is kind], device=sample.device)
-            self._expect(rows)
-            features = None if self.features is None else {name: kv.select(rows) for name, kv in self.features.items()}
-            result[rows] = self._predict(kind, sample[rows], timestep, self.text[rows], self.null[rows], features)
-        return result
-
-    def _expect(self, rows: Tensor) -> None:
-        if self.recorder is not None:
-            self.recorder.expect(rows)
-
-    def _predict(
+    def _neighbors(
         self,
-        step: Step,
-        sample: Tensor,
-        timestep: Tensor,
-        text: TextFeatures,
-        null: TextFeatures,
-        features: dict[str, NeighborKV] | None,
-    ) -> Tensor:
-        velocity = self.generator.predict
-        if step is Step.PLAIN:
-            return velocity(sample, timestep, text, features)
-        if step is Step.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
-            full, reduced = velocity(sample, timestep, text, features, and_without=True).chunk(2)
-        else:
-            both = TextFeatures.cat([text, null])
-            hidden = step is Step.JOINT
-            twice = None if features is None else {name: kv.twice(hidden) for name, kv in features.items()}
-            full, reduced = velocity(torch.cat([sample, sample]), timestep, both, twice).chunk(2)
-        return combine(full, reduced, self.guidance.scale(step))
+        prompts: Sequence[str],
+        given: Given | None,
+        most: int,
+        exclude: Sequence[Collection[str]] | None,
+        schedule: RetrievalSchedule,
+    ) -> list[list[Neighbor]]:
+        """Neighbors of each prompt at the first step."""
+        if schedule.query_again and (given is not None or self.retriever is None):
+            raise ValueError("query_again: expected a retriever and no neighbors by hand; leave one of them out")
+        if given is not None:
+            return by_prompt(given, len(prompts))
+        if most == 0:
+            return [[] for _ in prompts]
+        return self._search(prompts, most, exclude, None, schedule)
+
+    def _search(
+        self,
+        prompts: Sequence[str],
+        most: int,
+        exclude: Sequence[Collection[str]] | None,
+        pixels: NDArray[np.uint8] | None,
+        schedule: RetrievalSchedule,
+    ) -> list[list[Neighbor]]:
+        if self.retriever is None:
+            raise ValueError(
+                "expected a retriever, or neighbors by hand, got neither; give one to the pipeline, "
+                "or draw without by num_neighbors=0"
+            )
+        empty = [number for number, text in enumerate(prompts) if not text.strip()]
+        if empty:
+            raise ValueError(
+                f"prompt: expected a text to retrieve with, got an empty one at {empty}; give neighbors by hand, "
+                "or draw without by num_neighbors=0"
+            )
+        if exclude is not None and len(exclude) != len(prompts):
+            raise ValueError(f"exclude: expected one collection for each of {len(prompts)} prompts, got {len(exclude)}")
+        weight = schedule.image_weight
+        hits = self.retriever.search(prompts, top_k=most, exclude=exclude, query_images=pixels, image_weight=weight)
+        return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]
+
+    def _images(self, clean: Tensor, output_type: OutputType) -> Any:
+        if output_type == "latent":
+            return clean
+        images = self.generator.codec.decode(clean).float()
+        if output_type == "pil":
+            return [Image.fromarray(pixels) for pixels in images_to_pixels(images).cpu().numpy()]
+        unit = (images.clamp(-1, 1) + 1) / 2
+        return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _provenance(self, prompt: str, seed: int, looked: Looked) -> Provenance:
+        sources = [
+            Source(
+                pair_id=neighbor.name,
+                caption=neighbor.caption,
+                source=neighbor.source,
+                licence=neighbor.licence,
+                attribution=neighbor.attribution,
+                score=neighbor.score,
+                attention=round(share, 5),
+            )
+            for neighbor, share in zip(looked.neighbors, looked.shares, strict=True)
+        ]
+        return Provenance(
+            prompt=prompt,
+            seed=seed,
+            corpus_hash="" if self.retriever is None else self.retriever.corpus.hash,
+            model_hash=self.generator.fingerprint,
+            neighbors=tuple(sources),
+            null_attention=round(looked.null, 5),
+        )
 
 
-def _possible(step: Step, has_neighbors: bool) -> Step:
-    """Without neighbors there is nothing to leave out but the text."""
-    return step if has_neighbors or step is Step.PLAIN else Step.TEXT
+@contextmanager
+def _enough_memory(images: int) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ModelError(
+            f"out of memory while drawing {images} images at once: draw fewer prompts or lower num_images_per_prompt, "
+            "lower num_neighbors, use precision bf16, or call enable_model_cpu_offload()"
+        ) from error
 
 
-def initial_noise(seeds: list[int], shape: tuple[int, int, int]) -> Tensor:
-    """(B, C, H, W) standard normal; each image has a generator of its own, so the batch size does not matter."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+def as_arrays(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+    """PIL images as (B, H, W, 3) uint8."""
+    return np.stack([np.asarray(image) for image in images])

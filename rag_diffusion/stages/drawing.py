@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write, tree_hash
 from rag_diffusion.models.load import load_generator
-from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
-from rag_diffusion.sampling.attention import AttentionRecorder
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.inputs import seeded
+from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
+from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
@@ -35,10 +37,10 @@ def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Images (P, H, W, 3), and the attention (P, K + 1) of each to its neighbors and, last, to the null token."""
+    """Images (P, H, W, 3), and where each came from."""
 
     pixels: NDArray[np.uint8]
-    shares: NDArray[np.float32]
+    provenance: list[Provenance]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,36 +68,36 @@ class Drawing:
                 named = fingerprint({"prompts": [asdict(prompt) for prompt in batch]})
                 path = self._scratch / f"{variant}-{named}.npz"
                 if not path.exists():
-                    drawn = self._draw(variant, batch)
-                    buffer = io.BytesIO()
-                    np.savez(buffer, pixels=drawn.pixels, shares=drawn.shares)
-                    atomic_write(path, buffer.getvalue())
-                with np.load(path) as saved:
-                    parts.append(Drawn(pixels=saved["pixels"], shares=saved["shares"]))
+                    _save(path, self._draw(variant, batch))
+                parts.append(_load(path))
                 shown.update(len(batch))
         return Drawn(
             pixels=np.concatenate([part.pixels for part in parts]),
-            shares=np.concatenate([part.shares for part in parts]),
+            provenance=[origin for part in parts for origin in part.provenance],
         )
 
     def _draw(self, variant: str, prompts: Sequence[Prompt]) -> Drawn:
-        lists = [neighbors_of(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts]
-        recorder = AttentionRecorder(batch=len(prompts), count=self.config.retrieval.num_neighbors)
-        with recorder.listening(self._pipeline.unet):
-            pixels = self._pipeline(
-                [prompt.text for prompt in prompts],
-                NeighborBatch.gather(self.corpus, lists) if any(lists) else None,
-                [prompt.seed + self.config.seed for prompt in prompts],
-                Guidance.from_config(self.config.sample),
-                recorder=recorder,
-            )
-        return Drawn(pixels=pixels, shares=recorder.result().shares.numpy())
+        drawn = self._pipeline(
+            [prompt.text for prompt in prompts],
+            [self._neighbors(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts],
+            guidance=Guidance.from_config(self.config.sample),
+            num_inference_steps=self.config.sample.num_inference_steps,
+            generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
+        )
+        origins = [replace(origin, variant=variant, corpus_hash=self.corpus.hash) for origin in drawn.provenance]
+        return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
+
+    def _neighbors(self, variant: str, found: PromptNeighbors) -> list[Neighbor]:
+        names, scores = neighbors_of(variant, found), dict(zip(found.retrieved, found.scores, strict=True))
+        return neighbors_from(self.corpus, names, [scores.get(name) for name in names])
 
     @cached_property
     def _pipeline(self) -> RetrievalPipeline:
         generator = load_generator(self.model, choose_device(self.config.device))
         sample = self.config.sample
-        return RetrievalPipeline(generator, sample.scheduler, sample.num_inference_steps, sample.precision)
+        pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     @cached_property
     def _scratch(self) -> Path:
@@ -108,3 +110,15 @@ class Drawing:
             "num_neighbors": self.config.retrieval.num_neighbors,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
+
+
+def _save(path: Path, drawn: Drawn) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, pixels=drawn.pixels, provenance=json.dumps([origin.as_dict() for origin in drawn.provenance]))
+    atomic_write(path, buffer.getvalue())
+
+
+def _load(path: Path) -> Drawn:
+    with np.load(path) as saved:
+        origins = json.loads(str(saved["provenance"]))
+        return Drawn(pixels=saved["pixels"], provenance=[Provenance.from_dict(origin) for origin in origins])

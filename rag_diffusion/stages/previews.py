@@ -14,9 +14,10 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.metrics.judge import METRICS, Judge
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_batch import neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.inputs import seeded
+from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
 from rag_diffusion.stages.context import StageContext
 
 _PICTURES, _STEPS = 8, 10
@@ -46,8 +47,11 @@ def draw(
         seeds: of the noise.
         guidance: None is the default.
     """
-    pipeline = RetrievalPipeline(generator, num_inference_steps=_STEPS, precision=ctx.config.sample.precision)
-    return pipeline(list(texts), NeighborBatch.gather(corpus, lists), list(seeds), guidance)
+    pipeline = RetrievalPipeline(generator, precision=ctx.config.sample.precision)
+    pipeline.set_progress_bar_config(disable=True)
+    shown = [neighbors_from(corpus, names) for names in lists]
+    drawn = pipeline(list(texts), shown, guidance=guidance, num_inference_steps=_STEPS, generator=seeded(list(seeds)))
+    return as_arrays(drawn.images)
 
 
 def pictures(ctx: StageContext, corpus: Corpus, neighbors: Mapping[str, Sequence[str]]) -> Preview:

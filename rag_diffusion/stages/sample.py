@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,8 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
-from rag_diffusion.sampling.provenance import VERSION, Provenance, Source, to_png
+from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import Drawing, neighbors_of
@@ -64,41 +63,9 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)}
-    facts = corpus.table.set_index("pair_id")[["caption", "source", "licence", "attribution"]].to_dict("index")
-    origins: dict[str, list[Provenance]] = {
-        variant: [
-            _origin(variant, prompt, table.prompts[prompt.prompt_id], shares, facts, stamp)
-            for prompt, shares in zip(prompts, found.shares, strict=True)
-        ]
-        for variant, found in drawn.items()
-    }
+    origins: dict[str, list[Provenance]] = {variant: found.provenance for variant, found in drawn.items()}
     _write_samples(ctx.root / layout.SAMPLES, prompts, images, origins, stamp)
     _write_sheets(ctx, corpus, prompts, images, lists)
-
-
-def _origin(
-    variant: str,
-    prompt: Prompt,
-    found: PromptNeighbors,
-    shares: NDArray[np.float32],
-    facts: Mapping[Any, Mapping[Any, Any]],
-    stamp: Mapping[str, str],
-) -> Provenance:
-    """Which pairs conditioned an image, with source, licence, retrieval score and attention."""
-    scores = dict(zip(found.retrieved, found.scores, strict=True))
-    neighbors = tuple(
-        Source(pair_id=name, score=scores.get(name), attention=round(float(share), 5), **facts[name])
-        for name, share in zip(neighbors_of(variant, found), shares, strict=False)
-    )
-    return Provenance(
-        prompt=prompt.text,
-        variant=variant,
-        seed=prompt.seed,
-        neighbors=neighbors,
-        null_attention=round(float(shares[-1]), 5),
-        corpus_hash=stamp["corpus_hash"],
-        model_hash=stamp["model_hash"],
-    )
 
 
 def _write_samples(

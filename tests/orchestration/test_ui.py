@@ -42,6 +42,7 @@ def test_both_pages_answer_and_an_interrupt_ends_them(
             if "Ctrl-C" in line:
                 break
         assert pages.keys() == {"MLflow", "Dagster"}
+        assert pages["MLflow"].endswith("/runs")
         for page in pages.values():
             with urlopen(page, timeout=10) as answer:
                 assert answer.status == 200
@@ -49,6 +50,6 @@ def test_both_pages_answer_and_an_interrupt_ends_them(
         assert ui.wait(60) == 0
 
     for page in pages.values():
-        host, port = page.removeprefix("http://").split(":")
+        host, port = page.removeprefix("http://").split("/")[0].split(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=5).close()

@@ -14,7 +14,7 @@ from rag_diffusion.models.text_encoder import TextEncoder
 
 def test_features_have_one_row_a_token_and_zeros_where_there_is_none(text_encoder: TextEncoder) -> None:
     features = text_encoder(["a red apple", ""])
-    assert features.states.shape == (2, 12, 384)
+    assert features.states.shape == (2, 15, 384)
     assert features.mask.sum(1).tolist() == [5, 2], "start, words, end"
     assert features.states[0, 5:].abs().max() == 0
     assert features.states[0, :5].abs().min(dim=1).values.max() > 0

@@ -13,71 +13,69 @@ from PIL import Image
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_batch import NeighborBatch
-from rag_diffusion.sampling.attention import Attention, AttentionRecorder
+from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.inputs import seeded
+from rag_diffusion.sampling.pipeline import RetrievalPipeline, RetrievalPipelineOutput
 from rag_diffusion.sampling.provenance import Provenance, Source, read_png, save_png
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
 
 
-def record(generator: Generator, corpus: Corpus, mode: str) -> tuple[np.ndarray, Attention]:
-    recorder = AttentionRecorder(batch=3, count=2)
-    pipeline = RetrievalPipeline(generator, num_inference_steps=4)
-    neighbors = NeighborBatch.gather(corpus, LISTS)
-    with recorder.listening(generator.unet):
-        drawn = pipeline(PROMPTS, neighbors, [1, 2, 3], Guidance(mode=mode), recorder=recorder)
-    return drawn, recorder.result()
+def draw(generator: Generator, corpus: Corpus, mode: str, precision: str = "fp32") -> RetrievalPipelineOutput:
+    pipeline = RetrievalPipeline(generator, precision=precision)
+    pipeline.set_progress_bar_config(disable=True)
+    neighbors = [neighbors_from(corpus, names) for names in LISTS]
+    guidance = Guidance(mode=mode)
+    return pipeline(PROMPTS, neighbors, guidance=guidance, num_inference_steps=4, generator=seeded([1, 2, 3]))
 
 
 @pytest.mark.parametrize("mode", ["none", "text", "neighbor", "interleaved", "joint"])
-def test_shares_sum_to_one_and_name_only_neighbors_that_are_there(
+def test_shares_sum_to_one_and_belong_to_the_neighbors(
     tiny_generator: Generator, tiny_corpus: Corpus, mode: str
 ) -> None:
-    _, found = record(tiny_generator, tiny_corpus, mode)
-    torch.testing.assert_close(found.shares.sum(dim=1), torch.ones(3))
-    assert bool((found.shares[0] > 0.01).all())
-    assert found.shares[1, 1] == 0
-    assert found.shares[2].tolist() == [0, 0, 1]
-    assert found.heat.shape[:2] == (3, 2)
-    assert float(found.heat[2].sum()) == 0
+    found = draw(tiny_generator, tiny_corpus, mode)
+    for names, one, heat in zip(LISTS, found.provenance, found.heat_maps, strict=True):
+        assert [source.pair_id for source in one.neighbors] == names
+        assert sum(source.attention for source in one.neighbors) + one.null_attention == pytest.approx(1, abs=1e-4)
+        assert all(source.attention > 0.01 for source in one.neighbors)
+        assert [tuple(each.shape) for each in heat] == [(8, 8)] * len(names)
+    assert found.provenance[2].null_attention == 1
+    assert found.provenance[0].neighbors[0].licence == "CC0-1.0"
 
 
 def test_recording_works_in_bfloat16(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
-    recorder = AttentionRecorder(batch=3, count=2)
-    pipeline = RetrievalPipeline(tiny_generator, num_inference_steps=2, precision="bf16")
-    with recorder.listening(tiny_generator.unet):
-        pipeline(PROMPTS, NeighborBatch.gather(tiny_corpus, LISTS), [1, 2, 3], recorder=recorder)
-    torch.testing.assert_close(recorder.result().shares.sum(dim=1), torch.ones(3))
-
-
-def test_recording_changes_no_pixel(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
-    drawn, _ = record(tiny_generator, tiny_corpus, "alternate")
-    pipeline = RetrievalPipeline(tiny_generator, num_inference_steps=4)
-    assert np.array_equal(drawn, pipeline(PROMPTS, NeighborBatch.gather(tiny_corpus, LISTS), [1, 2, 3]))
+    found = draw(tiny_generator, tiny_corpus, "alternate", "bf16").provenance[0]
+    assert sum(source.attention for source in found.neighbors) + found.null_attention == pytest.approx(1, abs=1e-4)
 
 
 @torch.no_grad()
 def test_a_neighbor_that_counts_more_is_looked_at_more(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
-    unet, neighbors = tiny_generator.unet, NeighborBatch.gather(tiny_corpus, LISTS[:1])
-    captions = tiny_generator.text_encoder(list(neighbors.captions))
-    maps = unet.encode_neighbors(tiny_generator.codec.encode(neighbors.images), captions.states, captions.mask)
-    text = tiny_generator.text_encoder(PROMPTS[:1])
+    pipeline = RetrievalPipeline(tiny_generator)
+    one, two = neighbors_from(tiny_corpus, LISTS[0])
     shares = []
     for weight in (1.0, 5.0):
-        kv = unet.project_neighbors(maps, neighbors.rows, torch.tensor([[1.0, weight]]))
-        recorder = AttentionRecorder(batch=1, count=2, rows=torch.tensor([0]))
-        with recorder.listening(unet):
-            tiny_generator.predict(torch.zeros(1, *_shape(tiny_generator)), torch.tensor(500), text, kv)
-        shares.append(float(recorder.result().shares[0, 1]))
+        given = [one, Neighbor(image=two.image, caption=two.caption, pair_id=two.pair_id, weight=weight)]
+        found = pipeline(PROMPTS[0], given, num_inference_steps=1, generator=seeded([1]))
+        shares.append(found.provenance[0].neighbors[1].attention)
     assert shares[1] > shares[0]
 
 
-def _shape(generator: Generator) -> tuple[int, int, int]:
-    config = generator.unet.config
-    return config.in_channels, config.sample_size, config.sample_size
+def test_shares_are_the_mean_of_the_softmax(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
+    """By hand: the attention of a single neighbor at one map, written out with exponentials."""
+    attention = tiny_generator.unet.neighbor_attention["mid"]
+    draws = torch.Generator().manual_seed(0)
+    sample, maps = torch.randn(1, 64, 4, 4, generator=draws), torch.randn(1, 2, 64, 4, 4, generator=draws)
+    heard: list[torch.Tensor] = []
+    with torch.no_grad():
+        kv = attention(maps, weights=torch.ones(1, 2))
+        attention.listener = heard.append
+        attention(sample, kv)
+        attention.listener = None
+        logits = torch.einsum("bhqd,bhmd->bhqm", attention._query(sample), kv.keys)
+        expected = (logits.exp() / logits.exp().sum(-1, keepdim=True)).mean(1)
+    torch.testing.assert_close(heard[0], expected)
 
 
 def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,11 +23,17 @@ def ideal(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
     return a * (sample - a * clean) / b - b * clean
 
 
+def scheduler(name: str, steps: int) -> Any:
+    made = make_scheduler(name, noise_schedule())
+    made.set_timesteps(steps)
+    return made
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_ideal_denoiser_of_a_gaussian_ends_with_that_gaussian(name: str) -> None:
     noise = torch.randn(200, 1, 10, 10, generator=torch.Generator().manual_seed(0))
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
-    drawn = denoise(make_scheduler(name, 200), noise, ideal, generators=generators)
+    drawn = denoise(scheduler(name, 200), noise, ideal, generators=generators)
     assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.01)
     assert float(drawn.std()) == pytest.approx(DEVIATION, rel=0.03)
 
@@ -33,8 +41,8 @@ def test_the_ideal_denoiser_of_a_gaussian_ends_with_that_gaussian(name: str) -> 
 @pytest.mark.parametrize("name", ["DDPMScheduler", "EulerAncestralDiscreteScheduler"])
 def test_ancestral_noise_is_that_of_the_image(name: str) -> None:
     noise = torch.zeros(2, 1, 4, 4)
-    both = denoise(make_scheduler(name, 5), noise, ideal, generators=[torch.Generator().manual_seed(s) for s in (1, 2)])
-    alone = denoise(make_scheduler(name, 5), noise[1:], ideal, generators=[torch.Generator().manual_seed(2)])
+    both = denoise(scheduler(name, 5), noise, ideal, generators=[torch.Generator().manual_seed(s) for s in (1, 2)])
+    alone = denoise(scheduler(name, 5), noise[1:], ideal, generators=[torch.Generator().manual_seed(2)])
     torch.testing.assert_close(both[1:], alone)
     assert not torch.allclose(both[0], both[1])
 
@@ -45,4 +53,4 @@ def test_ancestral_noise_is_that_of_the_image(name: str) -> None:
 )
 def test_another_scheduler_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"expected one of DDIMScheduler, .* got '{name}': .*{reason}"):
-        make_scheduler(name, 10)
+        scheduler(name, 10)

@@ -36,5 +36,5 @@ def test_the_coin_belongs_to_the_image_and_not_to_the_batch() -> None:
 
 
 def test_each_step_has_its_scale() -> None:
-    guidance = Guidance(text_scale=3.0, neighbor_scale=5.0)
+    guidance = Guidance(text_guidance_scale=3.0, neighbor_guidance_scale=5.0)
     assert [guidance.scale(step) for step in (Step.PLAIN, Step.TEXT, Step.NEIGHBOR, Step.JOINT)] == [1.0, 3.0, 5.0, 3.0]

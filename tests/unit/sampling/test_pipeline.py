@@ -1,16 +1,23 @@
-"""The denoising loop: determinism, invariances, the neighbor cache, and a closed form."""
+"""The public call: determinism, invariances, the neighbor cache, outputs, callbacks, and what it refuses."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_batch import Neighbor, NeighborBatch, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import GuidedVelocity, RetrievalPipeline, initial_noise
+from rag_diffusion.sampling.inputs import initial_noise, seeded
+from rag_diffusion.sampling.neighbor_cache import NeighborCache
+from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
@@ -18,55 +25,261 @@ LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-r
 
 @pytest.fixture
 def pipeline(tiny_generator: Generator) -> RetrievalPipeline:
-    return RetrievalPipeline(tiny_generator, num_inference_steps=4)
+    return quiet(RetrievalPipeline(tiny_generator))
+
+
+@pytest.fixture
+def neighbors(tiny_corpus: Corpus) -> list[list[Neighbor]]:
+    return [neighbors_from(tiny_corpus, names) for names in LISTS]
+
+
+def quiet(pipeline: RetrievalPipeline) -> RetrievalPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(pipeline: RetrievalPipeline, *args: Any, **kwargs: Any) -> np.ndarray:
+    return as_arrays(pipeline(*args, num_inference_steps=4, **kwargs).images)
 
 
 @pytest.mark.parametrize("mode", ["none", "text", "neighbor", "alternate", "interleaved", "joint"])
-def test_a_batch_equals_its_images_one_by_one(pipeline: RetrievalPipeline, tiny_corpus: Corpus, mode: str) -> None:
-    guidance = Guidance(mode=mode)
-    together = pipeline(PROMPTS, NeighborBatch.gather(tiny_corpus, LISTS), [1, 2, 3], guidance)
+def test_a_batch_equals_its_images_one_by_one(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]], mode: str
+) -> None:
+    given: dict[str, Any] = {"guidance": Guidance(mode=mode), "num_inference_steps": 4, "output_type": "latent"}
+    together = pipeline(PROMPTS, neighbors, generator=seeded([1, 2, 3]), **given).images
     for row in range(3):
-        alone = pipeline(
-            PROMPTS[row : row + 1],
-            NeighborBatch.gather(tiny_corpus, LISTS[row : row + 1]),
-            [row + 1],
-            guidance,
-        )
-        assert np.abs(alone[0].astype(int) - together[row].astype(int)).max() <= 1
+        alone = pipeline(PROMPTS[row], neighbors[row] or [[]], generator=seeded([row + 1]), **given).images
+        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
 
 
-def test_an_empty_neighbor_list_draws_what_no_neighbors_draw(pipeline: RetrievalPipeline, tiny_corpus: Corpus) -> None:
+def test_an_empty_neighbor_list_draws_what_no_neighbors_draw(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
     guidance = Guidance(mode="text")
-    mixed = pipeline(PROMPTS, NeighborBatch.gather(tiny_corpus, LISTS), [1, 2, 3], guidance)
-    none = pipeline(PROMPTS, None, [1, 2, 3], guidance)
+    mixed = draw(pipeline, PROMPTS, neighbors, generator=seeded([1, 2, 3]), guidance=guidance)
+    none = draw(pipeline, PROMPTS, num_neighbors=0, generator=seeded([1, 2, 3]), guidance=guidance)
     assert np.array_equal(mixed[2], none[2])
     assert not np.array_equal(mixed[0], none[0])
 
 
 def test_features_made_once_equal_features_made_in_every_step(
-    pipeline: RetrievalPipeline, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    neighbors = NeighborBatch.gather(tiny_corpus, LISTS)
-    cached = pipeline(PROMPTS, neighbors, [1, 2, 3])
-    made = []
+    cached = draw(pipeline, PROMPTS, neighbors, generator=seeded([1, 2, 3]))
+    encoded: list[int] = []
+    predict, encode = Generator.predict, NeighborCache._encode
 
-    class Anew(GuidedVelocity):
-        def __call__(self, sample, timestep, steps):  # type: ignore[no-untyped-def]
-            made.append(pipeline._neighbor_features(neighbors))
-            return GuidedVelocity.__call__(replace(self, features=made[-1]), sample, timestep, steps)
+    def count(self: NeighborCache, new: list[Neighbor]) -> None:
+        encoded.append(len(new))
+        encode(self, new)
 
-    def replace(one, **changes):  # type: ignore[no-untyped-def]
-        return GuidedVelocity(**{**vars(one), **changes})
+    def anew(self: Generator, sample: Any, timestep: Any, text: Any, features: Any, **options: Any) -> Any:
+        if options.get("and_without"):  # a step of the whole batch
+            features = NeighborCache(self).features(neighbors)
+        return predict(self, sample, timestep, text, features, **options)
 
-    monkeypatch.setattr("rag_diffusion.sampling.pipeline.GuidedVelocity", Anew)
-    assert np.array_equal(pipeline(PROMPTS, neighbors, [1, 2, 3]), cached)
-    assert len(made) == 4
+    monkeypatch.setattr(NeighborCache, "_encode", count)
+    drawn = draw(pipeline, PROMPTS[:2], neighbors[:2], generator=seeded([1, 2]), guidance=Guidance(mode="neighbor"))
+    assert encoded == [3]
+    neighbors = neighbors[:2]
+    monkeypatch.setattr(Generator, "predict", anew)
+    again = draw(pipeline, PROMPTS[:2], neighbors, generator=seeded([1, 2]), guidance=Guidance(mode="neighbor"))
+    assert np.array_equal(drawn, again)
+    assert encoded == [3] + [3] * 5
+    assert cached.shape == (3, 64, 64, 3)
 
 
-def test_noise_depends_on_the_seed_alone() -> None:
-    assert torch.equal(initial_noise([5, 6], (3, 4, 4))[1], initial_noise([6], (3, 4, 4))[0])
+def test_noise_depends_on_the_generator_alone() -> None:
+    shape = (3, 4, 4)
+    assert torch.equal(initial_noise(seeded([5, 6]), shape, None)[1], initial_noise(seeded([6]), shape, None)[0])
+    shared = torch.Generator().manual_seed(6)
+    assert torch.equal(initial_noise([shared], shape, None), initial_noise(seeded([6]), shape, None))
 
 
-def test_different_lengths_are_refused(pipeline: RetrievalPipeline) -> None:
-    with pytest.raises(ValueError, match="as many seeds and neighbor lists as prompts"):
-        pipeline(PROMPTS, None, [1])
+def test_images_per_prompt_stand_together_and_differ(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    generator = torch.Generator().manual_seed(7)
+    found = pipeline(PROMPTS[:2], neighbors[:2], num_images_per_prompt=2, num_inference_steps=2, generator=generator)
+    assert [one.prompt for one in found.provenance] == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
+    assert [len(one.neighbors) for one in found.provenance] == [2, 2, 1, 1]
+    assert not np.array_equal(np.asarray(found.images[0]), np.asarray(found.images[1]))
+
+
+def test_drawn_seeds_are_told_and_draw_the_same_again(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    found = pipeline(PROMPTS, neighbors, num_inference_steps=2)
+    seeds = [one.seed for one in found.provenance]
+    assert len(set(seeds)) == 3
+    again = pipeline(PROMPTS, neighbors, num_inference_steps=2, generator=seeded(seeds))
+    assert np.array_equal(as_arrays(found.images), as_arrays(again.images))
+
+
+def test_output_types_are_the_same_picture(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    def run(kind: str) -> Any:
+        return pipeline(PROMPTS[0], neighbors[0], num_inference_steps=2, generator=seeded([1]), output_type=kind).images
+
+    pil = as_arrays(run("pil"))
+    assert np.abs(run("np") * 255 - pil).max() <= 0.5001
+    assert np.allclose(run("pt").permute(0, 2, 3, 1).numpy(), run("np"))
+    decoded = pipeline.generator.codec.decode(run("latent"))
+    assert np.allclose(((decoded.clamp(-1, 1) + 1) / 2).numpy(), run("pt").numpy(), atol=1e-5)
+
+
+def test_a_callback_sees_each_step_and_may_change_it(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    seen = []
+
+    def stop(pipe: RetrievalPipeline, number: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        seen.append((number, int(timestep)))
+        return {"latents": torch.zeros_like(values["latents"])} if number == 2 else {}
+
+    found = pipeline(PROMPTS[0], neighbors[0], num_inference_steps=3, callback_on_step_end=stop, output_type="latent")
+    assert seen == [(0, 999), (1, 666), (2, 332)]
+    assert float(found.images.abs().max()) == 0
+
+
+def test_given_latents_are_the_noise(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    noise = initial_noise(seeded([4]), pipeline.generator.sample_shape, None)
+    one = draw(pipeline, PROMPTS[0], neighbors[0], latents=noise, generator=seeded([9]))
+    assert np.array_equal(one, draw(pipeline, PROMPTS[0], neighbors[0], generator=seeded([4])))
+    with pytest.raises(ValueError, match=r"latents: expected shape \(1, 192, 8, 8\), got \(1, 2\)"):
+        draw(pipeline, PROMPTS[0], neighbors[0], latents=torch.zeros(1, 2))
+
+
+def test_a_saved_pipeline_draws_the_same(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]], tmp_path: Path
+) -> None:
+    pipeline.save_pretrained(tmp_path / "one")
+    loaded = quiet(RetrievalPipeline.from_pretrained(tmp_path / "one"))
+    loaded.save_pretrained(tmp_path / "two")
+    again = quiet(RetrievalPipeline.from_pretrained(tmp_path / "two"))
+    given = (PROMPTS[0], neighbors[0])
+    first = draw(loaded, *given, generator=seeded([1]))
+    assert np.array_equal(first, draw(again, *given, generator=seeded([1])))
+    assert np.abs(first.astype(int) - draw(pipeline, *given, generator=seeded([1]))).max() < 16  # float16 on disk
+    fingerprint = loaded(*given, num_inference_steps=1).provenance[0].model_hash
+    assert fingerprint == again.generator.fingerprint != ""
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P"])
+def test_neighbors_of_any_kind_and_size_become_rgb_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (30, 10), (0, 0, 0, 0))
+    pixels = Neighbor(image=image.convert(mode) if mode != "RGBA" else image, caption="x").pixels(64)
+    assert pixels.shape == (64, 64, 3)
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    middle = pixels[32, 32].tolist()
+    assert middle == ([255] * 3 if "A" in mode else [0] * 3)
+
+
+def test_a_hand_given_neighbor_has_a_name_of_its_content() -> None:
+    red, blue = (Neighbor(image=Image.new("RGB", (8, 8), color), caption="c") for color in ("red", "blue"))
+    assert red.name.startswith("given/")
+    assert red.name != blue.name
+    assert red.name == Neighbor(image=np.asarray(red.image), caption="c").name
+
+
+def test_a_weight_of_zero_hides_a_neighbor(pipeline: RetrievalPipeline, tiny_corpus: Corpus) -> None:
+    one, two = neighbors_from(tiny_corpus, LISTS[0])
+    hidden = Neighbor(image=two.image, caption=two.caption, pair_id=two.pair_id, weight=0)
+    shown = pipeline(PROMPTS[0], [one, hidden], num_inference_steps=2, generator=seeded([1]), output_type="latent")
+    alone = pipeline(PROMPTS[0], [one], num_inference_steps=2, generator=seeded([1]), output_type="latent")
+    torch.testing.assert_close(shown.images, alone.images, atol=1e-4, rtol=1e-4)
+    assert shown.provenance[0].neighbors[1].attention == 0
+
+
+def test_what_does_not_fit_is_told(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    with pytest.raises(ValueError, match="expected a retriever, or neighbors by hand, got neither"):
+        pipeline(PROMPTS)
+    with pytest.raises(ValueError, match="or one such list for each of 2 prompts, got 3 entries"):
+        pipeline(PROMPTS[:2], neighbors)
+    with pytest.raises(ValueError, match="got str"):
+        pipeline(PROMPTS[0], [["tiny/noto/red-circle"]])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="expected one, or one for each of 3 images, got 2"):
+        pipeline(PROMPTS, neighbors, generator=seeded([1, 2]))
+    with pytest.raises(ValueError, match="expected a text or a list of texts"):
+        pipeline([], neighbors)
+    with pytest.raises(ValueError, match="output_type: expected one of pil, np, pt, latent, got 'jpg'"):
+        pipeline(PROMPTS[0], neighbors[0], output_type="jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a finite weight of at least 0, got -1"):
+        Neighbor(image=Image.new("RGB", (2, 2)), caption="", weight=-1)
+    with pytest.raises(ValueError, match=r"expected a PIL image or a uint8 array .* got float64 \(4, 4, 3\)"):
+        Neighbor(image=np.zeros((4, 4, 3)), caption="")
+
+
+def test_a_scheduler_that_fits_no_closed_form_is_refused(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    from diffusers import LMSDiscreteScheduler
+
+    pipeline.scheduler = LMSDiscreteScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(ConfigError, match="got 'LMSDiscreteScheduler'"):
+        pipeline(PROMPTS[0], neighbors[0])
+
+
+def test_out_of_memory_says_what_to_lower(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr(Generator, "predict", full)
+    with pytest.raises(ModelError, match="out of memory while drawing 1 images .* lower num_images_per_prompt"):
+        pipeline(PROMPTS[0], neighbors[0])
+
+
+def test_a_long_prompt_is_cut_with_a_warning_that_says_where(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    long = "red circle " * 7 + "with a very blue moon"
+    with pytest.warns(UserWarning, match="reads 15 tokens; cut after .* not seen: 'circle with a very blue moon'"):
+        pipeline(long, neighbors[0], num_inference_steps=1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_draws_nearly_the_same(
+    tiny_generator: Generator, neighbors: list[list[Neighbor]], precision: str
+) -> None:
+    exact = draw(quiet(RetrievalPipeline(tiny_generator)), PROMPTS[0], neighbors[0], generator=seeded([1]))
+    half = quiet(RetrievalPipeline(tiny_generator, precision=precision))
+    found = draw(half, PROMPTS[0], neighbors[0], generator=seeded([1]))
+    assert 0 < np.abs(found.astype(int) - exact).mean() < 8
+
+
+def test_weights_that_live_elsewhere_are_brought_in(tiny_generator: Generator, neighbors: list[list[Neighbor]]) -> None:
+    from accelerate import cpu_offload
+
+    before = draw(quiet(RetrievalPipeline(tiny_generator)), PROMPTS[0], neighbors[0], generator=seeded([1]))
+    cpu_offload(tiny_generator.unet, execution_device="cpu")
+    assert next(tiny_generator.unet.parameters()).device.type == "meta"
+    after = draw(quiet(RetrievalPipeline(tiny_generator)), PROMPTS[0], neighbors[0], generator=seeded([1]))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.slow
+def test_a_step_compiles_without_a_graph_break(tiny_generator: Generator, neighbors: list[list[Neighbor]]) -> None:
+    features = NeighborCache(tiny_generator).features(neighbors)
+    unet = tiny_generator.unet
+    text = tiny_generator.text_encoder(PROMPTS)
+    compiled = torch.compile(unet, backend="aot_eager", fullgraph=True)
+    sample = torch.randn(3, *tiny_generator.sample_shape)
+    given = {"encoder_attention_mask": text.mask, "neighbors": features, "and_without": True}
+    with torch.no_grad():
+        expected = unet(sample, torch.tensor(500), text.states, **given).sample
+        found = compiled(sample, torch.tensor(500), text.states, **given).sample
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gather_and_the_cache_agree(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
+    lists = [neighbors_from(tiny_corpus, names) for names in LISTS]
+    batch = NeighborBatch.gather(tiny_corpus, LISTS)
+    captions = tiny_generator.text_encoder(list(batch.captions))
+    with torch.no_grad():
+        one, other = tiny_generator.neighbor_features(batch, captions), NeighborCache(tiny_generator).features(lists)
+    assert other is not None
+    for name, kv in one.items():
+        torch.testing.assert_close(kv.keys, other[name].keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(kv.values, other[name].values, atol=1e-5, rtol=1e-5)

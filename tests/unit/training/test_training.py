@@ -74,6 +74,7 @@ def test_all_four_cases_of_conditions_occur_at_their_rates(
     assert found[(False, True)] == pytest.approx(0.3, abs=0.03)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_on_held_out_pairs(
     tiny_generator: Generator,
     tiny_corpus: Corpus,

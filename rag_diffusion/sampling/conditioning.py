@@ -1,0 +1,118 @@
+"""The neighbors that condition a batch, step by step, and the attention they received.
+
+A phase is a run of steps with the same neighbors (`RetrievalSchedule`). Keys and values are made when a phase begins,
+out of maps that the cache holds; the attention of the phases is averaged by their numbers of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.sampling.attention import Attention, AttentionRecorder
+from rag_diffusion.sampling.guided import Features
+from rag_diffusion.sampling.neighbor_cache import NeighborCache
+from rag_diffusion.sampling.schedule import Phase
+
+Estimate = Callable[[], NDArray[np.uint8]]
+Find = Callable[[NDArray[np.uint8]], list[list[Neighbor]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What one image looked at.
+
+    Attributes:
+        neighbors: every pair that conditioned it, in the order of first use.
+        shares: attention of each, mean over all steps; with `null` they sum to 1.
+        null: share of the null token.
+        heat: (H, W) each, where in a neighbor it looked; sums to about its share.
+    """
+
+    neighbors: tuple[Neighbor, ...]
+    shares: tuple[float, ...]
+    null: float
+    heat: tuple[Tensor, ...]
+
+
+@dataclass(kw_only=True)
+class Conditioning:
+    """Neighbors of B images over T steps; a context manager, which listens to the attention inside.
+
+    Args:
+        cache: feature maps.
+        lists: neighbors of each image at the first step, best first.
+        phases: of `RetrievalSchedule.phases`.
+        find: images so far, (B, H, W, 3) uint8, to neighbors; needed where a phase looks for them again.
+        num_steps: T.
+    """
+
+    cache: NeighborCache
+    lists: list[list[Neighbor]]
+    phases: Sequence[Phase]
+    find: Find | None
+    num_steps: int
+    features: Features | None = None
+    shown: list[bool] = field(default_factory=list)
+    recorder: AttentionRecorder | None = None
+    _passed: list[tuple[float, list[list[Neighbor]], AttentionRecorder]] = field(default_factory=list)
+    _listening: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Conditioning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+
+    def at(self, number: int, estimate: Estimate) -> None:
+        """Make `features`, `shown` and `recorder` those of a step.
+
+        Args:
+            number: of the step.
+            estimate: the images as they look so far; only called where neighbors are looked for again.
+        """
+        for place, phase in enumerate(self.phases):
+            if phase.start == number:
+                after = self.phases[place + 1].start if place + 1 < len(self.phases) else self.num_steps
+                self._begin(phase, (after - number) / self.num_steps, estimate)
+
+    def _begin(self, phase: Phase, share: float, estimate: Estimate) -> None:
+        if phase.query:
+            assert self.find is not None
+            self.lists = self.find(estimate())
+        seen = [neighbors[: phase.count] for neighbors in self.lists]
+        self.features = self.cache.features(seen)
+        self.shown = [any(neighbor.weight > 0 for neighbor in neighbors) for neighbors in seen]
+        self.recorder = AttentionRecorder(batch=len(seen), count=max(map(len, seen), default=0))
+        self._passed.append((share, seen, self.recorder))
+        self._listening.close()
+        self._listening.enter_context(self.recorder.listening(self.cache.generator.unet))
+
+    def looked(self) -> list[Looked]:
+        """What each image looked at, over all steps."""
+        parts = [(share, seen, recorder.result()) for share, seen, recorder in self._passed]
+        return [_looked(row, parts) for row in range(len(self.lists))]
+
+
+def _looked(row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attention]]) -> Looked:
+    neighbors: dict[str, Neighbor] = {}
+    shares: dict[str, float] = {}
+    heat: dict[str, Tensor] = {}
+    null = 0.0
+    for share, seen, attention in parts:
+        null += share * float(attention.shares[row, -1])
+        for column, neighbor in enumerate(seen[row]):
+            name = neighbor.name
+            neighbors.setdefault(name, neighbor)
+            shares[name] = shares.get(name, 0.0) + share * float(attention.shares[row, column])
+            heat[name] = heat.get(name, torch.zeros(())) + share * attention.heat[row, column]
+    return Looked(
+        neighbors=tuple(neighbors.values()), shares=tuple(shares.values()), null=null, heat=tuple(heat.values())
+    )

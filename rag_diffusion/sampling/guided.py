@@ -1,0 +1,104 @@
+"""The guided prediction of a batch whose images may take different steps.
+
+Images of one kind of step go together, so that an image costs what its step costs: eps_n runs the encoder once for both
+of its predictions, eps_p twice, a plain step runs everything once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.sampling.attention import AttentionRecorder
+from rag_diffusion.sampling.guidance import Guidance, Step, combine
+
+Features = dict[str, NeighborKV]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedPrediction:
+    """Predictions for B images.
+
+    Attributes:
+        generator: the network.
+        guidance: scales.
+        text, null: features of the B prompts, and of as many empty ones.
+    """
+
+    generator: Generator
+    guidance: Guidance
+    text: TextFeatures
+    null: TextFeatures
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        steps: Sequence[Step],
+        features: Features | None,
+        shown: Sequence[bool],
+        recorder: AttentionRecorder | None = None,
+    ) -> Tensor:
+        """The prediction at x_t, in the network's own coordinates.
+
+        Args:
+            sample: (B, D, h, w) x_t.
+            timestep: ().
+            steps: one for each image; without neighbors every guided one is text-enhanced.
+            features: keys and values of the neighbors; None draws without.
+            shown: whether each image has a neighbor.
+            recorder: told which images the next calls draw.
+
+        Returns:
+            (B, D, h, w) float32, or 2D channels, the second half of them the learned variance.
+        """
+        possible = [_possible(step, there) for step, there in zip(steps, shown, strict=True)]
+        kinds = sorted(set(possible), key=lambda step: step.value)
+        parts = {}
+        for kind in kinds:
+            rows = torch.tensor([row for row, step in enumerate(possible) if step is kind], device=sample.device)
+            if recorder is not None:
+                recorder.expect(rows)
+            if len(kinds) == 1:
+                return self._predict(kind, sample, timestep, self.text, self.null, features)
+            some = None if features is None else {name: kv.select(rows) for name, kv in features.items()}
+            parts[kind] = rows, self._predict(kind, sample[rows], timestep, self.text[rows], self.null[rows], some)
+        first = next(iter(parts.values()))[1]
+        result = first.new_empty(len(sample), *first.shape[1:])
+        for rows, part in parts.values():
+            result[rows] = part
+        return result
+
+    def _predict(
+        self,
+        step: Step,
+        sample: Tensor,
+        timestep: Tensor,
+        text: TextFeatures,
+        null: TextFeatures,
+        features: Features | None,
+    ) -> Tensor:
+        predict = self.generator.predict
+        if step is Step.PLAIN:
+            return predict(sample, timestep, text, features)
+        if step is Step.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
+            full, reduced = predict(sample, timestep, text, features, and_without=True).chunk(2)
+        else:
+            hidden = step is Step.JOINT
+            twice = None if features is None else {name: kv.twice(hidden) for name, kv in features.items()}
+            both = TextFeatures.cat([text, null])
+            full, reduced = predict(torch.cat([sample, sample]), timestep, both, twice).chunk(2)
+        scale, channels = self.guidance.scale(step), sample.shape[1]
+        guided = combine(full[:, :channels], reduced[:, :channels], scale)
+        return torch.cat([guided, full[:, channels:]], dim=1)  # a learned variance is not guided
+
+
+def _possible(step: Step, has_neighbors: bool) -> Step:
+    """Without neighbors there is nothing to leave out but the text."""
+    return step if has_neighbors or step is Step.PLAIN else Step.TEXT

@@ -1,0 +1,72 @@
+"""The steps of one drawing: guided predictions with the neighbors of the moment, thresholded, through a scheduler.
+
+Shapes: B images, D/h/w the U-Net's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rag_diffusion.device import autocast
+from rag_diffusion.models.codec import images_to_pixels
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.parametrisation import to_clean
+from rag_diffusion.sampling.conditioning import Conditioning
+from rag_diffusion.sampling.denoise import denoise, takes_variance
+from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.guided import GuidedPrediction
+from rag_diffusion.sampling.threshold import Thresholding, threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """One drawing of B prompts: everything that stays the same over its steps.
+
+    Attributes:
+        generator: the network.
+        scheduler: its timesteps set.
+        prompts: B texts.
+        seeds: of the coin, one an image.
+        precision: of autocast.
+        bar: has `update`, called after each step.
+        on_step: gets the number of each finished step, its timestep and x_t, and returns the x_t that goes on.
+    """
+
+    generator: Generator
+    scheduler: Any
+    prompts: Sequence[str]
+    guidance: Guidance
+    thresholding: Thresholding
+    seeds: list[int]
+    precision: str
+    on_step: Callable[[int, Tensor, Tensor], Tensor]
+
+    def run(self, noise: Tensor, generators: Sequence[torch.Generator], conditioning: Conditioning) -> Tensor:
+        """x_0 out of noise, both (B, D, h, w)."""
+        model = self.generator
+        guided = GuidedPrediction(
+            generator=model,
+            guidance=self.guidance,
+            text=model.text_encoder(self.prompts).to(model.device),
+            null=model.text_encoder([""] * len(self.prompts)).to(model.device),
+        )
+        plan = self.guidance.plan(conditioning.num_steps, self.seeds)
+        learned = takes_variance(self.scheduler)
+        last: list[Tensor] = [noise]
+
+        def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
+            with autocast(self.precision, model.device):
+                conditioning.at(number, lambda: images_to_pixels(model.codec.decode(last[0]).float()).cpu().numpy())
+                features, shown, recorder = conditioning.features, conditioning.shown, conditioning.recorder
+                output = guided(sample, timestep, plan[number], features, shown, recorder)
+            mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
+            mean = threshold(model, self.thresholding, sample, timestep, mean)
+            last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))
+            return torch.cat([mean, variance], dim=1) if learned else mean
+
+        return denoise(self.scheduler, noise, predict, generators=generators, on_step=self.on_step)

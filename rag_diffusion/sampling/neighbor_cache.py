@@ -1,0 +1,59 @@
+"""f(c_n, 0) of every pair that was used so far, encoded once: it depends neither on x_t, nor on t, nor on the image.
+
+Shapes: B images, K neighbors, N pairs, C/H/W map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rag_diffusion.models.codec import pixels_to_images
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.neighbor_batch import Neighbor, places
+
+_BATCH = 32  # neighbors encoded at a time
+
+
+@dataclass
+class NeighborCache:
+    """Feature maps by pair id.
+
+    Args:
+        generator: whose encoder it is.
+    """
+
+    generator: Generator
+    maps: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def features(self, lists: Sequence[Sequence[Neighbor]]) -> dict[str, NeighborKV] | None:
+        """Keys and values for B images; None where no image has a neighbor.
+
+        Args:
+            lists: neighbors of each image; lists may differ in length.
+        """
+        pairs = {neighbor.name: neighbor for neighbors in lists for neighbor in neighbors}
+        if not pairs:
+            return None
+        self._encode([neighbor for name, neighbor in pairs.items() if name not in self.maps])
+        names = sorted(pairs)
+        rows, weights = places(
+            names,
+            [[neighbor.name for neighbor in neighbors] for neighbors in lists],
+            [[neighbor.weight for neighbor in neighbors] for neighbors in lists],
+        )
+        device = self.generator.device
+        maps = {key: torch.stack([self.maps[name][key] for name in names]) for key in self.maps[names[0]]}
+        return self.generator.unet.project_neighbors(maps, rows.to(device), weights.to(device))
+
+    def _encode(self, new: Sequence[Neighbor]) -> None:
+        for start in range(0, len(new), _BATCH):
+            part = new[start : start + _BATCH]
+            pixels = torch.stack([torch.tensor(one.pixels(self.generator.image_size)) for one in part])
+            captions = self.generator.text_encoder([one.caption for one in part]).to(self.generator.device)
+            maps = self.generator.neighbor_maps(pixels_to_images(pixels), captions)
+            self.maps |= {one.name: {key: maps[key][row] for key in maps} for row, one in enumerate(part)}

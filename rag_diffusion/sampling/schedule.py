@@ -1,0 +1,69 @@
+"""Which neighbors condition which step: constant, another number by step, or found again on the way [0048], [0062].
+
+Shares are of the denoising steps: 0 is the first step, .5 the middle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Steps from `start` on that see the same neighbors.
+
+    Attributes:
+        start: number of the first step.
+        count: the most neighbors an image sees; None is all it has.
+        query: whether they are looked for again, by the text and by what the image looks like so far.
+    """
+
+    start: int
+    count: int | None
+    query: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSchedule:
+    """How neighbors change over the steps; by default they do not.
+
+    Attributes:
+        counts: (share, number) pairs: from that share of the steps on, so many neighbors. ((0, 3), (0.7, 0))
+            shows three until seven tenths, then none.
+        query_again: shares of the steps at which neighbors are looked for again, with the x_0 estimate of that moment
+            through the image tower of the retriever.
+        image_weight: share of the image in the score of those queries.
+
+    Raises:
+        ValueError: a share is outside of [0, 1), a query stands at 0, or a number is negative.
+    """
+
+    counts: tuple[tuple[float, int], ...] = ()
+    query_again: tuple[float, ...] = ()
+    image_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        wrong = [share for share, _ in self.counts if not 0 <= share < 1]
+        wrong += [share for share in self.query_again if not 0 < share < 1]
+        if wrong:
+            raise ValueError(
+                f"RetrievalSchedule: expected shares of the steps in [0, 1), above 0 for query_again, got {wrong}"
+            )
+        if any(number < 0 for _, number in self.counts):
+            raise ValueError(f"RetrievalSchedule: expected numbers of neighbors of at least 0, got {self.counts}")
+
+    def phases(self, num_steps: int) -> list[Phase]:
+        """The schedule for T steps, one phase for each change."""
+        counts = {round(share * num_steps): number for share, number in sorted(self.counts)}
+        queries = {round(share * num_steps) for share in self.query_again}
+        phases, count = [], None
+        for step in sorted({0, *counts, *queries} & set(range(num_steps))):
+            count = counts.get(step, count)
+            phases.append(Phase(start=step, count=count, query=step in queries and step > 0))
+        return phases
+
+    @property
+    def most(self) -> int | None:
+        """The largest number in `counts`; None where it leaves steps to the default."""
+        starts_at_once = any(share == 0 for share, _ in self.counts)
+        return max(number for _, number in self.counts) if starts_at_once else None

@@ -1,0 +1,168 @@
+"""Neighbors that are retrieved, that change over the steps, and that are found again by what the image looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.models.dual_encoder import create_embedded
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.vectors import Vectors
+from rag_diffusion.sampling.inputs import seeded
+from rag_diffusion.sampling.neighbor_cache import NeighborCache
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.schedule import Phase, RetrievalSchedule
+
+PROMPT = "red circle, noto style"
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    """Real towers, heads as they are before training."""
+    folder: Path = tmp_path_factory.mktemp("encoder")
+    embedder = Embedder(create_embedded(folder, image_size=32, embed_dim=16, seed=0))
+    captions = tiny_corpus.table["caption"].tolist()
+    image, text = embedder.images(tiny_corpus.pixels()), embedder.texts(captions)
+    return Retriever(
+        tiny_corpus,
+        Vectors(image=image, text=text, corpus_hash=tiny_corpus.hash, encoder_hash=""),
+        LexicalIndex.build(captions),
+        {"text_to_text": VectorIndex.build(text, "Flat"), "text_to_image": VectorIndex.build(image, "Flat")},
+        weights={"bm25": 1.0, "text_to_text": 0.0, "text_to_image": 0.0},
+        embed=embedder.texts,
+        embed_images=embedder.images,
+    )
+
+
+@pytest.fixture
+def pipeline(tiny_generator: Generator, retriever: Retriever) -> RetrievalPipeline:
+    pipeline = RetrievalPipeline(tiny_generator, retriever)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run(pipeline: RetrievalPipeline, *args: Any, **kwargs: Any) -> Any:
+    return pipeline(PROMPT, *args, num_inference_steps=4, generator=seeded([1]), output_type="latent", **kwargs)
+
+
+def test_neighbors_are_retrieved_with_their_scores(pipeline: RetrievalPipeline, retriever: Retriever) -> None:
+    found = run(pipeline, num_neighbors=2)
+    hits = retriever.search([PROMPT], top_k=2)[0]
+    sources = found.provenance[0].neighbors
+    assert tuple(source.pair_id for source in sources) == hits.pair_ids
+    assert tuple(source.score for source in sources) == hits.scores
+    assert found.provenance[0].corpus_hash == retriever.corpus.hash
+    given = [neighbors_from(retriever.corpus, hits.pair_ids)]
+    assert torch.equal(found.images, run(pipeline, given).images)
+
+
+def test_excluded_pairs_condition_nothing(pipeline: RetrievalPipeline) -> None:
+    first = run(pipeline, num_neighbors=1).provenance[0].neighbors[0].pair_id
+    other = run(pipeline, num_neighbors=1, exclude=[[first]]).provenance[0].neighbors[0].pair_id
+    assert other != first
+
+
+def test_phases_follow_the_shares() -> None:
+    schedule = RetrievalSchedule(counts=((0.0, 3), (0.5, 1)), query_again=(0.25,))
+    assert schedule.phases(20) == [
+        Phase(start=0, count=3, query=False),
+        Phase(start=5, count=3, query=True),
+        Phase(start=10, count=1, query=False),
+    ]
+    assert RetrievalSchedule().phases(20) == [Phase(start=0, count=None, query=False)]
+    assert schedule.most == 3
+
+
+def test_a_constant_schedule_is_none_at_all(pipeline: RetrievalPipeline) -> None:
+    plain = run(pipeline, num_neighbors=2).images
+    constant = RetrievalSchedule(counts=((0.0, 2), (0.5, 2)))
+    assert torch.equal(plain, run(pipeline, num_neighbors=2, retrieval_schedule=constant).images)
+
+
+def test_neighbors_left_out_in_the_end_are_seen_half_of_the_time(pipeline: RetrievalPipeline) -> None:
+    whole = run(pipeline, num_neighbors=2).provenance[0]
+    half = RetrievalSchedule(counts=((0.0, 2), (0.5, 0)))
+    found = run(pipeline, num_neighbors=2, retrieval_schedule=half).provenance[0]
+    assert found.null_attention > 0.5
+    assert found.null_attention + sum(one.attention for one in found.neighbors) == pytest.approx(1, abs=1e-4)
+    assert all(0 < a.attention < b.attention for a, b in zip(found.neighbors, whole.neighbors, strict=True))
+
+
+def test_each_pair_is_encoded_once_whatever_the_schedule(
+    pipeline: RetrievalPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = NeighborCache._encode
+
+    def note(self: NeighborCache, new: list[Neighbor]) -> None:
+        encoded.extend(one.name for one in new)
+        encode(self, new)
+
+    monkeypatch.setattr(NeighborCache, "_encode", note)
+    schedule = RetrievalSchedule(counts=((0.0, 1), (0.25, 3), (0.5, 2), (0.75, 3)), query_again=(0.5,))
+    found = run(pipeline, retrieval_schedule=schedule)
+    assert len(encoded) == len(set(encoded))
+    assert set(encoded) == {one.pair_id for one in found.provenance[0].neighbors}
+
+
+def test_a_query_by_the_image_so_far_finds_what_looks_like_it(
+    pipeline: RetrievalPipeline, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[np.ndarray] = []
+    search = retriever.search
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("query_images") is not None:
+            asked.append(kwargs["query_images"])
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(retriever, "search", note)
+    schedule = RetrievalSchedule(query_again=(0.5,), image_weight=1.0)
+    found = run(pipeline, num_neighbors=1, retrieval_schedule=schedule).provenance[0]
+    assert len(asked) == 1
+    assert asked[0].shape == (1, 64, 64, 3)
+    nearest = search([PROMPT], top_k=1, query_images=asked[0], image_weight=1.0)[0]
+    assert found.neighbors[-1].pair_id == nearest.pair_ids[0]
+    vectors = retriever.vectors.image @ retriever._vectors_of(asked[0])[0]
+    assert nearest.pair_ids[0] == retriever.corpus.table["pair_id"].iloc[int(vectors.argmax())]
+
+
+def test_images_and_texts_share_the_score(retriever: Retriever) -> None:
+    stairs = retriever.corpus.pixels(retriever.corpus.rows(["tiny/openmoji/orange-stairs"]))
+    by_text = retriever.search([PROMPT], top_k=1, query_images=stairs, image_weight=0.0)[0]
+    by_image = retriever.search([PROMPT], top_k=1, query_images=stairs, image_weight=1.0)[0]
+    assert by_text.pair_ids == retriever.search([PROMPT], top_k=1)[0].pair_ids
+    assert by_image.pair_ids == ("tiny/openmoji/orange-stairs",)
+    with pytest.raises(ValueError, match="expected a share from 0 to 1, got 2"):
+        retriever.search([PROMPT], top_k=1, query_images=stairs, image_weight=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"counts": ((1.0, 3),)}, r"expected shares of the steps in \[0, 1\).* got \[1.0\]"),
+        ({"query_again": (0.0,)}, "above 0 for query_again"),
+        ({"counts": ((0.0, -1),)}, "expected numbers of neighbors of at least 0"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RetrievalSchedule(**wrong)
+
+
+def test_looking_again_needs_a_retriever(pipeline: RetrievalPipeline, tiny_corpus: Corpus) -> None:
+    given = neighbors_from(tiny_corpus, ["tiny/noto/red-circle"])
+    with pytest.raises(ValueError, match="expected a retriever and no neighbors by hand"):
+        run(pipeline, given, retrieval_schedule=RetrievalSchedule(query_again=(0.5,)))
+    with pytest.raises(ValueError, match="expected a text to retrieve with, got an empty one at"):
+        pipeline("")
