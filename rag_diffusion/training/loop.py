@@ -27,7 +27,6 @@ from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training import run as state
 from rag_diffusion.training.data import Batch, Batches
-from rag_diffusion.training.prefetch import Ahead
 from rag_diffusion.training.processes import open_accelerator, out_of_memory_told, shares
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import batch_loss, draw_noised
@@ -89,8 +88,7 @@ def train(
         precision = str(autocast_dtype(config.precision, generator.device))
         facts = {"batch": config.batch_size, "precision": precision, "processes": accelerator.num_processes}
         tracker.set_tags({name: str(value) for name, value in facts.items()})
-    with Ahead(lambda step: batches.parts(step, rows), config.steps) as ahead:
-        out_of_memory_told(config, lambda: _steps(run, ahead, rows, seed, tracker, probe, hooks))
+    out_of_memory_told(config, lambda: _steps(run, batches, rows, seed, tracker, probe, hooks))
     state.end(run)
     return TrainResult(
         generator=generator,
@@ -104,7 +102,7 @@ def train(
 
 def _steps(
     run: Run,
-    ahead: Ahead[list[Batch]],
+    batches: Batches,
     rows: Sequence[slice],
     seed: int,
     tracker: Tracker,
@@ -115,7 +113,7 @@ def _steps(
     start = time.monotonic() - run.seconds
     with _progress(run) as shown:
         while run.step < config.steps and not _out_of_time(run):
-            loss = _step(run, ahead(run.step), rows, seed)
+            loss = _step(run, batches.parts(run.step, rows), rows, seed)
             run.step += 1
             loss, run.seconds = _agree(run.accelerator, loss, time.monotonic() - start)
             _judge(run, loss)
