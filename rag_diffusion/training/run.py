@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.device import autocast_dtype
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
@@ -64,6 +65,9 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
         ModelError: the checkpoint belongs to another model, or the processes read different ones.
         ConfigError: the precision is not possible here.
     """
+    if config.precision == "fp16" and generator.device.type != "cuda":
+        found = generator.device.type
+        raise ConfigError(f"precision: expected a CUDA GPU for fp16, got {found}; use bf16, fp32 or auto")
     # channels last: a third faster on CPUs, tensor cores like it too
     unet = generator.unet.train().to(memory_format=torch.channels_last)
     weights = {name: value for name, value in unet.named_parameters() if value.requires_grad}

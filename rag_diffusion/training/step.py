@@ -55,7 +55,15 @@ class TrainingStep(nn.Module):
                     maps = generator.neighbor_maps(neighbors.images, captions)
                 rows, weights = neighbors.rows.to(device), neighbors.weights.to(device)
                 features = self.unet.project_neighbors(maps, rows, weights)
-            return generator.predict(sample, timesteps, text, features)
+            prediction = generator.predict(sample, timesteps, text, features)
+        return self._tied(prediction)
+
+    def _tied(self, prediction: Tensor) -> Tensor:
+        """A batch without neighbors uses no trained weight where the base is frozen; its gradient is then zero."""
+        if prediction.requires_grad or not torch.is_grad_enabled():
+            return prediction
+        trained = next((weight for weight in self.unet.parameters() if weight.requires_grad), None)
+        return prediction if trained is None else prediction + 0.0 * trained.sum()
 
 
 class TextMemo:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.step import TextMemo, TrainingStep, batch_loss, draw_noised
 from rag_diffusion.training.validation import TIMESTEPS, make_probe, neighbor_gain
@@ -51,7 +53,9 @@ def test_the_gradient_goes_through_the_neighbor_encoder_as_asked(trainer: Traine
     assert all(torch.equal(gradients[through][name], gradients[True][name]) for name in projections)
 
 
-def test_a_batch_without_any_neighbor_trains(trainer: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", ["all", "neighbors"])
+def test_a_batch_without_any_neighbor_trains(trainer: Trainer, tmp_path: Path, parts: Any) -> None:
+    train_parts(trainer.generator.unet, parts)
     result = trainer(tmp_path, drop_neighbors=1.0, drop_both=0.0, drop_text=0.0, steps=2)
     assert len(result.losses) == 2
 
