@@ -114,16 +114,24 @@ class TrainConfig(_Section):
     steps: int = Positive
     batch_size: int = Positive
     optimizer: Literal["adamw", "muon"]
+    accumulation: int = Positive
     learning_rate: float = Positive
     warmup_steps: int = Field(ge=0)
+    max_grad_norm: float = Positive
     ema_decay: float = Field(ge=0.0, lt=1.0)
+    objective: Literal["v_prediction", "epsilon", "sample"]
+    weighting: Literal["constant", "snr", "min_snr", "p2"]
+    neighbor_gradient: bool
     group_size: int = Positive
     drop_both: float = Probability
     drop_text: float = Probability
     drop_neighbors: float = Probability
-    precision: Literal["auto", "fp32", "bf16"]
+    augment_flip: float = Probability
+    augment_shift: int = Field(ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     checkpoint_every: int = Positive
     validate_every: int = Positive
+    score_every: int = Field(ge=0)
     max_minutes: float = Field(ge=0.0)
 
 
@@ -131,6 +139,9 @@ class FinetuneConfig(TrainConfig):
     """Fine-tuning continues from the weights in `base`."""
 
     base: str
+    neighbor_skips: list[int]
+    trainable: Literal["all", "neighbors", "lora"]
+    lora_rank: int = Positive
 
 
 class SampleConfig(_Section):

@@ -23,14 +23,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 or None (float32); `auto` takes bfloat16 where the hardware is fast at it.
+    """bfloat16, float16 or None (float32); `auto` takes bfloat16 where the hardware is fast at it.
 
     Args:
-        precision: `auto`, `fp32` or `bf16`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: where the network lives.
     """
     if precision == "fp32":
         return None
+    if precision == "fp16":
+        return torch.float16
     fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.bfloat16 if fast or precision == "bf16" else None
 

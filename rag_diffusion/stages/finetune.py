@@ -1,45 +1,91 @@
-"""Stage `finetune`: continue the base generator on the configured corpus, with neighbors."""
+"""Stage `finetune`: continue a base generator on the configured corpus, with neighbors.
+
+The base is a folder of this project, or a published pipeline of diffusers by folder or hub name. By one process or,
+started with `accelerate launch -m rag_diffusion run finetune`, several: see `training.processes`.
+"""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
 from rag_diffusion import layout
+from rag_diffusion.config import FinetuneConfig
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.device import choose_device
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
+from rag_diffusion.models.own import SPEC
+from rag_diffusion.models.trainable import train_parts
+from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.training import run_training, save_model, write_losses
-from rag_diffusion.training.card import read_card, refuse_seen
+from rag_diffusion.training.card import CARD, card_of_published, read_card, refuse_seen
+from rag_diffusion.training.processes import open_accelerator
 
 
 def run(ctx: StageContext) -> None:
     """Write data/model and reports/plots/loss.csv."""
-    config = ctx.config
+    config = ctx.config.finetune
+    accelerator = open_accelerator(ctx.config.device)
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    base = ctx.root / config.finetune.base
-    base_card = read_card(base)
-    refuse_seen(base_card, corpus, config.finetune.base)
-    generator = load_generator(base, choose_device(config.device))
-    if generator.image_size != corpus.image_size:
-        raise ModelError(
-            f"{config.finetune.base}: expected a base for {corpus.image_size} px images, got one for "
-            f"{generator.image_size} px; "
-            "set corpus.image_size to that, or finetune.base to another base"
-        )
-    ctx.tracker.log_dataset("base", tree_hash(base), config.finetune.base)
-    facts = {"base": tree_hash(base)}
+    base: Path | str = ctx.root / config.base if (ctx.root / config.base).exists() else config.base
+    card = _base_card(base, config.base)
+    refuse_seen(card, corpus, config.base)
+    generator = _load(base, config, corpus.image_size, accelerator.device)
+    torch.manual_seed(ctx.config.seed)  # of new adapters
+    train_parts(generator.unet, config.trainable, config.lora_rank)
+    base_hash = tree_hash(base) if isinstance(base, Path) else base
+    ctx.tracker.log_dataset("base", base_hash, config.base)
     result, card = run_training(
         ctx,
         "finetune",
         generator,
-        config.finetune,
+        config,
         corpus,
         table,
-        fingerprint_of=facts,
-        base=base_card,
+        accelerator,
+        fingerprint_of={"base": base_hash},
+        base=card,
     )
-    write_losses(ctx.root / layout.REPORTS / "plots" / "loss.csv", result)
-    save_model(ctx.root / layout.MODEL, result.generator, card)
+    if accelerator.is_main_process:
+        write_losses(ctx.root / layout.REPORTS / "plots" / "loss.csv", result)
+        save_model(ctx.root / layout.MODEL, result.generator, card)
+
+
+def _base_card(base: Path | str, name: str) -> dict[str, Any]:
+    """The base's card; a published pipeline without one is told from a damaged folder of ours."""
+    if not isinstance(base, Path) or (not (base / CARD).exists() and (base / "model_index.json").exists()):
+        warnings.warn(
+            f"{name}: nobody knows what this base was trained on, and it may have seen the entities of the test split; "
+            "its scores there are not those of unseen entities",
+            stacklevel=2,
+        )
+        return card_of_published(name)
+    return read_card(base)
+
+
+def _load(base: Path | str, config: FinetuneConfig, image_size: int, device: torch.device) -> Generator:
+    options: dict[str, Any] = {}
+    if not (Path(base) / SPEC).exists() and not _has_neighbor_attention(base):
+        options["neighbor_skips"] = tuple(config.neighbor_skips)
+    generator = load_generator(base, device, **options)
+    if generator.image_size != image_size:
+        raise ModelError(
+            f"{config.base}: expected a base for {image_size} px images, got one for {generator.image_size} px; "
+            "set corpus.image_size to that, or finetune.base to another base"
+        )
+    return generator
+
+
+def _has_neighbor_attention(base: Path | str) -> bool:
+    try:
+        return "neighbor_skips" in RetrievalUNet.load_config(base, subfolder="unet")
+    except (OSError, ValueError):
+        return False  # `load_generator` says what is wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.layout import RUNS
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.tracking import MlflowTracker, open_tracker
+from rag_diffusion.tracking import MlflowTracker, NullTracker, open_tracker
 
 STAGES = (
     *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score"),
     *("pretrain", "score_base", "ruler"),  # in pipelines of their own
 )
+_IN_PARALLEL = ("pretrain", "finetune")
 _OWN_PIPELINE = {"pretrain": "pipelines/pretrain", "score_base": "pipelines/pretrain", "ruler": "pipelines/ruler"}
 
 
@@ -29,13 +31,18 @@ def run_stage(name: str, root: Path | str = Path()) -> None:
         root: the directory that holds params.yaml.
 
     Raises:
-        ConfigError: there is no such stage, or params.yaml is wrong.
+        ConfigError: there is no such stage, it cannot use several processes, or params.yaml is wrong.
         RagDiffusionError: whatever the stage objects to.
     """
     if name not in STAGES:
         raise ConfigError(f"{name}: expected a stage, one of {', '.join(STAGES)}")
     root = Path(root).resolve()
     config = load_config(root / "params.yaml")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name not in _IN_PARALLEL:
+        raise ConfigError(f"{name}: expected one process, got several; only {' and '.join(_IN_PARALLEL)} can use them")
+    if os.environ.get("RANK", "0") != "0":  # the first process tracks and writes the note
+        _load(name)(StageContext(config=config, root=root, tracker=NullTracker()))
+        return
     record = root / _OWN_PIPELINE.get(name, RUNS) / f"{name}.run.json"
     record.unlink(missing_ok=True)
     with open_tracker(config, root, name) as tracker:

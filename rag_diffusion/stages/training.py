@@ -1,15 +1,14 @@
-"""What the stages `pretrain` and `finetune` share: batches, probe, validation pictures, loss table, result folder."""
+"""What the stages `pretrain` and `finetune` share: batches, probe, previews, loss table, result folder."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from accelerate import Accelerator
 
 from rag_diffusion import layout
 from rag_diffusion.config import TrainConfig
@@ -17,11 +16,9 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir, atomic_write
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
-from rag_diffusion.models.neighbor_batch import neighbors_from
 from rag_diffusion.retrieval.neighbors import NeighborTable
-from rag_diffusion.sampling.inputs import seeded
-from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.stages.previews import Preview, ValidationScores, pictures
 from rag_diffusion.training.card import make_card, write_card
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.training.data import Batches
@@ -29,7 +26,7 @@ from rag_diffusion.training.loop import TrainResult, train
 from rag_diffusion.training.validation import make_probe
 
 _PROBE_SIZE = 48
-_PICTURES, _PICTURE_STEPS = 8, 10
+_LENGTH = {"steps", "max_minutes", "checkpoint_every", "validate_every", "score_every"}  # a run may be prolonged
 
 
 def run_training(
@@ -39,45 +36,49 @@ def run_training(
     config: TrainConfig,
     corpus: Corpus,
     table: NeighborTable,
+    accelerator: Accelerator,
     *,
     fingerprint_of: Mapping[str, Any],
     base: dict[str, Any] | None = None,
 ) -> tuple[TrainResult, dict[str, Any]]:
-    """Train and describe; progress and pictures go to the tracker.
+    """Train and describe; progress, pictures and scores go to the tracker.
+
+    Args:
+        ctx: of the stage.
+        name: of the stage.
+        generator: trained in place.
+        config: of the run.
+        corpus: its train split is trained on.
+        table: neighbors of train and validation pairs.
+        accelerator: of `open_accelerator`.
+        fingerprint_of: what the weights start from.
+        base: card of the weights they start from.
 
     Returns:
         The result, and its card.
     """
-    count = ctx.config.retrieval.num_neighbors
-    probe = (
-        make_probe(generator, corpus, table.validation, count, _PROBE_SIZE, ctx.config.seed)
-        if table.validation
-        else None
-    )
-    length = {"steps", "max_minutes", "checkpoint_every", "validate_every"}
-    facts = dict(fingerprint_of) | {
-        "stage": name,
-        "corpus": corpus.hash,
-        "seed": ctx.config.seed,
-        "num_neighbors": count,
-    }
-    scratch = ctx.root / layout.SCRATCH / f"{name}-{fingerprint(facts | config.model_dump(exclude=length))}"
+    count, seed = ctx.config.retrieval.num_neighbors, ctx.config.seed
+    facts = dict(fingerprint_of) | {"stage": name, "corpus": corpus.hash, "seed": seed, "num_neighbors": count}
+    scratch = ctx.root / layout.SCRATCH / f"{name}-{fingerprint(facts | config.model_dump(exclude=_LENGTH))}"
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.set_tags({"scratch": scratch.name})
-    draw = _pictures(ctx, corpus, table.validation)
-    batches = Batches(corpus, table.training, config, count, ctx.config.seed)
+    probe = make_probe(generator, corpus, table.validation, count, _PROBE_SIZE, seed) if table.validation else None
+    hooks: list[tuple[int, Preview]] = [(config.validate_every, pictures(ctx, corpus, table.validation))]
+    if config.score_every:
+        hooks.append((config.score_every, ValidationScores(ctx, name)))
     result = train(
         generator,
-        batches,
+        Batches(corpus, table.training, config, count, seed),
         config,
-        seed=ctx.config.seed,
+        seed=seed,
         scratch=scratch,
         tracker=ctx.tracker,
         probe=probe,
-        on_validate=draw,
+        hooks=hooks,
+        accelerator=accelerator,
     )
     settings = {
-        "model": ctx.config.model.model_dump(),
+        "model": ctx.config.model.model_dump() if generator.published is None else None,
         name: config.model_dump(),
         "num_neighbors": count,
         "seed": ctx.config.seed,
@@ -110,36 +111,3 @@ def write_losses(path: Path, result: TrainResult) -> None:
             ]
         )
     atomic_write(path, buffer.getvalue())
-
-
-def _pictures(ctx: StageContext, corpus: Corpus, neighbors: Mapping[str, Sequence[str]]) -> Any:
-    """A callback that draws a few validation captions and logs a grid: neighbors above, the drawing below."""
-    names = sorted(neighbors)
-    chosen = [names[number] for number in np.random.default_rng(ctx.config.seed).permutation(len(names))[:_PICTURES]]
-    lists = [list(neighbors[name][: ctx.config.retrieval.num_neighbors]) for name in chosen]
-    captions = corpus.table["caption"].iloc[corpus.rows(chosen)].tolist()
-
-    def draw(generator: Generator, step: int) -> None:
-        if not chosen:
-            return
-        pipeline = RetrievalPipeline(generator, precision=ctx.config.sample.precision)
-        pipeline.set_progress_bar_config(disable=True)
-        shown = [neighbors_from(corpus, names) for names in lists]
-        seeds = seeded(range(len(chosen)))
-        drawn = pipeline(captions, shown, num_inference_steps=_PICTURE_STEPS, generator=seeds)
-        ctx.tracker.log_image(picture_grid(corpus, lists, as_arrays(drawn.images)), "validation", step)
-
-    return draw
-
-
-def picture_grid(corpus: Corpus, lists: Sequence[Sequence[str]], images: np.ndarray) -> Image.Image:
-    """One column an image: its neighbors, then the drawing."""
-    rows = max(len(names) for names in lists) + 1
-    side = images.shape[1]
-    grid = np.full((rows * side, len(lists) * side, 3), 255, dtype=np.uint8)
-    for column, names in enumerate(lists):
-        place = slice(column * side, (column + 1) * side)
-        for row, pixels in enumerate(corpus.pixels(corpus.rows(names))):
-            grid[row * side : (row + 1) * side, place] = pixels
-        grid[-side:, place] = images[column]
-    return Image.fromarray(grid)

@@ -16,6 +16,7 @@ from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.training.loop import TrainResult
 
 CARD = "card.json"
+_OF_BASE = ("name", "training_data", "corpus_hash", "steps", "images_seen", "hours")
 
 
 def make_card(
@@ -49,13 +50,19 @@ def make_card(
         "images_seen": result.images_seen,
         "hours": round(result.seconds / 3600, 3),
         "hardware": _hardware(result.generator.device),
+        "processes": result.processes,
         "parameters": sum(parameter.numel() for parameter in result.generator.unet.parameters()),
         "loss_curve": _thin(result.losses),
         "neighbor_gain": result.gains[:: max(1, len(result.gains) // 20)] + result.gains[-1:],
         "settings": settings,
         "torch": torch.__version__,
-        "base": None if base is None else {key: base[key] for key in ("corpus_hash", "steps", "images_seen", "hours")},
+        "base": None if base is None else {key: base[key] for key in _OF_BASE if key in base},
     }
+
+
+def card_of_published(name: str) -> dict[str, Any]:
+    """What is known about a base that somebody else has trained: not what it has seen."""
+    return {"name": name, "training_data": "unknown", "train_entities": [], "train_families": []}
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:

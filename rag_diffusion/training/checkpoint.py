@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import atomic_dir
@@ -26,13 +27,13 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 
 def save_checkpoint(
     folder: Path,
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     ema: Mapping[str, Tensor],
     optimizer: Optimizer,
     meta: Mapping[str, Any],
 ) -> None:
     """Write weights, their average, the optimizer's moments and `meta`; an older one stays until this one is whole."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in weights.items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
     tensors |= optimizer.state()
     with atomic_dir(folder) as beside:
@@ -44,7 +45,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: Optimizer
+    folder: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor], optimizer: Optimizer
 ) -> dict[str, Any] | None:
     """Restore what `save_checkpoint` wrote, in place.
 
@@ -59,13 +60,17 @@ def load_checkpoint(
     try:
         meta: dict[str, Any] = json.loads((folder / _META).read_text())
         tensors = load_file(folder / _STATE)
-        model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
+        found = {name: (tensors[f"model.{name}"], tensors[f"ema.{name}"]) for name in weights}
+        with torch.no_grad():
+            for name, (weight, average) in found.items():
+                if weight.shape != weights[name].shape:
+                    raise ValueError(f"{name} of shape {tuple(weight.shape)}, not {tuple(weights[name].shape)}")
+                weights[name].copy_(weight)
+                ema[name].copy_(average)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: expected a checkpoint of this model, got: {str(error).splitlines()[0]}; "
             "remove the folder to start again"
         ) from None
-    for name in ema:
-        ema[name].copy_(tensors[f"ema.{name}"])
     optimizer.load_state(tensors)
     return meta

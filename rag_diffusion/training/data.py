@@ -1,13 +1,16 @@
-"""Training batches: targets grouped by entity, their precomputed neighbors, and condition dropout.
+"""Training batches: targets grouped by entity, their precomputed neighbors, condition dropout and augmentation.
 
 Targets of one entity share neighbors, and f(c_n, 0) depends on the neighbor alone: a batch of `group_size` targets an
-entity encodes each distinct neighbor once. Every draw depends on (seed, step) alone, so a resumed run sees the same.
+entity encodes each distinct neighbor once. Every draw depends on (seed, step) alone, so a resumed run sees the same,
+and each of several processes can load its rows of the one batch that all of them draw.
+
+Shapes: B targets of a batch, K neighbors of each, N distinct neighbors, H/W image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +21,10 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.training.augment import Moves, keep_apart
 
 _POOL = 6  # best candidates from which a training sample draws its neighbors
+_MOVES = 1  # marks the random stream of the augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,15 @@ class Batch:
     images: Tensor
     captions: tuple[str, ...]
     neighbors: NeighborBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What a step's B targets are, before any pixel is read."""
+
+    targets: list[str]
+    captions: list[str]
+    lists: list[list[str]]  # neighbors of each target
 
 
 class Batches:
@@ -62,6 +76,16 @@ class Batches:
         self.num_pairs = len(table)
 
     def __getitem__(self, step: int) -> Batch:
+        """The whole batch of a step."""
+        return self.parts(step, [slice(None)])[0]
+
+    def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
+        """Some rows of the batch of a step, each slice with the neighbors of its own targets."""
+        plan = self._plan(step)
+        moves = self._moves(plan, step) if self._config.augment_flip or self._config.augment_shift else None
+        return [self._load(plan, part, moves) for part in rows]
+
+    def _plan(self, step: int) -> _Plan:
         rng = np.random.default_rng([self._seed, step])
         targets = self._targets(rng)
         captions = self._corpus.table["caption"].iloc[self._corpus.rows(targets)].tolist()
@@ -69,12 +93,28 @@ class Batches:
         lists = [
             [] if drop else self._draw_neighbors(rng, name) for name, drop in zip(targets, drop_neighbors, strict=True)
         ]
-        pixels = torch.from_numpy(self._corpus.pixels(self._corpus.rows(targets)))
-        return Batch(
-            images=pixels_to_images(pixels),
-            captions=tuple("" if drop else text for text, drop in zip(captions, drop_text, strict=True)),
-            neighbors=NeighborBatch.gather(self._corpus, lists),
-        )
+        shown = ["" if drop else text for text, drop in zip(captions, drop_text, strict=True)]
+        return _Plan(targets=targets, captions=shown, lists=lists)
+
+    def _load(self, plan: _Plan, part: slice, moves: tuple[Moves, dict[str, int], Moves] | None) -> Batch:
+        images = pixels_to_images(torch.from_numpy(self._corpus.pixels(self._corpus.rows(plan.targets[part]))))
+        neighbors = NeighborBatch.gather(self._corpus, plan.lists[part])
+        if moves is not None:
+            of_targets, places, of_neighbors = moves
+            images = of_targets[part].apply(images)
+            shown = of_neighbors[[places[name] for name in neighbors.pair_ids]].apply(neighbors.images)
+            weights = keep_apart(images, shown, neighbors.rows, neighbors.weights)
+            neighbors = replace(neighbors, images=shown, weights=weights)
+        return Batch(images=images, captions=tuple(plan.captions[part]), neighbors=neighbors)
+
+    def _moves(self, plan: _Plan, step: int) -> tuple[Moves, dict[str, int], Moves]:
+        """Of the targets; where each distinct neighbor stands among the others; of those. For the whole batch."""
+        rng = np.random.default_rng([self._seed, step, _MOVES])
+        flip, shift = self._config.augment_flip, self._config.augment_shift
+        distinct = sorted({name for names in plan.lists for name in names})
+        of_targets = Moves.draw(rng, len(plan.targets), flip, shift)
+        places = {name: number for number, name in enumerate(distinct)}
+        return of_targets, places, Moves.draw(rng, len(distinct), flip, shift)
 
     def _targets(self, rng: np.random.Generator) -> list[str]:
         """Groups of targets of one entity, until the batch is full; an entity's chance is its number of pairs."""

@@ -1,35 +1,37 @@
-"""The training loop of `pretrain` and `finetune`: resumable, with an average of the weights.
+"""The training loop of `pretrain` and `finetune`: resumable, by one process or several (see `training.processes`).
 
 warm-up to the learning rate, constant, linear to zero over the last two fifths of the steps
-ema <- d ema + (1 - d) weights,   d = min(ema_decay, (1 + step) / (10 + step))
+
+Noise, timesteps, targets and neighbors of a step follow from (seed, step) alone, and each process takes its share of
+them in `accumulation` parts of equal size: the mean of their losses is that of the whole batch, and so is the gradient.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
 
 from rag_diffusion.config import TrainConfig
-from rag_diffusion.device import autocast, autocast_dtype
+from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ModelError
-from rag_diffusion.models.generator import NUM_TRAIN_TIMESTEPS, Generator
-from rag_diffusion.models.text_encoder import Conditioner, TextFeatures, encode_all
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
-from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
+from rag_diffusion.training import run as state
 from rag_diffusion.training.data import Batch, Batches
-from rag_diffusion.training.objective import add_noise, stratified_timesteps, velocity_loss
-from rag_diffusion.training.optimizer import Optimizer
+from rag_diffusion.training.processes import open_accelerator, out_of_memory_told, shares
+from rag_diffusion.training.run import Run
+from rag_diffusion.training.step import batch_loss, draw_noised
 from rag_diffusion.training.validation import GainProbe, neighbor_gain
 
-_GRADIENT_NORM = 1.0
 _DECAY_SHARE = 0.4
 _LOG_EVERY = 10
 
@@ -45,35 +47,7 @@ class TrainResult:
     gains: list[dict[str, float]]
     images_seen: int
     seconds: float
-
-
-@dataclass(kw_only=True)
-class _Run:
-    generator: Generator
-    config: TrainConfig
-    optimizer: Optimizer
-    ema: dict[str, Tensor]
-    texts: _TextMemo
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    gains: list[dict[str, float]] = field(default_factory=list)
-
-
-class _TextMemo:
-    """Each caption is encoded once."""
-
-    def __init__(self, encoder: Conditioner) -> None:
-        self._encoder = encoder
-        self._memo: dict[str, TextFeatures] = {}
-
-    def __call__(self, texts: tuple[str, ...], device: torch.device) -> TextFeatures:
-        new = sorted(set(texts) - set(self._memo))
-        if new:
-            features = encode_all(self._encoder, new)
-            self._memo |= {text: features[[row]] for row, text in enumerate(new)}
-        found = TextFeatures.cat([self._memo[text] for text in texts])
-        return found.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
+    processes: int = 1
 
 
 def train(
@@ -85,119 +59,135 @@ def train(
     scratch: Path,
     tracker: Tracker,
     probe: GainProbe | None = None,
-    on_validate: Validate | None = None,
+    hooks: Sequence[tuple[int, Validate]] = (),
+    accelerator: Accelerator | None = None,
 ) -> TrainResult:
-    """Train, from the last checkpoint where there is one.
+    """Train the parameters that require a gradient, from the last checkpoint where there is one.
 
     Args:
-        generator: trained in place; ends with the averaged weights.
+        generator: trained in place; ends with the averaged weights, adapters merged into them.
         batches: targets and neighbors by step.
         config: steps, rates, intervals.
         seed: of noise and timesteps.
-        scratch: folder of the checkpoint; its name must hold a fingerprint of everything but `steps`.
+        scratch: folder of the checkpoint; its name must hold a fingerprint of everything but `steps`. Several machines
+            must see the same one.
         tracker: gets loss, learning rate and neighbor gain by step.
         probe: validation pairs of the neighbor gain.
-        on_validate: called with the averaged generator and the step at each validation.
+        hooks: (n, f): f is called with the averaged generator and the step every n steps and at the end, by the first
+            process.
+        accelerator: of `open_accelerator`; None opens one for the generator's device.
 
     Raises:
-        ModelError: the loss is no longer finite, or the checkpoint belongs to another model.
+        ModelError: the run has diverged or memory does not suffice, or the checkpoint belongs to another model.
+        ConfigError: the batch cannot be shared among the processes, or the precision is not possible here.
     """
-    run = _begin(generator, config, scratch, tracker)
-    start, first = time.monotonic() - run.seconds, run.step
-    tokens = {
-        "batch": config.batch_size,
-        "precision": str(autocast_dtype(config.precision, generator.device)),
-    }
-    tracker.set_tags({name: str(value) for name, value in tokens.items()})
-    with Progress(total=config.steps, desc="training", unit="step", initial=first) as shown:
-        while run.step < config.steps and not _out_of_time(run, config):
-            loss = _step(run, batches[run.step], seed)
-            run.step += 1
-            run.seconds = time.monotonic() - start
-            run.losses.append((run.step, loss))
-            shown.note(f"loss {loss:.4f}")
-            shown.update()
-            if run.step % _LOG_EVERY == 0:
-                recent = [value for _, value in run.losses[-_LOG_EVERY:]]
-                tracker.log_metrics(
-                    {"loss": sum(recent) / len(recent), "learning_rate": _rate(run.step, config)},
-                    run.step,
-                )
-            if run.step % config.validate_every == 0 or run.step == config.steps:
-                _validate(run, probe, tracker, on_validate)
-            if run.step % config.checkpoint_every == 0 or run.step == config.steps:
-                _save(run, scratch, tracker)
-    if _out_of_time(run, config):
-        _save(run, scratch, tracker)
-    _use_average(run)
+    accelerator = accelerator or open_accelerator(generator.device.type)
+    rows = shares(config, accelerator)
+    run = state.begin(generator, config, accelerator, scratch, tracker)
+    if run.first:
+        precision = str(autocast_dtype(config.precision, generator.device))
+        facts = {"batch": config.batch_size, "precision": precision, "processes": accelerator.num_processes}
+        tracker.set_tags({name: str(value) for name, value in facts.items()})
+    out_of_memory_told(config, lambda: _steps(run, batches, rows, seed, tracker, probe, hooks))
+    state.end(run)
     return TrainResult(
         generator=generator,
         losses=run.losses,
         gains=run.gains,
         images_seen=run.step * config.batch_size,
         seconds=run.seconds,
+        processes=int(accelerator.num_processes),
     )
 
 
-def _begin(generator: Generator, config: TrainConfig, scratch: Path, tracker: Tracker) -> _Run:
-    unet = generator.unet.train().to(
-        memory_format=torch.channels_last
-    )  # a third faster on CPUs, tensor cores like it too
-    optimizer = Optimizer(unet, config.optimizer, config.learning_rate)
-    ema = {name: value.detach().clone() for name, value in unet.state_dict().items()}
-    run = _Run(
-        generator=generator,
-        config=config,
-        optimizer=optimizer,
-        ema=ema,
-        texts=_TextMemo(generator.text_encoder),
-    )
-    meta = load_checkpoint(scratch, unet, ema, optimizer)
-    if meta is not None:
-        run.step, run.seconds, run.gains = meta["step"], meta["seconds"], meta["gains"]
-        run.losses = [(int(step), float(loss)) for step, loss in meta["losses"]]
-        if meta.get("run_id"):
-            tracker.resume(meta["run_id"])
-        print(f"resuming at step {run.step} of {config.steps}", flush=True)
-    return run
+def _steps(
+    run: Run,
+    batches: Batches,
+    rows: Sequence[slice],
+    seed: int,
+    tracker: Tracker,
+    probe: GainProbe | None,
+    hooks: Sequence[tuple[int, Validate]],
+) -> None:
+    config = run.config
+    start = time.monotonic() - run.seconds
+    with _progress(run) as shown:
+        while run.step < config.steps and not _out_of_time(run):
+            loss = _step(run, batches.parts(run.step, rows), rows, seed)
+            run.step += 1
+            loss, run.seconds = _agree(run.accelerator, loss, time.monotonic() - start)
+            _judge(run, loss)
+            if shown is not None:
+                shown.note(f"loss {loss:.4f}")
+                shown.update()
+                _log(run, tracker)
+            _validate(run, probe, tracker, hooks)
+            if run.step % config.checkpoint_every == 0:
+                state.save(run, tracker)
+    if run.watch.in_doubt:
+        _stop(run, run.step, f"a loss near the lowest so far, {run.watch.lowest:.4g}", f"{run.losses[-1][1]:.4g}")
+    state.save(run, tracker)
 
 
-def _save(run: _Run, scratch: Path, tracker: Tracker) -> None:
-    meta = {
-        "step": run.step,
-        "seconds": run.seconds,
-        "losses": run.losses,
-        "gains": run.gains,
-        "run_id": tracker.run_id,
-    }
-    save_checkpoint(scratch, run.generator.unet, run.ema, run.optimizer, meta)
-
-
-def _step(run: _Run, batch: Batch, seed: int) -> float:
-    generator, config = run.generator, run.config
-    device, unet = generator.device, generator.unet
-    draws = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
-    clean = generator.codec.encode(batch.images.to(device))
-    timesteps = stratified_timesteps(len(clean), NUM_TRAIN_TIMESTEPS, draws).to(device)
-    noise = torch.randn(clean.shape, generator=draws).to(device)
-    noised = add_noise(generator.schedule, clean, noise, timesteps)
-    text = run.texts(batch.captions, device)
-    captions = run.texts(batch.neighbors.captions, device) if batch.neighbors.captions else None
-    with autocast(config.precision, device):
-        features = None if captions is None else generator.neighbor_features(batch.neighbors, captions)
-        output = generator.predict(noised.sample, timesteps, text, features)
-    loss = velocity_loss(output, noised.target).mean()
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise ModelError(
-            f"training: expected a finite loss, got {value} at step {run.step}; "
-            "lower the learning rate or use precision fp32"
+def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int) -> float:
+    """Move the weights; returns the mean loss of this process' rows."""
+    config, total = run.config, 0.0
+    for number, (batch, part) in enumerate(zip(batches, rows, strict=True)):
+        draws = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
+        noised = draw_noised(run.generator, batch.images, part, config.batch_size, draws)
+        waiting: AbstractContextManager[None] = (
+            nullcontext() if number == len(rows) - 1 else run.accelerator.no_sync(run.module)
         )
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(unet.parameters(), _GRADIENT_NORM)
-    run.optimizer.step(_rate(run.step + 1, config))
-    _average(run)
-    return value
+        with waiting:
+            loss = batch_loss(run.module, run.generator, run.texts, batch, noised, config) / len(rows)
+            run.accelerator.backward(loss * run.scale.value)
+        total += float(loss.detach())
+    _update(run)
+    return total
+
+
+def _update(run: Run) -> None:
+    weights = list(run.weights.values())
+    run.scale.unscale(weights)
+    norm = run.accelerator.clip_grad_norm_(weights, run.config.max_grad_norm)
+    if run.scale.accept(math.isfinite(float(norm))):
+        run.optimizer.step(_rate(run.step + 1, run.config))
+        state.average(run)
+    elif run.scale.exhausted:
+        _stop(run, run.step + 1, "a finite loss and gradient", f"a gradient of norm {float(norm)}")
+    else:
+        run.optimizer.forget()
+
+
+def _agree(accelerator: Accelerator, loss: float, seconds: float) -> tuple[float, float]:
+    """Mean loss over all processes, and the first one's clock: what all of them decide by."""
+    if accelerator.num_processes == 1:
+        return loss, seconds
+    mine = [loss / accelerator.num_processes, seconds if accelerator.is_main_process else 0.0]
+    found = accelerator.reduce(torch.tensor(mine, device=accelerator.device), "sum").tolist()
+    return found[0], found[1]
+
+
+def _judge(run: Run, loss: float) -> None:
+    """Record a loss.
+
+    Raises:
+        ModelError: the run has diverged.
+    """
+    if not math.isfinite(loss):
+        _stop(run, run.step, "a finite loss", str(loss))
+    run.losses.append((run.step, loss))
+    run.watch.see(run.step, loss)
+    if run.watch.diverged:
+        _stop(run, run.step, f"a loss near the lowest so far, {run.watch.lowest:.4g}", f"{run.watch.level:.4g}")
+
+
+def _stop(run: Run, step: int, expected: str, got: str) -> NoReturn:
+    kept = "no checkpoint was written" if run.saved is None else f"the checkpoint of step {run.saved} is kept"
+    raise ModelError(
+        f"training has diverged: expected {expected}, got {got} at step {step}; lower learning_rate (now "
+        f"{run.config.learning_rate:g}) or use precision fp32, and run it again; {kept} in {run.scratch.name}"
+    )
 
 
 def _rate(step: int, config: TrainConfig) -> float:
@@ -207,36 +197,42 @@ def _rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * min(warm, left, 1.0)
 
 
-@torch.no_grad()
-def _average(run: _Run) -> None:
-    step = run.step + 1
-    decay = min(run.config.ema_decay, (1 + step) / (10 + step))
-    state = run.generator.unet.state_dict()
-    averages = [run.ema[name] for name in state]
-    torch._foreach_lerp_(averages, [value.detach() for value in state.values()], 1 - decay)
+def _log(run: Run, tracker: Tracker) -> None:
+    if run.step % _LOG_EVERY == 0:
+        recent = [value for _, value in run.losses[-_LOG_EVERY:]]
+        rate = _rate(run.step, run.config)
+        tracker.log_metrics({"loss": sum(recent) / len(recent), "learning_rate": rate}, run.step)
 
 
-def _use_average(run: _Run) -> None:
-    run.generator.unet.load_state_dict(run.ema)
-    run.generator.unet.eval()
+def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequence[tuple[int, Validate]]) -> None:
+    """Neighbor gain and hooks, where this step is one of theirs; the first process works and the others wait."""
+    last = run.step == run.config.steps
+    measured = last or run.step % run.config.validate_every == 0
+    due = [hook for every, hook in hooks if last or run.step % every == 0]
+    if run.first and (measured or due):
+        averaged = state.averaged(run)
+        if measured:
+            _measure(run, averaged, probe, tracker)
+        for hook in due:
+            hook(averaged, run.step)
+    if measured or due:
+        run.accelerator.wait_for_everyone()
 
 
-def _validate(run: _Run, probe: GainProbe | None, tracker: Tracker, on_validate: Validate | None) -> None:
-    averaged = copy.copy(run.generator)
-    averaged.unet = copy.deepcopy(run.generator.unet).eval()
-    averaged.unet.load_state_dict(run.ema)
+def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tracker) -> None:
     gains = {} if probe is None else neighbor_gain(averaged, probe)
     run.gains.append({"step": run.step, "seconds": run.seconds} | gains)
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
-    print(
-        f"step {run.step}: loss {sum(recent) / len(recent):.4f}; "
-        + ", ".join(f"{name} {value:.4f}" for name, value in gains.items()),
-        flush=True,
-    )
-    if on_validate is not None:
-        on_validate(averaged, run.step)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())
+    print(f"step {run.step}: loss {sum(recent) / len(recent):.4f}; {told}", flush=True)
 
 
-def _out_of_time(run: _Run, config: TrainConfig) -> bool:
-    return config.max_minutes > 0 and run.seconds > 60 * config.max_minutes
+def _progress(run: Run) -> AbstractContextManager[Progress | None]:
+    if not run.first:
+        return nullcontext()
+    return Progress(total=run.config.steps, desc="training", unit="step", initial=run.step)
+
+
+def _out_of_time(run: Run) -> bool:
+    return run.config.max_minutes > 0 and run.seconds > 60 * run.config.max_minutes

@@ -27,13 +27,13 @@ class Optimizer:
     """One interface over the optimizers of a network.
 
     Args:
-        network: whose parameters are updated in place.
+        weights: parameters by their names in the network; updated in place.
         name: `adamw` or `muon`.
-        learning_rate: of AdamW; Muon takes twice that.
+        learning_rate: of AdamW; Muon takes five times that.
     """
 
-    def __init__(self, network: nn.Module, name: str, learning_rate: float) -> None:
-        self._weights = dict(network.named_parameters())
+    def __init__(self, weights: Mapping[str, nn.Parameter], name: str, learning_rate: float) -> None:
+        self._weights = dict(weights)
         chosen = {key: value for key, value in self._weights.items() if name == "muon" and _is_hidden(key, value)}
         self._matrices = {key: nn.Parameter(_matrix(value.detach(), value)) for key, value in chosen.items()}
         rest = [value for key, value in self._weights.items() if key not in chosen]
@@ -54,6 +54,10 @@ class Optimizer:
                 matrix.grad = None if gradient is None else _matrix(gradient, self._weights[key])
             _set_rate(self._muon, learning_rate * _MUON_RATE)
             self._muon.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients without a step."""
         for weight in (*self._weights.values(), *self._matrices.values()):
             weight.grad = None
 

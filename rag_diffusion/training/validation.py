@@ -16,7 +16,7 @@ from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
-from rag_diffusion.training.objective import add_noise, velocity_loss
+from rag_diffusion.training.objective import add_noise, weighted_loss
 
 TIMESTEPS = (600, 850, 950)
 KINDS = ("none", "random", "retrieved")
@@ -82,5 +82,6 @@ def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
         for timestep in TIMESTEPS:
             noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
             output = generator.predict(noised.sample, noised.timesteps, text, features)
-            losses[f"loss_{kind}_t{timestep}"] = float(velocity_loss(output, noised.target).mean())
+            error = weighted_loss(generator.prediction_type, output, noised)
+            losses[f"loss_{kind}_t{timestep}"] = float(error.mean())
     return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}

@@ -63,9 +63,12 @@ def test_an_unknown_key_is_named_with_its_place(tmp_path: Path, params: dict[str
         (
             "finetune",
             "precision",
-            "fp16",
-            r"finetune.precision: .*'auto', 'fp32' or 'bf16', got 'fp16'",
+            "int8",
+            r"finetune.precision: .*'auto', 'fp32', 'bf16' or 'fp16', got 'int8'",
         ),
+        ("finetune", "weighting", "cosine", r"finetune.weighting: .*'min_snr' or 'p2', got 'cosine'"),
+        ("finetune", "trainable", "some", r"finetune.trainable: .*'neighbors' or 'lora', got 'some'"),
+        ("pretrain", "trainable", "all", r"pretrain.trainable: unknown key"),
         ("corpus", "source", "web", r"corpus.source: .*'iconify' or 'folder', got 'web'"),
         ("corpus", "split", None, r"corpus.split: .*got None \(NoneType\)"),
         (

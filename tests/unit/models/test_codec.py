@@ -8,6 +8,7 @@ import torch
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import PatchCodec, images_to_pixels, pixels_to_images
 from rag_diffusion.models.generator import noise_schedule
+from rag_diffusion.models.parametrisation import target
 from rag_diffusion.models.precondition import Precondition
 from rag_diffusion.training.objective import add_noise
 
@@ -54,7 +55,8 @@ def test_input_and_target_of_the_network_have_unit_variance(timestep: int) -> No
     noised = add_noise(schedule, clean, noise, timesteps)
     factors = Precondition.at(schedule.alphas_cumprod[timestep], std)
     seen = noised.sample * factors.scale_in
-    wanted = (noised.target - factors.skip * noised.sample) / factors.scale_out
+    velocity = target("v_prediction", noised.clean, noised.noise, noised.alpha_cumprod)
+    wanted = (velocity - factors.skip * noised.sample) / factors.scale_out
     for values in (seen, wanted):
         torch.testing.assert_close(values.std(dim=(0, 2, 3)), torch.ones(4), atol=0.03, rtol=0)
     assert (seen * wanted).mean(dim=(0, 2, 3)).abs().max() < 0.03

@@ -35,7 +35,7 @@ def test_muon_moves_a_kernel_as_torch_moves_its_matrix() -> None:
     network = Network()
     matrix = nn.Parameter(network.hidden.weight.detach().clone().flatten(1))
     reference = torch.optim.Muon([matrix], lr=0.05, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    optimizer = Optimizer(network, "muon", 0.01)
+    optimizer = Optimizer(dict(network.named_parameters()), "muon", 0.01)
     for step in range(3):
         gradients(network, step)
         assert network.hidden.weight.grad is not None
@@ -50,7 +50,7 @@ def test_only_hidden_matrices_are_left_to_muon() -> None:
     one, other = Network(), Network()
     other.load_state_dict(one.state_dict())
     for network, name in ((one, "muon"), (other, "adamw")):
-        optimizer = Optimizer(network, name, 0.01)
+        optimizer = Optimizer(dict(network.named_parameters()), name, 0.01)
         gradients(network, 0)
         optimizer.step(0.01)
     same = {name for name, value in weights(one).items() if torch.equal(value, weights(other)[name])}
@@ -63,7 +63,7 @@ def test_the_memory_format_does_not_matter() -> None:
     last.load_state_dict(plain.state_dict())
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for network in (plain, last):
-        optimizer = Optimizer(network, "muon", 0.01)
+        optimizer = Optimizer(dict(network.named_parameters()), "muon", 0.01)
         for step in range(2):
             gradients(network, step)
             optimizer.step(0.01)
@@ -75,11 +75,11 @@ def test_the_memory_format_does_not_matter() -> None:
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_restored_moments_continue_bit_for_bit(name: str) -> None:
     network = Network()
-    optimizer = Optimizer(network, name, 0.01)
+    optimizer = Optimizer(dict(network.named_parameters()), name, 0.01)
     gradients(network, 0)
     optimizer.step(0.01)
     resumed = copy.deepcopy(network)
-    again = Optimizer(resumed, name, 0.01)
+    again = Optimizer(dict(resumed.named_parameters()), name, 0.01)
     again.load_state(optimizer.state())
     for one, its in ((network, optimizer), (resumed, again)):
         gradients(one, 1)

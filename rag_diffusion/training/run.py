@@ -1,0 +1,159 @@
+"""The state of a training run, from its beginning or its last checkpoint to its end.
+
+ema <- d ema + (1 - d) weights,   d = min(ema_decay, (1 + step) / (10 + step))
+
+Trained, averaged and kept in checkpoints are the parameters that require a gradient (see `models.trainable`); the
+others are those of the base, whose hash stands in the name of the checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rag_diffusion.config import TrainConfig
+from rag_diffusion.device import autocast_dtype
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.tracking import Tracker
+from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
+from rag_diffusion.training.divergence import LossWatch
+from rag_diffusion.training.optimizer import Optimizer
+from rag_diffusion.training.precision import LossScale
+from rag_diffusion.training.processes import refuse_different_steps
+from rag_diffusion.training.step import TextMemo, TrainingStep
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that changes from step to step, and what it is changed with."""
+
+    generator: Generator
+    config: TrainConfig
+    accelerator: Accelerator
+    module: nn.Module
+    weights: dict[str, nn.Parameter]
+    average: dict[str, Tensor]
+    optimizer: Optimizer
+    texts: TextMemo
+    scale: LossScale
+    watch: LossWatch
+    scratch: Path
+    saved: int | None = None  # step of the last checkpoint
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    gains: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and logs."""
+        return bool(self.accelerator.is_main_process)
+
+
+def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, scratch: Path, tracker: Tracker) -> Run:
+    """A run at its last checkpoint, or at step 0.
+
+    Raises:
+        ModelError: the checkpoint belongs to another model, or the processes read different ones.
+        ConfigError: the precision is not possible here.
+    """
+    if config.precision == "fp16" and generator.device.type != "cuda":
+        found = generator.device.type
+        raise ConfigError(f"precision: expected a CUDA GPU for fp16, got {found}; use bf16, fp32 or auto")
+    # channels last: a third faster on CPUs, tensor cores like it too
+    unet = generator.unet.train().to(memory_format=torch.channels_last)
+    weights = {name: value for name, value in unet.named_parameters() if value.requires_grad}
+    optimizer = Optimizer(weights, config.optimizer, config.learning_rate)
+    average = {name: value.detach().clone() for name, value in weights.items()}
+    meta = load_checkpoint(scratch, weights, average, optimizer)
+    run = Run(
+        generator=generator,
+        config=config,
+        accelerator=accelerator,
+        module=accelerator.prepare_model(TrainingStep(generator, config.precision, config.neighbor_gradient)),
+        weights=weights,
+        average=average,
+        optimizer=optimizer,
+        texts=TextMemo(generator.text_encoder),
+        scale=LossScale.of(autocast_dtype(config.precision, generator.device)),
+        watch=LossWatch(config.warmup_steps),
+        scratch=scratch,
+    )
+    if meta is not None:
+        _go_on(run, meta, tracker)
+    refuse_different_steps(accelerator, run.step)
+    return run
+
+
+def _go_on(run: Run, meta: dict[str, Any], tracker: Tracker) -> None:
+    run.saved = run.step = int(meta["step"])
+    run.seconds, run.gains = float(meta["seconds"]), list(meta["gains"])
+    run.losses = [(int(step), float(loss)) for step, loss in meta["losses"]]
+    run.scale.value, run.scale.good_steps = meta["loss_scale"]
+    run.watch = LossWatch(run.config.warmup_steps, run.losses)
+    if run.first:
+        if meta["run_id"]:
+            tracker.resume(meta["run_id"])
+        print(f"resuming at step {run.step} of {run.config.steps}", flush=True)
+
+
+def save(run: Run, tracker: Tracker) -> None:
+    """Replace the checkpoint, unless the run is in doubt; one process writes, the others wait for it."""
+    finite = all(bool(torch.isfinite(value).all()) for value in run.weights.values())
+    if run.step == run.saved or run.watch.in_doubt or not finite:
+        return
+    if run.first:
+        meta = {
+            "step": run.step,
+            "seconds": run.seconds,
+            "losses": run.losses,
+            "gains": run.gains,
+            "loss_scale": [run.scale.value, run.scale.good_steps],
+            "run_id": tracker.run_id,
+        }
+        save_checkpoint(run.scratch, run.weights, run.average, run.optimizer, meta)
+    run.accelerator.wait_for_everyone()
+    run.saved = run.step
+
+
+@torch.no_grad()
+def average(run: Run) -> None:
+    """Move the average towards the weights of the step just made."""
+    step = run.step + 1
+    decay = min(run.config.ema_decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(run.average.values()), [value.detach() for value in run.weights.values()], 1 - decay)
+
+
+def averaged(run: Run) -> Generator:
+    """A copy of the generator with the averaged weights."""
+    found = copy.copy(run.generator)
+    found.unet = copy.deepcopy(run.generator.unet).eval()
+    _put(found.unet, run.average)
+    return found
+
+
+def end(run: Run) -> None:
+    """Leave the averaged weights in the generator, adapters merged into them."""
+    unet = run.generator.unet
+    _put(unet, run.average)
+    if getattr(unet, "peft_config", None):
+        unet.fuse_lora()
+        unet.unload_lora()
+        with suppress(AttributeError):
+            del unet.peft_config
+    unet.eval()
+
+
+@torch.no_grad()
+def _put(unet: nn.Module, values: dict[str, Tensor]) -> None:
+    weights = dict(unet.named_parameters())
+    for name, value in values.items():
+        weights[name].copy_(value)

@@ -1,0 +1,121 @@
+"""What one step computes with weights, as one module: hooks of DistributedDataParallel sit on its `forward` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rag_diffusion.config import TrainConfig
+from rag_diffusion.device import autocast
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.text_encoder import Conditioner, TextFeatures, encode_all
+from rag_diffusion.training.data import Batch
+from rag_diffusion.training.objective import Noised, add_noise, stratified_timesteps, weighted_loss
+
+
+class TrainingStep(nn.Module):
+    """Encodes the neighbors, projects them and predicts.
+
+    Args:
+        generator: its U-Net is the module's only part.
+        precision: in which it computes.
+        neighbor_gradient: whether the gradient also goes through f(c_n, 0); without, only through the projections.
+    """
+
+    def __init__(self, generator: Generator, precision: str, neighbor_gradient: bool) -> None:
+        super().__init__()
+        self.unet = generator.unet
+        self._generator, self._precision, self._neighbor_gradient = generator, precision, neighbor_gradient
+
+    def forward(
+        self,
+        sample: Tensor,
+        timesteps: Tensor,
+        text: TextFeatures,
+        neighbors: NeighborBatch,
+        captions: TextFeatures | None,
+    ) -> Tensor:
+        """The generator's prediction at x_t, (B, C, h, w).
+
+        Args:
+            sample: (B, D, h, w) x_t.
+            timesteps: (B,).
+            text: of B captions.
+            neighbors: of B images.
+            captions: of the N distinct neighbors; None where there are none.
+        """
+        generator, device = self._generator, sample.device
+        with autocast(self._precision, device):
+            features = None
+            if captions is not None:
+                with torch.set_grad_enabled(self._neighbor_gradient and torch.is_grad_enabled()):
+                    maps = generator.neighbor_maps(neighbors.images, captions)
+                rows, weights = neighbors.rows.to(device), neighbors.weights.to(device)
+                features = self.unet.project_neighbors(maps, rows, weights)
+            prediction = generator.predict(sample, timesteps, text, features)
+        return self._tied(prediction)
+
+    def _tied(self, prediction: Tensor) -> Tensor:
+        """A batch without neighbors uses no trained weight where the base is frozen; its gradient is then zero."""
+        if prediction.requires_grad or not torch.is_grad_enabled():
+            return prediction
+        trained = next((weight for weight in self.unet.parameters() if weight.requires_grad), None)
+        return prediction if trained is None else prediction + 0.0 * trained.sum()
+
+
+class TextMemo:
+    """Each caption is encoded once."""
+
+    def __init__(self, encoder: Conditioner) -> None:
+        self._encoder = encoder
+        self._memo: dict[str, TextFeatures] = {}
+
+    def __call__(self, texts: Sequence[str], device: torch.device) -> TextFeatures:
+        """Features of B texts."""
+        new = sorted(set(texts) - set(self._memo))
+        if new:
+            features = encode_all(self._encoder, new)
+            self._memo |= {text: features[[row]] for row, text in enumerate(new)}
+        found = TextFeatures.cat([self._memo[text] for text in texts])
+        return found.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
+
+
+def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: int, draws: torch.Generator) -> Noised:
+    """x_t of some rows of a batch; noise and timesteps are drawn for the whole of it.
+
+    Args:
+        generator: its codec and schedule.
+        images: (b, 3, H, W), those of `rows`.
+        rows: of the batch.
+        batch_size: B.
+        draws: a fresh generator of the step's seed.
+    """
+    device, schedule = generator.device, generator.schedule
+    with torch.no_grad():
+        clean = generator.codec.encode(images.to(device)).float()
+    timesteps = stratified_timesteps(batch_size, schedule.config.num_train_timesteps, draws)
+    noise = torch.randn((batch_size, *clean.shape[1:]), generator=draws)
+    return add_noise(schedule, clean, noise[rows].to(device), timesteps[rows].to(device))
+
+
+def batch_loss(
+    module: nn.Module, generator: Generator, texts: TextMemo, batch: Batch, noised: Noised, config: TrainConfig
+) -> Tensor:
+    """() mean weighted loss over the images of a batch.
+
+    Args:
+        module: a `TrainingStep`, wrapped or not.
+        generator: whose U-Net it holds.
+        texts: features of captions.
+        batch: b targets.
+        noised: their x_t.
+        config: objective and weighting.
+    """
+    device = generator.device
+    text = texts(batch.captions, device)
+    captions = texts(batch.neighbors.captions, device) if batch.neighbors.captions else None
+    prediction = module(noised.sample, noised.timesteps, text, batch.neighbors, captions)
+    return weighted_loss(generator.prediction_type, prediction, noised, config.objective, config.weighting).mean()

@@ -1,0 +1,46 @@
+"""A short training run as a program, for launchers: everything comes from a folder, the losses go back into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rag_diffusion.config import TrainConfig
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.models.load import load_generator
+from rag_diffusion.tracking import NullTracker
+from rag_diffusion.training.data import Batch, Batches
+from rag_diffusion.training.loop import train
+from rag_diffusion.training.processes import open_accelerator
+
+LAST = int(os.environ.get("STOP_AFTER", "-1"))
+
+
+class Stopping(Batches):
+    """Ends the program when a step is asked for."""
+
+    def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
+        if step == LAST:
+            raise SystemExit("stopped as asked")
+        return super().parts(step, rows)
+
+
+if __name__ == "__main__":
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    torch.set_num_threads(1)
+    facts = json.loads((folder / "facts.json").read_text())
+    config = TrainConfig.model_validate(facts["config"] | json.loads(sys.argv[3]))
+    accelerator = open_accelerator("cpu")
+    generator = load_generator(folder / "model", accelerator.device)
+    batches = Stopping(Corpus.open(facts["corpus"]), facts["neighbors"], config, 3, seed=0)
+    result = train(
+        generator, batches, config, seed=0, scratch=folder / name, tracker=NullTracker(), accelerator=accelerator
+    )
+    if accelerator.is_main_process:
+        found = {"losses": result.losses, "processes": result.processes}
+        (folder / f"{name}.json").write_text(json.dumps(found))
