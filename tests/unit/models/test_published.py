@@ -170,6 +170,15 @@ def test_offload_brings_each_part_in_when_it_is_needed(folder: Path) -> None:
     assert torch.equal(before, drawn(pipeline, neighbors()))
 
 
+def test_model_offload_of_diffusers_works(folder: Path) -> None:
+    pipeline = load(folder)
+    before = drawn(pipeline, neighbors())
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert all(hasattr(pipeline.components[name], "_hf_hook") for name in ("unet", "text_encoder"))
+    assert torch.equal(before, drawn(pipeline, neighbors()))
+    assert torch.equal(before, drawn(pipeline, neighbors()))
+
+
 def test_another_family_or_a_name_that_cannot_be_had_is_told(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ModelError, match="expected a pipeline of StableDiffusionPipeline, .* got FluxPipeline"):
