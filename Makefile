@@ -30,7 +30,7 @@ check: install  ## lint, types, layers and the fast tests
 	ruff format --check .
 	mypy
 	lint-imports
-	pytest -q -m "not slow and not gpu and not long"
+	pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not long"
 
 ui: install  ## MLflow and Dagster in the browser
 	@python -m orchestration.ui

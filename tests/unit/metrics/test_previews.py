@@ -40,6 +40,7 @@ def context(project: Path, scoring_config: Config) -> StageContext:
     return StageContext(config=scoring_config, root=project, tracker=Told())
 
 
+@pytest.mark.slow
 def test_drawings_of_validation_prompts_are_judged_by_step(context: StageContext, tiny_generator: Generator) -> None:
     scores = ValidationScores(context, "finetune")
     assert {prompt.split for prompt in scores._prompts} == {"validation"}

@@ -127,6 +127,7 @@ def test_a_neighbor_is_encoded_by_the_mode_and_never_scaled_for_a_step(folder: P
         assert torch.equal(kv.keys, after[name].keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DDPMScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"])
 def test_every_kind_of_scheduler_draws_finite_pictures(folder: Path, name: str) -> None:
     assert bool(drawn(load(folder, name), neighbors(), output_type="latent").isfinite().all())

@@ -135,6 +135,7 @@ def test_a_separate_encoder_starts_as_a_copy_and_goes_its_own_way(base: Base, tm
     assert torch.equal(again.neighbor_encoder.conv_in.weight, separate.neighbor_encoder.conv_in.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_shapes(name: str) -> None:
     config, others, shape = PUBLISHED[name]

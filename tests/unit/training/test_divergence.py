@@ -38,11 +38,13 @@ def test_doubt_comes_before_divergence() -> None:
     assert not doubtful.diverged
 
 
+@pytest.mark.slow
 def test_a_far_too_large_learning_rate_stops_the_run_with_the_reason(trainer: Trainer, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"diverged: expected a .*loss.*, got .* at step \d+; lower learning_rate"):
         trainer(tmp_path, steps=120, learning_rate=1.0, optimizer="adamw", warmup_steps=25, batch_size=4)
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_survives_a_divergence(
     trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

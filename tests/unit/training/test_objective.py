@@ -115,6 +115,7 @@ class ShrunkPixels(PixelCodec):
         return F.avg_pool2d(images, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "channels"), [*((kind, 3) for kind in PREDICTIONS), ("epsilon", 6)])
 def test_networks_of_every_prediction_train(trainer: Trainer, tmp_path: Path, kind: str, channels: int) -> None:
     """Unpreconditioned, in pixels, as DeepFloyd IF is, with and without a learned variance."""

@@ -87,6 +87,7 @@ def predictions(generator: Generator, corpus: Corpus, config: Config) -> Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["all", "neighbors", "lora"])
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 @pytest.mark.filterwarnings("ignore:.*nobody knows")
