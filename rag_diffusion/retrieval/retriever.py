@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.config import Config
+from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.layout import ENCODER, INDEX, VECTORS
+from rag_diffusion.layout import CORPUS, ENCODER, INDEX, VECTORS
 from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.embedder import Embedder
@@ -96,6 +96,12 @@ class Retriever:
         self._weights = weights
         self._embed, self._embed_images = embed, embed_images
         self._pair_ids: list[str] = corpus.table["pair_id"].tolist()
+
+    @classmethod
+    def open(cls, root: Path | str) -> Retriever:
+        """The retriever of a project whose stages have run up to `index`, as its params.yaml says; see `load`."""
+        root = Path(root)
+        return cls.load(root, load_config(root / "params.yaml"), Corpus.open(root / CORPUS))
 
     @classmethod
     def load(cls, root: Path | str, config: Config, corpus: Corpus) -> Retriever:

@@ -7,25 +7,16 @@ Shapes: B images (prompts x images per prompt, the images of a prompt together),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from rag_diffusion import layout
-from rag_diffusion.config import load_config
-from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.errors import ModelError
-from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
@@ -36,35 +27,18 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import Given, as_generators, as_prompts, by_prompt, coins, initial_noise, repeat
 from rag_diffusion.sampling.loop import Loop
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.provenance import Provenance, Source, save_png
+from rag_diffusion.sampling.output import (
+    OutputType,
+    RetrievalPipelineOutput,
+    check_output_type,
+    enough_memory,
+    to_output,
+)
+from rag_diffusion.sampling.provenance import Provenance, Source
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.threshold import Thresholding
 
-OutputType = Literal["pil", "np", "pt", "latent"]
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass
-class RetrievalPipelineOutput(BaseOutput):
-    """What a call returns.
-
-    Attributes:
-        images: B PIL images, or (B, H, W, 3) float in [0, 1], or (B, 3, H, W) in [0, 1], or (B, D, h, w) x_0.
-        provenance: of each image.
-        heat_maps: of each image and each of its neighbors, in the provenance's order, (H', W'), how much each cell of
-            the image looked at it.
-    """
-
-    images: Any
-    provenance: list[Provenance]
-    heat_maps: list[list[Tensor]]
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write PIL images as PNG files with their provenance inside, and beside as JSON; returns their paths."""
-        paths = [Path(folder) / f"{number:04d}.png" for number in range(len(self.images))]
-        for path, image, origin in zip(paths, self.images, self.provenance, strict=True):
-            save_png(path, np.asarray(image), origin)
-        return paths
 
 
 class RetrievalPipeline(DiffusionPipeline):
@@ -117,7 +91,7 @@ class RetrievalPipeline(DiffusionPipeline):
             DataError, LineageError: as `Retriever.load`.
         """
         if isinstance(retriever, str | Path):
-            retriever = open_retriever(retriever)
+            retriever = Retriever.open(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
         return cls(generator, retriever, scheduler, precision)
 
@@ -188,8 +162,7 @@ class RetrievalPipeline(DiffusionPipeline):
             ModelError: out of memory.
         """
         check_scheduler(type(self.scheduler).__name__)
-        if output_type not in get_args(OutputType):
-            raise ValueError(f"output_type: expected one of {', '.join(get_args(OutputType))}, got {output_type!r}")
+        check_output_type(output_type)
         prompts = as_prompts(prompt)
         schedule = retrieval_schedule or RetrievalSchedule()
         most = num_neighbors if schedule.most is None else max(num_neighbors, schedule.most)
@@ -207,7 +180,7 @@ class RetrievalPipeline(DiffusionPipeline):
             num_steps=steps,
         )
         noise = initial_noise(generators, self.generator.sample_shape, latents).to(self.device)
-        with _enough_memory(len(repeated)), conditioning, self.progress_bar(total=steps) as bar:
+        with enough_memory(len(repeated)), conditioning, self.progress_bar(total=steps) as bar:
 
             def after(number: int, timestep: Tensor, sample: Tensor) -> Tensor:
                 bar.update()
@@ -225,7 +198,7 @@ class RetrievalPipeline(DiffusionPipeline):
                 precision=self.precision,
                 on_step=after,
             )
-            images = self._images(loop.run(noise, generators, conditioning), output_type)
+            images = to_output(self.generator.codec, loop.run(noise, generators, conditioning), output_type)
         looked = conditioning.looked()
         self.maybe_free_model_hooks()
         found = [self._provenance(*facts) for facts in zip(repeated, seeds, looked, strict=True)]
@@ -274,15 +247,6 @@ class RetrievalPipeline(DiffusionPipeline):
         hits = self.retriever.search(prompts, top_k=most, exclude=exclude, query_images=pixels, image_weight=weight)
         return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]
 
-    def _images(self, clean: Tensor, output_type: OutputType) -> Any:
-        if output_type == "latent":
-            return clean
-        images = self.generator.codec.decode(clean).float()
-        if output_type == "pil":
-            return [Image.fromarray(pixels) for pixels in images_to_pixels(images).cpu().numpy()]
-        unit = (images.clamp(-1, 1) + 1) / 2
-        return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
-
     def _provenance(self, prompt: str, seed: int, looked: Looked) -> Provenance:
         sources = [
             Source(
@@ -304,27 +268,3 @@ class RetrievalPipeline(DiffusionPipeline):
             neighbors=tuple(sources),
             null_attention=round(looked.null, 5),
         )
-
-
-def open_retriever(root: str | Path) -> Retriever:
-    """The retriever of a project whose stages have run up to `index`."""
-    root = Path(root)
-    return Retriever.load(root, load_config(root / "params.yaml"), Corpus.open(root / layout.CORPUS))
-
-
-@contextmanager
-def _enough_memory(images: int) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise ModelError(
-            f"out of memory while drawing {images} images at once: draw fewer prompts or lower num_images_per_prompt, "
-            "lower num_neighbors, use precision bf16, or call enable_model_cpu_offload()"
-        ) from error
-
-
-def as_arrays(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
-    """PIL images as (B, H, W, 3) uint8."""
-    return np.stack([np.asarray(image) for image in images])

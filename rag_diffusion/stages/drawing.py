@@ -23,7 +23,8 @@ from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import seeded
-from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
+from rag_diffusion.sampling.output import as_arrays
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt

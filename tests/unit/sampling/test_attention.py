@@ -16,7 +16,8 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import seeded
-from rag_diffusion.sampling.pipeline import RetrievalPipeline, RetrievalPipelineOutput
+from rag_diffusion.sampling.output import RetrievalPipelineOutput
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, Source, read_png, save_png
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]

@@ -17,7 +17,8 @@ from rag_diffusion.models.neighbor_batch import Neighbor, NeighborBatch, neighbo
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import initial_noise, seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.pipeline import RetrievalPipeline, as_arrays
+from rag_diffusion.sampling.output import as_arrays
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
