@@ -8,6 +8,8 @@ import torch
 
 from rag_diffusion.errors import ConfigError
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
 
 def choose_device(name: str) -> torch.device:
     """`auto`, `cpu` or `cuda` as a torch device.
@@ -20,6 +22,16 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def check_precision(name: str) -> None:
+    """Refuse a precision that there is not.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

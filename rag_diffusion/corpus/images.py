@@ -38,7 +38,9 @@ def decode(content: bytes, what: str) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Flatten transparency onto white."""
+    """Flatten transparency onto white; 16-bit gray keeps its upper 8 bits."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

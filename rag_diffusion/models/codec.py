@@ -130,12 +130,13 @@ class PatchCodec:
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
-        patches = F.pixel_unshuffle(images, self.patch_size) - self.mean.view(-1, 1, 1)
-        return torch.einsum("ed,bdhw->behw", self.basis, patches)
+        basis, mean = self.basis.to(images.device), self.mean.to(images.device)  # wherever hooks have brought the U-Net
+        return torch.einsum("ed,bdhw->behw", basis, F.pixel_unshuffle(images, self.patch_size) - mean.view(-1, 1, 1))
 
     def decode(self, sample: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, 3, H, W)."""
-        patches = torch.einsum("ed,behw->bdhw", self.basis, sample) + self.mean.view(-1, 1, 1)
+        basis, mean = self.basis.to(sample.device), self.mean.to(sample.device)
+        patches = torch.einsum("ed,behw->bdhw", basis, sample) + mean.view(-1, 1, 1)
         return F.pixel_shuffle(patches, self.patch_size)
 
     def to(self, device: torch.device | str) -> PatchCodec:

@@ -38,6 +38,7 @@ class Generator:
         schedule: variance schedule and prediction type that it was trained with.
         image_size: side in pixels.
         published: the diffusers pipeline that the parts were read from; None for the project's own.
+        saved_scheduler: class name of the scheduler that stood beside it.
         fingerprint: hash of the folder it was read from, for the provenance; empty where it was not.
     """
 
@@ -48,6 +49,7 @@ class Generator:
     image_size: int
     published: Any = None
     fingerprint: str = ""
+    saved_scheduler: str | None = None
 
     def to(self, device: torch.device | str) -> Generator:
         """Move every part, in place."""
@@ -144,7 +146,7 @@ class Generator:
 
     def _precondition(self, timestep: Tensor) -> Precondition | None:
         std = self.codec.std
-        return None if std is None else Precondition.at(self.alphas_cumprod(timestep), std)
+        return None if std is None else Precondition.at(self.alphas_cumprod(timestep), std.to(self.device))
 
 
 def noise_schedule() -> DDPMScheduler:

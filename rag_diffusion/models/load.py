@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import SPEC, load_own, save_own
@@ -28,14 +29,26 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
     """
     folder = Path(name)
     own = (folder / SPEC).exists()
+    if own and options:
+        raise ModelError(f"{name}: expected no options for a generator of this project, got {sorted(options)}")
     generator = load_own(folder, device) if own else load_published(str(name), device, **options)
     generator.fingerprint = tree_hash(folder) if folder.is_dir() else str(name)
     return generator
 
 
-def save_generator(generator: Generator, folder: Path) -> None:
-    """Write a generator into an existing folder; one of a published family stays a pipeline that diffusers reads."""
+def save_generator(generator: Generator, folder: Path, scheduler: Any = None) -> None:
+    """Write a generator into an existing folder; one of a published family stays a pipeline that diffusers reads.
+
+    Args:
+        generator: any.
+        folder: where to.
+        scheduler: of diffusers, to stand beside it; None leaves that of a published pipeline.
+    """
     if generator.published is None:
         save_own(generator, folder)
-    else:
-        save_published(generator.published, folder)
+        if scheduler is not None:
+            scheduler.save_pretrained(folder / "scheduler")
+        return
+    if scheduler is not None:
+        generator.published.register_modules(scheduler=scheduler)
+    save_published(generator.published, folder)

@@ -44,30 +44,38 @@ class Neighbor:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"neighbor {self.pair_id!r}: expected a finite weight of at least 0, got {self.weight}")
+        if self.score is not None and not np.isfinite(self.score):
+            raise ValueError(f"neighbor {self.pair_id!r}: expected a finite score or None, got {self.score}")
         if isinstance(self.image, np.ndarray):
             shape, kind = self.image.shape, self.image.dtype
-            if kind != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
-                raise ValueError(
-                    f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
-                    f"got {kind} {shape}"
-                )
-        elif not isinstance(self.image, Image.Image):
+            whole = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+            got = None if kind == np.uint8 and whole and 0 not in shape else f"{kind} {shape}"
+        else:
+            got = None if isinstance(self.image, Image.Image) else type(self.image).__name__
+        if got is not None:
             raise ValueError(
-                f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array, got {type(self.image).__name__}"
+                f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
+                f"got {got}"
             )
 
     @cached_property
     def name(self) -> str:
         """Its pair id, or one made from its content."""
-        if self.pair_id:
-            return self.pair_id
-        content = np.asarray(self.image).tobytes() + self.caption.encode()
-        return f"given/{hashlib.sha256(content).hexdigest()[:12]}"
+        return self.pair_id or f"given/{self.digest}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of what it shows and says."""
+        shown = self._rgb()
+        content = str(shown.size).encode() + shown.tobytes() + self.caption.encode()
+        return hashlib.sha256(content).hexdigest()[:12]
+
+    def _rgb(self) -> Image.Image:
+        return on_white(self.image if isinstance(self.image, Image.Image) else Image.fromarray(self.image))
 
     def pixels(self, size: int) -> NDArray[np.uint8]:
         """(size, size, 3) uint8."""
-        image = self.image if isinstance(self.image, Image.Image) else Image.fromarray(self.image)
-        return np.asarray(to_square(on_white(image), size))
+        return np.asarray(to_square(self._rgb(), size))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,4 +120,10 @@ def load_own(folder: Path, device: torch.device | str) -> Generator:
         text_encoder=TextEncoder(name, tokens, device),
         schedule=noise_schedule(),
         image_size=image_size,
+        saved_scheduler=_saved_scheduler(folder),
     )
+
+
+def _saved_scheduler(folder: Path) -> str | None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    return json.loads(path.read_text())["_class_name"] if path.exists() else None

@@ -22,6 +22,7 @@ from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet
 
 FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "IFPipeline")
+_HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")  # none of them draws
 
 
@@ -70,8 +71,10 @@ def load_published(name: str, device: torch.device | str, **options: Any) -> Gen
     Raises:
         ModelError: it cannot be had, or is of another family.
     """
+    hub = {key: value for key, value in options.items() if key in _HUB}
     try:
-        family = DiffusionPipeline.load_config(name)["_class_name"]
+        index = DiffusionPipeline.load_config(name, **hub)
+        family = index["_class_name"]
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{name}: expected a generator's folder with generator.json, or a diffusers pipeline by folder or hub "
@@ -83,14 +86,14 @@ def load_published(name: str, device: torch.device | str, **options: Any) -> Gen
     try:
         unet = RetrievalUNet.from_pretrained(name, subfolder="unet", **options)
         cls = getattr(diffusers, family)
-        known = set(cls.load_config(name))
-        dropped = {part: None for part in _LEFT_OUT if part in known}
-        quiet = {"requires_safety_checker": False} if "safety_checker" in known else {}
-        dtype = {"torch_dtype": options["torch_dtype"]} if "torch_dtype" in options else {}
-        pipeline = cls.from_pretrained(name, unet=unet, **dropped, **quiet, **dtype)
+        dropped = {part: None for part in _LEFT_OUT if part in index}
+        quiet = {"requires_safety_checker": False} if "safety_checker" in index else {}
+        shared = {key: value for key, value in options.items() if key in ("variant", "torch_dtype")}
+        pipeline = cls.from_pretrained(name, unet=unet, **dropped, **quiet, **shared, **hub)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{name}: expected a complete {family}, got: {str(error).strip().splitlines()[0]}; download it again"
+            f"{name}: expected a complete {family}, got: {str(error).strip().splitlines()[0]}; download it again, "
+            "or name the variant that is there"
         ) from None
     return as_generator(pipeline.to(device))
 
@@ -120,4 +123,5 @@ def as_generator(pipeline: Any) -> Generator:
         schedule=DDPMScheduler.from_config(pipeline.scheduler.config),
         image_size=image_size,
         published=pipeline,
+        saved_scheduler=type(pipeline.scheduler).__name__,
     )

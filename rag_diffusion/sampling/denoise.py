@@ -29,6 +29,8 @@ SCHEDULERS = (
     "EulerAncestralDiscreteScheduler",
     "HeunDiscreteScheduler",
 )
+DEFAULT_SCHEDULER = "DDIMScheduler"
+COSINE = "squaredcos_cap_v2"
 _LOWEST_LAMBDA = -5.1  # of DPM-Solver++ on a cosine schedule, whose log-SNR falls without bound
 
 Predict = Callable[[int, Tensor, Tensor], Tensor]
@@ -50,6 +52,8 @@ def check_scheduler(name: str) -> str:
 def make_scheduler(name: str, schedule: DDPMScheduler) -> Any:
     """A diffusers scheduler by class name, on the variance schedule of training.
 
+    What a class does not know stays in its configuration, so that `Other.from_config(scheduler.config)` keeps it.
+
     Args:
         name: one of `SCHEDULERS`.
         schedule: betas and prediction type of the network.
@@ -57,20 +61,53 @@ def make_scheduler(name: str, schedule: DDPMScheduler) -> Any:
     Raises:
         ConfigError: it is none of `SCHEDULERS`.
     """
-    check_scheduler(name)
-    cls = getattr(diffusers, name)
     extra: dict[str, Any] = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False}
-    if name != "DDPMScheduler" and "variance_type" in inspect.signature(cls.__init__).parameters:
-        extra["variance_type"] = None  # a learned variance is DDPM's alone
-    if name.startswith("DPMSolver") and schedule.config.beta_schedule == "squaredcos_cap_v2":
+    if schedule.config.beta_schedule == COSINE:
         extra["lambda_min_clipped"] = _LOWEST_LAMBDA
-    accepted = inspect.signature(cls.__init__).parameters
-    extra = {key: value for key, value in extra.items() if key in accepted}
-    return cls.from_config(schedule.config, **extra)
+    config = dict(schedule.config) | extra
+    config["_use_default_values"] = [key for key in config.get("_use_default_values", []) if key not in extra]
+    return getattr(diffusers, check_scheduler(name)).from_config(config)
+
+
+def check_fits(scheduler: Any, schedule: DDPMScheduler) -> None:
+    """Refuse a scheduler with which the network would be asked of what it was not trained for.
+
+    Args:
+        scheduler: any of diffusers, its timesteps set.
+        schedule: betas and prediction type of the network.
+
+    Raises:
+        ConfigError: it is none of `SCHEDULERS`, or set up in a way that does not fit.
+    """
+    name = check_scheduler(type(scheduler).__name__)
+    config = scheduler.config
+    fault = None
+    if config.prediction_type != schedule.config.prediction_type:
+        fault = f"a network that predicts {config.prediction_type}, not {schedule.config.prediction_type}"
+    elif not torch.allclose(scheduler.alphas_cumprod, schedule.alphas_cumprod, rtol=1e-3, atol=1e-9):
+        fault = "other betas than the network was trained with"
+    elif any(config.get(key) for key in ("clip_sample", "thresholding")):
+        fault = "thresholding of its own; the pipeline's `thresholding` knows what pixels are"
+    elif any(config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta", "flow")):
+        fault = "noise levels between the timesteps that the network knows"
+    elif name.startswith("DPMSolver") and config.beta_schedule == COSINE and config.lambda_min_clipped < -10:
+        fault = "no lambda_min_clipped on a cosine schedule, whose log-SNR falls without bound"
+    elif bool((scheduler.timesteps != scheduler.timesteps.round()).any()):
+        fault = "timesteps that are no integers"
+    if fault is not None:
+        raise ConfigError(
+            f"scheduler: expected one made by `{name}.from_config(pipeline.scheduler.config)`, got one with {fault}"
+        )
+
+
+def solver_steps(scheduler: Any) -> list[int]:
+    """The number of the solver's step that each call of the network belongs to; Heun calls it twice a step."""
+    count = len(scheduler.timesteps)
+    return [number // 2 if type(scheduler).__name__.startswith("Heun") else number for number in range(count)]
 
 
 def takes_variance(scheduler: Any) -> bool:
-    """Whether a scheduler wants the learned variance beside the prediction."""
+    """Whether a scheduler takes the learned variance beside the prediction (DPM-Solver++ only to leave it out)."""
     has = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
     return has and str(scheduler.config.variance_type).startswith("learned")
 

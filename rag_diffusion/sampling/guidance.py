@@ -10,6 +10,7 @@ three are linear in each other at a given x_t.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from rag_diffusion.config import SampleConfig
+
+MODES = ("none", "text", "neighbor", "alternate", "interleaved", "joint")
 
 
 class Step(Enum):
@@ -37,12 +40,26 @@ class Guidance:
         text_guidance_scale: w_p; 1 is no guidance.
         neighbor_guidance_scale: w_n.
         interleave_ratio: share of text-enhanced steps, eta of the patent.
+
+    Raises:
+        ValueError: there is no such mode, a scale is not finite, or the ratio is outside of [0, 1].
     """
 
     mode: str = "alternate"
     text_guidance_scale: float = 1.5
     neighbor_guidance_scale: float = 4.0
     interleave_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"guidance mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
+        if not 0 <= self.interleave_ratio <= 1:
+            raise ValueError(f"interleave_ratio: expected a share from 0 to 1, got {self.interleave_ratio}")
+        if not (math.isfinite(self.text_guidance_scale) and math.isfinite(self.neighbor_guidance_scale)):
+            raise ValueError(
+                f"guidance scales: expected finite numbers, got {self.text_guidance_scale} and "
+                f"{self.neighbor_guidance_scale}"
+            )
 
     @classmethod
     def from_config(cls, config: SampleConfig) -> Guidance:
@@ -74,7 +91,9 @@ class Guidance:
             return [[fixed[self.mode]] * len(seeds) for _ in range(num_steps)]
         if self.mode == "alternate":
             return [[self._alternation(step)] * len(seeds) for step in range(num_steps)]
-        coins = [torch.rand(num_steps, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
+        coins = [
+            torch.rand(num_steps, generator=torch.Generator().manual_seed((seed ^ 0x5EED) % 2**63)) for seed in seeds
+        ]
         return [
             [Step.TEXT if coin[step] < self.interleave_ratio else Step.NEIGHBOR for coin in coins]
             for step in range(num_steps)

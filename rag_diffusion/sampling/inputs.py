@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from rag_diffusion.models.neighbor_batch import Neighbor
 
-Given = Sequence[Neighbor] | Sequence[Sequence[Neighbor]]
+Given = Neighbor | Sequence[Neighbor] | Sequence[Sequence[Neighbor]]
+Exclude = Sequence[Collection[str]] | None
 
 
 def as_prompts(prompt: str | Sequence[str]) -> list[str]:
@@ -22,18 +24,66 @@ def as_prompts(prompt: str | Sequence[str]) -> list[str]:
 
 
 def by_prompt(given: Given, count: int) -> list[list[Neighbor]]:
-    """Neighbors by hand: one list for all prompts, or one for each."""
-    flat = [one for one in given if isinstance(one, Neighbor)]
-    if len(flat) == len(given) and flat:
-        return [flat] * count
-    lists = [list(one) for one in given if isinstance(one, list | tuple)]
-    wrong = [one for one in itertools.chain(*lists) if not isinstance(one, Neighbor)]
-    if wrong or len(lists) != len(given) or len(lists) != count:
-        got = type(wrong[0]).__name__ if wrong else f"{len(given)} entries"
-        raise ValueError(
-            f"neighbors: expected a list of Neighbor, or one such list for each of {count} prompts, got {got}"
-        )
+    """Neighbors by hand: one or a list for all prompts, or a list for each of them; an empty list is none.
+
+    Raises:
+        ValueError: they are something else, or one name stands for two different pictures.
+    """
+    entries: list[object] = [given] if isinstance(given, Neighbor) else list(given)
+    flat = [one for one in entries if isinstance(one, Neighbor)]
+    lists = [list(one) for one in entries if isinstance(one, list | tuple)]
+    if len(flat) == len(entries):
+        lists = [flat] * count
+    else:
+        wrong = [one for one in itertools.chain(*lists) if not isinstance(one, Neighbor)]
+        if wrong or len(lists) != len(entries) or len(lists) != count:
+            got = type(wrong[0]).__name__ if wrong else f"{len(entries)} entries"
+            raise ValueError(
+                f"neighbors: expected a list of Neighbor, or one such list for each of {count} prompts, got {got}"
+            )
+    known: dict[str, Neighbor] = {}
+    for one in itertools.chain(*lists):
+        if known.setdefault(one.name, one) is not one and known[one.name].digest != one.digest:
+            raise ValueError(f"neighbors: expected one picture and caption for pair id {one.name!r}, got two")
     return lists
+
+
+def check_exclude(exclude: Exclude, prompts: int, by_hand: bool) -> None:
+    """Refuse pair ids to exclude that do not fit.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if exclude is None:
+        return
+    if by_hand:
+        raise ValueError("exclude: expected None with neighbors given by hand; leave the pairs out of them")
+    if len(exclude) != prompts or any(isinstance(names, str) or names is None for names in exclude):
+        raise ValueError(f"exclude: expected a collection of pair ids for each of {prompts} prompts, got {exclude!r}")
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse numbers that are no whole numbers from their least on: 0 for neighbors, 1 for the rest.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in counts.items():
+        least = 0 if name == "num_neighbors" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def reproducing_seeds(generators: Sequence[torch.Generator], latents: Tensor | None) -> list[int | None]:
+    """The seed that draws each image again; None where none does: a generator that was used, is shared, or latents."""
+    if latents is not None:
+        return [None] * len(generators)
+    shared = {key for key, times in Counter(id(one) for one in generators).items() if times > 1}
+    fresh = [torch.Generator(one.device).manual_seed(one.initial_seed()).get_state() for one in generators]
+    return [
+        one.initial_seed() if id(one) not in shared and torch.equal(one.get_state(), state) else None
+        for one, state in zip(generators, fresh, strict=True)
+    ]
 
 
 def as_generators(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
@@ -57,15 +107,19 @@ def initial_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...],
     return latents.float()
 
 
-def repeat(exclude: Sequence[Collection[str]] | None, times: int) -> list[Collection[str]] | None:
+def repeat(exclude: Exclude, times: int) -> list[Collection[str]] | None:
     """Each entry so many times in a row."""
     return None if exclude is None else [names for names in exclude for _ in range(times)]
 
 
 def coins(generators: Sequence[torch.Generator]) -> list[int]:
-    """A seed of the coin for each image: that of its generator, and a different one where they share one."""
-    shared = len(generators) > 1 and len({id(one) for one in generators}) == 1
-    return [one.initial_seed() + number * shared for number, one in enumerate(generators)]
+    """A seed of the coin for each image: that of its generator, and another one for each image that shares it."""
+    times: Counter[int] = Counter()
+    seeds = []
+    for one in generators:
+        seeds.append((one.initial_seed() + times[id(one)]) % 2**63)
+        times[id(one)] += 1
+    return seeds
 
 
 def seeded(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.device import autocast
@@ -17,7 +19,7 @@ from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
 from rag_diffusion.sampling.conditioning import Conditioning
-from rag_diffusion.sampling.denoise import denoise, takes_variance
+from rag_diffusion.sampling.denoise import denoise, solver_steps, takes_variance
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.threshold import Thresholding, threshold
@@ -55,15 +57,19 @@ class Loop:
             text=model.text_encoder(self.prompts).to(model.device),
             null=model.text_encoder([""] * len(self.prompts)).to(model.device),
         )
-        plan = self.guidance.plan(conditioning.num_steps, self.seeds)
+        plan, step_of = self.guidance.plan(conditioning.num_steps, self.seeds), solver_steps(self.scheduler)
         learned = takes_variance(self.scheduler)
         last: list[Tensor] = [noise]
 
+        def so_far() -> NDArray[np.uint8]:
+            return images_to_pixels(model.codec.decode(last[0]).float()).cpu().numpy()
+
         def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
             with autocast(self.precision, model.device):
-                conditioning.at(number, lambda: images_to_pixels(model.codec.decode(last[0]).float()).cpu().numpy())
+                if number == 0 or step_of[number] > step_of[number - 1]:
+                    conditioning.at(step_of[number], so_far)
                 features, shown, recorder = conditioning.features, conditioning.shown, conditioning.recorder
-                output = guided(sample, timestep, plan[number], features, shown, recorder)
+                output = guided(sample, timestep, plan[step_of[number]], features, shown, recorder)
             mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
             mean = threshold(model, self.thresholding, sample, timestep, mean)
             last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))

@@ -7,7 +7,8 @@ Shapes: B images (prompts x images per prompt, the images of a prompt together),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,27 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.device import check_precision
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.conditioning import Conditioning, Looked
-from rag_diffusion.sampling.denoise import check_scheduler, make_scheduler
+from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, check_fits, make_scheduler
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import Given, as_generators, as_prompts, by_prompt, coins, initial_noise, repeat
+from rag_diffusion.sampling.inputs import (
+    Exclude,
+    Given,
+    as_generators,
+    as_prompts,
+    by_prompt,
+    check_counts,
+    check_exclude,
+    coins,
+    initial_noise,
+    repeat,
+    reproducing_seeds,
+)
 from rag_diffusion.sampling.loop import Loop
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import (
@@ -36,7 +50,7 @@ from rag_diffusion.sampling.output import (
 )
 from rag_diffusion.sampling.provenance import Provenance, Source
 from rag_diffusion.sampling.schedule import RetrievalSchedule
-from rag_diffusion.sampling.threshold import Thresholding
+from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
 
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -47,7 +61,7 @@ class RetrievalPipeline(DiffusionPipeline):
     Args:
         generator: U-Net, codec, text encoder and variance schedule.
         retriever: finds neighbors for prompts; without one they are given by hand.
-        scheduler: one of `denoise.SCHEDULERS`, by class name.
+        scheduler: one of `denoise.SCHEDULERS`, by class name; later `Other.from_config(pipe.scheduler.config)`.
         precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
             at it.
     """
@@ -58,20 +72,21 @@ class RetrievalPipeline(DiffusionPipeline):
         self,
         generator: Generator,
         retriever: Retriever | None = None,
-        scheduler: str = "DDIMScheduler",
+        scheduler: str = DEFAULT_SCHEDULER,
         precision: str = "fp32",
     ) -> None:
         super().__init__()
+        check_precision(precision)
         self.generator, self.retriever, self.precision = generator, retriever, precision
         self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
 
     @classmethod
-    def from_pretrained(  # noqa: D417  -- arguments of one kind share a line
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         retriever: Retriever | str | Path | None = None,
         *,
-        scheduler: str = "DDIMScheduler",
+        scheduler: str | None = None,
         precision: str = "fp32",
         device: torch.device | str = "cpu",
         **options: Any,
@@ -82,7 +97,8 @@ class RetrievalPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: folder, or hub name of a published pipeline.
             retriever: as in the constructor, or the project's root, whose corpus, encoder and index are read. It is not
                 part of the generator's folder.
-            scheduler, precision: as in the constructor.
+            scheduler: as in the constructor; None is the one that was saved, where it fits.
+            precision: as in the constructor.
             device: where the weights are to live.
             **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`, ...
 
@@ -93,39 +109,57 @@ class RetrievalPipeline(DiffusionPipeline):
         if isinstance(retriever, str | Path):
             retriever = Retriever.open(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
-        return cls(generator, retriever, scheduler, precision)
+        saved = generator.saved_scheduler if generator.saved_scheduler in SCHEDULERS else DEFAULT_SCHEDULER
+        return cls(generator, retriever, scheduler or str(saved), precision)
 
-    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Write the generator; `from_pretrained` reads it again."""
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write generator and scheduler; `from_pretrained` reads them again."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        save_generator(self.generator, folder)
+        self.generator.unet = self.unet
+        save_generator(self.generator, folder, self.scheduler)
 
     @property
     def components(self) -> dict[str, Any]:
         """The parts that hooks act on."""
         published = self.generator.published
         parts = {} if published is None else dict(published.components)
-        return parts | {"unet": self.generator.unet, "scheduler": self.scheduler}
+        return parts | {"unet": self.unet, "scheduler": self.scheduler}
 
     @property
     def device(self) -> torch.device:
         """Where the U-Net computes."""
         return self.generator.device
 
-    def to(self, device: torch.device | str, **_: Any) -> RetrievalPipeline:
-        """Move every part."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net's weights."""
+        found: torch.dtype = self.unet.dtype
+        return found
+
+    def to(self, device: torch.device | str, *, silence_dtype_warnings: bool = False) -> RetrievalPipeline:
+        """Move every part. Weights of another type are read so: `from_pretrained(..., torch_dtype=...)`.
+
+        Args:
+            device: where to.
+            silence_dtype_warnings: diffusers' own hooks say it; without effect.
+
+        Raises:
+            ValueError: it is no device.
+        """
+        if isinstance(device, torch.dtype):
+            raise ValueError(f"to: expected a device, got {device}; use precision, or torch_dtype in from_pretrained")
         self.generator.to(device)
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str],
         neighbors: Given | None = None,
         *,
         num_neighbors: int = 3,
-        exclude: Sequence[Collection[str]] | None = None,
+        exclude: Exclude = None,
         retrieval_schedule: RetrievalSchedule | None = None,
         guidance: Guidance | None = None,
         num_inference_steps: int = 20,
@@ -161,38 +195,49 @@ class RetrievalPipeline(DiffusionPipeline):
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
         """
-        check_scheduler(type(self.scheduler).__name__)
+        check_counts(
+            num_neighbors=num_neighbors,
+            num_inference_steps=num_inference_steps,
+            num_images_per_prompt=num_images_per_prompt,
+        )
         check_output_type(output_type)
-        prompts = as_prompts(prompt)
-        schedule = retrieval_schedule or RetrievalSchedule()
-        most = num_neighbors if schedule.most is None else max(num_neighbors, schedule.most)
+        check_thresholding(thresholding)
+        self.generator.unet = self.unet  # which a user may have compiled or replaced
+        prompts, schedule, guidance = (
+            as_prompts(prompt),
+            retrieval_schedule or RetrievalSchedule(),
+            guidance or Guidance(),
+        )
+        check_exclude(exclude, len(prompts), by_hand=neighbors is not None)
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        check_fits(self.scheduler, self.generator.schedule)
+        most = schedule.most(num_neighbors)
         lists = self._neighbors(prompts, neighbors, most, exclude, schedule)
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
         generators = as_generators(generator, len(repeated))
-        seeds = [one.initial_seed() for one in generators]
-        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
-        steps = len(self.scheduler.timesteps)
+        seeds = reproducing_seeds(generators, latents)
         conditioning = Conditioning(
             cache=NeighborCache(self.generator),
             lists=[lists[number // num_images_per_prompt] for number in range(len(repeated))],
-            phases=schedule.phases(steps),
+            phases=schedule.phases(num_inference_steps, num_neighbors if neighbors is None else None),
             find=lambda pixels: self._search(repeated, most, repeat(exclude, num_images_per_prompt), pixels, schedule),
-            num_steps=steps,
+            num_steps=num_inference_steps,
         )
         noise = initial_noise(generators, self.generator.sample_shape, latents).to(self.device)
-        with enough_memory(len(repeated)), conditioning, self.progress_bar(total=steps) as bar:
+        with enough_memory(len(repeated)), conditioning, self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
 
             def after(number: int, timestep: Tensor, sample: Tensor) -> Tensor:
                 bar.update()
                 if callback_on_step_end is None:
                     return sample
-                return callback_on_step_end(self, number, timestep, {"latents": sample}).get("latents", sample)
+                changed = callback_on_step_end(self, number, timestep, {"latents": sample}) or {}
+                return changed.get("latents", sample)
 
             loop = Loop(
                 generator=self.generator,
                 scheduler=self.scheduler,
                 prompts=repeated,
-                guidance=guidance or Guidance(),
+                guidance=guidance,
                 thresholding=thresholding,
                 seeds=coins(generators),
                 precision=self.precision,
@@ -201,7 +246,15 @@ class RetrievalPipeline(DiffusionPipeline):
             images = to_output(self.generator.codec, loop.run(noise, generators, conditioning), output_type)
         looked = conditioning.looked()
         self.maybe_free_model_hooks()
-        found = [self._provenance(*facts) for facts in zip(repeated, seeds, looked, strict=True)]
+        settings = {
+            "scheduler": type(self.scheduler).__name__,
+            "num_inference_steps": num_inference_steps,
+            "guidance": asdict(guidance),
+            "thresholding": thresholding,
+        }
+        corpus_hash = "" if neighbors is not None or self.retriever is None else self.retriever.corpus.hash
+        facts = zip(repeated, seeds, looked, strict=True)
+        found = [replace(self._provenance(*fact), settings=settings, corpus_hash=corpus_hash) for fact in facts]
         heat = [list(one.heat) for one in looked]
         return RetrievalPipelineOutput(images=images, provenance=found, heat_maps=heat)
 
@@ -210,7 +263,7 @@ class RetrievalPipeline(DiffusionPipeline):
         prompts: Sequence[str],
         given: Given | None,
         most: int,
-        exclude: Sequence[Collection[str]] | None,
+        exclude: Exclude,
         schedule: RetrievalSchedule,
     ) -> list[list[Neighbor]]:
         """Neighbors of each prompt at the first step."""
@@ -226,7 +279,7 @@ class RetrievalPipeline(DiffusionPipeline):
         self,
         prompts: Sequence[str],
         most: int,
-        exclude: Sequence[Collection[str]] | None,
+        exclude: Exclude,
         pixels: NDArray[np.uint8] | None,
         schedule: RetrievalSchedule,
     ) -> list[list[Neighbor]]:
@@ -241,13 +294,11 @@ class RetrievalPipeline(DiffusionPipeline):
                 f"prompt: expected a text to retrieve with, got an empty one at {empty}; give neighbors by hand, "
                 "or draw without by num_neighbors=0"
             )
-        if exclude is not None and len(exclude) != len(prompts):
-            raise ValueError(f"exclude: expected one collection for each of {len(prompts)} prompts, got {len(exclude)}")
         weight = schedule.image_weight
         hits = self.retriever.search(prompts, top_k=most, exclude=exclude, query_images=pixels, image_weight=weight)
         return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]
 
-    def _provenance(self, prompt: str, seed: int, looked: Looked) -> Provenance:
+    def _provenance(self, prompt: str, seed: int | None, looked: Looked) -> Provenance:
         sources = [
             Source(
                 pair_id=neighbor.name,
@@ -255,7 +306,7 @@ class RetrievalPipeline(DiffusionPipeline):
                 source=neighbor.source,
                 licence=neighbor.licence,
                 attribution=neighbor.attribution,
-                score=neighbor.score,
+                score=None if neighbor.score is None else float(neighbor.score),
                 attention=round(share, 5),
             )
             for neighbor, share in zip(looked.neighbors, looked.shares, strict=True)
@@ -263,7 +314,7 @@ class RetrievalPipeline(DiffusionPipeline):
         return Provenance(
             prompt=prompt,
             seed=seed,
-            corpus_hash="" if self.retriever is None else self.retriever.corpus.hash,
+            corpus_hash="",
             model_hash=self.generator.fingerprint,
             neighbors=tuple(sources),
             null_attention=round(looked.null, 5),

@@ -2,10 +2,11 @@
 
 One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
 
-    {"version": 2, "prompt", "variant", "seed", "corpus_hash", "model_hash", "null_attention",
+    {"version": 3, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
      "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "score", "attention"}, ...]}
 
-`score` is the fused retrieval score, null where the neighbor was given by hand; `attention` of all neighbors and
+`seed` is null where no seed draws the image again. `settings` holds scheduler, steps, guidance, thresholding. `score`
+is the fused retrieval score, null where the neighbor was given by hand. `attention` of all neighbors and
 `null_attention` sum to 1.
 """
 
@@ -25,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
 
-VERSION = 2
+VERSION = 3
 CHUNK = "rag_diffusion"
 
 
@@ -47,17 +48,22 @@ class Provenance:
     """Everything that conditioned one image."""
 
     prompt: str
-    seed: int
+    seed: int | None
     corpus_hash: str
     model_hash: str
     neighbors: tuple[Source, ...]
     null_attention: float
+    settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
     version: int = field(default=VERSION)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, in the order of the schema."""
         return asdict(self)
+
+    def as_json(self, indent: int | None = None) -> str:
+        """The same as text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Provenance:
@@ -79,7 +85,7 @@ class Provenance:
 def to_png(pixels: NDArray[np.uint8], provenance: Provenance) -> bytes:
     """A PNG file of an image (H, W, 3) with its provenance inside."""
     info = PngInfo()
-    info.add_itxt(CHUNK, json.dumps(provenance.as_dict(), ensure_ascii=False))
+    info.add_itxt(CHUNK, provenance.as_json())
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
@@ -88,7 +94,7 @@ def to_png(pixels: NDArray[np.uint8], provenance: Provenance) -> bytes:
 def save_png(path: Path, pixels: NDArray[np.uint8], provenance: Provenance) -> None:
     """Write an image (H, W, 3) with its provenance inside, and the same as JSON beside it."""
     atomic_write(path, to_png(pixels, provenance))
-    atomic_write(path.with_suffix(".json"), json.dumps(provenance.as_dict(), ensure_ascii=False, indent=1) + "\n")
+    atomic_write(path.with_suffix(".json"), provenance.as_json(indent=1) + "\n")
 
 
 def read_png(file: Path | bytes) -> Provenance:

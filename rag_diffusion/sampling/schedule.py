@@ -29,13 +29,13 @@ class RetrievalSchedule:
 
     Attributes:
         counts: (share, number) pairs: from that share of the steps on, so many neighbors. ((0, 3), (0.7, 0))
-            shows three until seven tenths, then none.
+            shows three until seven tenths, then none. Before the first entry it is `num_neighbors` of the call.
         query_again: shares of the steps at which neighbors are looked for again, with the x_0 estimate of that moment
             through the image tower of the retriever.
         image_weight: share of the image in the score of those queries.
 
     Raises:
-        ValueError: a share is outside of [0, 1), a query stands at 0, or a number is negative.
+        ValueError: a share is outside of [0, 1), a query stands at 0, or a number is negative or no whole one.
     """
 
     counts: tuple[tuple[float, int], ...] = ()
@@ -49,21 +49,27 @@ class RetrievalSchedule:
             raise ValueError(
                 f"RetrievalSchedule: expected shares of the steps in [0, 1), above 0 for query_again, got {wrong}"
             )
-        if any(number < 0 for _, number in self.counts):
-            raise ValueError(f"RetrievalSchedule: expected numbers of neighbors of at least 0, got {self.counts}")
+        if any(not isinstance(number, int) or number < 0 for _, number in self.counts):
+            raise ValueError(f"RetrievalSchedule: expected whole numbers of at least 0, got {self.counts}")
+        if not 0 <= self.image_weight <= 1:
+            raise ValueError(f"image_weight: expected a share from 0 to 1, got {self.image_weight}")
 
-    def phases(self, num_steps: int) -> list[Phase]:
-        """The schedule for T steps, one phase for each change."""
-        counts = {round(share * num_steps): number for share, number in sorted(self.counts)}
-        queries = {round(share * num_steps) for share in self.query_again}
-        phases, count = [], None
-        for step in sorted({0, *counts, *queries} & set(range(num_steps))):
+    def phases(self, num_steps: int, count: int | None = None) -> list[Phase]:
+        """The schedule for T steps, one phase for each change; every entry is heard for at least one step.
+
+        Args:
+            num_steps: T.
+            count: neighbors until the first entry of `counts`; None is all there are.
+        """
+        last = num_steps - 1
+        counts = {min(round(share * num_steps), last): number for share, number in sorted(self.counts)}
+        queries = {min(max(round(share * num_steps), 1), last) for share in self.query_again} - {0}
+        phases = []
+        for step in sorted({0, *counts, *queries}):
             count = counts.get(step, count)
-            phases.append(Phase(start=step, count=count, query=step in queries and step > 0))
+            phases.append(Phase(start=step, count=count, query=step in queries))
         return phases
 
-    @property
-    def most(self) -> int | None:
-        """The largest number in `counts`; None where it leaves steps to the default."""
-        starts_at_once = any(share == 0 for share, _ in self.counts)
-        return max(number for _, number in self.counts) if starts_at_once else None
+    def most(self, num_neighbors: int) -> int:
+        """The most neighbors that any step shows, of which `num_neighbors` come before the first entry."""
+        return max([num_neighbors, *(number for _, number in self.counts)])

@@ -32,14 +32,19 @@ def threshold(generator: Generator, kind: Thresholding, sample: Tensor, timestep
     Raises:
         ValueError: there is no such kind.
     """
-    if kind not in ("static", "dynamic", "none"):
-        raise ValueError(f"thresholding: expected static, dynamic or none, got {kind!r}")
+    check_thresholding(kind)
     if kind == "none" or not generator.codec.lossless:
         return prediction
     alpha, codec = generator.alphas_cumprod(timestep), generator.codec
     pixels = codec.decode(to_clean(generator.prediction_type, sample, prediction, alpha))
     clean = codec.encode(pixels.clamp(-1, 1) if kind == "static" else dynamic(pixels))
     return from_clean(generator.prediction_type, sample, clean, alpha)
+
+
+def check_thresholding(kind: str) -> None:
+    """Refuse a kind that there is not, with a ValueError."""
+    if kind not in ("static", "dynamic", "none"):
+        raise ValueError(f"thresholding: expected static, dynamic or none, got {kind!r}")
 
 
 def dynamic(pixels: Tensor) -> Tensor:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.generator import noise_schedule
-from rag_diffusion.sampling.denoise import SCHEDULERS, denoise, make_scheduler
+from rag_diffusion.sampling.denoise import (
+    SCHEDULERS,
+    check_fits,
+    denoise,
+    make_scheduler,
+    solver_steps,
+    takes_variance,
+)
 
 MEAN, DEVIATION = 0.4, 0.3
 
@@ -54,3 +65,54 @@ def test_ancestral_noise_is_that_of_the_image(name: str) -> None:
 def test_another_scheduler_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"expected one of DDIMScheduler, .* got '{name}': .*{reason}"):
         scheduler(name, 10)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("to", SCHEDULERS)
+@pytest.mark.parametrize("start", SCHEDULERS)
+def test_one_scheduler_made_from_another_is_the_same(start: str, to: str, learned: bool) -> None:
+    schedule = noise_schedule()
+    if learned:
+        schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    made = getattr(diffusers, to).from_config(make_scheduler(start, schedule).config)
+    made.set_timesteps(10)
+    check_fits(made, schedule)
+    named = make_scheduler(to, schedule)
+    named.set_timesteps(10)
+    assert torch.equal(made.timesteps, named.timesteps)
+    keys = inspect.signature(type(made).__init__).parameters.keys() - {"self"}
+    assert {key: made.config[key] for key in keys} == {key: named.config[key] for key in keys}
+    assert takes_variance(made) == (learned and to in ("DDPMScheduler", "DPMSolverMultistepScheduler"))
+
+
+@pytest.mark.parametrize(
+    ("made", "fault"),
+    [
+        (lambda config: diffusers.DDIMScheduler(), "predicts epsilon, not v_prediction"),
+        (lambda config: diffusers.DDIMScheduler(prediction_type="v_prediction"), "other betas"),
+        (lambda config: diffusers.DDIMScheduler.from_config(config, clip_sample=True), "thresholding of its own"),
+        (
+            lambda config: diffusers.DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
+            "noise levels between",
+        ),
+        (
+            lambda config: diffusers.DPMSolverMultistepScheduler.from_config(config, lambda_min_clipped=-float("inf")),
+            "no lambda_min_clipped",
+        ),
+        (
+            lambda config: diffusers.EulerDiscreteScheduler.from_config(config, timestep_spacing="linspace"),
+            "timesteps that are no integers",
+        ),
+    ],
+)
+def test_a_set_up_that_does_not_fit_is_refused(made: Any, fault: str) -> None:
+    one = made(make_scheduler("DDIMScheduler", noise_schedule()).config)
+    with contextlib.suppress(IndexError, AssertionError):
+        one.set_timesteps(8)
+    with pytest.raises(ConfigError, match=fault):
+        check_fits(one, noise_schedule())
+
+
+def test_the_two_halves_of_a_step_of_heun_belong_together() -> None:
+    assert solver_steps(scheduler("HeunDiscreteScheduler", 3)) == [0, 0, 1, 1, 2]
+    assert solver_steps(scheduler("DDIMScheduler", 3)) == [0, 1, 2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,3 +40,16 @@ def test_the_coin_belongs_to_the_image_and_not_to_the_batch() -> None:
 def test_each_step_has_its_scale() -> None:
     guidance = Guidance(text_guidance_scale=3.0, neighbor_guidance_scale=5.0)
     assert [guidance.scale(step) for step in (Step.PLAIN, Step.TEXT, Step.NEIGHBOR, Step.JOINT)] == [1.0, 3.0, 5.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "alternat"}, "guidance mode: expected one of none, .* got 'alternat'"),
+        ({"interleave_ratio": -3.0}, "expected a share from 0 to 1, got -3"),
+        ({"text_guidance_scale": float("nan")}, "expected finite numbers, got nan"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Guidance(**wrong)

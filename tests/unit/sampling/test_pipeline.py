@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, NeighborBatch, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import initial_noise, seeded
+from rag_diffusion.sampling.inputs import coins, initial_noise, seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -183,6 +184,67 @@ def test_a_hand_given_neighbor_has_a_name_of_its_content() -> None:
     assert red.name == Neighbor(image=np.asarray(red.image), caption="c").name
 
 
+def test_names_of_content_see_palette_and_shape() -> None:
+    red, blue = (
+        Image.new("RGB", (8, 8), color).convert("P", palette=Image.Palette.ADAPTIVE) for color in ("red", "blue")
+    )
+    assert Neighbor(image=red, caption="c").name != Neighbor(image=blue, caption="c").name
+    flat, tall = (Neighbor(image=np.zeros(shape, np.uint8), caption="c") for shape in ((4, 8, 3), (8, 4, 3)))
+    assert flat.name != tall.name
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(1, 64).repeat(64, 0)
+    assert len(np.unique(Neighbor(image=Image.fromarray(ramp), caption="c").pixels(64))) > 40
+
+
+def test_one_neighbor_or_an_empty_list_will_do(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    alone = draw(pipeline, PROMPTS[0], neighbors[1][0], generator=seeded([1]))
+    assert np.array_equal(alone, draw(pipeline, PROMPTS[0], neighbors[1], generator=seeded([1])))
+    none = draw(pipeline, PROMPTS[0], [], generator=seeded([1]))
+    assert np.array_equal(none, draw(pipeline, PROMPTS[0], num_neighbors=0, generator=seeded([1])))
+
+
+def test_images_that_share_a_generator_have_coins_of_their_own() -> None:
+    shared, other = torch.Generator().manual_seed(-1), torch.Generator().manual_seed(9)
+    found = coins([shared, shared, other])
+    assert len(set(found)) == 3
+    assert found[2] == 9
+    assert all(Guidance(mode="interleaved").plan(4, found))
+
+
+def test_a_seed_is_told_only_where_it_draws_the_image_again(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    used = torch.Generator().manual_seed(5)
+    torch.rand(3, generator=used)
+    for generators, expected in ((used, None), (seeded([5])[0], 5)):
+        found = pipeline(PROMPTS[0], neighbors[0], num_inference_steps=1, generator=generators)
+        assert found.provenance[0].seed == expected
+    shared = pipeline(PROMPTS[:2], neighbors[:2], num_inference_steps=1, generator=torch.Generator().manual_seed(5))
+    assert [one.seed for one in shared.provenance] == [None, None]
+
+
+def test_a_scheduler_is_saved_and_read_again(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]], tmp_path: Path
+) -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.save_pretrained(tmp_path)
+    again = quiet(RetrievalPipeline.from_pretrained(tmp_path))
+    assert type(again.scheduler) is EulerDiscreteScheduler
+    settings = again(PROMPTS[0], neighbors[0], num_inference_steps=1).provenance[0].settings
+    assert settings["scheduler"] == "EulerDiscreteScheduler"
+    with pytest.raises(ModelError, match=r"expected no options for a generator of this project, got \['sheduler'\]"):
+        RetrievalPipeline.from_pretrained(tmp_path, sheduler="x")
+
+
+def test_a_network_put_in_its_place_is_used(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    before = draw(pipeline, PROMPTS[0], neighbors[0], generator=seeded([1]))
+    other = copy.deepcopy(pipeline.unet)
+    torch.nn.init.normal_(other.conv_out.weight)
+    pipeline.unet = other
+    assert not np.array_equal(before, draw(pipeline, PROMPTS[0], neighbors[0], generator=seeded([1])))
+
+
 def test_a_weight_of_zero_hides_a_neighbor(pipeline: RetrievalPipeline, tiny_corpus: Corpus) -> None:
     one, two = neighbors_from(tiny_corpus, LISTS[0])
     hidden = Neighbor(image=two.image, caption=two.caption, pair_id=two.pair_id, weight=0)
@@ -205,6 +267,19 @@ def test_what_does_not_fit_is_told(pipeline: RetrievalPipeline, neighbors: list[
         pipeline([], neighbors)
     with pytest.raises(ValueError, match="output_type: expected one of pil, np, pt, latent, got 'jpg'"):
         pipeline(PROMPTS[0], neighbors[0], output_type="jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="num_neighbors: expected a whole number of at least 0, got -1"):
+        pipeline(PROMPTS[0], num_neighbors=-1)
+    with pytest.raises(ValueError, match="num_inference_steps: expected a whole number of at least 1, got 0"):
+        pipeline(PROMPTS[0], neighbors[0], num_inference_steps=0)
+    with pytest.raises(ValueError, match="expected one picture and caption for pair id 'x', got two"):
+        pair = [Neighbor(image=Image.new("RGB", (8, 8), color), caption="c", pair_id="x") for color in ("red", "blue")]
+        pipeline(PROMPTS[0], pair)
+    with pytest.raises(ValueError, match="expected a device, got torch.bfloat16"):
+        pipeline.to(torch.bfloat16)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="precision: expected one of auto, fp32, bf16, fp16, got 'bf-16'"):
+        RetrievalPipeline(pipeline.generator, precision="bf-16")
+    with pytest.raises(ValueError, match="expected a finite score or None, got nan"):
+        Neighbor(image=Image.new("RGB", (2, 2)), caption="", score=float("nan"))
     with pytest.raises(ValueError, match="expected a finite weight of at least 0, got -1"):
         Neighbor(image=Image.new("RGB", (2, 2)), caption="", weight=-1)
     with pytest.raises(ValueError, match=r"expected a PIL image or a uint8 array .* got float64 \(4, 4, 3\)"):

@@ -80,7 +80,17 @@ def test_phases_follow_the_shares() -> None:
         Phase(start=10, count=1, query=False),
     ]
     assert RetrievalSchedule().phases(20) == [Phase(start=0, count=None, query=False)]
-    assert schedule.most == 3
+    assert schedule.most(2) == 3
+    late = RetrievalSchedule(counts=((0.99, 0),), query_again=(0.01,))
+    assert [(phase.start, phase.count, phase.query) for phase in late.phases(20, 4)] == [
+        (0, 4, False), (1, 4, True), (19, 0, False)
+    ]  # fmt: skip
+
+
+def test_the_schedule_may_ask_for_more_than_the_call(pipeline: RetrievalPipeline) -> None:
+    more = RetrievalSchedule(counts=((0.5, 4),))
+    assert len(run(pipeline, num_neighbors=2, retrieval_schedule=more).provenance[0].neighbors) == 4
+    assert len(run(pipeline, num_neighbors=0, retrieval_schedule=more).provenance[0].neighbors) == 4
 
 
 def test_a_constant_schedule_is_none_at_all(pipeline: RetrievalPipeline) -> None:
@@ -152,7 +162,9 @@ def test_images_and_texts_share_the_score(retriever: Retriever) -> None:
     [
         ({"counts": ((1.0, 3),)}, r"expected shares of the steps in \[0, 1\).* got \[1.0\]"),
         ({"query_again": (0.0,)}, "above 0 for query_again"),
-        ({"counts": ((0.0, -1),)}, "expected numbers of neighbors of at least 0"),
+        ({"counts": ((0.0, 1.5),)}, "expected whole numbers"),
+        ({"image_weight": 2.0}, "expected a share from 0 to 1, got 2.0"),
+        ({"counts": ((0.0, -1),)}, "expected whole numbers of at least 0"),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:
@@ -164,5 +176,9 @@ def test_looking_again_needs_a_retriever(pipeline: RetrievalPipeline, tiny_corpu
     given = neighbors_from(tiny_corpus, ["tiny/noto/red-circle"])
     with pytest.raises(ValueError, match="expected a retriever and no neighbors by hand"):
         run(pipeline, given, retrieval_schedule=RetrievalSchedule(query_again=(0.5,)))
+    with pytest.raises(ValueError, match="exclude: expected None with neighbors given by hand"):
+        run(pipeline, given, exclude=[["a"]])
+    with pytest.raises(ValueError, match="exclude: expected a collection of pair ids for each of 1 prompts"):
+        run(pipeline, exclude=["tiny/noto/red-circle"])
     with pytest.raises(ValueError, match="expected a text to retrieve with, got an empty one at"):
         pipeline("")
