@@ -25,7 +25,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.provenance import VERSION, Provenance
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
@@ -104,6 +104,7 @@ class Drawing:
     def _scratch(self) -> Path:
         """Named after everything that decides a pixel but the prompts and the variant."""
         facts = {
+            "provenance": VERSION,
             "model": tree_hash(self.model),
             "neighbors": tree_hash(self.root / layout.NEIGHBORS),
             "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),

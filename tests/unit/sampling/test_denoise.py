@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.generator import noise_schedule
+from rag_diffusion.models.parametrisation import from_clean
 from rag_diffusion.sampling.denoise import (
     SCHEDULERS,
     check_fits,
@@ -26,26 +27,37 @@ from rag_diffusion.sampling.denoise import (
 MEAN, DEVIATION = 0.4, 0.3
 
 
-def ideal(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
-    """v of the best denoiser for x_0 ~ N(m, s^2): E[x_0 | x_t] = m + a s^2 / (a^2 s^2 + b^2) (x_t - a m)."""
-    alpha = noise_schedule().alphas_cumprod[int(timestep)]
-    a, b = alpha.sqrt(), (1 - alpha).sqrt()
-    clean = MEAN + a * DEVIATION**2 / (alpha * DEVIATION**2 + 1 - alpha) * (sample - a * MEAN)
-    return a * (sample - a * clean) / b - b * clean
+LATENT = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)  # Stable Diffusion's
 
 
-def scheduler(name: str, steps: int) -> Any:
-    made = make_scheduler(name, noise_schedule())
+def ideal_of(schedule: DDPMScheduler) -> Any:
+    """The best denoiser for x_0 ~ N(m, s^2): E[x_0 | x_t] = m + a s^2 / (a^2 s^2 + b^2) (x_t - a m)."""
+
+    def ideal(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
+        alpha = schedule.alphas_cumprod[int(timestep)]
+        a = alpha.sqrt()
+        clean = MEAN + a * DEVIATION**2 / (alpha * DEVIATION**2 + 1 - alpha) * (sample - a * MEAN)
+        return from_clean(schedule.config.prediction_type, sample, clean, alpha)
+
+    return ideal
+
+
+ideal = ideal_of(noise_schedule())
+
+
+def scheduler(name: str, steps: int, schedule: DDPMScheduler | None = None) -> Any:
+    made = make_scheduler(name, schedule or noise_schedule())
     made.set_timesteps(steps)
     return made
 
 
+@pytest.mark.parametrize("schedule", [noise_schedule(), LATENT], ids=["cosine-v", "linear-epsilon"])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_ideal_denoiser_of_a_gaussian_ends_with_that_gaussian(name: str) -> None:
+def test_the_ideal_denoiser_of_a_gaussian_ends_with_that_gaussian(name: str, schedule: DDPMScheduler) -> None:
     noise = torch.randn(200, 1, 10, 10, generator=torch.Generator().manual_seed(0))
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
-    drawn = denoise(scheduler(name, 200), noise, ideal, generators=generators)
-    assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.01)
+    drawn = denoise(scheduler(name, 200, schedule), noise, ideal_of(schedule), generators=generators)
+    assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.03)
     assert float(drawn.std()) == pytest.approx(DEVIATION, rel=0.03)
 
 
