@@ -82,6 +82,20 @@ def tree_hash(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def code_hash(*packages: str) -> str:
+    """sha256 over the source files of packages of this library, in hex: what unfinished work must be of, to go on.
+
+    Args:
+        packages: e.g. `sampling`.
+    """
+    digest = hashlib.sha256()
+    for package in packages:
+        folder = Path(__file__).parent / package
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{package}/{file.relative_to(folder).as_posix()}\0{file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def _raise_if_full(error: OSError, path: Path) -> None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free / 2**20

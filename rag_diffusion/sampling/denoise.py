@@ -31,6 +31,7 @@ SCHEDULERS = (
 )
 DEFAULT_SCHEDULER = "DDIMScheduler"
 COSINE = "squaredcos_cap_v2"
+_MOST_GAP = 0.05  # of a step
 _LOWEST_LAMBDA = -5.1  # of DPM-Solver++ on a cosine schedule, whose log-SNR falls without bound
 
 Predict = Callable[[int, Tensor, Tensor], Tensor]
@@ -92,12 +93,23 @@ def check_fits(scheduler: Any, schedule: DDPMScheduler) -> None:
         fault = "noise levels between the timesteps that the network knows"
     elif name.startswith("DPMSolver") and config.beta_schedule == COSINE and config.lambda_min_clipped < -10:
         fault = "no lambda_min_clipped on a cosine schedule, whose log-SNR falls without bound"
+    elif (gap := _gap(scheduler)) > _MOST_GAP:
+        count = scheduler.num_inference_steps
+        fault = f"{count} steps: it would land {gap:.0%} of a step beside the next timestep; use a divisor of 1000"
     elif bool((scheduler.timesteps != scheduler.timesteps.round()).any()):
         fault = "timesteps that are no integers"
     if fault is not None:
         raise ConfigError(
             f"scheduler: expected one made by `{name}.from_config(pipeline.scheduler.config)`, got one with {fault}"
         )
+
+
+def _gap(scheduler: Any) -> float:
+    """DDIM and DDPM step down by a whole number of timesteps, also where the next one lies a fraction further."""
+    if type(scheduler).__name__ not in ("DDIMScheduler", "DDPMScheduler"):
+        return 0.0
+    total, count = scheduler.config.num_train_timesteps, scheduler.num_inference_steps
+    return float(1 - (total // count) * count / total)
 
 
 def solver_steps(scheduler: Any) -> list[int]:

@@ -16,7 +16,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import Config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
-from rag_diffusion.files import atomic_write, tree_hash
+from rag_diffusion.files import atomic_write, code_hash, tree_hash
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
@@ -25,7 +25,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import VERSION, Provenance
+from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
@@ -104,7 +104,7 @@ class Drawing:
     def _scratch(self) -> Path:
         """Named after everything that decides a pixel but the prompts and the variant."""
         facts = {
-            "provenance": VERSION,
+            "code": code_hash("models", "sampling"),
             "model": tree_hash(self.model),
             "neighbors": tree_hash(self.root / layout.NEIGHBORS),
             "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),

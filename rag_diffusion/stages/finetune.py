@@ -16,7 +16,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import FinetuneConfig
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
-from rag_diffusion.files import tree_hash
+from rag_diffusion.files import code_hash, tree_hash
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.own import SPEC
@@ -51,7 +51,7 @@ def run(ctx: StageContext) -> None:
         corpus,
         table,
         accelerator,
-        fingerprint_of={"base": base_hash},
+        fingerprint_of={"base": base_hash, "code": code_hash("models", "training")},
         base=card,
     )
     if accelerator.is_main_process:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.files import atomic_dir, atomic_write, file_hash, tree_hash
+from rag_diffusion.files import atomic_dir, atomic_write, code_hash, file_hash, tree_hash
 
 OLD = b"old content"
 TOO_MUCH = b"x" * (2 << 20)
@@ -165,3 +165,9 @@ def test_tree_hash_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
     assert tree_hash(tmp_path / "two") != same
     put(tmp_path / "one" / "a", b"other")
     assert tree_hash(tmp_path / "one") != same
+
+
+def test_the_code_hash_follows_the_package_it_names() -> None:
+    assert code_hash("sampling") == code_hash("sampling")
+    assert code_hash("sampling") != code_hash("models")
+    assert code_hash("models", "sampling") not in (code_hash("sampling"), code_hash("models"))

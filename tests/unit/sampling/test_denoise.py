@@ -53,7 +53,7 @@ def scheduler(name: str, steps: int, schedule: DDPMScheduler | None = None) -> A
 
 @pytest.mark.parametrize(
     ("schedule", "steps", "shift", "spread"),
-    [(noise_schedule(), 200, 0.01, 0.03), (LATENT, 400, 0.02, 0.05)],  # the second ends above pure noise
+    [(noise_schedule(), 200, 0.01, 0.03), (LATENT, 500, 0.02, 0.05)],  # the second ends above pure noise
     ids=["cosine-v", "linear-epsilon"],
 )
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -129,6 +129,13 @@ def test_a_set_up_that_does_not_fit_is_refused(made: Any, fault: str) -> None:
         one.set_timesteps(8)
     with pytest.raises(ConfigError, match=fault):
         check_fits(one, noise_schedule())
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler"])
+def test_steps_between_the_timesteps_are_refused(name: str) -> None:
+    check_fits(scheduler(name, 30), noise_schedule())
+    with pytest.raises(ConfigError, match="400 steps: it would land 20% of a step beside the next timestep"):
+        check_fits(scheduler(name, 400), noise_schedule())
 
 
 def test_the_two_halves_of_a_step_of_heun_belong_together() -> None:
