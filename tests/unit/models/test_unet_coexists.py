@@ -144,3 +144,29 @@ def test_a_checkpoint_with_nan_or_of_another_architecture_is_refused(tmp_path: P
     plain.save_pretrained(tmp_path / "nan")
     with pytest.raises(ValueError, match=r"expected finite weights, got NaN or infinity in \['conv_in.weight'\]"):
         RetrievalUNet.from_pretrained(tmp_path / "nan")
+
+
+@torch.no_grad()
+def test_gligen_grounds_the_image_and_not_its_neighbors(tmp_path: Path) -> None:
+    gated = {"attention_type": "gated", "cross_attention_dim": 16}
+    torch.manual_seed(0)
+    plain = UNet2DConditionModel(**SD.config | gated).eval()
+    for name, value in plain.named_parameters():
+        if "alpha_" in name:  # the gates, which start closed
+            torch.nn.init.ones_(value)
+    unet = loaded(plain, tmp_path)
+    draws = torch.Generator().manual_seed(5)
+    objects = {
+        "boxes": torch.rand(3, 4, 4, generator=draws),
+        "masks": torch.ones(3, 4),
+        "positive_embeddings": torch.randn(3, 4, 16, generator=draws),
+    }
+    given = SD.inputs() | {"cross_attention_kwargs": {"gligen": objects}}
+    grounded = plain(**given).sample
+    assert not torch.equal(grounded, plain(**SD.inputs()).sample)
+    assert torch.equal(unet(**given).sample, grounded)
+    kv = features(unet, SD, BOTH)
+    both = unet(**given, neighbors=kv, and_without=True).sample
+    torch.testing.assert_close(both[3:], grounded, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[:3], unet(**given, neighbors=kv).sample, atol=1e-5, rtol=1e-5)
+
