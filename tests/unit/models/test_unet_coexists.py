@@ -169,4 +169,3 @@ def test_gligen_grounds_the_image_and_not_its_neighbors(tmp_path: Path) -> None:
     both = unet(**given, neighbors=kv, and_without=True).sample
     torch.testing.assert_close(both[3:], grounded, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(both[:3], unet(**given, neighbors=kv).sample, atol=1e-5, rtol=1e-5)
-

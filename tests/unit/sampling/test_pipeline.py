@@ -349,6 +349,20 @@ def test_a_step_compiles_without_a_graph_break(tiny_generator: Generator, neighb
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same_with_attention_recorded(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    def run() -> Any:
+        return pipeline(PROMPTS, neighbors, num_inference_steps=2, generator=seeded([1, 2, 3]), output_type="latent")
+
+    before = run()
+    pipeline.unet = torch.compile(pipeline.unet, backend="aot_eager", fullgraph=True)
+    after = run()
+    torch.testing.assert_close(after.images, before.images, atol=1e-4, rtol=1e-4)
+    assert after.provenance[0].null_attention == pytest.approx(before.provenance[0].null_attention, abs=1e-4)
+
+
 def test_gather_and_the_cache_agree(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
     lists = [neighbors_from(tiny_corpus, names) for names in LISTS]
     batch = NeighborBatch.gather(tiny_corpus, LISTS)
