@@ -56,7 +56,7 @@ def main() -> None:
             "whole": whole(generator, given.images, given.steps, given.rounds),
             "steps": steps("steps of the base generator", generator, given.images, given.rounds * 4),
             "latent_steps": steps(
-                "steps of a Stable Diffusion shape", latent(given.device), given.images, given.rounds * 2
+                "steps of a Stable Diffusion shape", latent(generator), given.images, given.rounds * 2
             ),
             "adapter": adapter(generator, given.images, given.rounds * 4),
         }
@@ -144,13 +144,14 @@ def steps(title: str, generator: Generator, images: int, rounds: int) -> dict[st
     return found | table(f"{title}, ten steps", runs, max(2, rounds // 4), "no neighbors")
 
 
-def latent(device: str) -> Generator:
+def latent(beside: Generator) -> Generator:
     """Stable Diffusion 1.5 at a fifth of its width, 32x32 latents, neighbor attention at three maps, random weights."""
     torch.manual_seed(0)
     unet = RetrievalUNet(
         sample_size=32, block_out_channels=(64, 128, 256, 256), cross_attention_dim=256, neighbor_skips=(6, 8)
-    ).to(device)  # fmt: skip
-    return Generator(unet=unet.eval(), codec=PixelCodec(), text_encoder=None, schedule=DDPMScheduler(), image_size=256)  # type: ignore[arg-type]
+    ).to(beside.device)
+    parts = {"codec": PixelCodec(), "text_encoder": beside.text_encoder, "schedule": DDPMScheduler()}
+    return Generator(unet=unet.eval(), image_size=256, **parts)
 
 
 def adapter(generator: Generator, images: int, rounds: int) -> dict[str, Any]:

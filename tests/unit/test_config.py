@@ -32,7 +32,7 @@ def test_the_repositorys_own_file_loads_with_its_values(project_root: Path, para
 def test_a_loaded_configuration_cannot_be_changed(project_root: Path) -> None:
     config = load_config(project_root / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        config.sample.batch_size = 3  # type: ignore[misc]
+        config.sample.batch_size = 3
 
 
 @pytest.mark.parametrize("where", ["", "sample", "corpus.iconify"])

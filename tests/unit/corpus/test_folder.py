@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def reasons(facts: dict) -> dict[str, str]:  # type: ignore[type-arg]
+def reasons(facts: dict) -> dict[str, str]:
     return {row["what"]: row["reason"].split(":")[0] for row in facts["rejected"]}
 
 

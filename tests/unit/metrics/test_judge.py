@@ -111,7 +111,7 @@ def test_best_copy_prefers_both_then_the_entity_then_the_rank(tiny_ruler: Ruler)
             )
 
     def best(rows: list[int]) -> int:
-        return int(best_copies(Shelf(), np.array([rows]), judge)[0])  # type: ignore[arg-type]
+        return int(best_copies(Shelf(), np.array([rows]), judge)[0])
 
     assert best([10, 11, 12, 13, 14]) == 14
     assert best([10, 11, 13, 12]) == 13

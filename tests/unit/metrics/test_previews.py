@@ -47,7 +47,7 @@ def test_drawings_of_validation_prompts_are_judged_by_step(context: StageContext
     assert len(scores._prompts) <= 24
     scores(tiny_generator, 40)
     scores(tiny_generator, 80)
-    (first, found), (second, again) = context.tracker.metrics  # type: ignore[attr-defined]
+    (first, found), (second, again) = context.tracker.metrics
     assert (first, second) == (40, 80)
     assert found.keys() == {f"validation/{name}" for name in ("joint", "entity", "style", "style_check")}
     assert found == again, "the same noise"
@@ -63,7 +63,7 @@ def test_a_perfect_generator_scores_well_and_noise_does_not(
     for pixels in (real, np.random.default_rng(0).integers(0, 256, real.shape, dtype=np.uint8)):
         monkeypatch.setattr(previews, "draw", lambda *_, pixels=pixels: pixels)
         scores(tiny_generator, 1)
-    (_, good), (_, bad) = context.tracker.metrics  # type: ignore[attr-defined]
+    (_, good), (_, bad) = context.tracker.metrics
     assert good["validation/joint"] > 0.5 > bad["validation/joint"] + 0.2
 
 
@@ -82,6 +82,6 @@ def test_pictures_show_neighbors_above_the_drawing(
     tiny_neighbors: dict[str, dict[str, list[str]]],
 ) -> None:
     pictures(context, tiny_corpus, tiny_neighbors["validation"])(tiny_generator, 30)
-    assert context.tracker.images == [("validation", 30, (8 * 64, 4 * 64))]  # type: ignore[attr-defined]
+    assert context.tracker.images == [("validation", 30, (8 * 64, 4 * 64))]
     pictures(context, tiny_corpus, {})(tiny_generator, 60)
-    assert len(context.tracker.images) == 1  # type: ignore[attr-defined]
+    assert len(context.tracker.images) == 1

@@ -23,7 +23,7 @@ def inputs(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
     )  # fmt: skip
 
 
-def features(unet: RetrievalUNet, mask: torch.Tensor) -> dict:  # type: ignore[type-arg]
+def features(unet: RetrievalUNet, mask: torch.Tensor) -> dict:
     generator = torch.Generator().manual_seed(2)
     maps = unet.encode_neighbors(
         torch.randn(4, 12, 8, 8, generator=generator), torch.randn(4, 7, 24, generator=generator)

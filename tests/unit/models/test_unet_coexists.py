@@ -134,7 +134,7 @@ def test_all_parts_and_unknown_parts(tmp_path: Path) -> None:
     unet = loaded(SD.plain(), tmp_path)
     assert train_parts(unet, "all").keys() == dict(unet.named_parameters()).keys()
     with pytest.raises(ConfigError, match="expected one of all, neighbors, lora, got 'some'"):
-        train_parts(unet, "some")  # type: ignore[arg-type]
+        train_parts(unet, "some")
 
 
 def test_a_checkpoint_with_nan_or_of_another_architecture_is_refused(tmp_path: Path) -> None:

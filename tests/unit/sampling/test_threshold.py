@@ -25,7 +25,7 @@ def test_static_thresholding_keeps_pixels_in_range_and_others_as_they_are(tiny_g
     torch.testing.assert_close(after, before.clamp(-1, 1), atol=1e-4, rtol=1e-4)
     assert torch.equal(threshold(tiny_generator, "none", sample, timestep, output), output)
     with pytest.raises(ValueError, match="expected static, dynamic or none, got 'soft'"):
-        threshold(tiny_generator, "soft", sample, timestep, output)  # type: ignore[arg-type]
+        threshold(tiny_generator, "soft", sample, timestep, output)
 
 
 def test_dynamic_thresholding_by_hand() -> None:

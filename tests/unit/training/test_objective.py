@@ -46,7 +46,7 @@ def loss(
     kind: str, noised: Noised, guess: Tensor, objective: str = "v_prediction", weighting: str = "constant"
 ) -> Tensor:
     said = from_clean(kind, noised.sample, guess, noised.alpha_cumprod.double())
-    return weighted_loss(kind, said, noised, objective, weighting).double()  # type: ignore[arg-type]
+    return weighted_loss(kind, said, noised, objective, weighting).double()
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
@@ -70,7 +70,7 @@ def test_the_loss_is_the_same_whatever_the_network_predicts(
         ("v_prediction", "p2", lambda snr: snr / (1 + snr)),
     ],
 )
-def test_each_choice_is_its_weight_on_x0(noised: Noised, guess: Tensor, objective: str, weighting: str, weight) -> None:  # type: ignore[no-untyped-def]
+def test_each_choice_is_its_weight_on_x0(noised: Noised, guess: Tensor, objective: str, weighting: str, weight) -> None:
     expected = weight(snr_of(noised)) * clean_error(noised, guess)
     for kind in PREDICTIONS:
         torch.testing.assert_close(loss(kind, noised, guess, objective, weighting), expected, rtol=1e-4, atol=0)
@@ -78,7 +78,7 @@ def test_each_choice_is_its_weight_on_x0(noised: Noised, guess: Tensor, objectiv
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_a_constant_weight_on_what_the_network_predicts_is_its_plain_error(noised: Noised, kind: str) -> None:
-    assert torch.equal(prediction_weight(kind, noised.alpha_cumprod, kind, "constant"), torch.ones(5))  # type: ignore[arg-type]
+    assert torch.equal(prediction_weight(kind, noised.alpha_cumprod, kind, "constant"), torch.ones(5))
 
 
 def test_min_snr_has_its_published_forms(noised: Noised) -> None:
@@ -99,7 +99,7 @@ def test_p2_has_its_published_form_on_eps() -> None:
 def test_a_schedule_that_ends_at_pure_noise_keeps_finite_weights() -> None:
     silent = torch.tensor([0.0, 0.5])
     for weighting in WEIGHTINGS:
-        assert prediction_weight("v_prediction", silent, "v_prediction", weighting).isfinite().all()  # type: ignore[arg-type]
+        assert prediction_weight("v_prediction", silent, "v_prediction", weighting).isfinite().all()
     assert torch.equal(prediction_weight("epsilon", silent, "epsilon", "constant"), torch.ones(2))
 
 

@@ -61,7 +61,7 @@ def test_only_hidden_matrices_are_left_to_muon() -> None:
 def test_the_memory_format_does_not_matter() -> None:
     plain, last = Network(), Network()
     last.load_state_dict(plain.state_dict())
-    last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last.to(memory_format=torch.channels_last)
     for network in (plain, last):
         optimizer = Optimizer(dict(network.named_parameters()), "muon", 0.01)
         for step in range(2):

@@ -66,7 +66,7 @@ def test_hooks_are_called_at_their_steps_with_averaged_weights(trainer: Trainer,
 
     def often(generator: object, step: int) -> None:
         seen.append(("often", step))
-        shown[step] = generator.unet.conv_in.weight.clone()  # type: ignore[attr-defined]
+        shown[step] = generator.unet.conv_in.weight.clone()
 
     hooks = [(2, often), (5, lambda generator, step: seen.append(("seldom", step)))]
     trainer(tmp_path, hooks=hooks)

@@ -127,7 +127,7 @@ def test_the_gain_probe_sees_neighbors(
     assert gains["gain_t850"] == pytest.approx(gains["loss_none_t850"] - gains["loss_retrieved_t850"])
 
 
-def card_of(generator: Generator, corpus: Corpus, pair_ids: Sequence[str]) -> dict:  # type: ignore[type-arg]
+def card_of(generator: Generator, corpus: Corpus, pair_ids: Sequence[str]) -> dict:
     result = TrainResult(generator=generator, losses=[(1, 0.5)], gains=[], images_seen=8, seconds=1.0)
     return make_card(corpus, pair_ids, result, {})
 
