@@ -106,6 +106,7 @@ class ModelConfig(_Section):
     max_text_tokens: int = Field(ge=4, le=512)
     neighbor_skips: list[int]
     neighbor_head_dim: int = Positive
+    neighbor_encoder: Literal["shared", "separate"]
 
 
 class TrainConfig(_Section):

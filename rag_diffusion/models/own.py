@@ -22,6 +22,7 @@ from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
 
 SPEC, _CODEC = "generator.json", "codec.safetensors"
+_TEXT_SIDE = 8  # the largest maps with attention to the text: on larger ones it costs most and helps least
 
 
 def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, device: torch.device | str) -> Generator:
@@ -41,15 +42,18 @@ def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, dev
             f"model.patch_size: expected a divisor of corpus.image_size {image_size}, got {config.patch_size}"
         )
     text_encoder = TextEncoder(config.text_encoder, config.max_text_tokens, device)
-    levels = len(config.block_out_channels)
-    attended = range(1, levels)  # text attention below the finest level: there it costs most and helps least
+    widths, side = config.block_out_channels, image_size // config.patch_size
+    levels = len(widths)
+    attended = [level for level in range(1, levels) if side >> level <= _TEXT_SIDE]
     try:
         unet = RetrievalUNet(
-            sample_size=image_size // config.patch_size,
+            sample_size=side,
             in_channels=3 * config.patch_size**2,
             out_channels=3 * config.patch_size**2,
-            block_out_channels=tuple(config.block_out_channels),
+            block_out_channels=tuple(widths),
             layers_per_block=config.layers_per_block,
+            norm_num_groups=min(32, widths[0] // 4),
+            time_embedding_dim=3 * max(widths),
             down_block_types=tuple(
                 "SimpleCrossAttnDownBlock2D" if level in attended else "DownBlock2D" for level in range(levels)
             ),
@@ -64,6 +68,7 @@ def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, dev
             addition_embed_type_num_heads=8,
             neighbor_skips=tuple(config.neighbor_skips),
             neighbor_head_dim=config.neighbor_head_dim,
+            separate_neighbor_encoder=config.neighbor_encoder == "separate",
         )
     except ValueError as error:
         raise ConfigError(f"model: expected sizes that fit each other, got: {error}") from None

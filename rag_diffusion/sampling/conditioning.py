@@ -19,6 +19,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.attention import Attention, AttentionRecorder
 from rag_diffusion.sampling.guided import Features
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
+from rag_diffusion.sampling.provenance import Source
 from rag_diffusion.sampling.schedule import Phase
 
 Estimate = Callable[[], NDArray[np.uint8]]
@@ -40,6 +41,21 @@ class Looked:
     shares: tuple[float, ...]
     null: float
     heat: tuple[Tensor, ...]
+
+    def sources(self) -> tuple[Source, ...]:
+        """The same for the provenance."""
+        return tuple(
+            Source(
+                pair_id=neighbor.name,
+                caption=neighbor.caption,
+                source=neighbor.source,
+                licence=neighbor.licence,
+                attribution=neighbor.attribution,
+                score=None if neighbor.score is None else float(neighbor.score),
+                attention=round(share, 5),
+            )
+            for neighbor, share in zip(self.neighbors, self.shares, strict=True)
+        )
 
 
 @dataclass(kw_only=True)

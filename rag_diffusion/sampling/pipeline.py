@@ -8,22 +8,21 @@ Shapes: B images (prompts x images per prompt, the images of a prompt together),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
-from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.sampling.conditioning import Conditioning, Looked
+from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, check_fits, make_scheduler
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import (
@@ -31,12 +30,9 @@ from rag_diffusion.sampling.inputs import (
     Given,
     as_generators,
     as_prompts,
-    by_prompt,
     check_counts,
-    check_exclude,
     coins,
     initial_noise,
-    repeat,
     reproducing_seeds,
 )
 from rag_diffusion.sampling.loop import Loop
@@ -48,8 +44,9 @@ from rag_diffusion.sampling.output import (
     enough_memory,
     to_output,
 )
-from rag_diffusion.sampling.provenance import Provenance, Source
+from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.schedule import RetrievalSchedule
+from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
 
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -116,8 +113,16 @@ class RetrievalPipeline(DiffusionPipeline):
         """Write generator and scheduler; `from_pretrained` reads them again."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self.generator.unet = self.unet
         save_generator(self.generator, folder, self.scheduler)
+
+    @property
+    def unet(self) -> RetrievalUNet:
+        """The generator's; may be replaced, by a compiled one for example."""
+        return self.generator.unet
+
+    @unet.setter
+    def unet(self, unet: RetrievalUNet) -> None:
+        self.generator.unet = unet
 
     @property
     def components(self) -> dict[str, Any]:
@@ -202,37 +207,34 @@ class RetrievalPipeline(DiffusionPipeline):
         )
         check_output_type(output_type)
         check_thresholding(thresholding)
-        self.generator.unet = self.unet  # which a user may have compiled or replaced
-        prompts, schedule, guidance = (
+        prompts, changes, guidance = (
             as_prompts(prompt),
             retrieval_schedule or RetrievalSchedule(),
             guidance or Guidance(),
         )
-        check_exclude(exclude, len(prompts), by_hand=neighbors is not None)
+        source = NeighborSource(
+            prompts=prompts,
+            images_per_prompt=num_images_per_prompt,
+            given=neighbors,
+            retriever=self.retriever,
+            exclude=exclude,
+            count=num_neighbors,
+            schedule=changes,
+        )
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         check_fits(self.scheduler, self.generator.schedule)
-        most = schedule.most(num_neighbors)
-        lists = self._neighbors(prompts, neighbors, most, exclude, schedule)
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
         generators = as_generators(generator, len(repeated))
         seeds = reproducing_seeds(generators, latents)
         conditioning = Conditioning(
             cache=NeighborCache(self.generator),
-            lists=[lists[number // num_images_per_prompt] for number in range(len(repeated))],
-            phases=schedule.phases(num_inference_steps, num_neighbors if neighbors is None else None),
-            find=lambda pixels: self._search(repeated, most, repeat(exclude, num_images_per_prompt), pixels, schedule),
+            lists=source.first(),
+            phases=changes.phases(num_inference_steps, num_neighbors if neighbors is None else None),
+            find=source.again,
             num_steps=num_inference_steps,
         )
         noise = initial_noise(generators, self.generator.sample_shape, latents).to(self.device)
         with enough_memory(len(repeated)), conditioning, self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-
-            def after(number: int, timestep: Tensor, sample: Tensor) -> Tensor:
-                bar.update()
-                if callback_on_step_end is None:
-                    return sample
-                changed = callback_on_step_end(self, number, timestep, {"latents": sample}) or {}
-                return changed.get("latents", sample)
-
             loop = Loop(
                 generator=self.generator,
                 scheduler=self.scheduler,
@@ -241,81 +243,35 @@ class RetrievalPipeline(DiffusionPipeline):
                 thresholding=thresholding,
                 seeds=coins(generators),
                 precision=self.precision,
-                on_step=after,
+                on_step=partial(self._after_step, bar, callback_on_step_end),
             )
             images = to_output(self.generator.codec, loop.run(noise, generators, conditioning), output_type)
-        looked = conditioning.looked()
         self.maybe_free_model_hooks()
+        looked = conditioning.looked()
         settings = {
             "scheduler": type(self.scheduler).__name__,
             "num_inference_steps": num_inference_steps,
             "guidance": asdict(guidance),
             "thresholding": thresholding,
         }
-        corpus_hash = "" if neighbors is not None or self.retriever is None else self.retriever.corpus.hash
-        facts = zip(repeated, seeds, looked, strict=True)
-        found = [replace(self._provenance(*fact), settings=settings, corpus_hash=corpus_hash) for fact in facts]
-        heat = [list(one.heat) for one in looked]
-        return RetrievalPipelineOutput(images=images, provenance=found, heat_maps=heat)
-
-    def _neighbors(
-        self,
-        prompts: Sequence[str],
-        given: Given | None,
-        most: int,
-        exclude: Exclude,
-        schedule: RetrievalSchedule,
-    ) -> list[list[Neighbor]]:
-        """Neighbors of each prompt at the first step."""
-        if schedule.query_again and (given is not None or self.retriever is None):
-            raise ValueError("query_again: expected a retriever and no neighbors by hand; leave one of them out")
-        if given is not None:
-            return by_prompt(given, len(prompts))
-        if most == 0:
-            return [[] for _ in prompts]
-        return self._search(prompts, most, exclude, None, schedule)
-
-    def _search(
-        self,
-        prompts: Sequence[str],
-        most: int,
-        exclude: Exclude,
-        pixels: NDArray[np.uint8] | None,
-        schedule: RetrievalSchedule,
-    ) -> list[list[Neighbor]]:
-        if self.retriever is None:
-            raise ValueError(
-                "expected a retriever, or neighbors by hand, got neither; give one to the pipeline, "
-                "or draw without by num_neighbors=0"
+        provenance = [
+            Provenance(
+                prompt=text,
+                seed=seed,
+                corpus_hash=source.corpus_hash,
+                model_hash=self.generator.fingerprint,
+                neighbors=one.sources(),
+                null_attention=round(one.null, 5),
+                settings=settings,
             )
-        empty = [number for number, text in enumerate(prompts) if not text.strip()]
-        if empty:
-            raise ValueError(
-                f"prompt: expected a text to retrieve with, got an empty one at {empty}; give neighbors by hand, "
-                "or draw without by num_neighbors=0"
-            )
-        weight = schedule.image_weight
-        hits = self.retriever.search(prompts, top_k=most, exclude=exclude, query_images=pixels, image_weight=weight)
-        return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]
-
-    def _provenance(self, prompt: str, seed: int | None, looked: Looked) -> Provenance:
-        sources = [
-            Source(
-                pair_id=neighbor.name,
-                caption=neighbor.caption,
-                source=neighbor.source,
-                licence=neighbor.licence,
-                attribution=neighbor.attribution,
-                score=None if neighbor.score is None else float(neighbor.score),
-                attention=round(share, 5),
-            )
-            for neighbor, share in zip(looked.neighbors, looked.shares, strict=True)
+            for text, seed, one in zip(repeated, seeds, looked, strict=True)
         ]
-        return Provenance(
-            prompt=prompt,
-            seed=seed,
-            corpus_hash="",
-            model_hash=self.generator.fingerprint,
-            neighbors=tuple(sources),
-            null_attention=round(looked.null, 5),
+        return RetrievalPipelineOutput(
+            images=images, provenance=provenance, heat_maps=[list(one.heat) for one in looked]
         )
+
+    def _after_step(self, bar: Any, tell: OnStep | None, number: int, timestep: Tensor, sample: Tensor) -> Tensor:
+        """Show progress and let the caller change x_t."""
+        bar.update()
+        changed = {} if tell is None else tell(self, number, timestep, {"latents": sample}) or {}
+        return changed.get("latents", sample)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.device import autocast
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import Conditioner, TextFeatures, encode_all
@@ -23,10 +24,19 @@ class TrainingStep(nn.Module):
         generator: its U-Net is the module's only part.
         precision: in which it computes.
         neighbor_gradient: whether the gradient also goes through f(c_n, 0); without, only through the projections.
+
+    Raises:
+        ConfigError: without that gradient, nothing would train a separate neighbor encoder.
     """
 
     def __init__(self, generator: Generator, precision: str, neighbor_gradient: bool) -> None:
         super().__init__()
+        apart = generator.unet.neighbor_encoder
+        if not neighbor_gradient and apart is not None and any(one.requires_grad for one in apart.parameters()):
+            raise ConfigError(
+                "neighbor_gradient: expected true with a separate neighbor encoder, which nothing else trains, got "
+                "false; set it, or share the encoder"
+            )
         self.unet = generator.unet
         self._generator, self._precision, self._neighbor_gradient = generator, precision, neighbor_gradient
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.step import TextMemo, TrainingStep, batch_loss, draw_noised
@@ -51,6 +52,16 @@ def test_the_gradient_goes_through_the_neighbor_encoder_as_asked(trainer: Traine
     assert same is through
     projections = [name for name in gradients[True] if name.startswith("neighbor_attention.")]
     assert all(torch.equal(gradients[through][name], gradients[True][name]) for name in projections)
+
+
+def test_a_separate_encoder_that_nothing_would_train_is_refused(trainer: Trainer) -> None:
+    unet = trainer.generator.unet
+    unet.neighbor_encoder = torch.nn.Linear(2, 2)  # any module that wants a gradient
+    with pytest.raises(ConfigError, match="neighbor_gradient: expected true with a separate neighbor encoder"):
+        TrainingStep(trainer.generator, "fp32", neighbor_gradient=False)
+    TrainingStep(trainer.generator, "fp32", neighbor_gradient=True)
+    unet.neighbor_encoder.requires_grad_(False)
+    TrainingStep(trainer.generator, "fp32", neighbor_gradient=False)
 
 
 @pytest.mark.parametrize("parts", ["all", "neighbors"])

@@ -1,0 +1,89 @@
+"""Where the neighbors of a drawing come from: the retriever, or the caller's hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
+from rag_diffusion.sampling.schedule import RetrievalSchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborSource:
+    """Neighbors of P prompts, B / P images each, the images of a prompt together.
+
+    Args:
+        prompts: P texts.
+        images_per_prompt: B / P.
+        given: by hand; None asks the retriever.
+        retriever: finds them.
+        exclude: for each prompt, pair ids that must not be retrieved.
+        count: neighbors a prompt, where they are retrieved.
+        schedule: how many at most, whether to look again, and by how much of the image.
+
+    Raises:
+        ValueError: one of them does not fit another.
+    """
+
+    prompts: Sequence[str]
+    images_per_prompt: int
+    given: Given | None
+    retriever: Retriever | None
+    exclude: Exclude
+    count: int
+    schedule: RetrievalSchedule
+
+    def __post_init__(self) -> None:
+        check_exclude(self.exclude, len(self.prompts), by_hand=self.given is not None)
+        if self.schedule.query_again and (self.given is not None or self.retriever is None):
+            raise ValueError("query_again: expected a retriever and no neighbors by hand; leave one of them out")
+
+    @property
+    def corpus_hash(self) -> str:
+        """Of the knowledge base; empty for neighbors by hand."""
+        return "" if self.given is not None or self.retriever is None else self.retriever.corpus.hash
+
+    def first(self) -> list[list[Neighbor]]:
+        """Neighbors of B images at the first step."""
+        if self.given is not None:
+            lists = by_prompt(self.given, len(self.prompts))
+        elif self._most == 0:
+            lists = [[] for _ in self.prompts]
+        else:
+            lists = self._search(self.prompts, self.exclude, None)
+        return [one for one in lists for _ in range(self.images_per_prompt)]
+
+    def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
+        """Neighbors of B images (B, H, W, 3) as they look so far."""
+        prompts = [text for text in self.prompts for _ in range(self.images_per_prompt)]
+        return self._search(prompts, repeat(self.exclude, self.images_per_prompt), pixels)
+
+    @property
+    def _most(self) -> int:
+        return self.schedule.most(self.count)
+
+    def _search(
+        self, prompts: Sequence[str], exclude: Exclude, pixels: NDArray[np.uint8] | None
+    ) -> list[list[Neighbor]]:
+        if self.retriever is None:
+            raise ValueError(
+                "expected a retriever, or neighbors by hand, got neither; give one to the pipeline, "
+                "or draw without by num_neighbors=0"
+            )
+        empty = [number for number, text in enumerate(prompts) if not text.strip()]
+        if empty:
+            raise ValueError(
+                f"prompt: expected a text to retrieve with, got an empty one at {empty}; give neighbors by hand, "
+                "or draw without by num_neighbors=0"
+            )
+        weight = self.schedule.image_weight
+        hits = self.retriever.search(
+            prompts, top_k=self._most, exclude=exclude, query_images=pixels, image_weight=weight
+        )
+        return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]
