@@ -124,30 +124,59 @@ def takes_variance(scheduler: Any) -> bool:
     return has and str(scheduler.config.variance_type).startswith("learned")
 
 
+def start_at(scheduler: Any, strength: float) -> int:
+    """The first call of the network for a picture that is noised to a part of the way (SDEdit; diffusers' img2img).
+
+    Args:
+        scheduler: its timesteps set; told where it begins.
+        strength: share of the solver's steps that are left, in (0, 1]; 1 starts from noise.
+
+    Raises:
+        ValueError: the share is outside of that, or leaves no step.
+    """
+    steps = solver_steps(scheduler)
+    count = steps[-1] + 1
+    left = round(strength * count)
+    if not 0 < strength <= 1 or left < 1:
+        raise ValueError(f"strength: expected a share in (0, 1] that leaves one of {count} steps, got {strength}")
+    first = steps.index(count - left)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return first
+
+
 def denoise(
     scheduler: Any,
     noise: Tensor,
     predict: Predict,
     *,
+    clean: Tensor | None = None,
+    first: int = 0,
     generators: Sequence[torch.Generator] | None = None,
     on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Run every step of a scheduler.
+    """Run the steps of a scheduler.
 
     Args:
         scheduler: of `make_scheduler`, its timesteps set.
         noise: (B, D, h, w) standard normal.
-        predict: of the step's number, x_t and t gives the prediction, all of the batch.
+        predict: of the call's number, x_t and t gives the prediction, all of the batch.
+        clean: (B, D, h, w) x_0 that is noised to begin with; None begins with the noise alone.
+        first: the call that is the first one, of `start_at`; numbers count from there.
         generators: of the noise that an ancestral scheduler adds, one an image.
         on_step: gets the number of each finished step, its timestep and the sample after it, which it may change.
 
     Returns:
         (B, D, h, w) x_0.
     """
-    sample: Tensor = noise * scheduler.init_noise_sigma
+    timesteps = scheduler.timesteps[first:]
+    if clean is None:
+        sample: Tensor = noise * scheduler.init_noise_sigma
+    else:
+        sample = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(noise)))
     ancestral = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if generators and ancestral else {}
-    for number, timestep in enumerate(scheduler.timesteps):
+    for number, timestep in enumerate(timesteps):
         seen = scheduler.scale_model_input(sample, timestep)
         sample = scheduler.step(predict(number, seen, timestep), timestep, sample, **extra).prev_sample
         if on_step is not None:

@@ -6,12 +6,17 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from rag_diffusion.models.neighbor_batch import Neighbor
 
 Given = Neighbor | Sequence[Neighbor] | Sequence[Sequence[Neighbor]]
+Picture = Image.Image | NDArray[np.uint8]
+Pictures = Picture | Sequence[Picture]
 Exclude = Sequence[Collection[str]] | None
 
 
@@ -46,6 +51,22 @@ def by_prompt(given: Given, count: int) -> list[list[Neighbor]]:
         if known.setdefault(one.name, one) is not one and known[one.name].digest != one.digest:
             raise ValueError(f"neighbors: expected one picture and caption for pair id {one.name!r}, got two")
     return lists
+
+
+def by_hand(given: Pictures, count: int, size: int) -> NDArray[np.uint8]:
+    """Pictures to begin with, (count, size, size, 3): one for all prompts, or one for each of them.
+
+    Raises:
+        ValueError: they are none, or of another number.
+    """
+    pictures = [given] if isinstance(given, Image.Image | np.ndarray) else list(given)
+    if len(pictures) not in (1, count):
+        raise ValueError(f"image: expected one picture, or one for each of {count} prompts, got {len(pictures)}")
+    try:
+        pixels = [Neighbor(image=one, caption="").pixels(size) for one in pictures]
+    except ValueError as error:
+        raise ValueError(f"image: {str(error).partition(': ')[2]}") from None
+    return np.stack(pixels * (count // len(pixels)))
 
 
 def check_exclude(exclude: Exclude, prompts: int, by_hand: bool) -> None:

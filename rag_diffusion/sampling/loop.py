@@ -35,7 +35,8 @@ class Loop:
         prompts: B texts.
         seeds: of the coin, one an image.
         precision: of autocast.
-        bar: has `update`, called after each step.
+        clean: (B, D, h, w) x_0 of the pictures to begin with; None begins with noise.
+        first: the first call of the network, of `start_at`.
         on_step: gets the number of each finished step, its timestep and x_t, and returns the x_t that goes on.
     """
 
@@ -46,6 +47,8 @@ class Loop:
     thresholding: Thresholding
     seeds: list[int]
     precision: str
+    clean: Tensor | None = None
+    first: int = 0
     on_step: Callable[[int, Tensor, Tensor], Tensor]
 
     def run(self, noise: Tensor, generators: Sequence[torch.Generator], conditioning: Conditioning) -> Tensor:
@@ -57,7 +60,9 @@ class Loop:
             text=model.text_encoder(self.prompts).to(model.device),
             null=model.text_encoder([""] * len(self.prompts)).to(model.device),
         )
-        plan, step_of = self.guidance.plan(conditioning.num_steps, self.seeds), solver_steps(self.scheduler)
+        calls = solver_steps(self.scheduler)[self.first :]
+        step_of = [step - calls[0] for step in calls]
+        plan = self.guidance.plan(conditioning.num_steps, self.seeds)
         learned = takes_variance(self.scheduler)
         last: list[Tensor] = [noise]
 
@@ -75,4 +80,12 @@ class Loop:
             last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))
             return torch.cat([mean, variance], dim=1) if learned else mean
 
-        return denoise(self.scheduler, noise, predict, generators=generators, on_step=self.on_step)
+        return denoise(
+            self.scheduler,
+            noise,
+            predict,
+            clean=self.clean,
+            first=self.first,
+            generators=generators,
+            on_step=self.on_step,
+        )

@@ -18,18 +18,28 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
+from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.conditioning import Conditioning
-from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, check_fits, make_scheduler
+from rag_diffusion.sampling.denoise import (
+    DEFAULT_SCHEDULER,
+    SCHEDULERS,
+    check_fits,
+    make_scheduler,
+    solver_steps,
+    start_at,
+)
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import (
     Exclude,
     Given,
+    Pictures,
     as_generators,
     as_prompts,
+    by_hand,
     check_counts,
     coins,
     initial_noise,
@@ -171,6 +181,8 @@ class RetrievalPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        image: Pictures | None = None,
+        strength: float = 0.8,
         thresholding: Thresholding = "static",
         output_type: OutputType = "pil",
         callback_on_step_end: OnStep | None = None,
@@ -190,6 +202,8 @@ class RetrievalPipeline(DiffusionPipeline):
             generator: one for each of B images, whose image then depends on nothing else in the batch; or one for all;
                 None draws seeds, which the provenance holds.
             latents: (B, D, h, w) initial noise in place of the generators' own.
+            image: a picture, or one for each of P prompts, to begin with instead of noise: PIL or uint8, any size.
+            strength: how far it is noised, the share of the T steps that are taken; without effect without `image`.
             thresholding: of the x_0 estimate of pixel models: `static`, `dynamic` or `none`.
             output_type: `pil`, `np`, `pt` or `latent`.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t}, and
@@ -223,18 +237,21 @@ class RetrievalPipeline(DiffusionPipeline):
         )
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         check_fits(self.scheduler, self.generator.schedule)
+        first = 0 if image is None else start_at(self.scheduler, strength)
+        calls = solver_steps(self.scheduler)[first:]
+        num_steps = calls[-1] - calls[0] + 1
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
         generators = as_generators(generator, len(repeated))
         seeds = reproducing_seeds(generators, latents)
         conditioning = Conditioning(
             cache=NeighborCache(self.generator),
             lists=source.first(),
-            phases=changes.phases(num_inference_steps, num_neighbors if neighbors is None else None),
+            phases=changes.phases(num_steps, num_neighbors if neighbors is None else None),
             find=source.again,
-            num_steps=num_inference_steps,
+            num_steps=num_steps,
         )
         noise = initial_noise(generators, self.generator.sample_shape, latents).to(self.device)
-        with enough_memory(len(repeated)), conditioning, self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
+        with enough_memory(len(repeated)), conditioning, self.progress_bar(total=len(calls)) as bar:
             loop = Loop(
                 generator=self.generator,
                 scheduler=self.scheduler,
@@ -243,6 +260,8 @@ class RetrievalPipeline(DiffusionPipeline):
                 thresholding=thresholding,
                 seeds=coins(generators),
                 precision=self.precision,
+                clean=None if image is None else self._clean(image, len(prompts), num_images_per_prompt),
+                first=first,
                 on_step=partial(self._after_step, bar, callback_on_step_end),
             )
             images = to_output(self.generator.codec, loop.run(noise, generators, conditioning), output_type)
@@ -253,7 +272,7 @@ class RetrievalPipeline(DiffusionPipeline):
             "num_inference_steps": num_inference_steps,
             "guidance": asdict(guidance),
             "thresholding": thresholding,
-        }
+        } | ({} if image is None else {"strength": strength})
         provenance = [
             Provenance(
                 prompt=text,
@@ -269,6 +288,12 @@ class RetrievalPipeline(DiffusionPipeline):
         return RetrievalPipelineOutput(
             images=images, provenance=provenance, heat_maps=[list(one.heat) for one in looked]
         )
+
+    def _clean(self, image: Pictures, prompts: int, times: int) -> Tensor:
+        """x_0 of the pictures to begin with, (B, D, h, w)."""
+        pixels = by_hand(image, prompts, self.generator.image_size)
+        clean = self.generator.codec.encode(pixels_to_images(torch.from_numpy(pixels)).to(self.device))
+        return clean.float().repeat_interleave(times, dim=0)
 
     def _after_step(self, bar: Any, tell: OnStep | None, number: int, timestep: Tensor, sample: Tensor) -> Tensor:
         """Show progress and let the caller change x_t."""

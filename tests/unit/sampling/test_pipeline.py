@@ -241,3 +241,25 @@ def test_gather_and_the_cache_agree(tiny_generator: Generator, tiny_corpus: Corp
     for name, kv in one.items():
         torch.testing.assert_close(kv.keys, other[name].keys, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(kv.values, other[name].values, atol=1e-5, rtol=1e-5)
+
+
+def test_a_picture_to_begin_with(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    shown = neighbors[0][0].pixels(64)
+
+    def begin(**more: Any) -> Any:
+        given = {"num_inference_steps": 10, "generator": seeded([1, 2, 3]), "guidance": Guidance(mode="none")}
+        return pipeline(PROMPTS, neighbors, **given, **more)
+
+    near, far = (begin(image=shown, strength=strength) for strength in (0.1, 0.9))
+    distance = [np.abs(as_arrays(one.images).astype(float) - shown).mean() for one in (near, far)]
+    assert distance[0] < distance[1] / 2
+    assert near.provenance[0].settings["strength"] == 0.1
+    whole, plain = begin(image=shown, strength=1.0), begin()
+    assert "strength" not in plain.provenance[0].settings
+    assert np.abs(as_arrays(whole.images).astype(float) - as_arrays(plain.images)).max() <= 1  # no signal is left
+    twice = begin(image=[shown] * 3, strength=0.1)
+    assert np.array_equal(as_arrays(twice.images), as_arrays(near.images))
+    with pytest.raises(ValueError, match="image: expected one picture, or one for each of 3 prompts, got 2"):
+        begin(image=[shown] * 2)
+    with pytest.raises(ValueError, match="image: expected a PIL image or a uint8 array"):
+        begin(image=shown.astype(np.float32))
