@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from rag_diffusion.errors import RagDiffusionError
+from rag_diffusion.errors import ModelError, RagDiffusionError
 
 TELEMETRY_OFF = {
     "DVC_NO_ANALYTICS": "1",
@@ -70,6 +71,21 @@ def ruler_promote(root: Root = Path()) -> None:
 
     with clean_errors():
         print(f"promoted to {promote_ruler(root)}; commit it with its card")
+
+
+@app.command()
+def evaluate(root: Root = Path()) -> None:
+    """Measure the fine-tuned model by the full protocol; an hour on two CPU cores, and it goes on where it was stopped.
+
+    Every variant on all test prompts, curves on validation prompts, a page of pictures: see `evaluate` in params.yaml.
+    """
+    from rag_diffusion.stages.promote import publish_evaluation
+
+    command = ["--cd", "pipelines", "--wait-for-lock", "repro", "evaluate/dvc.yaml"]
+    with clean_errors():
+        if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root).returncode:
+            raise ModelError("evaluate: expected the stage to end well; what went wrong stands above")
+        print(f"published to {publish_evaluation(root)}")
 
 
 @app.command()

@@ -169,6 +169,17 @@ class ScoreConfig(_Section):
     min_real_accuracy: float = Probability
 
 
+class EvaluateConfig(_Section):
+    """The full protocol, `rag-diffusion evaluate`."""
+
+    prompts: Literal["default", "all"]
+    degraded_strength: float = Field(gt=0, le=1)
+    curve_prompts: Literal["default", "all"]
+    curve_text_scales: list[float]
+    curve_neighbor_scales: list[float]
+    shown: int = Field(ge=1)
+
+
 class TrackingConfig(_Section):
     """Where runs are logged."""
 
@@ -191,6 +202,7 @@ class Config(_Section):
     finetune: FinetuneConfig
     sample: SampleConfig
     score: ScoreConfig
+    evaluate: EvaluateConfig
     tracking: TrackingConfig
 
 

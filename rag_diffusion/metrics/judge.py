@@ -90,6 +90,12 @@ class Judge:
             style_guess=tuple(self._styles[number] for number in style),
         )
 
+    def margins(self, looks: Looks) -> NDArray[np.float64]:
+        """(N, 2) by how much each image is rather its entity, and its style, than the best other one; above 0: is."""
+        entity = [self._similarities(looks.entity[row], row) for row in range(len(self._entity))]
+        pairs = [(entity, self._entity), (list(looks.style), self._style)]
+        return np.array([[_margin(scores, own) for scores, own in zip(*pair, strict=True)] for pair in pairs]).T
+
     def candidate_verdict(self, looks: Looks, row: int, prompt: int) -> tuple[bool, bool]:
         """Entity and style verdict on image `row` of `looks` as an answer to the prompt numbered `prompt`."""
         entity = self._similarities(looks.entity[row], prompt).argmax() == self._entity[prompt]
@@ -110,6 +116,10 @@ class Judge:
     def _similarities(self, feature: NDArray[np.float64], prompt: int) -> NDArray[np.float64]:
         product: NDArray[np.float64] = self._means[self._hidden[prompt]] @ feature
         return product
+
+
+def _margin(scores: NDArray[np.float64], own: int) -> float:
+    return float(scores[own] - np.delete(scores, own).max())
 
 
 def hidden_styles(prompt: Prompt, shown: PromptNeighbors, corpus: Corpus) -> frozenset[str]:

@@ -13,7 +13,8 @@ from PIL import Image
 METRICS = {"joint": "#1b6e53", "entity": "#7fb8a4", "style": "#e0a458"}
 WORDS = {
     "none": "no\nneighbors", "random": "random\nneighbors", "retrieved": "retrieved", "oracle": "oracle\nneighbors",
-    "copied": "copied", "copied_best": "best of K\ncopied", "copied_snap": "copied +\npalette", "real": "real",
+    "copied": "copied", "copied_best": "best of K\ncopied", "copied_snap": "copied +\npalette",
+    "real_degraded": "real,\nnoised and\ndenoised", "real": "real",
 }  # fmt: skip
 
 
@@ -52,6 +53,42 @@ def accuracy_plot(table: Mapping[str, Mapping[str, Any]], *, num_prompts: int) -
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.0))
+    return _png(figure)
+
+
+def curves_plot(curves: Mapping[str, Mapping[str, Mapping[str, float]]], *, xlabel: str, title: str) -> bytes:
+    """Lines with intervals.
+
+    Args:
+        curves: {name of the line: {x, as text: {"mean", "low", "high"}}}; the x are numbers or words, in their order.
+        xlabel: what x is.
+        title: on top.
+
+    Returns:
+        PNG bytes; the same curves give the same bytes.
+    """
+    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(x for points in curves.values() for x in points))
+    for number, (name, points) in enumerate(curves.items()):
+        places = [names.index(x) + 0.06 * (number - (len(curves) - 1) / 2) for x in points]
+        means = [point["mean"] for point in points.values()]
+        below = [max(0.0, point["mean"] - point["low"]) for point in points.values()]
+        above = [max(0.0, point["high"] - point["mean"]) for point in points.values()]
+        axes.errorbar(places, means, yerr=[below, above], marker="o", capsize=3, linewidth=1.4, label=name)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("share of images recognised")
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

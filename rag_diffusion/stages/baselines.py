@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from rag_diffusion import layout
 from rag_diffusion.files import atomic_dir, atomic_write
 from rag_diffusion.metrics.archive import Archive, write_archive
+from rag_diffusion.metrics.baselines import make_baselines
 from rag_diffusion.metrics.judge import Judge, Verdicts
 from rag_diffusion.metrics.report import flat_metrics, flat_rows
 from rag_diffusion.metrics.scoring import Bench
-from rag_diffusion.metrics.variants import Gallery, Variant, best_copies, neighbor_rows, real_rows, snapped
+from rag_diffusion.metrics.variants import Gallery, Variant
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import Tracker
 
@@ -33,20 +33,13 @@ def run(ctx: StageContext) -> None:
         ModelError: the ruler is damaged or has seen an entity, or the extractor cannot be had.
     """
     bench = Bench.open(ctx.root, ctx.config)
-    real = real_rows(bench.corpus, bench.prompts)
-    neighbors = neighbor_rows(bench.corpus, bench.prompts, bench.table.prompts)
-    rows = np.concatenate([bench.candidates, real, neighbors.ravel()])
-    gallery = Gallery(bench.corpus, bench.ruler, bench.trunk, rows)
-    features = gallery.looks(bench.candidates).entity
-    variants = {"real": gallery.variant(real), "copied": gallery.variant(neighbors[:, 0])}
+    made = make_baselines(bench)
+    variants, features = made.variants, made.gallery.looks(bench.candidates).entity
     verdicts: dict[str, Verdicts] = {}
     checks: dict[str, Any] = {}
-    if bench.reason is None:
-        judge = bench.judge(features)
-        variants["copied_best"] = gallery.variant(best_copies(gallery, neighbors, judge))
-        variants["copied_snap"] = _snapped(bench, variants["copied"], neighbors[:, 0])
-        verdicts = {name: judge.verdicts(variant.looks) for name, variant in variants.items()}
-        checks = _checks(bench, gallery, judge, variants, verdicts)
+    if made.judge is not None:
+        verdicts = {name: made.judge.verdicts(variant.looks) for name, variant in variants.items()}
+        checks = _checks(bench, made.gallery, made.judge, variants, verdicts)
     report = bench.report(variants, verdicts) | checks
     with atomic_dir(ctx.root / layout.BASELINES) as folder:
         stamp = {"corpus_hash": bench.corpus.hash, "ruler_sha256": bench.ruler.sha256}
@@ -54,13 +47,6 @@ def run(ctx: StageContext) -> None:
         write_archive(folder, prompts=bench.prompts, archive=archive, verdicts=verdicts, stamp=stamp)
     atomic_write(ctx.root / REPORT, json.dumps(report, indent=1) + "\n")
     _track(ctx.tracker, ctx.root, report, variants)
-
-
-def _snapped(bench: Bench, copied: Variant, rows: NDArray[np.int64]) -> Variant:
-    colors = bench.config.baselines.snap_colors
-    pixels = snapped(bench.corpus, rows, [p.style for p in bench.prompts], num_colors=colors, seed=bench.config.seed)
-    looks = bench.ruler.look(bench.trunk, pixels, desc="look at repainted copies")
-    return Variant(pixels=pixels, looks=looks, pair_ids=copied.pair_ids)
 
 
 def _checks(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +31,13 @@ from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
+DEGRADED = "real_degraded"  # the real image, noised and denoised with the retrieved neighbors
+
 
 def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
-    """Pair ids that condition a prompt in a variant: none, random, retrieved or oracle."""
+    """Pair ids that condition a prompt in a variant: none, random, retrieved, oracle, or `DEGRADED`."""
     shown = {"none": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
-    return shown[variant]
+    return (shown | {DEGRADED: found.retrieved})[variant]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +63,29 @@ class Drawing:
     corpus: Corpus
     table: NeighborTable
 
-    def draw(self, variant: str, prompts: Sequence[Prompt]) -> Drawn:
-        """One image for each of P prompts; the same noise for every variant."""
+    def draw(
+        self, variant: str, prompts: Sequence[Prompt], pictures: NDArray[np.uint8] | None = None, strength: float = 0.0
+    ) -> Drawn:
+        """One image for each of P prompts; the same noise for every variant.
+
+        Args:
+            variant: as in `neighbors_of`.
+            prompts: P.
+            pictures: (P, H, W, 3) to begin with, and a name of its own for `variant`; None begins with noise.
+            strength: how far they are noised.
+        """
         parts: list[Drawn] = []
         size = self.config.sample.batch_size
         with Progress(total=len(prompts), desc=f"drawing, {variant} neighbors", unit="img") as shown:
             for start in range(0, len(prompts), size):
                 batch = prompts[start : start + size]
-                named = fingerprint({"prompts": [asdict(prompt) for prompt in batch]})
+                begin: dict[str, Any] = {}
+                if pictures is not None:
+                    begin = {"image": list(pictures[start : start + size]), "strength": strength}
+                named = fingerprint({"prompts": [asdict(prompt) for prompt in batch]} | _told(begin))
                 path = self._scratch / f"{variant}-{named}.npz"
                 if not path.exists():
-                    _save(path, self._draw(variant, batch))
+                    _save(path, self._draw(variant, batch, begin))
                 parts.append(_load(path))
                 shown.update(len(batch))
         return Drawn(
@@ -77,19 +93,21 @@ class Drawing:
             provenance=[origin for part in parts for origin in part.provenance],
         )
 
-    def _draw(self, variant: str, prompts: Sequence[Prompt]) -> Drawn:
+    def _draw(self, variant: str, prompts: Sequence[Prompt], begin: dict[str, Any]) -> Drawn:
         drawn = self._pipeline(
             [prompt.text for prompt in prompts],
             [self._neighbors(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts],
             guidance=Guidance.from_config(self.config.sample),
             num_inference_steps=self.config.sample.num_inference_steps,
             generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
+            **begin,
         )
         origins = [replace(origin, variant=variant, corpus_hash=self.corpus.hash) for origin in drawn.provenance]
         return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
 
     def _neighbors(self, variant: str, found: PromptNeighbors) -> list[Neighbor]:
-        names, scores = neighbors_of(variant, found), dict(zip(found.retrieved, found.scores, strict=True))
+        names = neighbors_of(variant, found)[: self.config.retrieval.num_neighbors]
+        scores = dict(zip(found.retrieved, found.scores, strict=True))
         return neighbors_from(self.corpus, names, [scores.get(name) for name in names])
 
     @cached_property
@@ -112,6 +130,14 @@ class Drawing:
             "num_neighbors": self.config.retrieval.num_neighbors,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
+
+
+def _told(begin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a drawing begins with, for a fingerprint."""
+    if not begin:
+        return {}
+    pictures = np.stack(begin["image"])
+    return {"strength": begin["strength"], "pictures": hashlib.sha256(pictures.tobytes()).hexdigest()}
 
 
 def _save(path: Path, drawn: Drawn) -> None:

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.files import atomic_dir, tree_hash
-from rag_diffusion.layout import BASE, PRETRAINED, PRETRAINED_SCORES, RULER, RULER_TRAINED
+from rag_diffusion.files import atomic_dir, atomic_write, tree_hash
+from rag_diffusion.layout import BASE, EVALUATED, PRETRAINED, PRETRAINED_SCORES, REPORTS, RULER, RULER_TRAINED
 
-CARD, RULER_CARD = "card.json", "ruler.json"
+CARD, RULER_CARD, EVALUATION = "card.json", "ruler.json", "faithfulness.json"
 
 
 def promote_base(root: Path | str = Path()) -> Path:
@@ -45,6 +45,19 @@ def promote_ruler(root: Path | str = Path()) -> Path:
     with atomic_dir(root / RULER) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
     return root / RULER
+
+
+def publish_evaluation(root: Path | str = Path()) -> Path:
+    """Copy the result of pipelines/evaluate to reports/. Returns the path of the report.
+
+    Raises:
+        DataError: there is no result.
+    """
+    root = Path(root)
+    source = _finished(root / EVALUATED / EVALUATION, "rag-diffusion evaluate")
+    for path in sorted(source.rglob("*.*")):
+        atomic_write(root / REPORTS / path.relative_to(source), path.read_bytes())
+    return root / REPORTS / EVALUATION
 
 
 def _finished(card: Path, command: str) -> Path:

@@ -17,10 +17,15 @@ from rag_diffusion.tracking import MlflowTracker, NullTracker, open_tracker
 
 STAGES = (
     *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score"),
-    *("pretrain", "score_base", "ruler"),  # in pipelines of their own
+    *("pretrain", "score_base", "ruler", "evaluate"),  # in pipelines of their own
 )
 _IN_PARALLEL = ("pretrain", "finetune")
-_OWN_PIPELINE = {"pretrain": "pipelines/pretrain", "score_base": "pipelines/pretrain", "ruler": "pipelines/ruler"}
+_OWN_PIPELINE = {
+    "pretrain": "pipelines/pretrain",
+    "score_base": "pipelines/pretrain",
+    "ruler": "pipelines/ruler",
+    "evaluate": "pipelines/evaluate",
+}
 
 
 def run_stage(name: str, root: Path | str = Path()) -> None:

@@ -1,0 +1,264 @@
+"""Stage `evaluate` (pipelines/evaluate): the full protocol.
+
+Every variant on all test prompts; accuracy by the number of drawings in the knowledge base; on validation prompts,
+curves by the number of neighbors and by guidance; a page to look at. What was drawn outlives an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_diffusion import layout
+from rag_diffusion.config import Config
+from rag_diffusion.errors import ModelError
+from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.metrics.baselines import make_baselines
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap
+from rag_diffusion.metrics.judge import Judge, Verdicts
+from rag_diffusion.metrics.page import Cell, Row, picture_page, ranks
+from rag_diffusion.metrics.plots import accuracy_plot, curves_plot
+from rag_diffusion.metrics.report import as_csv, in_order, verdict
+from rag_diffusion.metrics.scoring import Bench
+from rag_diffusion.metrics.variants import Variant, real_rows
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.stages.drawing import DEGRADED, Drawing
+from rag_diffusion.stages.score import refuse_blunt_ruler
+from rag_diffusion.training.card import read_card, refuse_seen
+from rag_diffusion.types import Prompt
+
+REPORT, PAGE = "faithfulness.json", "faithfulness.html"
+DRAWN = ("none", "random", "retrieved", "oracle")
+_FEW = 5  # drawings of an entity in the knowledge base
+
+Curve = dict[str, dict[str, float]]
+
+
+def run(ctx: StageContext) -> None:
+    """Write pipelines/evaluate/result; `rag-diffusion evaluate` copies it to reports/.
+
+    Raises:
+        ModelError: the corpus is not one that the ruler can judge, or the ruler is too blunt.
+        LineageError: artifacts do not belong together, or the model has seen a held-out entity.
+    """
+    config = ctx.config.model_copy(
+        update={"sample": ctx.config.sample.model_copy(update={"prompts": ctx.config.evaluate.prompts})}
+    )
+    bench = Bench.open(ctx.root, config)
+    made = make_baselines(bench)
+    if made.judge is None:
+        raise ModelError(f"evaluate: expected the default corpus, got one that cannot be judged: {bench.reason}")
+    features = made.gallery.looks(bench.candidates)
+    real = bench.real_accuracy(features.entity, features)
+    refuse_blunt_ruler(real, config.score.min_real_accuracy)
+    refuse_seen(read_card(ctx.root / layout.MODEL), bench.corpus, layout.MODEL)
+    variants = dict(made.variants) | _drawn(ctx.root, bench)
+    verdicts = {name: made.judge.verdicts(variant.looks) for name, variant in variants.items()}
+    report = bench.report(variants, verdicts) | {
+        "model_hash": tree_hash(ctx.root / layout.MODEL),
+        "chance": made.judge.chance,
+        "real_test": real,
+        "by_drawings": by_drawings(bench, verdicts),
+        "curves": Curves(root=ctx.root, config=ctx.config).measure(),
+    }
+    report["aims"] = aims(report)
+    report["verdict"] = verdict(report["differences"])
+    _write(ctx.root / layout.EVALUATED, report, _page(bench, made.judge, variants, verdicts))
+    _track(ctx, report)
+
+
+def _drawn(root: Path, bench: Bench) -> dict[str, Variant]:
+    drawing = Drawing(root=root, model=root / layout.MODEL, config=bench.config, corpus=bench.corpus, table=bench.table)
+    images = {name: drawing.draw(name, bench.prompts).pixels for name in DRAWN}
+    real = bench.corpus.pixels(real_rows(bench.corpus, bench.prompts))
+    strength = bench.config.evaluate.degraded_strength
+    images[DEGRADED] = drawing.draw(DEGRADED, bench.prompts, real, strength).pixels
+    return {
+        name: Variant(
+            pixels=pixels,
+            looks=bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}"),
+            pair_ids=("",) * len(pixels),
+        )
+        for name, pixels in images.items()
+    }
+
+
+def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
+    """Accuracy with retrieved neighbors by the number of drawings of the entity that may be retrieved."""
+    table = bench.corpus.table
+    entity = dict(zip(table["pair_id"], table["entity"], strict=True))
+    total = table["entity"].value_counts()
+    counts = []
+    for prompt in bench.prompts:
+        hidden = sum(entity[name] == prompt.entity for name in bench.table.prompts[prompt.prompt_id].exclude)
+        counts.append(int(total[prompt.entity]) - hidden)
+    found = np.minimum(counts, _FEW + 2)
+    report: dict[str, Any] = {}
+    for count in sorted(set(found.tolist())):
+        rows = np.flatnonzero(found == count)
+        bootstrap = _bootstrap(bench.config, [bench.prompts[row] for row in rows])
+        name = f"{count} or more" if count == _FEW + 2 else str(count)
+        report[name] = {"num_prompts": len(rows)} | {
+            metric: bootstrap.interval(verdicts["retrieved"].values(metric)[rows]).as_dict()
+            for metric in ("joint", "entity", "style")
+        }
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Joint accuracy on validation prompts by one setting at a time; everything else as in params.yaml."""
+
+    root: Path
+    config: Config
+
+    def measure(self) -> dict[str, dict[str, Curve]]:
+        """{what varies: {variant: {its value: interval}}}."""
+        sample = self.config.sample.model_copy(update={"prompts": "validation"})
+        bench = Bench.open(self.root, self.config.model_copy(update={"sample": sample}))
+        if self.config.evaluate.curve_prompts == "default":
+            bench = replace(bench, prompts=[prompt for prompt in bench.prompts if prompt.default])
+        judge = bench.judge(bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates), desc="look").entity)
+        settings = self.config.evaluate
+        most = self.config.retrieval.num_neighbors
+
+        def curve(variant: str, points: Mapping[str, Config]) -> Curve:
+            return {name: self._joint(bench, judge, variant, config) for name, config in points.items()}
+
+        counts = {str(k): self._with(num_neighbors=k) for k in range(1, most + 1)}
+        text = {f"{scale:g}": self._with(text_guidance_scale=scale) for scale in settings.curve_text_scales}
+        near = {f"{scale:g}": self._with(neighbor_guidance_scale=scale) for scale in settings.curve_neighbor_scales}
+        kinds = {mode: self._with(guidance=mode) for mode in ("none", "text", "neighbor", "interleaved", "alternate")}
+        none = curve("none", {"0": self._with()})
+        return {
+            "number of neighbors": {"retrieved": none | curve("retrieved", counts), "oracle": curve("oracle", counts)},
+            "text guidance": {"retrieved": curve("retrieved", text)},
+            "neighbor guidance": {"retrieved": curve("retrieved", near)},
+            "guidance": {"retrieved": curve("retrieved", kinds | {"joint": self._with(guidance="joint")})},
+        }
+
+    def _with(self, num_neighbors: int | None = None, **sample: Any) -> Config:
+        retrieval = {} if num_neighbors is None else {"num_neighbors": num_neighbors}
+        return self.config.model_copy(
+            update={
+                "sample": self.config.sample.model_copy(update=sample),
+                "retrieval": self.config.retrieval.model_copy(update=retrieval),
+            }
+        )
+
+    def _joint(self, bench: Bench, judge: Judge, variant: str, config: Config) -> dict[str, float]:
+        drawing = Drawing(
+            root=self.root, model=self.root / layout.MODEL, config=config, corpus=bench.corpus, table=bench.table
+        )
+        pixels = drawing.draw(variant, bench.prompts).pixels
+        looks = bench.ruler.look(bench.trunk, pixels, desc="look at drawings")
+        found = judge.verdicts(looks).values("joint")
+        return _bootstrap(self.config, bench.prompts).interval(found).as_dict()
+
+
+def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the project wants, what was measured, and whether it is reached."""
+    table, apart, kinds = report["variants"], report["differences"], report["by_kind"]
+
+    def mean(variant: str, metric: str, of: Mapping[str, Any] = table) -> float:
+        return float(of[variant][metric]["mean"])
+
+    def share(part: float, whole: float) -> float:
+        return round(part / whole, 4) if whole else 0.0
+
+    found = {
+        "retrieved - none, joint, low end": (apart["retrieved-none"]["joint"]["low"], "> 0"),
+        "retrieved - copied + palette, joint, low end": (apart["retrieved-copied_snap"]["joint"]["low"], "> 0"),
+        "retrieved / real, joint": (share(mean("retrieved", "joint"), mean("real", "joint")), ">= 0.6"),
+        "retrieved / none, KID": (share(mean("retrieved", "kid"), mean("none", "kid")), "<= 0.5"),
+        "random / none, style": (share(mean("random", "style"), mean("none", "style")), ">= 0.8"),
+        "sentences / captions, entity": (
+            share(mean("retrieved", "entity", kinds["sentence"]), mean("retrieved", "entity", kinds["caption"])),
+            ">= 0.8",
+        ),
+    }
+    return {
+        name: {"measured": value, "aim": aim, "reached": _reached(value, aim)} for name, (value, aim) in found.items()
+    }
+
+
+def _reached(value: float, aim: str) -> bool:
+    sign, limit = aim.split()
+    return {">": value > float(limit), ">=": value >= float(limit), "<=": value <= float(limit)}[sign]
+
+
+def _bootstrap(config: Config, prompts: Sequence[Prompt]) -> ClusterBootstrap:
+    return ClusterBootstrap([prompt.entity for prompt in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
+
+
+def _page(bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts]) -> str:
+    """Best, median and worst retrieved drawings."""
+    order = ranks(judge.margins(variants["retrieved"].looks))
+    count = min(bench.config.evaluate.shown, len(order) // 3)
+    middle = (len(order) - count) // 2
+    chosen = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
+    words = bench.corpus.manifest["style_words"]
+
+    def row(number: int) -> Row:
+        prompt = bench.prompts[number]
+        shown = bench.table.prompts[prompt.prompt_id].retrieved
+        return Row(
+            prompt=prompt.text,
+            asked=f"{prompt.title}, {words[prompt.style]}",
+            neighbors=bench.corpus.pixels(bench.corpus.rows(shown)),
+            cells={
+                name: Cell(
+                    pixels=variant.pixels[number],
+                    entity=bool(verdicts[name].entity[number]),
+                    style=bool(verdicts[name].style[number]),
+                )
+                for name, variant in in_order(variants).items()
+            },
+        )
+
+    note = (
+        f"{len(bench.prompts)} prompts of entities that no part of the model has seen. Chosen by the drawing with "
+        "retrieved neighbors: the worse of its two ranks, of entity and of style."
+    )
+    sections = {name: [row(int(number)) for number in numbers] for name, numbers in chosen.items()}
+    return picture_page("Unseen entities: best, median, worst", note, sections)
+
+
+def _write(folder: Path, report: dict[str, Any], page: str) -> None:
+    with atomic_dir(folder) as beside:
+        (beside / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        (beside / PAGE).write_text(page, encoding="utf-8")
+        plots = beside / "faithfulness"
+        plots.mkdir()
+        (plots / "accuracy.csv").write_text(as_csv(report["variants"]))
+        (plots / "accuracy.png").write_bytes(accuracy_plot(report["variants"], num_prompts=report["num_prompts"]))
+        for what, curves in report["curves"].items():
+            content = curves_plot(curves, xlabel=what, title="Joint accuracy, unseen validation entities")
+            (plots / f"by_{what.replace(' ', '_')}.png").write_bytes(content)
+        drawings = {
+            metric: {name: found[metric] for name, found in report["by_drawings"].items()}
+            for metric in ("joint", "entity", "style")
+        }
+        title = f"Retrieved neighbors, {report['num_prompts']} test prompts"
+        content = curves_plot(drawings, xlabel="drawings of the entity in the knowledge base", title=title)
+        (plots / "by_drawings.png").write_bytes(content)
+
+
+def _track(ctx: StageContext, report: Mapping[str, Any]) -> None:
+    ctx.tracker.log_dataset("corpus", report["corpus_hash"], layout.CORPUS)
+    ctx.tracker.log_dataset("model", report["model_hash"], layout.MODEL)
+    for name, row in report["variants"].items():
+        ctx.tracker.log_metrics(
+            {f"{name}.{key}": value["mean"] for key, value in row.items() if isinstance(value, dict)}
+        )
+    for path in sorted((ctx.root / layout.EVALUATED).rglob("*.*")):
+        ctx.tracker.log_artifact(path)
+    print(report["verdict"])
+    for name, found in report["aims"].items():
+        word = "reached" if found["reached"] else "NOT reached"
+        print(f"{name}: {found['measured']:.3f}, aim {found['aim']}: {word}")
