@@ -14,6 +14,7 @@ from torch import Tensor
 from rag_diffusion.errors import ModelError
 
 EMBEDDED = "embedded"
+_BLOCK = 8  # a text is padded to a multiple of so many tokens
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class TextEncoder:
         """Encode texts; padding is zero."""
         tokens = self.tokenizer(
             list(texts),
-            padding="max_length",  # not the longest: a text's features must not depend on its batch
+            padding="max_length",
             truncation=True,
             max_length=self.max_tokens,
             return_offsets_mapping=True,
@@ -104,7 +105,13 @@ class TextEncoder:
         )
         self._warn(list(texts), tokens.pop("offset_mapping"), tokens["attention_mask"])
         tokens = tokens.to(self.device)
-        states, mask = self.model(**tokens).last_hidden_state, tokens["attention_mask"]
+        mask = tokens["attention_mask"]
+        states = torch.zeros(*mask.shape, self.width, device=self.device, dtype=self.model.dtype)
+        read = (mask.sum(dim=1) + _BLOCK - 1) // _BLOCK * _BLOCK  # of the text alone: it must not depend on its batch
+        for length in read.unique().tolist():
+            rows = (read == length).nonzero().flatten()
+            part = {name: value[rows, :length] for name, value in tokens.items()}
+            states[rows, : part["input_ids"].shape[1]] = self.model(**part).last_hidden_state
         return TextFeatures(states * mask[..., None], mask)
 
     def to(self, device: torch.device | str) -> None:
