@@ -20,7 +20,7 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.metrics.baselines import make_baselines
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.judge import Judge, Verdicts
+from rag_diffusion.metrics.judge import METRICS, Judge, Verdicts
 from rag_diffusion.metrics.page import Cell, Row, picture_page, ranks
 from rag_diffusion.metrics.plots import accuracy_plot, curves_plot
 from rag_diffusion.metrics.report import as_csv, in_order, verdict
@@ -65,6 +65,7 @@ def run(ctx: StageContext) -> None:
         "real_test": real,
         "by_drawings": by_drawings(bench, verdicts),
         "curves": Curves(root=ctx.root, config=ctx.config).measure(),
+        "by_training_step": by_training_step(read_card(ctx.root / layout.MODEL)),
     }
     report["aims"] = aims(report)
     report["verdict"] = verdict(report["differences"])
@@ -108,6 +109,14 @@ def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any
             for metric in ("joint", "entity", "style")
         }
     return report
+
+
+def by_training_step(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """{steps since the start of the base: scores on validation prompts}, of runs with `score_every`; no intervals."""
+    base = card.get("base") or {}
+    found = [(int(row["step"]), row) for row in base.get("neighbor_gain", ())]
+    found += [(int(base.get("steps", 0)) + int(row["step"]), row) for row in card.get("neighbor_gain", ())]
+    return {str(step): {name: row[name] for name in METRICS} for step, row in found if METRICS[0] in row}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +254,14 @@ def _write(folder: Path, report: dict[str, Any], page: str) -> None:
             for metric in ("joint", "entity", "style")
         }
         title = f"Retrieved neighbors, {report['num_prompts']} test prompts"
+        steps = report["by_training_step"]
+        if steps:
+            lines = {
+                name: {step: dict.fromkeys(("mean", "low", "high"), row[name]) for step, row in steps.items()}
+                for name in ("joint", "entity", "style")
+            }
+            content = curves_plot(lines, xlabel="training step", title="24 prompts of unseen validation entities")
+            (plots / "by_training_step.png").write_bytes(content)
         content = curves_plot(drawings, xlabel="drawings of the entity in the knowledge base", title=title)
         (plots / "by_drawings.png").write_bytes(content)
 

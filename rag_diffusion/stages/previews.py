@@ -24,7 +24,7 @@ from rag_diffusion.stages.context import StageContext
 _PICTURES, _STEPS = 8, 10
 _SCORED = 24  # prompts
 
-Preview = Callable[[Generator, int], None]
+Preview = Callable[[Generator, int], Mapping[str, float] | None]
 Pixels = NDArray[np.uint8]
 
 
@@ -96,8 +96,8 @@ class ValidationScores:
         prompts = self._bench.prompts
         self._prompts = prompts[:: max(1, len(prompts) // _SCORED)][:_SCORED]
 
-    def __call__(self, generator: Generator, step: int) -> None:
-        """Draw, judge and log as `validation/<metric>`."""
+    def __call__(self, generator: Generator, step: int) -> dict[str, float]:
+        """Draw, judge, log as `validation/<metric>` and return the scores."""
         bench = self._bench
         shown = [bench.table.prompts[prompt.prompt_id].retrieved for prompt in self._prompts]
         pixels = draw(
@@ -113,6 +113,7 @@ class ValidationScores:
         scores = {metric: float(verdicts.values(metric).mean()) for metric in METRICS}
         self._ctx.tracker.log_metrics({f"validation/{name}": value for name, value in scores.items()}, step)
         print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
+        return scores
 
     @cached_property
     def _judge(self) -> Judge:

@@ -16,7 +16,7 @@ from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.training.loop import TrainResult
 
 CARD = "card.json"
-_OF_BASE = ("name", "training_data", "corpus_hash", "steps", "images_seen", "hours")
+_OF_BASE = ("name", "training_data", "corpus_hash", "steps", "images_seen", "hours", "neighbor_gain")
 
 
 def make_card(
@@ -53,7 +53,7 @@ def make_card(
         "processes": result.processes,
         "parameters": sum(parameter.numel() for parameter in result.generator.unet.parameters()),
         "loss_curve": _thin(result.losses),
-        "neighbor_gain": result.gains[:: max(1, len(result.gains) // 20)] + result.gains[-1:],
+        "neighbor_gain": _some(result.gains),
         "settings": settings,
         "torch": torch.__version__,
         "base": None if base is None else {key: base[key] for key in _OF_BASE if key in base},
@@ -111,6 +111,13 @@ def _thin(losses: list[tuple[int, float]], points: int = 60) -> list[list[float]
     size = max(1, len(losses) // points)
     parts = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 5)] for part in parts]
+
+
+def _some(rows: list[dict[str, float]], count: int = 20) -> list[dict[str, float]]:
+    """About so many rows and the last one; one with scores of drawings is never left out."""
+    every = max(1, len(rows) // count)
+    last = len(rows) - 1
+    return [row for number, row in enumerate(rows) if number % every == 0 or number == last or "joint" in row]
 
 
 def _hardware(device: torch.device) -> str:

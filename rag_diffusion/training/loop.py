@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from rag_diffusion.training.validation import GainProbe, neighbor_gain
 _DECAY_SHARE = 0.4
 _LOG_EVERY = 10
 
-Validate = Callable[[Generator, int], None]
+Validate = Callable[[Generator, int], Mapping[str, float] | None]
 
 
 @dataclass(kw_only=True)
@@ -74,7 +74,7 @@ def train(
         tracker: gets loss, learning rate and neighbor gain by step.
         probe: validation pairs of the neighbor gain.
         hooks: (n, f): f is called with the averaged generator and the step every n steps and at the end, by the first
-            process.
+            process; the scores that it returns stand beside the neighbor gains.
         accelerator: of `open_accelerator`; None opens one for the generator's device.
 
     Raises:
@@ -211,21 +211,22 @@ def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequen
     due = [hook for every, hook in hooks if last or run.step % every == 0]
     if run.first and (measured or due):
         averaged = state.averaged(run)
-        if measured:
-            _measure(run, averaged, probe, tracker)
+        found = _measure(run, averaged, probe, tracker) if measured else {}
         for hook in due:
-            hook(averaged, run.step)
+            found |= hook(averaged, run.step) or {}
+        if measured or found:
+            run.gains.append({"step": run.step, "seconds": run.seconds} | found)
     if measured or due:
         run.accelerator.wait_for_everyone()
 
 
-def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tracker) -> None:
+def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tracker) -> dict[str, float]:
     gains = {} if probe is None else neighbor_gain(averaged, probe)
-    run.gains.append({"step": run.step, "seconds": run.seconds} | gains)
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
     told = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())
     print(f"step {run.step}: loss {sum(recent) / len(recent):.4f}; {told}", flush=True)
+    return gains
 
 
 def _progress(run: Run) -> AbstractContextManager[Progress | None]:

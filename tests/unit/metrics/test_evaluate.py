@@ -21,7 +21,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.stages import evaluate
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.evaluate import aims, by_drawings
+from rag_diffusion.stages.evaluate import aims, by_drawings, by_training_step
 from rag_diffusion.stages.promote import publish_evaluation
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import write_card
@@ -124,6 +124,15 @@ def report(retrieved: float) -> dict[str, Any]:
         "differences": {"retrieved-none": row, "retrieved-copied_snap": row},
         "by_kind": {"sentence": {"retrieved": plain}, "caption": {"retrieved": row}},
     }
+
+
+def test_scores_by_training_step_go_on_from_the_base_to_the_model() -> None:
+    scores = {name: 0.1 for name in ("joint", "entity", "style", "style_check")}
+    base = {"steps": 100, "neighbor_gain": [{"step": 50, **scores}, {"step": 100, "loss_none_t850": 0.2}]}
+    card = {"base": base, "neighbor_gain": [{"step": 20, "seconds": 3.0, **scores, "joint": 0.3}]}
+    found = by_training_step(card)
+    assert {step: row["joint"] for step, row in found.items()} == {"50": 0.1, "120": 0.3}
+    assert by_training_step({"base": None, "neighbor_gain": [{"step": 1}]}) == {}
 
 
 def test_aims_say_what_is_reached() -> None:

@@ -79,8 +79,12 @@ def test_hooks_are_called_at_their_steps_with_averaged_weights(trainer: Trainer,
         seen.append(("often", step))
         shown[step] = generator.unet.conv_in.weight.clone()
 
-    hooks = [(2, often), (5, lambda generator, step: seen.append(("seldom", step)))]
-    trainer(tmp_path, hooks=hooks)
+    def seldom(generator: object, step: int) -> dict[str, float]:
+        seen.append(("seldom", step))
+        return {"joint": step / 10}
+
+    result = trainer(tmp_path, hooks=[(2, often), (5, seldom)])
+    assert {row["step"]: row["joint"] for row in result.gains if "joint" in row} == {5: 0.5, 6: 0.6}
     assert seen == [("often", 2), ("often", 4), ("seldom", 5), ("often", 6), ("seldom", 6)]
     assert torch.equal(shown[6], trainer.generator.unet.conv_in.weight)
     assert not torch.equal(shown[2], shown[6])

@@ -132,6 +132,14 @@ def card_of(generator: Generator, corpus: Corpus, pair_ids: Sequence[str]) -> di
     return make_card(corpus, pair_ids, result, {})
 
 
+def test_the_card_keeps_every_score_of_a_long_run(tiny_generator: Generator, tiny_corpus: Corpus) -> None:
+    gains = [{"step": float(step)} | ({"joint": 0.5} if step == 333 else {}) for step in range(1, 1001)]
+    result = TrainResult(generator=tiny_generator, losses=[(1, 0.5)], gains=gains, images_seen=8, seconds=1.0)
+    kept = [row["step"] for row in make_card(tiny_corpus, [], result, {})["neighbor_gain"]]
+    assert len(kept) < 30
+    assert {1, 333, 1000} <= set(kept)
+
+
 def test_a_base_that_has_seen_the_test_split_is_refused(
     tiny_generator: Generator, tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
