@@ -127,7 +127,7 @@ def report(retrieved: float) -> dict[str, Any]:
 
 
 def test_scores_by_training_step_go_on_from_the_base_to_the_model() -> None:
-    scores = {name: 0.1 for name in ("joint", "entity", "style", "style_check")}
+    scores = dict.fromkeys(("joint", "entity", "style", "style_check"), 0.1)
     base = {"steps": 100, "neighbor_gain": [{"step": 50, **scores}, {"step": 100, "loss_none_t850": 0.2}]}
     card = {"base": base, "neighbor_gain": [{"step": 20, "seconds": 3.0, **scores, "joint": 0.3}]}
     found = by_training_step(card)
