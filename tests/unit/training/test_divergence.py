@@ -27,9 +27,15 @@ def test_a_loss_four_times_the_lowest_level_is_divergence() -> None:
     assert watched(*[0.5] * 20, *[2.1] * 11).diverged
 
 
-def test_single_outliers_and_the_warm_up_do_not_count() -> None:
+def test_single_outliers_do_not_count() -> None:
     assert not watched(*([0.5] * 9 + [1000.0]) * 6).diverged
-    assert not watched(*[0.1] * 30, *[1.0] * 40, warmup=30).diverged
+
+
+def test_what_is_lost_in_the_warm_up_is_told_after_it() -> None:
+    lost = [*[0.1] * 20, *[1.0] * 30]
+    assert not watched(*lost, warmup=50).diverged
+    assert watched(*lost, 1.0, warmup=50).diverged
+    assert not watched(*[1.0] * 20, *[0.1] * 31, warmup=50).diverged
 
 
 def test_doubt_comes_before_divergence() -> None:
