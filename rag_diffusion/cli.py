@@ -75,7 +75,7 @@ def ruler_promote(root: Root = Path()) -> None:
 
 @app.command()
 def evaluate(root: Root = Path()) -> None:
-    """Measure the fine-tuned model by the full protocol; an hour on two CPU cores, and it goes on where it was stopped.
+    """Measure the fine-tuned model by the full protocol; it takes a while, and goes on where it was stopped.
 
     Every variant on all test prompts, curves on validation prompts, a page of pictures: see `evaluate` in params.yaml.
     """
