@@ -46,13 +46,13 @@ class Ablation:
     Attributes:
         model, train: settings of params.yaml that differ.
         lists: what training sees as neighbors, out of corpus and the retrieved ones.
-        wrap: the generator, changed in place.
+        kind: of generator.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     lists: Callable[[Corpus, Lists], Lists] | None = None
-    wrap: Callable[[Generator], None] | None = None
+    kind: type[Generator] = Generator
 
 
 def random_lists(corpus: Corpus, retrieved: Lists) -> Lists:
@@ -81,44 +81,38 @@ def oracle_lists(corpus: Corpus, retrieved: Lists) -> Lists:
     return found
 
 
-def without_text(generator: Generator) -> None:
+class WithoutText(Generator):
     """Neighbors are encoded with the empty text."""
-    plain = generator.neighbor_maps
-    empty = generator.text_encoder([""])
 
-    def maps(images: torch.Tensor, captions: TextFeatures) -> dict[str, torch.Tensor]:
-        return plain(images, empty[[0] * len(images)].to(images.device))
-
-    generator.neighbor_maps = maps  # type: ignore[method-assign]
+    def neighbor_maps(self, images: torch.Tensor, captions: TextFeatures) -> dict[str, torch.Tensor]:
+        """See `Generator`."""
+        empty = self.text_encoder([""])[[0] * len(images)]
+        return super().neighbor_maps(images, empty.to(self.device))
 
 
-def noised(timestep: int) -> Callable[[Generator], None]:
-    """Neighbors are encoded as x_t of a timestep instead of clean, at t = 0."""
+class Noised(Generator):
+    """Neighbors are encoded as x_t of timestep 300 instead of clean, at t = 0."""
 
-    def wrap(generator: Generator) -> None:
-        draws = torch.Generator().manual_seed(0)
-        at = torch.tensor(timestep)
-
-        def maps(images: torch.Tensor, captions: TextFeatures) -> dict[str, torch.Tensor]:
-            clean = generator.codec.encode(images.to(generator.device))
-            signal = generator.alphas_cumprod(at)
-            sample = signal.sqrt() * clean + (1 - signal).sqrt() * torch.randn(clean.shape, generator=draws).to(clean)
-            known = generator._precondition(at)
-            sample = sample if known is None else sample * known.scale_in
-            found: dict[str, torch.Tensor] = generator.unet(
-                sample, at.to(sample.device), captions.states, encoder_attention_mask=captions.mask, maps_only=True
-            )
-            return found
-
-        generator.neighbor_maps = maps  # type: ignore[method-assign]
-
-    return wrap
+    def neighbor_maps(self, images: torch.Tensor, captions: TextFeatures) -> dict[str, torch.Tensor]:
+        """See `Generator`."""
+        clean, timestep = self.codec.encode(images.to(self.device)), torch.tensor(300)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+        sample = self.schedule.add_noise(clean, noise, timestep[None].expand(len(clean)))
+        known = self._precondition(timestep)
+        found: dict[str, torch.Tensor] = self.unet(
+            sample if known is None else sample * known.scale_in,
+            timestep.to(self.device),
+            captions.states,
+            encoder_attention_mask=captions.mask,
+            maps_only=True,
+        )
+        return found
 
 
 ABLATIONS = {
     "default": Ablation(),
-    "no-neighbor-text": Ablation(wrap=without_text),
-    "neighbors-noised-t300": Ablation(wrap=noised(300)),
+    "no-neighbor-text": Ablation(kind=WithoutText),
+    "neighbors-noised-t300": Ablation(kind=Noised),
     "separate-encoder": Ablation(model={"neighbor_encoder": "separate"}),
     "no-neighbor-gradient": Ablation(train={"neighbor_gradient": False}),
     "bottleneck-only": Ablation(model={"neighbor_skips": []}),
@@ -176,9 +170,8 @@ def measured(
     print(f"{name} ...", flush=True)
     torch.manual_seed(config.seed)
     codec = PatchCodec.fit(corpus.pixels(corpus.rows(table.training)), model.patch_size)
-    generator = build_generator(model, codec, config.corpus.image_size, choose_device(config.device))
-    if ablation.wrap is not None:
-        ablation.wrap(generator)
+    built = build_generator(model, codec, config.corpus.image_size, choose_device(config.device))
+    generator = ablation.kind(**vars(built))
     lists = table.training if ablation.lists is None else ablation.lists(corpus, table.training)
     count = config.retrieval.num_neighbors
     batches = Batches(corpus, lists, settings, count, config.seed)

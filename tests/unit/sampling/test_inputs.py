@@ -9,36 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import coins, initial_noise, seeded
-from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 
-PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
-LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
-
-
-@pytest.fixture
-def pipeline(tiny_generator: Generator) -> RetrievalPipeline:
-    return quiet(RetrievalPipeline(tiny_generator))
-
-
-@pytest.fixture
-def neighbors(tiny_corpus: Corpus) -> list[list[Neighbor]]:
-    return [neighbors_from(tiny_corpus, names) for names in LISTS]
-
-
-def quiet(pipeline: RetrievalPipeline) -> RetrievalPipeline:
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def draw(pipeline: RetrievalPipeline, *args: Any, **kwargs: Any) -> np.ndarray:
-    return as_arrays(pipeline(*args, num_inference_steps=4, **kwargs).images)
+from .conftest import PROMPTS, draw
 
 
 def test_noise_depends_on_the_generator_alone() -> None:

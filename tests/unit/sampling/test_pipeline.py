@@ -20,27 +20,7 @@ from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 
-PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
-LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
-
-
-@pytest.fixture
-def pipeline(tiny_generator: Generator) -> RetrievalPipeline:
-    return quiet(RetrievalPipeline(tiny_generator))
-
-
-@pytest.fixture
-def neighbors(tiny_corpus: Corpus) -> list[list[Neighbor]]:
-    return [neighbors_from(tiny_corpus, names) for names in LISTS]
-
-
-def quiet(pipeline: RetrievalPipeline) -> RetrievalPipeline:
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def draw(pipeline: RetrievalPipeline, *args: Any, **kwargs: Any) -> np.ndarray:
-    return as_arrays(pipeline(*args, num_inference_steps=4, **kwargs).images)
+from .conftest import LISTS, PROMPTS, draw, quiet
 
 
 @pytest.mark.parametrize("mode", ["none", "text", "neighbor", "alternate", "interleaved", "joint"])
