@@ -20,3 +20,4 @@ PRETRAINED = "pipelines/pretrain/result"
 PRETRAINED_SCORES = "pipelines/pretrain/scores.json"
 RULER_TRAINED = "pipelines/ruler/result"
 EVALUATED = "pipelines/evaluate/result"
+EVALUATION = "faithfulness.json"  # in there, and in reports/

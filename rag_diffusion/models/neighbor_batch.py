@@ -17,6 +17,33 @@ from rag_diffusion.corpus.images import on_white, to_square
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import pixels_to_images
 
+Picture = Image.Image | NDArray[np.uint8]
+
+
+def check_picture(picture: Picture, what: str) -> None:
+    """Refuse what is neither a PIL image nor a uint8 array (H, W), (H, W, 3) or (H, W, 4).
+
+    Raises:
+        ValueError: it is not; the message begins with `what`.
+    """
+    if isinstance(picture, np.ndarray):
+        shape, kind = picture.shape, picture.dtype
+        whole = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+        got = None if kind == np.uint8 and whole and 0 not in shape else f"{kind} {shape}"
+    else:
+        got = None if isinstance(picture, Image.Image) else type(picture).__name__
+    if got is not None:
+        raise ValueError(f"{what}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), got {got}")
+
+
+def square_pixels(picture: Picture, size: int) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8 of a picture of any size; transparency and what is missing to a square become white."""
+    return np.asarray(to_square(_rgb(picture), size))
+
+
+def _rgb(picture: Picture) -> Image.Image:
+    return on_white(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbor:
@@ -32,7 +59,7 @@ class Neighbor:
         weight: how much it counts: 2 counts twice, 0 not at all.
     """
 
-    image: Image.Image | NDArray[np.uint8]
+    image: Picture
     caption: str
     pair_id: str = ""
     source: str = ""
@@ -46,17 +73,7 @@ class Neighbor:
             raise ValueError(f"neighbor {self.pair_id!r}: expected a finite weight of at least 0, got {self.weight}")
         if self.score is not None and not np.isfinite(self.score):
             raise ValueError(f"neighbor {self.pair_id!r}: expected a finite score or None, got {self.score}")
-        if isinstance(self.image, np.ndarray):
-            shape, kind = self.image.shape, self.image.dtype
-            whole = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
-            got = None if kind == np.uint8 and whole and 0 not in shape else f"{kind} {shape}"
-        else:
-            got = None if isinstance(self.image, Image.Image) else type(self.image).__name__
-        if got is not None:
-            raise ValueError(
-                f"neighbor {self.pair_id!r}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), "
-                f"got {got}"
-            )
+        check_picture(self.image, f"neighbor {self.pair_id!r}")
 
     @cached_property
     def name(self) -> str:
@@ -66,16 +83,13 @@ class Neighbor:
     @cached_property
     def digest(self) -> str:
         """Hash of what it shows and says."""
-        shown = self._rgb()
+        shown = _rgb(self.image)
         content = str(shown.size).encode() + shown.tobytes() + self.caption.encode()
         return hashlib.sha256(content).hexdigest()[:12]
 
-    def _rgb(self) -> Image.Image:
-        return on_white(self.image if isinstance(self.image, Image.Image) else Image.fromarray(self.image))
-
     def pixels(self, size: int) -> NDArray[np.uint8]:
         """(size, size, 3) uint8."""
-        return np.asarray(to_square(self._rgb(), size))
+        return square_pixels(self.image, size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.models.neighbor_batch import Neighbor, Picture, check_picture, square_pixels
 
 Given = Neighbor | Sequence[Neighbor] | Sequence[Sequence[Neighbor]]
-Picture = Image.Image | NDArray[np.uint8]
 Pictures = Picture | Sequence[Picture]
 Exclude = Sequence[Collection[str]] | None
 
@@ -53,7 +52,7 @@ def by_prompt(given: Given, count: int) -> list[list[Neighbor]]:
     return lists
 
 
-def by_hand(given: Pictures, count: int, size: int) -> NDArray[np.uint8]:
+def as_pictures(given: Pictures, count: int, size: int) -> NDArray[np.uint8]:
     """Pictures to begin with, (count, size, size, 3): one for all prompts, or one for each of them.
 
     Raises:
@@ -62,10 +61,9 @@ def by_hand(given: Pictures, count: int, size: int) -> NDArray[np.uint8]:
     pictures = [given] if isinstance(given, Image.Image | np.ndarray) else list(given)
     if len(pictures) not in (1, count):
         raise ValueError(f"image: expected one picture, or one for each of {count} prompts, got {len(pictures)}")
-    try:
-        pixels = [Neighbor(image=one, caption="").pixels(size) for one in pictures]
-    except ValueError as error:
-        raise ValueError(f"image: {str(error).partition(': ')[2]}") from None
+    for one in pictures:
+        check_picture(one, "image")
+    pixels = [square_pixels(one, size) for one in pictures]
     return np.stack(pixels * (count // len(pixels)))
 
 

@@ -38,8 +38,8 @@ from rag_diffusion.sampling.inputs import (
     Given,
     Pictures,
     as_generators,
+    as_pictures,
     as_prompts,
-    by_hand,
     check_counts,
     coins,
     initial_noise,
@@ -291,7 +291,7 @@ class RetrievalPipeline(DiffusionPipeline):
 
     def _clean(self, image: Pictures, prompts: int, times: int) -> Tensor:
         """x_0 of the pictures to begin with, (B, D, h, w)."""
-        pixels = by_hand(image, prompts, self.generator.image_size)
+        pixels = as_pictures(image, prompts, self.generator.image_size)
         clean = self.generator.codec.encode(pixels_to_images(torch.from_numpy(pixels)).to(self.device))
         return clean.float().repeat_interleave(times, dim=0)
 

@@ -37,7 +37,8 @@ DEGRADED = "real_degraded"  # the real image, noised and denoised with the retri
 def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
     """Pair ids that condition a prompt in a variant: none, random, retrieved, oracle, or `DEGRADED`."""
     shown = {"none": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
-    return (shown | {DEGRADED: found.retrieved})[variant]
+    shown[DEGRADED] = found.retrieved
+    return shown[variant]
 
 
 @dataclass(frozen=True, kw_only=True)

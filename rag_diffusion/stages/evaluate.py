@@ -32,9 +32,9 @@ from rag_diffusion.stages.score import refuse_blunt_ruler
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.types import Prompt
 
-REPORT, PAGE = "faithfulness.json", "faithfulness.html"
+PAGE = "faithfulness.html"
 DRAWN = ("none", "random", "retrieved", "oracle")
-_FEW = 5  # drawings of an entity in the knowledge base
+_MANY = 7  # drawings of an entity in the knowledge base
 
 Curve = dict[str, dict[str, float]]
 
@@ -98,12 +98,12 @@ def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any
     for prompt in bench.prompts:
         hidden = sum(entity[name] == prompt.entity for name in bench.table.prompts[prompt.prompt_id].exclude)
         counts.append(int(total[prompt.entity]) - hidden)
-    found = np.minimum(counts, _FEW + 2)
+    found = np.minimum(counts, _MANY)
     report: dict[str, Any] = {}
     for count in sorted(set(found.tolist())):
         rows = np.flatnonzero(found == count)
         bootstrap = _bootstrap(bench.config, [bench.prompts[row] for row in rows])
-        name = f"{count} or more" if count == _FEW + 2 else str(count)
+        name = f"{count} or more" if count == _MANY else str(count)
         report[name] = {"num_prompts": len(rows)} | {
             metric: bootstrap.interval(verdicts["retrieved"].values(metric)[rows]).as_dict()
             for metric in ("joint", "entity", "style")
@@ -240,7 +240,7 @@ def _page(bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts:
 
 def _write(folder: Path, report: dict[str, Any], page: str) -> None:
     with atomic_dir(folder) as beside:
-        (beside / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        (beside / layout.EVALUATION).write_text(json.dumps(report, indent=1) + "\n")
         (beside / PAGE).write_text(page, encoding="utf-8")
         plots = beside / "faithfulness"
         plots.mkdir()

@@ -8,9 +8,18 @@ from pathlib import Path
 
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_dir, atomic_write, tree_hash
-from rag_diffusion.layout import BASE, EVALUATED, PRETRAINED, PRETRAINED_SCORES, REPORTS, RULER, RULER_TRAINED
+from rag_diffusion.layout import (
+    BASE,
+    EVALUATED,
+    EVALUATION,
+    PRETRAINED,
+    PRETRAINED_SCORES,
+    REPORTS,
+    RULER,
+    RULER_TRAINED,
+)
 
-CARD, RULER_CARD, EVALUATION = "card.json", "ruler.json", "faithfulness.json"
+CARD, RULER_CARD = "card.json", "ruler.json"
 
 
 def promote_base(root: Path | str = Path()) -> Path:
