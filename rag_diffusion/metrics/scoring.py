@@ -90,11 +90,14 @@ class Bench:
             features: (n, k) entity features of the images in `candidates`.
             prompts: other prompts of the same split.
         """
-        drawn = self.corpus.table.iloc[self.candidates]
-        prototypes = Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
         prompts = self.prompts if prompts is None else prompts
         hidden = [hidden_styles(prompt, self.table.prompts[prompt.prompt_id], self.corpus) for prompt in prompts]
-        return Judge(self.ruler, prompts, prototypes, hidden)
+        return Judge(self.ruler, prompts, self.prototypes(features), hidden)
+
+    def prototypes(self, features: NDArray[np.float64]) -> Prototypes:
+        """Of the candidate entities, from features (n, k) of the images in `candidates`."""
+        drawn = self.corpus.table.iloc[self.candidates]
+        return Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
 
     def report(self, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
         """The report without the checks: the table, differences, kinds of prompt, and what it was made from."""

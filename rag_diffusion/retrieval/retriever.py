@@ -25,6 +25,7 @@ from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.retrieval.fusion import DECIMALS, best_first, contributions, normalise
 from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.retrieval.vectors import Vectors, check_stamp
 from rag_diffusion.types import Hits
 
@@ -151,7 +152,7 @@ class Retriever:
         query_images: Pixels | None = None,
         image_weight: float = 0.5,
     ) -> list[Hits]:
-        """Best pairs of every query.
+        """Best pairs of every query; one that names several things gets those of each in turn, see `several`.
 
         Args:
             queries: Q texts.
@@ -166,9 +167,22 @@ class Retriever:
             ValueError: this retriever cannot find by image.
         """
         rows = None if exclude is None else [self.corpus.rows(ids) for ids in exclude]
-        by_image = None if query_images is None else ImageQuery(self._vectors_of(query_images), image_weight)
+        images = None if query_images is None else self._vectors_of(query_images)
+        by_image = None if images is None else ImageQuery(images, image_weight)
         rankings = self.rank(queries, depth=top_k, exclude=rows, query_vectors=query_vectors, by_image=by_image)
-        return [self.hits(ranking, top_k) for ranking in rankings]
+        found = [self.hits(ranking, top_k) for ranking in rankings]
+        for row, query in enumerate(queries):
+            asked = things(query)
+            if asked and not one_thing(asked, self._captions(found[row])):
+                many = len(asked)
+                turns = self.rank(
+                    [thing.query for thing in asked],
+                    depth=top_k,
+                    exclude=None if rows is None else [rows[row]] * many,
+                    by_image=None if images is None else ImageQuery(images[[row] * many], image_weight),
+                )
+                found[row] = take_turns([self.hits(ranking, top_k) for ranking in turns], top_k)
+        return found
 
     def hits(self, ranking: Ranking, top_k: int) -> Hits:
         """The first `top_k` of a ranking, by pair id."""
@@ -225,6 +239,10 @@ class Retriever:
                     alike = self.vectors.image[rows] @ by_image.vectors[start + row]
                     raw["image_to_image"] = alike.astype(np.float64)
                 yield self._fuse(raw, rows, weights)
+
+    def _captions(self, hits: Hits) -> list[str]:
+        captions: list[str] = self.corpus.table["caption"].iloc[self.corpus.rows(hits.pair_ids)].tolist()
+        return captions
 
     def _allowed(self, count: int, exclude: Sequence[Ints] | None, within: Mask | None) -> Mask:
         allowed = np.ones((count, len(self._pair_ids)), dtype=bool)

@@ -83,7 +83,9 @@ class Drawing:
                 begin: dict[str, Any] = {}
                 if pictures is not None:
                     begin = {"image": list(pictures[start : start + size]), "strength": strength}
-                named = fingerprint({"prompts": [asdict(prompt) for prompt in batch]} | _told(begin))
+                shown_pairs = [self._names(variant, prompt) for prompt in batch]
+                facts = {"prompts": [asdict(prompt) for prompt in batch], "neighbors": shown_pairs}
+                named = fingerprint(facts | _told(begin))
                 path = self._scratch / f"{variant}-{named}.npz"
                 if not path.exists():
                     _save(path, self._draw(variant, batch, begin))
@@ -97,7 +99,7 @@ class Drawing:
     def _draw(self, variant: str, prompts: Sequence[Prompt], begin: dict[str, Any]) -> Drawn:
         drawn = self._pipeline(
             [prompt.text for prompt in prompts],
-            [self._neighbors(variant, self.table.prompts[prompt.prompt_id]) for prompt in prompts],
+            [self._neighbors(variant, prompt) for prompt in prompts],
             guidance=Guidance.from_config(self.config.sample),
             num_inference_steps=self.config.sample.num_inference_steps,
             generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
@@ -106,8 +108,12 @@ class Drawing:
         origins = [replace(origin, variant=variant, corpus_hash=self.corpus.hash) for origin in drawn.provenance]
         return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
 
-    def _neighbors(self, variant: str, found: PromptNeighbors) -> list[Neighbor]:
-        names = neighbors_of(variant, found)[: self.config.retrieval.num_neighbors]
+    def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
+        found = self.table.prompts[prompt.prompt_id]
+        return neighbors_of(variant, found)[: self.config.retrieval.num_neighbors]
+
+    def _neighbors(self, variant: str, prompt: Prompt) -> list[Neighbor]:
+        names, found = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]
         scores = dict(zip(found.retrieved, found.scores, strict=True))
         return neighbors_from(self.corpus, names, [scores.get(name) for name in names])
 
@@ -121,14 +127,13 @@ class Drawing:
 
     @cached_property
     def _scratch(self) -> Path:
-        """Named after everything that decides a pixel but the prompts and the variant."""
+        """Named after everything that decides a pixel but the prompts and their neighbors."""
         facts = {
             "code": code_hash("models", "sampling"),
             "model": tree_hash(self.model),
-            "neighbors": tree_hash(self.root / layout.NEIGHBORS),
+            "corpus": self.corpus.hash,
             "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),
             "seed": self.config.seed,
-            "num_neighbors": self.config.retrieval.num_neighbors,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
 

@@ -26,6 +26,7 @@ from rag_diffusion.metrics.plots import accuracy_plot, curves_plot
 from rag_diffusion.metrics.report import as_csv, in_order, verdict
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Variant, real_rows
+from rag_diffusion.stages import two_entities
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import DEGRADED, Drawing
 from rag_diffusion.stages.score import refuse_blunt_ruler
@@ -58,6 +59,7 @@ def run(ctx: StageContext) -> None:
     refuse_blunt_ruler(real, config.score.min_real_accuracy)
     refuse_seen(read_card(ctx.root / layout.MODEL), bench.corpus, layout.MODEL)
     variants = dict(made.variants) | _drawn(ctx.root, bench)
+    two = two_entities.measure(ctx.root, bench, bench.prototypes(features.entity))
     verdicts = {name: made.judge.verdicts(variant.looks) for name, variant in variants.items()}
     report = bench.report(variants, verdicts) | {
         "model_hash": tree_hash(ctx.root / layout.MODEL),
@@ -66,10 +68,11 @@ def run(ctx: StageContext) -> None:
         "by_drawings": by_drawings(bench, verdicts),
         "curves": Curves(root=ctx.root, config=ctx.config).measure(),
         "by_training_step": by_training_step(read_card(ctx.root / layout.MODEL)),
+        "two_entities": two.report,
     }
     report["aims"] = aims(report)
     report["verdict"] = verdict(report["differences"])
-    _write(ctx.root / layout.EVALUATED, report, _page(bench, made.judge, variants, verdicts))
+    _write(ctx.root / layout.EVALUATED, report, _page(bench, made.judge, variants, verdicts, two.rows))
     _track(ctx, report)
 
 
@@ -190,6 +193,7 @@ def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             share(mean("retrieved", "entity", kinds["sentence"]), mean("retrieved", "entity", kinds["caption"])),
             ">= 0.8",
         ),
+        "two entities, retrieved - none, both, low end": (report["two_entities"]["difference"]["low"], "> 0"),
     }
     return {
         name: {"measured": value, "aim": aim, "reached": _reached(value, aim)} for name, (value, aim) in found.items()
@@ -205,8 +209,10 @@ def _bootstrap(config: Config, prompts: Sequence[Prompt]) -> ClusterBootstrap:
     return ClusterBootstrap([prompt.entity for prompt in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
 
 
-def _page(bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts]) -> str:
-    """Best, median and worst retrieved drawings."""
+def _page(
+    bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts], two: list[Row]
+) -> str:
+    """Best, median and worst retrieved drawings, and the best of two entities."""
     order = ranks(judge.margins(variants["retrieved"].looks))
     count = min(bench.config.evaluate.shown, len(order) // 3)
     middle = (len(order) - count) // 2
@@ -235,6 +241,7 @@ def _page(bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts:
         "retrieved neighbors: the worse of its two ranks, of entity and of style."
     )
     sections = {name: [row(int(number)) for number in numbers] for name, numbers in chosen.items()}
+    sections["two entities in one prompt: best"] = two
     return picture_page("Unseen entities: best, median, worst", note, sections)
 
 

@@ -19,7 +19,7 @@ from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
-from rag_diffusion.stages import evaluate
+from rag_diffusion.stages import align, embed, evaluate, index
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.evaluate import aims, by_drawings, by_training_step
 from rag_diffusion.stages.promote import publish_evaluation
@@ -32,7 +32,8 @@ def settings(scoring_config: Config) -> Config:
     """Few steps, few points."""
     sample = scoring_config.sample.model_copy(update={"num_inference_steps": 4})
     few = {"prompts": "default", "curve_text_scales": [1.5], "curve_neighbor_scales": [2.0], "shown": 1}
-    update = {"sample": sample, "evaluate": scoring_config.evaluate.model_copy(update=few)}
+    encoder = scoring_config.encoder.model_copy(update={"image_size": 32, "epochs": 1, "batch_size": 32})
+    update = {"sample": sample, "evaluate": scoring_config.evaluate.model_copy(update=few), "encoder": encoder}
     return scoring_config.model_copy(update=update)
 
 
@@ -49,6 +50,8 @@ def ready(project: Path, tiny_generator: Generator) -> Path:
 @pytest.mark.slow
 def test_everything_is_measured_once_and_published(ready: Path, settings: Config) -> None:
     context = StageContext(config=settings, root=ready, tracker=NullTracker())
+    for stage in (align, embed, index):
+        stage.run(context)
     with pytest.raises(DataError, match="make it with `rag-diffusion evaluate`"):
         publish_evaluation(ready)
     evaluate.run(context)
@@ -61,9 +64,13 @@ def test_everything_is_measured_once_and_published(ready: Path, settings: Config
     curves = report["curves"]
     assert list(curves["number of neighbors"]["retrieved"]) == ["0", "1", "2", "3"]
     assert set(curves["guidance"]["retrieved"]) == {"none", "text", "neighbor", "interleaved", "alternate", "joint"}
+    two = report["two_entities"]
+    assert 0 < two["num_prompts"] <= report["num_prompts"] // 2
+    assert two["variants"].keys() == {"none", "retrieved", "real"}
+    assert 0 <= two["neighbors_of_both"] <= 1
     assert report["aims"].keys() >= {"retrieved / real, joint", "retrieved / none, KID"}
     page = (ready / layout.REPORTS / "faithfulness.html").read_text()
-    assert all(f"<h2>{name}</h2>" in page for name in ("best", "median", "worst"))
+    assert all(f"<h2>{name}</h2>" in page for name in ("best", "median", "worst", "two entities in one prompt: best"))
     plots = {path.name for path in (ready / layout.REPORTS / "faithfulness").iterdir()}
     assert plots >= {"accuracy.png", "accuracy.csv", "by_drawings.png", "by_number_of_neighbors.png", "by_guidance.png"}
 
@@ -123,6 +130,7 @@ def report(retrieved: float) -> dict[str, Any]:
         },
         "differences": {"retrieved-none": row, "retrieved-copied_snap": row},
         "by_kind": {"sentence": {"retrieved": plain}, "caption": {"retrieved": row}},
+        "two_entities": {"difference": interval(retrieved)},
     }
 
 
@@ -144,6 +152,7 @@ def test_aims_say_what_is_reached() -> None:
         "retrieved / none, KID": True,
         "random / none, style": False,
         "sentences / captions, entity": True,
+        "two entities, retrieved - none, both, low end": True,
     }
     found = {name: one["reached"] for name, one in aims(report(0.1)).items()}
     assert not found["retrieved - none, joint, low end"]
