@@ -19,17 +19,33 @@ PROJECT = Project.load(ROOT)
 Context = dg.AssetExecutionContext
 Result = dg.MaterializeResult[None]
 
+OWNER = "team:rag-diffusion"
+GROUPS = {
+    "knowledge_base": ("ingest", "align", "embed", "index", "neighbors"),
+    "generator": ("finetune", "sample"),
+    "evaluation": ("baselines", "score"),
+}
+KINDS = {
+    "ingest": "parquet", "align": "pytorch", "embed": "pytorch", "index": "faiss", "neighbors": "parquet",
+    "baselines": "pytorch", "finetune": "pytorch", "sample": "pytorch", "score": "pytorch",
+}  # fmt: skip
+GPU_STAGES = ("finetune", "sample")
+GPU_POOL = "gpu"  # `dagster instance concurrency set gpu 1`: one of them at a time, whatever runs
+
 
 def stage_asset(function: Callable[[Context], Result], project: Project = PROJECT) -> dg.AssetsDefinition:
     """Make the asset of the stage that a function is named after."""
     stage = project.stages[function.__name__]
+    base = stage.name.split("@")[0]
     define = dg.asset(
         key=asset_key(stage.name),
         deps=[asset_key(name) for name in (*stage.upstream, *stage.external)],
         description=stage.description,
         code_version=stage.code_version,
-        kinds={"dvc", "mlflow"},
-        group_name="pipeline",
+        kinds={"dvc", "mlflow"} | ({KINDS[base]} if base in KINDS else set()),
+        group_name=next((group for group, names in GROUPS.items() if base in names), "pipeline"),
+        owners=[OWNER],
+        pool=GPU_POOL if base in GPU_STAGES else None,
     )
     return define(function)
 
@@ -96,6 +112,7 @@ EXTERNAL_ASSETS = [
         metadata={"path": dg.MetadataValue.path(str(ROOT / path))},
         kinds={"git"},
         group_name="external",
+        owners=[OWNER],
     )
     for name, path in EXTERNAL.items()
 ]

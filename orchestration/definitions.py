@@ -5,9 +5,17 @@ from __future__ import annotations
 import dagster as dg
 
 from orchestration.assets import EXTERNAL_ASSETS, STAGE_ASSETS
-
-pipeline = dg.define_asset_job("pipeline", selection=dg.AssetSelection.assets(*STAGE_ASSETS))
+from orchestration.checks import asset_checks
+from orchestration.sensors import dvc_results, every_night, new_data, pipeline
+from orchestration.smoke import smoke
 
 # One process, one stage after the other: a stage uses every core, and a process for each step
 # costs 5 to 10 s.
-defs = dg.Definitions(assets=[*STAGE_ASSETS, *EXTERNAL_ASSETS], jobs=[pipeline], executor=dg.in_process_executor)
+defs = dg.Definitions(
+    assets=[*STAGE_ASSETS, *EXTERNAL_ASSETS],
+    asset_checks=asset_checks(),
+    jobs=[pipeline, smoke],
+    schedules=[every_night],
+    sensors=[dvc_results, new_data],
+    executor=dg.in_process_executor,
+)

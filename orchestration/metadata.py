@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 from PIL import Image
 
-from orchestration.project import Stage
+from orchestration.project import EXTERNAL, Stage
 from rag_diffusion.layout import RUNS
 
 PICTURE_WIDTH = 900  # pixels; the event log keeps every picture
@@ -32,6 +32,17 @@ def stage_metadata(root: Path, stage: Stage) -> dict[str, Any]:
             shown[picture.stem] = dg.MetadataValue.md(embedded(picture))
         except OSError as error:  # the stage has done its work; its picture is told as broken
             shown[picture.stem] = f"cannot be shown: {error}"
+    return shown
+
+
+def card_metadata(root: Path, name: str) -> dict[str, Any]:
+    """The card of an external asset: its numbers, and where it is."""
+    folder = root / EXTERNAL[name]
+    shown: dict[str, Any] = {"path": dg.MetadataValue.path(str(folder))}
+    for path in sorted(folder.glob("*.json")):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        plain = {key: value for key, value in card.items() if isinstance(value, str | int | float)}
+        shown |= plain | numbers(card.get("scores", {}), "scores/")
     return shown
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class Stage:
         outs: paths of its outs, relative to the root, in the order of dvc.yaml.
         metrics: those of the outs that are metric files.
         code_version: hash of its command, parameters, and the files it reads that no stage makes.
+        own_deps: paths that are neither an out of a stage nor an external asset: code and fixed inputs.
+        reads: stage or external asset -> paths of it that this stage depends on.
     """
 
     name: str
@@ -41,14 +44,38 @@ class Stage:
     outs: tuple[str, ...]
     metrics: tuple[str, ...]
     code_version: str
+    own_deps: tuple[str, ...]
+    reads: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What dvc.lock says of the outs of a stage: their version, and what they were made from.
+
+    Attributes:
+        data_version: hash of the outs; the md5 where there is one out. The note of the MLflow run is left out, as it
+            differs from run to run.
+        code_version: as `Stage.code_version`, of the run that made them.
+        inputs: stage or external asset -> the version of it that was read; None where that cannot be told any more.
+    """
+
+    data_version: str
+    code_version: str
+    inputs: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A DVC project as it was when it was read."""
+    """A DVC project as it was when it was read.
+
+    Attributes:
+        stages: by name, those that another one needs before it.
+        external: version of each external asset that is there: the md5 that DVC gives it.
+    """
 
     root: Path
     stages: Mapping[str, Stage]
+    external: Mapping[str, str]
 
     @classmethod
     def load(cls, root: Path | str) -> Project:
@@ -62,21 +89,74 @@ class Project:
             for stage, needed in index.graph.edges:
                 if stage.name in edges and needed in own:
                     edges[stage.name].append(needed.name)
-            return cls(root=root, stages={s.name: _read_stage(s, edges[s.name], makers) for s in own})
+            order = TopologicalSorter(edges).static_order()
+            by_name = {stage.name: stage for stage in own}
+            stages = {name: _read_stage(by_name[name], edges[name], makers) for name in order}
+            deps = {str(dep): dep for stage in own for dep in stage.deps}
+            external = {
+                name: str(deps[path].get_hash().value)
+                for name, path in EXTERNAL.items()
+                if path in deps and deps[path].exists
+            }
+            return cls(root=root, stages=stages, external=external)
 
     def data_version(self, name: str) -> str | None:
-        """Hash of a stage's outs as dvc.lock has it, None before the first run.
+        """`Made.data_version` of a stage, None before its first run."""
+        lock = self._lock().get(name)
+        return None if lock is None else _data_version(lock)
 
-        It is the md5 of the out where there is one. The note of the MLflow run is left out, as it
-        differs from run to run.
-        """
+    def made(self) -> dict[str, Made]:
+        """What dvc.lock says of every stage that has run, those that another one needs before it."""
+        locks = self._lock()
+        return {name: self._made(stage, locks) for name, stage in self.stages.items() if name in locks}
+
+    def missing(self, name: str) -> dict[str, list[str]]:
+        """Stage or external asset -> paths of it that a stage needs and that are not there."""
+        reads = self.stages[name].reads
+        found = {up: [path for path in paths if not (self.root / path).exists()] for up, paths in reads.items()}
+        return {up: paths for up, paths in found.items() if paths}
+
+    def _lock(self) -> dict[str, Any]:
         try:
             lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
-            return None
-        outs = lock.get("stages", {}).get(name, {}).get("outs", [])
-        known = {out["path"]: out["md5"] for out in outs if not out["path"].startswith(f"{RUNS}/")}
-        return next(iter(known.values())) if len(known) == 1 else digest(known) if known else None
+            return {}
+        stages: dict[str, Any] = lock.get("stages", {})
+        return stages
+
+    def _made(self, stage: Stage, locks: Mapping[str, Any]) -> Made:
+        lock = locks[stage.name]
+        deps = {dep["path"]: dep["md5"] for dep in lock.get("deps", [])}
+        own = {path: md5 for path, md5 in deps.items() if path in stage.own_deps} | lock.get("params", {})
+        return Made(
+            data_version=_data_version(lock),
+            code_version=digest({"cmd": lock["cmd"], **own}),
+            inputs={name: _input_version(name, paths, deps, locks) for name, paths in stage.reads.items()},
+        )
+
+
+def _data_version(lock: Mapping[str, Any]) -> str:
+    return _version_of(_outs(lock))
+
+
+def _outs(lock: Mapping[str, Any]) -> dict[str, str]:
+    """md5 by path, without the note of the MLflow run."""
+    return {out["path"]: out["md5"] for out in lock.get("outs", []) if not out["path"].startswith(f"{RUNS}/")}
+
+
+def _version_of(outs: Mapping[str, str]) -> str:
+    return str(next(iter(outs.values()))) if len(outs) == 1 else digest(dict(outs))
+
+
+def _input_version(name: str, paths: tuple[str, ...], deps: Mapping[str, str], locks: Mapping[str, Any]) -> str | None:
+    """The version of what was read; of a stage that has run again since and of whose outs only some were read: None."""
+    read = {path: deps[path] for path in paths}
+    if name in EXTERNAL:
+        return _version_of(read)
+    outs = _outs(locks.get(name, {}))
+    if outs.keys() == read.keys():
+        return _version_of(read)
+    return _version_of(outs) if all(outs.get(path) == md5 for path, md5 in read.items()) else None
 
 
 def digest(content: object) -> str:
@@ -88,6 +168,11 @@ def digest(content: object) -> str:
 def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> Stage:
     plain = [dep for dep in stage.deps if not _made_by(dep, makers)]
     external = {name: path for name, path in EXTERNAL.items() if any(str(dep) == path for dep in plain)}
+    reads: dict[str, list[str]] = {name: [path] for name, path in external.items()}
+    for dep in stage.deps:
+        for made, name in makers.items():
+            if Path(dep.fs_path).is_relative_to(made):
+                reads.setdefault(name, []).append(str(dep))
     versions = {str(dep): _version(dep) for dep in plain if str(dep) not in external.values()}
     return Stage(
         name=stage.name,
@@ -97,6 +182,8 @@ def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> S
         outs=tuple(str(out) for out in stage.outs),
         metrics=tuple(str(out) for out in stage.outs if out.metric),
         code_version=digest({"cmd": stage.cmd, **versions}),
+        own_deps=tuple(str(dep) for dep in plain if str(dep) not in external.values()),
+        reads={name: tuple(paths) for name, paths in sorted(reads.items())},
     )
 
 

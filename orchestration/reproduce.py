@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,15 @@ from dagster_pipes import (
 
 from orchestration.metadata import stage_metadata
 from orchestration.processes import end_group, environment
-from orchestration.project import Project
+from orchestration.project import EXTERNAL, Project
+from rag_diffusion.origin import DAGSTER_RUN
 
 SECONDS_BETWEEN_TRIES = 10.0
+TRIES_WHEN_KILLED = 2
 SECONDS_OF_BUSY = 6 * 3600.0
 LINES_KEPT = 40
+_EXIT = re.compile(r"exited with (-?\d+)")
+_SIGNALS = 128  # a shell adds the number of the signal to this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +45,60 @@ class Outcome:
         """Whether another DVC process works on the same paths."""
         return self.code != 0 and "is busy, it is being blocked by" in self.tail
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended the stage or DVC, as the system does when memory is short."""
+        found = _EXIT.findall(self.tail)
+        code = int(found[-1]) if found and self.code > 0 else self.code
+        return code < 0 or code > _SIGNALS
+
 
 def reproduce(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult[None]:
     """Bring the asset's stage up to date; DVC decides whether it runs, is restored or is skipped.
 
+    A stage that a signal killed is started again and goes on at its checkpoint. There is no retry policy, which would
+    start one again that a user has cancelled.
+
     Raises:
-        dagster.Failure: the stage failed; the description has the end of its output.
+        dagster.Failure: something that it reads is not there, or the stage failed; the description says what to
+            materialize first, or has the end of its output.
     """
     stage = project.stages[stage_name(context.asset_key)]
-    with dg.open_pipes_session(
-        context=context,
-        context_injector=dg.PipesEnvContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
-    ) as session:
-        variables = session.get_bootstrap_env_vars()
-        outcome = _repro_when_free(context, project.root, stage.name, variables)
-        if not outcome.ran and outcome.code == 0:
-            _speak_for_stage(variables, f"{stage.name}: nothing it depends on has changed, DVC kept its result")
+    if missing := project.missing(stage.name):
+        raise dg.Failure(_what_first(stage.name, missing))
+    outcome = _run(context, project, stage.name)
     if outcome.code != 0:
-        raise dg.Failure(f"dvc repro {stage.name} ended with exit code {outcome.code}:\n{outcome.tail}")
+        failure = dg.Failure(f"dvc repro {stage.name} ended with exit code {outcome.code}:\n{outcome.tail}")
+        if outcome.killed:
+            raise dg.RetryRequested(max_retries=TRIES_WHEN_KILLED, seconds_to_wait=5) from failure
+        raise failure
     version = project.data_version(stage.name)
     return dg.MaterializeResult(
         metadata={"ran": outcome.ran, **stage_metadata(project.root, stage)},
         data_version=dg.DataVersion(version) if version else None,
     )
+
+
+def _run(context: dg.AssetExecutionContext, project: Project, stage: str) -> Outcome:
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesEnvContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        variables = {**session.get_bootstrap_env_vars(), DAGSTER_RUN: context.run_id}
+        outcome = _repro_when_free(context, project.root, stage, variables)
+        if not outcome.ran and outcome.code == 0:
+            _speak_for_stage(variables, f"{stage}: nothing it depends on has changed, DVC kept its result")
+    return outcome
+
+
+def _what_first(stage: str, missing: Mapping[str, Sequence[str]]) -> str:
+    paths = ", ".join(path for found in missing.values() for path in found)
+    made = [name for name in missing if name not in EXTERNAL]
+    tracked = [EXTERNAL[name] for name in missing if name in EXTERNAL]
+    ways = [f"materialize {', '.join(made)} first, or fetch it with `dvc pull`"] if made else []
+    ways += [f"restore {', '.join(tracked)} with git"] if tracked else []
+    return f"{stage}: expected {paths}, found none; {'; '.join(ways)}"
 
 
 def stage_name(key: dg.AssetKey) -> str:

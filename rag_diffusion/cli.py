@@ -89,6 +89,30 @@ def evaluate(root: Root = Path()) -> None:
 
 
 @app.command()
+def sync(root: Root = Path()) -> None:
+    """Tell Dagster what `dvc repro` made in a shell; its sensor does so by itself while `dagster dev` runs."""
+    with clean_errors():
+        if subprocess.run([sys.executable, "-m", "orchestration.sync"], cwd=root).returncode:
+            raise RagDiffusionError("sync: expected Dagster and DVC to answer; what went wrong stands above")
+
+
+@app.command()
+def lineage(
+    what: Annotated[str, typer.Argument(help="a file that a stage made, a drawn PNG, or an MLflow run id")],
+    root: Root = Path(),
+    draw: Annotated[Path | None, typer.Option(help="Write it as an SVG drawing as well.")] = None,
+) -> None:
+    """Say which corpus, index, base, parameters, commit and runs made something."""
+    from rag_diffusion.lineage import as_svg, as_text, trace
+
+    with clean_errors():
+        found = trace(root, what)
+        print(as_text(found))
+        if draw is not None:
+            draw.write_text(as_svg(found), encoding="utf-8")
+
+
+@app.command()
 def show(root: Root = Path()) -> None:
     """Say where the pictures and the numbers are, and print the metric table."""
     from rag_diffusion.show import summary

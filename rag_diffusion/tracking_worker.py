@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from rag_diffusion.origin import origin
 from rag_diffusion.tracking import Reply, Setup
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Writer:
             self.experiment_id,
             start_time=self.setup.started,
             run_name=self.setup.stage,
-            tags=tags | _git(self.setup.root),
+            tags=tags | _tags(self.setup.root),
         )
         params = [Param(key, value) for key, value in self.setup.params.items()]
         for start in range(0, len(params), ENTITIES_PER_BATCH):
@@ -153,7 +153,7 @@ class Writer:
             return None
         self.run_id = self.resumed_from
         self.params(self.setup.params)
-        self.tags({"resumed": "true", **_git(self.setup.root)})
+        self.tags({"resumed": "true", **_tags(self.setup.root)})
         return self.resumed_from
 
     def _watch_system(self) -> None:
@@ -283,18 +283,11 @@ def _lock(setup: Setup) -> FileLock:
     return FileLock(folder / ".lock", timeout=SECONDS_FOR_LOCK)
 
 
-def _git(root: str) -> dict[str, str]:
-    """Commit and cleanliness of the working tree; empty outside of git."""
-    try:
-        commit = _output(root, "git", "rev-parse", "HEAD")
-        dirty = bool(_output(root, "git", "status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": commit, "git_dirty": str(dirty).lower()}
-
-
-def _output(root: str, *command: str) -> str:
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+def _tags(root: str) -> dict[str, str]:
+    """Where it comes from; the commit by the name that MLflow shows."""
+    known = origin(root)
+    commit = known.pop("git_commit", None)
+    return known | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def _user() -> str:

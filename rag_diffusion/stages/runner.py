@@ -12,6 +12,7 @@ from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.layout import RUNS
+from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import MlflowTracker, NullTracker, open_tracker
 
@@ -53,7 +54,7 @@ def run_stage(name: str, root: Path | str = Path()) -> None:
     with open_tracker(config, root, name) as tracker:
         stage = _load(name)
         stage(StageContext(config=config, root=root, tracker=tracker))
-    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker), indent=2) + "\n")
+    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker, root), indent=2) + "\n")
 
 
 def _load(name: str) -> Callable[[StageContext], None]:
@@ -62,6 +63,6 @@ def _load(name: str) -> Callable[[StageContext], None]:
     return run
 
 
-def _record(stage: str, experiment: str, tracker: MlflowTracker) -> dict[str, object]:
+def _record(stage: str, experiment: str, tracker: MlflowTracker, root: Path) -> dict[str, object]:
     record: dict[str, object] = {"run_id": tracker.run_id, "experiment": experiment, "stage": stage}
-    return record | ({"tracking_error": tracker.errors[0]} if tracker.errors else {})
+    return record | origin(root) | ({"tracking_error": tracker.errors[0]} if tracker.errors else {})

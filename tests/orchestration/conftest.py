@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 STAGE = '''"""Writes each out from the bytes of all deps; sleeps or fails where a file says so."""
-import hashlib, json, sys, time
+import hashlib, json, os, sys, time
 from pathlib import Path
 from rag_diffusion.progress import progress, reporting_to_dagster
 name, outs, deps = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
@@ -20,6 +20,9 @@ Path("log.txt").open("a").write(name + "\\n")
 print("stage", name, "speaks")
 if Path(f"fail-{name}").exists():
     sys.exit("this stage was told to fail")
+if Path(f"kill-{name}").exists():
+    Path(f"kill-{name}").unlink()
+    os.kill(os.getpid(), 9)
 if Path(f"sleep-{name}").exists():
     Path("sleeping").touch()
     time.sleep(120)
@@ -27,6 +30,27 @@ files = [file for dep in deps for file in (Path(dep), *sorted(Path(dep).rglob("*
 with reporting_to_dagster():
     for file in progress(deps, desc=name, unit="dep"):
         pass
+def table(path, **columns):
+    import pyarrow as pa, pyarrow.parquet as pq
+    pq.write_table(pa.table(columns), path)
+def corpus(out):
+    table(out / "pairs-00000.parquet", pair_id=["a", "b"], caption=["x", "y"], family=["a", "b"],
+          duplicate_group=["a", "b"], split=["train", "test"])
+    if Path("torn").exists():
+        columns = {name: ["c"] for name in ("pair_id", "caption", "duplicate_group")}
+        table(out / "pairs-00001.parquet", **columns, family=["a"], split=["test"])
+def vectors(out):
+    import numpy as np
+    from safetensors.numpy import save_file
+    save_file({"image": np.eye(2, dtype=np.float32), "text": np.eye(2, dtype=np.float32)}, out / "vectors.safetensors")
+def index(out):
+    (out / "recall.json").write_text(json.dumps({"depth": 10, "recall_text": 0.99}))
+def neighbors(out):
+    for name in ("training", "validation"):
+        table(out / f"{name}.parquet", pair_id=["a"], neighbors=[["b"]])
+    entry = {"exclude": ["a"], "retrieved": ["b"], "oracle": [], "random": ["b"]}
+    (out / "prompts.json").write_text(json.dumps({"test-0000": entry}))
+forms = {"corpus": corpus, "vectors": vectors, "index": index, "neighbors": neighbors}
 text = hashlib.sha256(b"".join(f.read_bytes() for f in files if f.is_file())).hexdigest()
 for out in map(Path, outs):
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -34,12 +58,16 @@ for out in map(Path, outs):
         out.write_text(json.dumps({"run_id": "0" * 32, "experiment": "tiny", "stage": name}))
     elif out.suffix == ".json":
         interval = {"mean": 0.5, "low": 0, "high": 1}
-        out.write_text(json.dumps({"variants": {"none": {"joint": interval}}, "text": text}))
+        gain = {"retrieved-none": {"joint": {"mean": 0.1, "low": 0.05, "high": 0.2}}}
+        out.write_text(json.dumps({"variants": {"none": {"joint": interval}}, "differences": gain, "text": text}))
+    elif out.suffix == ".csv":
+        out.write_text("step,loss\\n1,0.5\\n2,0.4\\n")
     elif out.suffix:
         out.write_text(text)
     else:
         out.mkdir(parents=True)
         (out / "a.txt").write_text(text)
+        forms.get(out.name, lambda folder: None)(out)
         if out.name == "sheets":
             from PIL import Image
             Image.new("RGB", (1200, 40), "red").save(out / "retrieved.png")
@@ -88,7 +116,7 @@ def project(tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: di
         (root / dep if Path(dep).suffix else root / dep / "input").write_text(dep)
     stages = {name: small(name, stage) for name, stage in pipeline.items()}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    (root / "params.yaml").write_text("seed: 0\n")
+    (root / "params.yaml").write_text("seed: 0\nindex: {min_recall: 0.98}\n")
     (root / "stage.py").write_text(STAGE)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(command, cwd=root, check=True, env=environment)

@@ -72,11 +72,26 @@ def test_the_job_holds_the_stages_and_nothing_else(pipeline: dict[str, dict[str,
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(pipeline)
 
 
-def test_no_asset_is_tried_again_by_itself() -> None:
-    """A retry policy would start a stage again that a user has just cancelled."""
+def test_no_asset_is_tried_again_by_policy() -> None:
+    """It would start a stage again that a user has just cancelled."""
     from orchestration.assets import STAGE_ASSETS
 
     assert [asset.op.retry_policy for asset in STAGE_ASSETS] == [None] * len(STAGE_ASSETS)
+
+
+def test_nothing_starts_by_itself_but_the_look_at_dvc() -> None:
+    from orchestration.sensors import dvc_results, every_night, new_data
+
+    assert every_night.default_status == dg.DefaultScheduleStatus.STOPPED
+    assert new_data.default_status == dg.DefaultSensorStatus.STOPPED
+    assert dvc_results.default_status == dg.DefaultSensorStatus.RUNNING
+
+
+def test_every_asset_has_an_owner_a_group_and_kinds(specs: dict[str, dg.AssetSpec]) -> None:
+    for name, spec in specs.items():
+        assert spec.owners == ["team:rag-diffusion"], name
+        assert spec.group_name in {"knowledge_base", "generator", "evaluation", "external"}, name
+        assert spec.kinds, name
 
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
@@ -104,7 +119,7 @@ def test_the_code_version_follows_code_and_parameters_and_nothing_else(project: 
     changed = {name for name in before if before[name].code_version != after[name].code_version}
     assert changed == {"baselines", "score"}
 
-    (project / "params.yaml").write_text("seed: 1\n")
+    (project / "params.yaml").write_text("seed: 1\nindex: {min_recall: 0.98}\n")
     again = Project.load(project).stages
     assert all(again[name].code_version != after[name].code_version for name in after)
 

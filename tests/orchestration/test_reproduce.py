@@ -19,6 +19,7 @@ import yaml
 from orchestration.metadata import numbers
 from orchestration.project import Project
 from orchestration.reproduce import repro
+from orchestration.smoke import run_apart
 
 JOB = [
     sys.executable,
@@ -138,6 +139,28 @@ def test_a_stage_that_fails_fails_its_asset_with_the_end_of_its_output(
 
 
 @pytest.mark.slow
+def test_a_stage_that_was_killed_is_started_again(
+    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    (project / "kill-align").touch()
+    shown = materialize(project_root, environment)
+
+    assert shown.startswith("0\n"), shown[-5000:]
+    assert ran(project)[:3] == ["ingest", "align", "align"]
+
+
+@pytest.mark.slow
+def test_an_asset_without_its_upstream_says_what_to_materialize_first(
+    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    shown = materialize(project_root, environment, "--select", "embed")
+
+    assert not shown.startswith("0\n")
+    assert "expected data/encoder, data/corpus, found none; materialize align, ingest first" in shown
+    assert ran(project) == []
+
+
+@pytest.mark.slow
 def test_a_cancelled_run_leaves_no_process_and_starts_no_other_stage(
     project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
@@ -186,8 +209,27 @@ def test_an_experiment_can_set_a_parameter(project: Path, environment: dict[str,
         subprocess.run(["git", *command], cwd=project, check=True)
     dvc(project, environment, "exp", "run", "-S", "seed=7", "ingest")
 
-    assert yaml.safe_load((project / "params.yaml").read_text()) == {"seed": 7}
+    assert yaml.safe_load((project / "params.yaml").read_text())["seed"] == 7
     assert ran(project) == ["ingest"]
+
+
+@pytest.mark.slow
+def test_a_smoke_run_leaves_the_workspace_and_its_results_alone(project: Path, environment: dict[str, str]) -> None:
+    dvc(project, environment, "repro")
+    for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    lock = (project / "dvc.lock").read_text()
+
+    shown = run_apart(project, "smoke-test", {"seed": 9}, environment)
+    assert "Running stage 'score'" in shown
+    assert (project / "dvc.lock").read_text() == lock
+    assert yaml.safe_load((project / "params.yaml").read_text())["seed"] == 0
+    assert "smoke-test" not in dvc(project, environment, "exp", "list", "--name-only")
+
+    (project / "fail-score").touch()
+    subprocess.run(["git", "add", "-A"], cwd=project, check=True)
+    with pytest.raises(dg.Failure, match="this stage was told to fail"):
+        run_apart(project, "smoke-test", {"seed": 10}, environment)
 
 
 def wait_for(path: Path, seconds: float = 90.0) -> None:

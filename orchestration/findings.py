@@ -1,0 +1,173 @@
+"""What must hold of what a stage made, as functions of the project's folder; Dagster's checks call them.
+
+They read the files themselves, not through the code that wrote them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestration.project import Project
+from rag_diffusion.layout import CORPUS, INDEX, NEIGHBORS, REPORTS, VECTORS
+
+_TOLERANCE = 1e-3  # of a vector's length
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether it holds, in words, and the numbers behind it."""
+
+    passed: bool
+    description: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def corpus_is_whole(root: Path) -> Finding:
+    """There are pairs, each with a caption, and no family stands in two splits."""
+    table = _pairs(root, ["pair_id", "caption", "family", "split"])
+    splits: dict[str, set[str]] = {}
+    for family, split in zip(table["family"], table["split"], strict=True):
+        splits.setdefault(family, set()).add(split)
+    torn = sorted(family for family, found in splits.items() if len(found) > 1)
+    silent = [name for name, caption in zip(table["pair_id"], table["caption"], strict=True) if not caption.strip()]
+    counts = {split: float(table["split"].count(split)) for split in sorted(set(table["split"]))}
+    problems = _problem("no pairs", ["corpus"] if not table["pair_id"] else [])
+    problems += _problem("families in two splits", torn) + _problem("pairs without a caption", silent)
+    return _finding(problems, f"{len(table['pair_id'])} pairs, every family in one split", counts)
+
+
+def vectors_are_unit(root: Path) -> Finding:
+    """Every vector is finite and of length 1, one of each kind for every pair."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    arrays = load_file(root / VECTORS / "vectors.safetensors")
+    count = len(_pairs(root, ["pair_id"])["pair_id"])
+    problems, numbers = [], {}
+    for name, vectors in arrays.items():
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        bad = ~np.isfinite(lengths) | (np.abs(lengths - 1) > _TOLERANCE)
+        problems += _problem(f"{name} vectors that are not finite and of length 1, rows", np.flatnonzero(bad).tolist())
+        problems += _problem(f"expected {count} {name} vectors, got", [len(vectors)] if len(vectors) != count else [])
+        numbers[f"{name}_dim"] = float(vectors.shape[1])
+    return _finding(problems, f"{count} unit vectors of each kind", numbers)
+
+
+def recall_is_high(root: Path) -> Finding:
+    """The index finds what exhaustive search finds, as often as `index.min_recall` asks."""
+    report = json.loads((root / INDEX / "recall.json").read_text(encoding="utf-8"))
+    least = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["index"]["min_recall"]
+    recalls = {name: float(value) for name, value in report.items() if name.startswith("recall_")}
+    low = [f"{name} {value:.3f}" for name, value in recalls.items() if not value >= least]
+    return _finding(_problem(f"recall below {least}", low), f"recall of at least {least}", recalls)
+
+
+def no_pair_is_its_own_neighbor(root: Path) -> Finding:
+    """Nor a near-duplicate of it."""
+    import pyarrow.parquet as pq
+
+    table = _pairs(root, ["pair_id", "duplicate_group"])
+    group = dict(zip(table["pair_id"], table["duplicate_group"], strict=True))
+    own, count = [], 0
+    for name in ("training", "validation"):
+        lists = pq.read_table(root / NEIGHBORS / f"{name}.parquet", columns=["pair_id", "neighbors"]).to_pydict()
+        for pair, found in zip(lists["pair_id"], lists["neighbors"], strict=True):
+            count += 1
+            own += [pair] if any(one == pair or group[one] == group[pair] for one in found) else []
+    return _finding(_problem("pairs that are their own neighbors", own), f"{count} lists without their own pair", {})
+
+
+def no_target_is_shown(root: Path) -> Finding:
+    """No prompt is shown what it asks for: the knowledge base is not contaminated by targets."""
+    prompts = json.loads((root / NEIGHBORS / "prompts.json").read_text(encoding="utf-8"))
+    shown = [
+        name
+        for name, entry in prompts.items()
+        if set(entry["exclude"]) & {*entry["retrieved"], *entry["oracle"], *entry["random"]}
+    ]
+    return _finding(_problem("prompts that are shown their target", shown), f"{len(prompts)} prompts without leak", {})
+
+
+def loss_is_finite_and_falls(root: Path) -> Finding:
+    """The last quarter of the fine-tuning is not worse than the first by more than a tenth."""
+    with (root / REPORTS / "plots" / "loss.csv").open(encoding="utf-8") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    if not losses:
+        return Finding(True, "no steps of fine-tuning: the base as it is")
+    quarter = max(1, len(losses) // 4)
+    first, last = (sum(part) / len(part) for part in (losses[:quarter], losses[-quarter:]))
+    wild = [f"step {number}" for number, loss in enumerate(losses, 1) if not math.isfinite(loss)]
+    risen = [f"{first:.4f} -> {last:.4f}"] if last > 1.1 * first else []
+    problems = _problem("losses that are not finite", wild) + _problem("the loss has risen", risen)
+    return _finding(problems, f"loss {first:.4f} -> {last:.4f}", {"first_quarter": first, "last_quarter": last})
+
+
+def retrieval_helps(root: Path) -> Finding:
+    """Joint accuracy with retrieved neighbors is above that without, by an interval above zero."""
+    report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
+    if report.get("reason"):
+        return Finding(True, f"not judged: {report['reason']}")
+    gain = report["differences"]["retrieved-none"]["joint"]
+    told = f"retrieved - none: {gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+    return Finding(gain["low"] > 0, told, {"gain": float(gain["mean"])})
+
+
+def upstream_is_clean(root: Path, stage: str) -> Finding:
+    """What it was made from is what lies there now, and was made by the code and parameters that lie there now."""
+    project = Project.load(root)
+    made = project.made()
+    problems = []
+    for name in _ancestors(project, stage):
+        if name not in made:
+            problems += _problem("never run", [name])
+            continue
+        old = [up for up, read in made[name].inputs.items() if read != _version(project, made, up)]
+        problems += _problem(f"{name} was made from other versions of", old)
+        if name != stage and made[name].code_version != project.stages[name].code_version:
+            problems += _problem("made by other code or parameters", [name])
+    return _finding(problems, "everything upstream is as dvc.lock has it", {})
+
+
+def _version(project: Project, made: Mapping[str, Any], name: str) -> str | None:
+    return (
+        project.external.get(name) if name not in project.stages else made[name].data_version if name in made else None
+    )
+
+
+def _ancestors(project: Project, stage: str) -> list[str]:
+    """The stage and all that it depends on, first things first."""
+    needed = {stage}
+    for name in reversed(list(project.stages)):
+        if name in needed:
+            needed |= set(project.stages[name].upstream)
+    return [name for name in project.stages if name in needed]
+
+
+def _pairs(root: Path, columns: list[str]) -> dict[str, list[str]]:
+    import pyarrow.parquet as pq
+
+    found: dict[str, list[str]] = {column: [] for column in columns}
+    for shard in sorted((root / CORPUS).glob("pairs-*.parquet")):
+        for column, values in pq.read_table(shard, columns=columns).to_pydict().items():
+            found[column] += values
+    return found
+
+
+def _problem(what: str, found: Iterable[object]) -> list[str]:
+    """A sentence where something was found."""
+    names = list(found)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{what}: {', '.join(map(str, names[:_SHOWN]))}{more}"] if names else []
+
+
+def _finding(problems: list[str], good: str, numbers: Mapping[str, float]) -> Finding:
+    return Finding(not problems, "; ".join(problems) or good, numbers)

@@ -1,0 +1,50 @@
+"""What Dagster watches and when it starts by itself: results of DVC in a shell (on); new data, every night (off)."""
+
+import dagster as dg
+
+from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
+from orchestration.project import EXTERNAL, Project, digest
+from orchestration.sync import news
+
+SECONDS_BETWEEN_TICKS = 30
+
+
+SOURCES = "data/sources"
+
+pipeline = dg.define_asset_job("pipeline", selection=dg.AssetSelection.assets(*STAGE_ASSETS))
+
+every_night = dg.ScheduleDefinition(
+    name="every_night",
+    job=pipeline,
+    cron_schedule="0 3 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Bring everything up to date at three in the morning; DVC runs only what has changed.",
+)
+
+
+@dg.sensor(job=pipeline, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)
+def new_data(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Runs everything when a file below data/sources comes, goes or changes; not for what lies there at first."""
+    files = sorted(path for path in (ROOT / SOURCES).rglob("*") if path.is_file())
+    state = digest([(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files])
+    before = context.cursor
+    context.update_cursor(state)
+    if before is None or before == state:
+        return dg.SkipReason(f"no news in {SOURCES}")
+    return dg.RunRequest(run_key=state)
+
+
+def _state() -> str:
+    """Changes whenever dvc.lock or an external asset may have."""
+    files = [ROOT / "dvc.lock", *(file for path in EXTERNAL.values() for file in sorted((ROOT / path).rglob("*")))]
+    return digest([(str(file), file.stat().st_mtime_ns) for file in files if file.is_file()])
+
+
+@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
+def dvc_results(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run."""
+    state = _state()
+    if context.cursor == state:
+        return dg.SkipReason("dvc.lock has not changed")
+    events = list(news(context.instance, Project.load(PROJECT.root)))
+    return dg.SensorResult(asset_events=events, cursor=state)

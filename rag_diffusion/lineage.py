@@ -1,0 +1,232 @@
+"""From any result back to where it comes from: `rag-diffusion lineage FILE_OR_RUN`.
+
+What is known is read from dvc.lock (versions, parameters), from the run.json of each stage (commit, MLflow and Dagster
+run) and, for a picture, from the provenance inside of it.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.files import tree_hash
+from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS
+
+_RUN = re.compile(r"[0-9a-f]{6,32}")
+_SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "tracking_error")
+_WIDTH, _HEIGHT = 210, 62  # of a box in the drawing
+_EXTERNAL = {BASE: "base", RULER: "ruler"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage, or something that git tracks, that a result comes from.
+
+    Attributes:
+        name: of the stage.
+        outs: path -> hash in dvc.lock.
+        params: as dvc.lock has them.
+        record: its run.json: MLflow run, commit, Dagster run; empty where it is not there.
+        upstream: names of the steps that it read.
+        code: path -> hash of the code and fixed inputs that it read.
+    """
+
+    name: str
+    outs: Mapping[str, str]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    upstream: tuple[str, ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Steps by name, those that another one needs before it; the last one made the result.
+
+    Attributes:
+        notes: what the result itself says, and what could not be found.
+    """
+
+    of: str
+    steps: Mapping[str, Step]
+    notes: tuple[str, ...] = ()
+
+
+def trace(root: Path | str, what: str) -> Lineage:
+    """Where a result comes from.
+
+    Args:
+        root: the project.
+        what: a file or folder that a stage made, a picture with its provenance inside, or an MLflow run (its id, or the
+            first six characters or more of it).
+
+    Raises:
+        DataError: it is none of them, or nothing has been run.
+    """
+    root = Path(root).resolve()
+    steps = _steps(root)
+    path = Path(what) if Path(what).is_absolute() else root / what
+    if path.exists():
+        inside = path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else ""
+        maker = next((step.name for step in steps.values() if any(_within(inside, out) for out in step.outs)), None)
+        if maker is not None:
+            return Lineage(of=what, steps=_up_to(steps, maker))
+        if path.suffix.lower() == ".png":
+            return _of_picture(root, what, path, steps)
+        raise DataError(f"{what}: expected a result of a stage or a picture with its provenance, got another file")
+    maker = next((step.name for step in steps.values() if _is_run(what, step.record)), None)
+    if maker is None:
+        runs = {step.name: str(step.record.get("run_id") or "")[:8] for step in steps.values()}
+        known = ", ".join(f"{name} {run}" for name, run in runs.items() if run)
+        raise DataError(
+            f"{what}: expected a file of this project or an MLflow run that made what lies in it now, got neither; "
+            f"these runs did: {known or 'none'}"
+        )
+    return Lineage(of=what, steps=_up_to(steps, maker))
+
+
+def as_text(lineage: Lineage) -> str:
+    """The lineage for a terminal, the result first."""
+    lines = [lineage.of, *(f"  {note}" for note in lineage.notes)]
+    for step in reversed(list(lineage.steps.values())):
+        lines += ["", f"{step.name}" + (f"  <- {', '.join(step.upstream)}" if step.upstream else "")]
+        lines += [f"  {key:14} {step.record[key]}" for key in _SHOWN if step.record.get(key)]
+        lines += [f"  {'out':14} {path}  {md5}" for path, md5 in step.outs.items() if not path.startswith(f"{RUNS}/")]
+        lines += [f"  {'code':14} {path}  {md5}" for path, md5 in step.code.items()]
+        lines += [f"  {'parameter':14} {name} = {value}" for name, value in _flat(step.params).items()]
+    return "\n".join(lines)
+
+
+def as_svg(lineage: Lineage) -> str:
+    """The lineage as a drawing: a box for each step, a line for what it read."""
+    places = _places(lineage)
+    size = (max(x for x, _ in places.values()) + _WIDTH + 20, max(y for _, y in places.values()) + _HEIGHT + 20)
+    parts = [f"<text x='20' y='26' font-size='15'>{html.escape(lineage.of)}</text>"]
+    parts += [_line(places[up], places[step.name]) for step in lineage.steps.values() for up in step.upstream]
+    parts += [_box(step, *places[step.name]) for step in lineage.steps.values()]
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{size[0]}' height='{size[1]}' "
+        f"font-family='system-ui, sans-serif'><rect width='100%' height='100%' fill='white'/>{''.join(parts)}</svg>\n"
+    )
+
+
+def _places(lineage: Lineage) -> dict[str, tuple[int, int]]:
+    """Upper left corners: a column for each length of the longest way from a source."""
+    columns: dict[str, int] = {}
+    rows: Counter[int] = Counter()
+    places = {}
+    for step in lineage.steps.values():
+        column = columns[step.name] = 1 + max((columns[name] for name in step.upstream), default=-1)
+        places[step.name] = (20 + column * (_WIDTH + 50), 50 + rows[column] * (_HEIGHT + 24))
+        rows[column] += 1
+    return places
+
+
+def _line(start: tuple[int, int], end: tuple[int, int]) -> str:
+    x, y, to_x, to_y = start[0] + _WIDTH, start[1] + _HEIGHT // 2, end[0], end[1] + _HEIGHT // 2
+    middle = (x + to_x) // 2
+    curve = f"M{x},{y} C{middle},{y} {middle},{to_y} {to_x},{to_y}"
+    return f"<path d='{curve}' fill='none' stroke='#7fb8a4' stroke-width='1.5'/>"
+
+
+def _box(step: Step, x: int, y: int) -> str:
+    version = next((md5[:12] for path, md5 in step.outs.items() if not path.startswith(f"{RUNS}/")), "")
+    facts = {"run": step.record.get("run_id"), "git": step.record.get("git_commit")}
+    origin = "   ".join(f"{name} {str(value)[:8]}" for name, value in facts.items() if value)
+    box = f"<rect x='{x}' y='{y}' width='{_WIDTH}' height='{_HEIGHT}' rx='6' fill='#f3f7f5' stroke='#1b6e53'/>"
+    name = f"<text x='{x + 10}' y='{y + 19}' font-size='13' font-weight='600'>{html.escape(step.name)}</text>"
+    lines = [
+        f"<text x='{x + 10}' y='{y + 36 + 17 * number}' font-size='11' fill='#555'>{html.escape(text)}</text>"
+        for number, text in enumerate((f"out {version}", origin))
+    ]
+    return box + name + "".join(lines)
+
+
+def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step]) -> Lineage:
+    from rag_diffusion.sampling.provenance import read_png
+
+    found = read_png(path)
+    seen = [f"{one.pair_id} ({one.licence}), attention {one.attention:.2f}" for one in found.neighbors]
+    notes = [f"prompt {found.prompt!r}, seed {found.seed}", *(f"neighbor {one}" for one in seen)]
+    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in found.settings.items())}")
+    here = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
+    said = {CORPUS: found.corpus_hash, MODEL: found.model_hash}
+    makers = []
+    for folder, version in said.items():
+        maker = next((step.name for step in steps.values() if folder in step.outs), None)
+        if version and version == here[folder] and maker:
+            makers.append(maker)
+        else:
+            notes.append(f"{folder} {version or 'unknown'}: not what lies here now")
+    kept = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
+    return Lineage(of=what, steps={name: step for name, step in steps.items() if name in kept}, notes=tuple(notes))
+
+
+def _corpus_hash(root: Path) -> str:
+    try:
+        return str(json.loads((root / CORPUS / "manifest.json").read_text(encoding="utf-8"))["hash"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _steps(root: Path) -> dict[str, Step]:
+    """All stages of dvc.lock and what git tracks for them, in order."""
+    try:
+        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    except (OSError, KeyError, TypeError):
+        raise DataError(f"{root / 'dvc.lock'}: expected what DVC has run, found none; run `dvc repro`") from None
+    makers = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", ())} | _EXTERNAL
+    found: dict[str, Step] = {}
+    for name, entry in lock.items():
+        deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", ())}
+        for path, external in _EXTERNAL.items():
+            if path in deps:
+                found[external] = Step(name=external, outs={path: deps[path]})
+        record = root / RUNS / f"{name}.run.json"
+        found[name] = Step(
+            name=name,
+            outs={out["path"]: out["md5"] for out in entry.get("outs", ())},
+            params=entry.get("params", {}).get("params.yaml", {}),
+            record=json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {},
+            upstream=tuple(dict.fromkeys(makers[path] for path in deps if path in makers)),
+            code={path: md5 for path, md5 in deps.items() if path not in makers},
+        )
+    return _sorted(found)
+
+
+def _sorted(steps: Mapping[str, Step]) -> dict[str, Step]:
+    graph = {name: [up for up in step.upstream if up in steps] for name, step in steps.items()}
+    return {name: steps[name] for name in TopologicalSorter(graph).static_order()}
+
+
+def _up_to(steps: Mapping[str, Step], last: str) -> dict[str, Step]:
+    needed = {last}
+    for step in reversed(list(steps.values())):
+        if step.name in needed:
+            needed |= set(step.upstream)
+    return {name: step for name, step in steps.items() if name in needed}
+
+
+def _within(path: str, out: str) -> bool:
+    return bool(path) and (path == out or path.startswith(f"{out}/"))
+
+
+def _is_run(what: str, record: Mapping[str, Any]) -> bool:
+    return bool(_RUN.fullmatch(what)) and str(record.get("run_id") or "").startswith(what)
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in params.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -1,0 +1,120 @@
+"""Judgements of what stages made: on the small project as it should be, and spoilt."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from orchestration import findings
+from orchestration.findings import Finding
+from tests.orchestration.test_reproduce import dvc, materialize, ran
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Results of all stages, in which nothing is wrong."""
+    for name in ("data/corpus", "data/vectors", "data/index", "data/neighbors", "reports/plots"):
+        (tmp_path / name).mkdir(parents=True)
+    columns = {"pair_id": ["a", "b"], "caption": ["x", "y"], "family": ["a", "b"], "duplicate_group": ["a", "b"]}
+    pq.write_table(pa.table(columns | {"split": ["train", "test"]}), tmp_path / "data/corpus/pairs-00000.parquet")
+    unit = {"image": np.eye(2, dtype=np.float32), "text": np.eye(2, dtype=np.float32)}
+    save_file(unit, tmp_path / "data/vectors/vectors.safetensors")
+    (tmp_path / "data/index/recall.json").write_text(json.dumps({"depth": 10, "recall_text": 0.99}))
+    (tmp_path / "params.yaml").write_text("index: {min_recall: 0.98}\n")
+    for name in ("training", "validation"):
+        pq.write_table(pa.table({"pair_id": ["a"], "neighbors": [["b"]]}), tmp_path / f"data/neighbors/{name}.parquet")
+    write_prompts(tmp_path, retrieved=["b"])
+    write_losses(tmp_path, 0.5, 0.4, 0.4, 0.3)
+    write_gain(tmp_path, 0.05)
+    return tmp_path
+
+
+def write_prompts(root: Path, retrieved: list[str]) -> None:
+    entry = {"exclude": ["a"], "retrieved": retrieved, "oracle": [], "random": ["b"]}
+    (root / "data/neighbors/prompts.json").write_text(json.dumps({"test-0000": entry}))
+
+
+def write_losses(root: Path, *losses: float) -> None:
+    with (root / "reports/plots/loss.csv").open("w") as file:
+        csv.writer(file).writerows([("step", "loss"), *enumerate(losses, 1)])
+
+
+def write_gain(root: Path, low: float) -> None:
+    gain = {"mean": low + 0.1, "low": low, "high": low + 0.2}
+    (root / "reports/metrics.json").write_text(json.dumps({"differences": {"retrieved-none": {"joint": gain}}}))
+
+
+def spoil_corpus(root: Path) -> None:
+    columns = {"pair_id": ["c"], "caption": [" "], "family": ["a"], "duplicate_group": ["c"], "split": ["test"]}
+    pq.write_table(pa.table(columns), root / "data/corpus/pairs-00001.parquet")
+
+
+def spoil_vectors(root: Path) -> None:
+    image = np.array([[np.nan, 0], [0, 1]], dtype=np.float32)
+    save_file({"image": image, "text": 2 * np.eye(2, dtype=np.float32)}, root / "data/vectors/vectors.safetensors")
+
+
+def spoil_lists(root: Path) -> None:
+    columns = {"pair_id": ["a", "b"], "caption": ["x", "y"], "family": ["a", "a"], "duplicate_group": ["a", "a"]}
+    pq.write_table(pa.table(columns | {"split": ["train"] * 2}), root / "data/corpus/pairs-00000.parquet")
+
+
+@pytest.mark.parametrize(
+    ("finding", "spoil", "said"),
+    [
+        (findings.corpus_is_whole, spoil_corpus, "families in two splits: a; pairs without a caption: c"),
+        (findings.vectors_are_unit, spoil_vectors, "not finite and of length 1, rows: 0"),
+        (findings.recall_is_high, lambda root: (root / "params.yaml").write_text("index: {min_recall: 1}"), "0.990"),
+        (findings.no_pair_is_its_own_neighbor, spoil_lists, "their own neighbors: a"),
+        (findings.no_target_is_shown, lambda root: write_prompts(root, ["b", "a"]), "shown their target: test-0000"),
+        (findings.loss_is_finite_and_falls, lambda root: write_losses(root, 0.3, 0.4, 0.5, 0.6), "the loss has risen"),
+        (findings.loss_is_finite_and_falls, lambda root: write_losses(root, 0.3, float("nan"), 0.2, 0.2), "step 2"),
+        (findings.retrieval_helps, lambda root: write_gain(root, -0.05), "retrieved - none: +0.050 [-0.050, +0.150]"),
+    ],
+)  # fmt: skip
+def test_each_finding_holds_until_it_is_spoilt(
+    root: Path, finding: Callable[[Path], Finding], spoil: Callable[[Path], object], said: str
+) -> None:
+    good = finding(root)
+    assert good.passed, good.description
+    spoil(root)
+    bad = finding(root)
+    assert not bad.passed
+    assert said in bad.description
+
+
+def test_no_steps_and_no_judge_are_no_fault(root: Path) -> None:
+    write_losses(root)
+    assert findings.loss_is_finite_and_falls(root).passed
+    (root / "reports/metrics.json").write_text(json.dumps({"reason": "other styles"}))
+    assert findings.retrieval_helps(root) == Finding(True, "not judged: other styles")
+
+
+@pytest.mark.slow
+def test_upstream_is_clean_until_something_changes(project: Path, environment: dict[str, str]) -> None:
+    dvc(project, environment, "repro")
+    assert findings.upstream_is_clean(project, "score").passed
+    (project / "rag_diffusion" / "corpus" / "input").write_text("changed")
+    assert findings.upstream_is_clean(project, "ingest").passed, "it is asked about what comes before"
+    assert findings.upstream_is_clean(project, "embed").description == "made by other code or parameters: ingest"
+    dvc(project, environment, "repro", "--single-item", "ingest")
+    assert "align was made from other versions of: ingest" in findings.upstream_is_clean(project, "embed").description
+
+
+@pytest.mark.slow
+def test_a_blocking_check_stops_what_would_be_built_on_it(
+    project: Path, project_root: Path, environment: dict[str, str]
+) -> None:
+    (project / "torn").touch()
+    shown = materialize(project_root, environment)
+    assert not shown.startswith("0\n")
+    assert "corpus_is_whole" in shown
+    assert ran(project) == ["ingest"]

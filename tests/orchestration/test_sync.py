@@ -1,0 +1,113 @@
+"""It does not matter who did the work: after `dvc repro` in a shell Dagster knows as much as after its own run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from orchestration.project import Project
+from orchestration.sync import news, sync
+from tests.orchestration.test_reproduce import dvc, latest, materialize, ran
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as found:
+        yield found
+
+
+def stale(instance: dg.DagsterInstance, project: Project) -> dict[str, StaleStatus]:
+    """What Dagster says of every stage whose code and parameters are those of the project now."""
+
+    def asset_of(name: str) -> dg.AssetsDefinition:
+        stage = project.stages[name]
+
+        @dg.asset(name=name, deps=[*stage.upstream, *stage.external], code_version=stage.code_version)
+        def made() -> None: ...
+
+        return made
+
+    assets = [asset_of(name) for name in project.stages]
+    graph = dg.Definitions(assets=[*assets, *(dg.AssetSpec(name) for name in project.external)]).get_repository_def()
+    resolver = CachingStaleStatusResolver(instance, graph.asset_graph, LoadingContextForTest(instance))
+    return {name: resolver.get_status(dg.AssetKey(name)) for name in project.stages}
+
+
+@pytest.mark.slow
+def test_after_dvc_repro_every_asset_is_fresh_and_a_second_sync_is_silent(
+    project: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    assert sync(instance, Project.load(project)) == ["base", "ruler"], "nothing has run"
+    dvc(project, environment, "repro")
+    loaded = Project.load(project)
+
+    assert sync(instance, loaded) == list(loaded.stages)
+    assert list(news(instance, loaded)) == []
+    assert stale(instance, loaded) == dict.fromkeys(loaded.stages, StaleStatus.FRESH)
+    locked = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["ingest"]["outs"]
+    event = latest(instance, "ingest")
+    assert event.tags is not None
+    assert event.tags["dagster/data_version"] == next(o["md5"] for o in locked if o["path"] == "data/corpus")
+    assert event.metadata["mlflow_run"].value == "0" * 32, "the run that made it"
+
+    ran(project)
+    (project / "rag_diffusion" / "training" / "input").write_text("changed")
+    edited = Project.load(project)
+    would_run = yaml.safe_load(dvc(project, environment, "status", "--json"))
+    names = {name for name, status in stale(instance, edited).items() if status == StaleStatus.STALE}
+    assert names == set(would_run) == {"finetune"}
+    dvc(project, environment, "repro")
+    told = sync(instance, Project.load(project))
+    assert told == ran(project) == ["finetune", "sample", "score"]
+    assert set(stale(instance, Project.load(project)).values()) == {StaleStatus.FRESH}
+
+    (project / "data" / "base" / "input").write_text("another base")
+    assert sync(instance, Project.load(project)) == ["base"]
+    names = {name for name, status in stale(instance, Project.load(project)).items() if status == StaleStatus.STALE}
+    assert names == {"finetune"}
+
+
+@pytest.mark.slow
+def test_an_upstream_stage_that_ran_alone_leaves_the_others_stale(
+    project: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    dvc(project, environment, "repro")
+    sync(instance, Project.load(project))
+    (project / "rag_diffusion" / "corpus" / "input").write_text("changed")
+    dvc(project, environment, "repro", "--single-item", "ingest")
+
+    now = Project.load(project)
+    assert sync(instance, now) == ["ingest"]
+    readers = {name for name, stage in now.stages.items() if "ingest" in stage.upstream}
+    assert {name for name, status in stale(instance, now).items() if status == StaleStatus.STALE} == readers
+
+
+@pytest.mark.slow
+def test_what_dagster_made_itself_is_no_news(
+    project: Path, project_root: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-m", "orchestration.sync", str(project)]
+
+    def told() -> str:
+        return subprocess.run(command, cwd=project_root, env=environment, capture_output=True, text=True).stdout
+
+    assert told() == "told Dagster of base, ruler\n"
+    assert materialize(project_root, environment).startswith("0\n")
+    assert told() == "Dagster knows everything that dvc.lock knows\n"
+
+
+def test_a_stage_names_what_must_be_there_before_it(project: Path) -> None:
+    loaded = Project.load(project)
+    assert loaded.missing("ingest") == {}
+    assert loaded.missing("embed") == {"align": ["data/encoder"], "ingest": ["data/corpus"]}
+    (project / "data" / "base" / "input").unlink()
+    (project / "data" / "base").rmdir()
+    assert loaded.missing("finetune")["base"] == ["data/base"]
