@@ -129,6 +129,7 @@ class TrainConfig(_Section):
     drop_neighbors: float = Probability
     augment_flip: float = Probability
     augment_shift: int = Field(ge=0)
+    augment_together: float = Probability
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     checkpoint_every: int = Positive
     validate_every: int = Positive
@@ -136,9 +137,16 @@ class TrainConfig(_Section):
     max_minutes: float = Field(ge=0.0)
 
 
-class FinetuneConfig(TrainConfig):
-    """Fine-tuning continues from the weights in `base`."""
+class PretrainConfig(TrainConfig):
+    """The base generator's training, from scratch or from the weights in `start`."""
 
+    start: str
+
+
+class FinetuneConfig(TrainConfig):
+    """Fine-tuning continues from the weights in `base`; no steps leave it as it is."""
+
+    steps: int = Field(ge=0)
     base: str
     neighbor_skips: list[int]
     trainable: Literal["all", "neighbors", "lora"]
@@ -198,7 +206,7 @@ class Config(_Section):
     retrieval: RetrievalConfig
     baselines: BaselinesConfig
     model: ModelConfig
-    pretrain: TrainConfig
+    pretrain: PretrainConfig
     finetune: FinetuneConfig
     sample: SampleConfig
     score: ScoreConfig

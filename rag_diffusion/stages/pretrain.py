@@ -1,19 +1,28 @@
-"""Stage `pretrain` (pipelines/pretrain): the base generator, from scratch, with neighbors, on the train split.
+"""Stage `pretrain` (pipelines/pretrain): the base generator, with neighbors, on the train split.
+
+From scratch, or from the weights in `pretrain.start`, whose card then stands on the new one.
 
 By one process or, started with `accelerate launch -m rag_diffusion run pretrain`, several: see `training.processes`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from rag_diffusion import layout
+from rag_diffusion.config import Config
 from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.files import tree_hash
 from rag_diffusion.models.codec import PatchCodec
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.own import build_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.training import run_training, save_model
+from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
 
 
@@ -23,15 +32,28 @@ def run(ctx: StageContext) -> None:
     accelerator = open_accelerator(config.device)
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    torch.manual_seed(config.seed)
-    train = corpus.pixels(corpus.rows(table.training))
-    codec = PatchCodec.fit(train, config.model.patch_size)
-    generator = build_generator(config.model, codec, config.corpus.image_size, accelerator.device)
-    facts = {"model": config.model.model_dump(), "image_size": config.corpus.image_size}
+    if config.pretrain.start:
+        start = ctx.root / config.pretrain.start
+        base = read_card(start) | {"name": config.pretrain.start}
+        refuse_seen(base, corpus, config.pretrain.start)
+        generator = load_generator(start, accelerator.device)
+        facts: dict[str, Any] = {"start": tree_hash(start)}
+        ctx.tracker.log_dataset("start", facts["start"], config.pretrain.start)
+    else:
+        base, generator = None, _fresh(config, corpus, table, accelerator.device)
+        facts = {"model": config.model.model_dump(), "image_size": config.corpus.image_size}
     result, card = run_training(
-        ctx, "pretrain", generator, config.pretrain, corpus, table, accelerator, fingerprint_of=facts
+        ctx, "pretrain", generator, config.pretrain, corpus, table, accelerator, fingerprint_of=facts, base=base
     )
     if not accelerator.is_main_process:
         return
     save_model(ctx.root / layout.PRETRAINED, result.generator, card)
     print(f"{result.images_seen} images in {result.seconds / 60:.0f} min -> {layout.PRETRAINED}")
+
+
+def _fresh(config: Config, corpus: Corpus, table: NeighborTable, device: torch.device) -> Generator:
+    """A generator without training; its codec knows the train split."""
+    torch.manual_seed(config.seed)
+    train = corpus.pixels(corpus.rows(table.training))
+    codec = PatchCodec.fit(train, config.model.patch_size)
+    return build_generator(config.model, codec, config.corpus.image_size, device)

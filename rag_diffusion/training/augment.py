@@ -1,4 +1,7 @@
-"""Augmentation of targets and neighbors, each with draws of its own: a model cannot learn to copy pixel by pixel.
+"""Augmentation of targets and neighbors: each with draws of its own, or all of a step as one.
+
+Each on its own (`Moves`), so that a model cannot learn to copy pixel by pixel. All as one (`Together`), so that it
+meets more entities than the corpus has, and can learn their colours and their direction from the neighbors alone.
 
 A mirrored or moved neighbor may happen to show what its target shows, though the pairs differ (hands that point left
 and right). Such a neighbor is taken away from that target: a model that sees its target among its neighbors copies.
@@ -56,6 +59,36 @@ class Moves:
         most = max(abs(down), abs(right))
         padded = F.pad(image[None], (most, most, most, most), mode="replicate")[0]
         return padded[:, most - down : most - down + height, most - right : most - right + width]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """What happens to every image of a step alike: mirrored or not, all hues turned by an angle in radians."""
+
+    flip: bool
+    hue: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, probability: float) -> Together | None:
+        """None with one minus the probability; else mirrored in half of the draws, any angle.
+
+        Args:
+            rng: of the draws.
+            probability: that anything happens.
+        """
+        happens, flip, hue = rng.random() < probability, rng.random() < 0.5, rng.uniform(-np.pi, np.pi)
+        return cls(flip=bool(flip), hue=float(hue)) if happens else None
+
+    def apply(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] -> the same; grey stays as it is, what leaves the range is clipped.
+
+        r' = R r, R the rotation about the grey axis (1, 1, 1).
+        """
+        grey = torch.full((3, 3), 1 / 3)
+        cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
+        turn = grey + float(np.cos(self.hue)) * (torch.eye(3) - grey) + float(np.sin(self.hue)) * cross
+        turned = torch.einsum("dc,nchw->ndhw", turn, images).clamp(-1, 1)
+        return turned.flip(-1) if self.flip else turned
 
 
 def keep_apart(targets: Tensor, neighbors: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

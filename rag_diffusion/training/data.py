@@ -21,10 +21,10 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_batch import NeighborBatch
-from rag_diffusion.training.augment import Moves, keep_apart
+from rag_diffusion.training.augment import Moves, Together, keep_apart
 
 _POOL = 6  # best candidates from which a training sample draws its neighbors
-_MOVES = 1  # marks the random stream of the augmentation
+_MOVES, _TOGETHER = 1, 2  # mark the random streams of the augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ class Batches:
         """Some rows of the batch of a step, each slice with the neighbors of its own targets."""
         plan = self._plan(step)
         moves = self._moves(plan, step) if self._config.augment_flip or self._config.augment_shift else None
-        return [self._load(plan, part, moves) for part in rows]
+        together = Together.draw(np.random.default_rng([self._seed, step, _TOGETHER]), self._config.augment_together)
+        return [self._load(plan, part, moves, together) for part in rows]
 
     def _plan(self, step: int) -> _Plan:
         rng = np.random.default_rng([self._seed, step])
@@ -96,7 +97,9 @@ class Batches:
         shown = ["" if drop else text for text, drop in zip(captions, drop_text, strict=True)]
         return _Plan(targets=targets, captions=shown, lists=lists)
 
-    def _load(self, plan: _Plan, part: slice, moves: tuple[Moves, dict[str, int], Moves] | None) -> Batch:
+    def _load(
+        self, plan: _Plan, part: slice, moves: tuple[Moves, dict[str, int], Moves] | None, together: Together | None
+    ) -> Batch:
         images = pixels_to_images(torch.from_numpy(self._corpus.pixels(self._corpus.rows(plan.targets[part]))))
         neighbors = NeighborBatch.gather(self._corpus, plan.lists[part])
         if moves is not None:
@@ -105,6 +108,10 @@ class Batches:
             shown = of_neighbors[[places[name] for name in neighbors.pair_ids]].apply(neighbors.images)
             weights = keep_apart(images, shown, neighbors.rows, neighbors.weights)
             neighbors = replace(neighbors, images=shown, weights=weights)
+        if together is not None and len(neighbors.images):
+            with_neighbors = torch.tensor([bool(names) for names in plan.lists[part]])[:, None, None, None]
+            images = torch.where(with_neighbors, together.apply(images), images)
+            neighbors = replace(neighbors, images=together.apply(neighbors.images))
         return Batch(images=images, captions=tuple(plan.captions[part]), neighbors=neighbors)
 
     def _moves(self, plan: _Plan, step: int) -> tuple[Moves, dict[str, int], Moves]:

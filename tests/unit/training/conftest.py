@@ -25,7 +25,7 @@ def config(default_config: Config) -> TrainConfig:
         "steps": 6, "batch_size": 8, "group_size": 4, "warmup_steps": 2, "checkpoint_every": 3, "validate_every": 6,
         "learning_rate": 0.001, "precision": "fp32",
     }  # fmt: skip
-    return TrainConfig.model_validate(default_config.pretrain.model_dump() | changes)
+    return TrainConfig.model_validate(default_config.pretrain.model_dump(exclude={"start"}) | changes)
 
 
 class Trainer:

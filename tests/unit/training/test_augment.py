@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rag_diffusion.training.augment import SAME, Moves, keep_apart
+from rag_diffusion.training.augment import SAME, Moves, Together, keep_apart
 from rag_diffusion.training.data import Batches
 
 from .conftest import Trainer
@@ -58,3 +58,37 @@ def test_augmentation_depends_on_the_step_alone_and_changes_no_other_draw(traine
     assert one[5].neighbors.pair_ids == still[5].neighbors.pair_ids
     assert not torch.equal(one[5].images, still[5].images)
     assert not torch.equal(one[5].neighbors.images, still[5].neighbors.images)
+
+
+def test_a_turn_of_hue_by_hand() -> None:
+    colors = torch.tensor([[1.0, -1.0, -1.0], [0.2, 0.2, 0.2], [1.0, 1.0, 1.0]]).view(3, 3, 1, 1)
+    third = Together(flip=False, hue=2 * np.pi / 3).apply(colors)
+    assert torch.allclose(third.view(3, 3), torch.tensor([[-1.0, 1.0, -1.0], [0.2] * 3, [1.0] * 3]), atol=1e-6)
+    back = Together(flip=False, hue=-2 * np.pi / 3).apply(third)
+    assert torch.allclose(back, colors, atol=1e-6)
+    image = torch.randn(1, 3, 4, 4).clamp(-1, 1)
+    assert torch.allclose(Together(flip=True, hue=0.0).apply(image), image.flip(-1), atol=1e-6)
+
+
+def test_targets_and_neighbors_of_a_step_change_as_one_and_targets_without_neighbors_do_not(trainer: Trainer) -> None:
+    together = trainer.config.model_copy(update={"augment_together": 1.0, "drop_neighbors": 0.4})
+    plain = trainer.config.model_copy(update={"drop_neighbors": 0.4})
+    changed, still = (
+        Batches(trainer.corpus, trainer.neighbors["train"], one, 3, seed=0)[3] for one in (together, plain)
+    )
+    alone = ~still.neighbors.mask.any(1)
+    assert 0 < int(alone.sum()) < len(alone)
+    assert torch.equal(changed.images[alone], still.images[alone])
+    assert not any(torch.equal(*pair) for pair in zip(changed.images[~alone], still.images[~alone], strict=True))
+    drawn = [Together.draw(np.random.default_rng([0, 3, 2]), 1.0)]
+    assert drawn[0] is not None
+    assert torch.equal(changed.images[~alone], drawn[0].apply(still.images[~alone]))
+    assert torch.equal(changed.neighbors.images, drawn[0].apply(still.neighbors.images))
+    assert changed.captions == still.captions
+
+
+def test_nothing_happens_at_probability_zero() -> None:
+    rng = np.random.default_rng(0)
+    assert all(Together.draw(rng, 0.0) is None for _ in range(50))
+    found = [Together.draw(rng, 0.3) for _ in range(2000)]
+    assert abs(sum(one is not None for one in found) / 2000 - 0.3) < 0.04

