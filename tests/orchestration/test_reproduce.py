@@ -216,7 +216,8 @@ def test_an_experiment_can_set_a_parameter(project: Path, environment: dict[str,
 @pytest.mark.slow
 def test_a_smoke_run_leaves_the_workspace_and_its_results_alone(project: Path, environment: dict[str, str]) -> None:
     dvc(project, environment, "repro")
-    for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "a"]):
+    who = (["config", "user.name", "t"], ["config", "user.email", "t@t"])  # DVC stashes in that name
+    for command in (*who, ["add", "-A"], ["commit", "-qm", "a"]):
         subprocess.run(["git", *command], cwd=project, check=True)
     lock = (project / "dvc.lock").read_text()
 
