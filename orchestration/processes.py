@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,34 @@ def environment() -> dict[str, str]:
     commands = str(Path(sys.executable).parent)
     path = os.pathsep.join([commands, os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def run_shown(command: Sequence[str], root: Path, variables: Mapping[str, str]) -> tuple[int, list[str]]:
+    """Run a command in a group of its own and show what it prints as it comes; any way out ends the group.
+
+    Args:
+        command: its words.
+        root: where it runs.
+        variables: environment variables besides those of this process.
+
+    Returns:
+        Its exit code, and the lines that it printed.
+    """
+    process = subprocess.Popen(
+        command, cwd=root, env=environment() | dict(variables), start_new_session=True, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    lines: list[str] = []
+    try:
+        for line in process.stdout or ():
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            lines.append(line)
+        return process.wait(), lines
+    finally:
+        end_group(process)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def end_group(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from dagster_pipes import (
 )
 
 from orchestration.metadata import stage_metadata
-from orchestration.processes import end_group, environment
+from orchestration.processes import run_shown
 from orchestration.project import EXTERNAL, Project
 from rag_diffusion.origin import DAGSTER_RUN
 
@@ -132,24 +130,10 @@ def repro(root: Path, stage: str, variables: Mapping[str, str]) -> Outcome:
         stage: its stage.
         variables: environment variables of the Pipes session.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage],
-        cwd=root, env=environment() | dict(variables), start_new_session=True, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    tail: deque[str] = deque(maxlen=LINES_KEPT)
-    ran = False
-    try:
-        for line in process.stdout or ():
-            sys.stderr.write(line)
-            sys.stderr.flush()
-            tail.append(line)
-            ran = ran or line.startswith("Running stage")
-        return Outcome(code=process.wait(), tail="".join(tail), ran=ran)
-    finally:
-        end_group(process)
-        if process.stdout is not None:
-            process.stdout.close()
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    code, lines = run_shown(command, root, variables)
+    ran = any(line.startswith("Running stage") for line in lines)
+    return Outcome(code=code, tail="".join(lines[-LINES_KEPT:]), ran=ran)
 
 
 def _speak_for_stage(variables: Mapping[str, str], message: str) -> None:

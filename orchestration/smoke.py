@@ -11,7 +11,8 @@ from pathlib import Path
 import dagster as dg
 
 from orchestration.assets import PROJECT
-from orchestration.processes import end_group, environment
+from orchestration.processes import environment, run_shown
+from orchestration.reproduce import LINES_KEPT
 from rag_diffusion.origin import DAGSTER_RUN
 
 SMALLEST: Mapping[str, object] = {
@@ -39,23 +40,10 @@ def run_apart(root: Path, name: str, settings: Mapping[str, object], variables: 
         dagster.Failure: a stage failed; the experiment, if there is one, is kept.
     """
     options = [word for key, value in settings.items() for word in ("-S", f"{key}={value}")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *options],
-        cwd=root, env=environment() | dict(variables), start_new_session=True, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    lines: list[str] = []
-    try:
-        for line in process.stdout or ():
-            sys.stderr.write(line)
-            lines.append(line)
-        code = process.wait()
-    finally:
-        end_group(process)
-        if process.stdout is not None:
-            process.stdout.close()
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *options]
+    code, lines = run_shown(command, root, variables)
     if code:
-        raise dg.Failure(f"dvc exp run ended with exit code {code}:\n{''.join(lines[-40:])}")
+        raise dg.Failure(f"dvc exp run ended with exit code {code}:\n{''.join(lines[-LINES_KEPT:])}")
     remove = [sys.executable, "-m", "dvc", "exp", "remove", name]
     subprocess.run(remove, cwd=root, env=environment(), check=True, capture_output=True)
     return "".join(lines)
