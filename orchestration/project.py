@@ -10,8 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from dvc.repo import Repo
+from dvc.utils.serialize import parse_yaml
 
 from rag_diffusion.layout import BASE, RULER, RUNS
 
@@ -117,10 +117,9 @@ class Project:
         return {up: paths for up, paths in found.items() if paths}
 
     def _lock(self) -> dict[str, Any]:
-        try:
-            lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            return {}
+        """DVC's own reader: to PyYAML the 5e-05 that DVC writes is a text."""
+        path = self.root / "dvc.lock"
+        lock = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
         stages: dict[str, Any] = lock.get("stages", {})
         return stages
 

@@ -116,7 +116,7 @@ def project(tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: di
         (root / dep if Path(dep).suffix else root / dep / "input").write_text(dep)
     stages = {name: small(name, stage) for name, stage in pipeline.items()}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    (root / "params.yaml").write_text("seed: 0\nindex: {min_recall: 0.98}\n")
+    (root / "params.yaml").write_text("seed: 0\nrate: 0.00005\nindex: {min_recall: 0.98}\n")
     (root / "stage.py").write_text(STAGE)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(command, cwd=root, check=True, env=environment)
@@ -126,4 +126,4 @@ def project(tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: di
 def small(name: str, stage: dict[str, Any]) -> dict[str, Any]:
     """A stage with the same deps and outs that only copies hashes."""
     command = f"python stage.py {name} {','.join(flat_outs(stage))} {','.join(stage['deps'])}"
-    return {**stage, "cmd": command, "params": ["seed"]}
+    return {**stage, "cmd": command, "params": ["seed", "rate"]}
