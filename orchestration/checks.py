@@ -1,7 +1,6 @@
 """Asset checks: `findings` beside the assets; a blocking one stops what would be built on a bad result."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -25,28 +24,28 @@ WARNING: dict[str, list[Callable[[Path], Finding]]] = {
 
 
 def asset_checks(project: Project = PROJECT) -> list[dg.AssetChecksDefinition]:
-    """All checks; every stage that reads another one's outs is also asked whether those are up to date."""
-    checks = [_check(project, stage, one, True) for stage, found in BLOCKING.items() for one in found]
-    checks += [_check(project, stage, one, False) for stage, found in WARNING.items() for one in found]
+    """All checks; every stage that reads something is also asked whether what it was made from is up to date."""
+    checks = [_check(project, stage, one, blocking=True) for stage, found in BLOCKING.items() for one in found]
+    checks += [_check(project, stage, one, blocking=False) for stage, found in WARNING.items() for one in found]
     for name, stage in project.stages.items():
-        if stage.upstream or stage.external:
-            clean = partial(findings.upstream_is_clean, stage=name)
-            clean.__name__, clean.__doc__ = "upstream_is_clean", findings.upstream_is_clean.__doc__  # type: ignore[attr-defined]
-            checks.append(_check(project, name, clean, False))
+        if stage.reads:
+            checks.append(_check(project, name, findings.upstream_is_clean, blocking=False, stage=name))
     return checks
 
 
 def _check(
-    project: Project, stage: str, function: Callable[[Path], Finding], blocking: bool
+    project: Project, asset: str, function: Callable[..., Finding], *, blocking: bool, **more: str
 ) -> dg.AssetChecksDefinition:
+    """The check named and described by a function of the project's folder and of `more`."""
+
     @dg.asset_check(
-        asset=asset_key(stage),
+        asset=asset_key(asset),
         name=function.__name__,
         description=" ".join((function.__doc__ or "").split()),
         blocking=blocking,
     )
     def judged() -> dg.AssetCheckResult:
-        found = function(project.root)
+        found = function(project.root, **more)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(
             passed=found.passed, description=found.description, metadata=dict(found.numbers), severity=severity
