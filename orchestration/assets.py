@@ -12,6 +12,7 @@ import dagster as dg
 
 from orchestration.project import EXTERNAL, Project
 from orchestration.reproduce import asset_key, reproduce
+from rag_diffusion.families import family_of
 
 ROOT = Path(os.environ.get("RAG_DIFFUSION_ROOT", Path(__file__).parent.parent))
 PROJECT = Project.load(ROOT)
@@ -20,11 +21,6 @@ Context = dg.AssetExecutionContext
 Result = dg.MaterializeResult[None]
 
 OWNER = "team:rag-diffusion"
-GROUPS = {
-    "knowledge_base": ("ingest", "align", "embed", "index", "neighbors"),
-    "generator": ("finetune", "sample"),
-    "evaluation": ("baselines", "score"),
-}
 KINDS = {
     "ingest": "parquet", "align": "pytorch", "embed": "pytorch", "index": "faiss", "neighbors": "parquet",
     "baselines": "pytorch", "finetune": "pytorch", "sample": "pytorch", "score": "pytorch",
@@ -43,7 +39,7 @@ def stage_asset(function: Callable[[Context], Result], project: Project = PROJEC
         description=stage.description,
         code_version=stage.code_version,
         kinds={"dvc", "mlflow"} | ({KINDS[base]} if base in KINDS else set()),
-        group_name=next((group for group, names in GROUPS.items() if base in names), "pipeline"),
+        group_name=family_of(stage.name),
         owners=[OWNER],
         pool=GPU_POOL if base in GPU_STAGES else None,
     )

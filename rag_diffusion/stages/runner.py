@@ -14,7 +14,7 @@ from rag_diffusion.files import atomic_write
 from rag_diffusion.layout import RUNS
 from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.tracking import MlflowTracker, NullTracker, open_tracker
+from rag_diffusion.tracking import MlflowTracker, NullTracker, experiment_of, open_tracker
 
 STAGES = (
     *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score"),
@@ -54,7 +54,7 @@ def run_stage(name: str, root: Path | str = Path()) -> None:
     with open_tracker(config, root, name) as tracker:
         stage = _load(name)
         stage(StageContext(config=config, root=root, tracker=tracker))
-    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker, root), indent=2) + "\n")
+    atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")
 
 
 def _load(name: str) -> Callable[[StageContext], None]:

@@ -52,7 +52,7 @@ def test_a_stage_gets_its_context_and_leaves_a_note_of_its_run(root: Path, monke
 
     record = json.loads((root / RECORD).read_text())
     assert record.keys() == {"run_id", "experiment", "stage"}
-    assert (record["experiment"], record["stage"]) == ("rag-diffusion", "index")
+    assert (record["experiment"], record["stage"]) == ("rag-diffusion/knowledge_base", "index")
     assert len(record["run_id"]) == 32
     with sqlite3.connect(root / "mlruns" / "mlflow.db") as store:
         runs = store.execute("SELECT run_uuid, status FROM runs").fetchall()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -59,6 +61,46 @@ def client(root: Path) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(f"sqlite:///{root / STORE}")
+
+
+def mlflow_client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def at(config: Config, uri: str) -> Config:
+    """The same with another store."""
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """An MLflow server in a group of its own, once it answers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'served.db'}"]
+    command += ["--default-artifact-root", (folder / "served").as_uri()]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | quiet
+        )
+    wait_for(lambda: answers(port))
+    return server
+
+
+def answers(port: int) -> bool:
+    try:
+        urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up, "it never came"
+        time.sleep(0.3)
 
 
 def ended(root: Path, run_id: str, seconds: float = 60.0) -> Any:
@@ -212,21 +254,104 @@ def test_three_stages_at_once_can_make_the_store(tmp_path: Path, config: Config)
 
 
 @pytest.mark.slow
-def test_a_store_that_cannot_be_reached_is_told_loudly_and_does_not_stop_the_stage(
-    tmp_path: Path,
-    config: Config,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_store_that_never_answers_is_told_loudly_and_does_not_stop_the_stage(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    there = config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
-    with open_tracker(config.model_copy(update={"tracking": there}), tmp_path, "score") as tracker:
+    monkeypatch.setenv("RAG_DIFFUSION_TRACKING_PATIENCE", "1")
+    with open_tracker(at(config, "http://127.0.0.1:9"), tmp_path, "score") as tracker:
         tracker.log_metrics({"loss": 1.0})
 
     assert tracker.run_id is None
     shown = capfd.readouterr().err
-    assert "*** TRACKING FAILED: open the store" in shown
+    assert "*** TRACKING FAILED: the store does not answer (open the store" in shown
     assert "2 message(s) of stage score did not reach http://127.0.0.1:9" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back", ["while the stage runs", "after its end"])
+def test_what_is_logged_while_the_server_is_dead_reaches_the_store(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str], back: str
+) -> None:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    server = serve(tmp_path, port)
+    with open_tracker(at(config, uri), tmp_path, "finetune") as tracker:
+        tracker.log_metrics({"loss": 1.0}, 0)
+        assert tracker.run_id is not None
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        for step in range(1, 51):
+            tracker.log_metrics({"loss": 1.0 / (step + 1)}, step)
+        tracker.log_image(Image.new("RGB", (8, 8), "red"), "last")
+        if back == "while the stage runs":
+            time.sleep(5)
+            server = serve(tmp_path, port)
+    if back == "after its end":
+        assert "goes on without the stage" in tracker.errors[0]
+        server = serve(tmp_path, port)
+
+    assert "the store does not answer" in capfd.readouterr().err
+    try:
+        store = mlflow_client(uri)
+        wait_for(lambda: store.get_run(tracker.run_id).info.status == "FINISHED")
+        steps = [point.step for point in store.get_metric_history(tracker.run_id, "loss")]
+        assert sorted(steps) == list(range(51))
+        assert [file.path for file in store.list_artifacts(tracker.run_id)] == ["images"]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.slow
+def test_each_family_of_stages_is_an_experiment_and_a_sweep_is_nested(root: Path, config: Config) -> None:
+    runs = []
+    for stage, parent in (("index", ""), ("sweep@joint-1", "guidance"), ("sweep@joint-3", "guidance")):
+        with open_tracker(config, root, stage, parent=parent) as tracker:
+            tracker.log_metrics({"joint": 0.5})
+        runs.append(tracker.run_id)
+
+    store = client(root)
+    index, one, three = (store.get_run(run) for run in runs)
+    assert store.get_experiment(index.info.experiment_id).name == "rag-diffusion/knowledge_base"
+    assert store.get_experiment(one.info.experiment_id).name == "rag-diffusion/sweep"
+    above = store.get_run(one.data.tags["mlflow.parentRunId"])
+    assert above.info.run_name == "guidance"
+    assert three.data.tags["mlflow.parentRunId"] == above.info.run_id
+    assert "mlflow.parentRunId" not in index.data.tags
+
+
+@pytest.mark.slow
+def test_the_load_of_the_machine_is_logged(root: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    with open_tracker(config, root, "score") as tracker:
+        assert tracker.run_id is not None
+        time.sleep(1.5)
+
+    found = client(root).get_run(tracker.run_id).data.metrics
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(found)
+
+
+@pytest.mark.slow
+def test_a_store_that_was_moved_with_its_project_has_its_pictures_still(tmp_path: Path, config: Config) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    (before / "mlruns" / "0").mkdir(parents=True)  # what MLflow's old file store leaves
+    (before / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: mlflow-artifacts:/0\nname: Default\n")
+    with open_tracker(config, before, "score") as tracker:
+        tracker.log_image(Image.new("RGB", (8, 8), "red"), "last")
+    assert tracker.errors == []
+    before.rename(after)
+    with open_tracker(config, after, "score") as later:
+        later.log_image(Image.new("RGB", (8, 8), "red"), "last")
+
+    store = client(after)
+    for run in (tracker.run_id, later.run_id):
+        assert [file.path for file in store.list_artifacts(run, "images")] == ["images/last.png"]
+        assert store.get_run(run).info.artifact_uri.startswith(after.as_uri())
+    assert not before.exists()
 
 
 def test_a_tracking_process_that_dies_is_told_loudly_and_does_not_stop_the_stage(

@@ -1,36 +1,24 @@
-"""The process that writes to MLflow; `tracking` starts it. The only module that imports mlflow."""
+"""What was sent, into one MLflow run."""
 
 from __future__ import annotations
 
 import getpass
 import os
-import queue
 import shutil
-import signal
 import sys
-import threading
-from contextlib import suppress
-from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from rag_diffusion.origin import origin
-from rag_diffusion.tracking import Reply, Setup
+from rag_diffusion.tracking.store import connect, locked, run_named
+from rag_diffusion.tracking.tracker import Setup
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from PIL.Image import Image
 
 ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 DIGEST_LENGTH = 36  # MLflow's limit; the whole digest goes into a tag
-SECONDS_FOR_LOCK = 120.0
-WAITING = ("params", "tags", "dataset")  # what a stage says of itself before it has a result
-
-Message = tuple[Any, ...]
 
 
 class Writer:
@@ -40,8 +28,7 @@ class Writer:
         self.setup = setup
         self.run_id: str | None = None
         self.resumed_from: str | None = None
-        self.client = _connect(setup)
-        self.experiment_id = _experiment(self.client, setup)
+        self.client, self.experiment_id = connect(setup)
         self._monitor: Any = None
 
     def begin(self) -> str:
@@ -127,6 +114,10 @@ class Writer:
 
         tags = {"stage": self.setup.stage, "mlflow.user": _user(), "mlflow.source.type": "LOCAL"}
         tags["mlflow.source.name"] = f"python -m rag_diffusion run {self.setup.stage}"
+        if self.setup.parent:
+            with locked(self.setup):
+                parent = run_named(self.client, self.experiment_id, self.setup.parent)
+            tags["mlflow.parentRunId"] = parent
         run = self.client.create_run(
             self.experiment_id,
             start_time=self.setup.started,
@@ -157,130 +148,14 @@ class Writer:
         return self.resumed_from
 
     def _watch_system(self) -> None:
-        """Log the machine's load too, where MLflow's own switch asks for it."""
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() not in ("true", "1"):
+        """Log the machine's load too; MLflow's own switch turns it off."""
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         resumed = self.resumed_from == self.run_id
         self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=resumed, tracking_uri=self.setup.uri)
         self._monitor.start()
-
-
-class Worker:
-    """Reads messages until the pipe closes; keeps a list of those that could not be logged."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._writer: Writer | None = None
-        self._errors: list[str] = []
-        self._held: Message | None = None
-        self._waiting: list[tuple[str, list[Any]]] = []
-        self._begun = False
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def run(self) -> None:
-        """Handle every message; a pipe that ends without `close` is a stage that was killed."""
-        while True:
-            kind, *content = self._next()
-            if kind == "begin":
-                self._try("open the store", partial(self._open, content[0]))
-            elif kind == "end":
-                self._take("close", ["KILLED", "the stage's process ended without a word"])
-                return
-            else:
-                self._take(kind, content)
-            if kind in ("run_id", "close"):
-                self._reply()
-            if kind == "close":
-                return
-
-    def _take(self, kind: str, content: list[Any]) -> None:
-        """Handle a message, or let it wait for one that begins a run: `resume` may still come."""
-        if kind in WAITING and not self._begun:
-            self._waiting.append((kind, content))
-            return
-        if kind != "resume":
-            self._begun = True
-            for earlier in self._waiting:
-                self._handle(*earlier)
-            self._waiting.clear()
-        self._handle(kind, content)
-
-    def _read(self) -> None:
-        while True:
-            try:
-                self._inbox.put(self._pipe.recv())
-            except (EOFError, OSError):
-                self._inbox.put(("end",))
-                return
-
-    def _next(self) -> Message:
-        """The next message; metrics that wait in a row are taken as one."""
-        message, self._held = self._held or self._inbox.get(), None
-        while message[0] == "metrics" and len(message[1]) < METRICS_PER_BATCH:
-            try:
-                following = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-            if following[0] != "metrics":
-                self._held = following
-                break
-            message = ("metrics", message[1] + following[1])
-        return message
-
-    def _open(self, setup: Setup) -> None:
-        self._writer = Writer(setup)
-
-    def _handle(self, kind: str, content: list[Any]) -> None:
-        writer = self._writer
-        if writer is None:
-            if kind not in ("run_id", "close"):
-                self._errors.append(f"{kind}: there is no store to log to")
-            return
-        action = writer.begin if kind == "run_id" else getattr(writer, kind)
-        self._try(kind, partial(action, *content))
-
-    def _try(self, what: str, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:
-            message = f"{what}: {type(error).__name__}: {error}"
-            if not self._errors:
-                print(f"\n*** TRACKING FAILED: {message}\n", file=sys.stderr, flush=True)
-            self._errors.append(message)
-
-    def _reply(self) -> None:
-        run_id = self._writer.run_id if self._writer is not None else None
-        with suppress(OSError):  # the stage may have been killed while it waited
-            self._pipe.send(Reply(run_id=run_id, errors=self._errors))
-
-
-def _connect(setup: Setup) -> MlflowClient:
-    """Open the store. A new sqlite store is made under a lock: two at once break each other."""
-    from mlflow import MlflowClient
-
-    if not setup.uri.startswith("sqlite:"):
-        return MlflowClient(setup.uri)
-    with _lock(setup):
-        client = MlflowClient(setup.uri)
-        client.search_experiments(max_results=1)
-        return client
-
-
-def _experiment(client: MlflowClient, setup: Setup) -> str:
-    with _lock(setup):
-        found = client.get_experiment_by_name(setup.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(client.create_experiment(setup.experiment, artifact_location=setup.artifacts))
-
-
-def _lock(setup: Setup) -> FileLock:
-    folder = Path(setup.root) / "mlruns"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".lock", timeout=SECONDS_FOR_LOCK)
 
 
 def _tags(root: str) -> dict[str, str]:
@@ -295,9 +170,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-if __name__ == "__main__":
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.SIG_IGN)
-    Worker(Connection(int(sys.argv[1]))).run()

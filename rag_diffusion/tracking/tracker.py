@@ -1,10 +1,9 @@
 """What a stage logs, and the way it takes to MLflow.
 
-MLflow is slow to import and to open its store (2 to 20 s), so a second process does it
-(`tracking_worker`). The stage writes messages to a pipe and goes on; `open_tracker` waits at its
-end until all are in the store. The second process sees the pipe close when the stage is killed,
-and marks the run KILLED. A failure of tracking never ends a stage, but is printed at once and
-again at the end.
+MLflow is slow to import and to open its store (2 to 20 s), so a second process does it (`worker`). The stage writes
+messages to a pipe and goes on; `open_tracker` waits at its end until all are in the store. The second process sees the
+pipe close when the stage is killed, and marks the run KILLED. A store that does not answer gets everything later. A
+failure of tracking never ends a stage, but is printed at once and again at the end.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rag_diffusion.config import Config
+from rag_diffusion.families import family_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,7 +85,13 @@ class NullTracker:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the second process needs to know to begin a run."""
+    """What the second process needs to know to begin a run.
+
+    Attributes:
+        artifacts: where a new experiment keeps its files; None leaves it to the store.
+        started: milliseconds since 1970.
+        parent: name of the run that this one is nested in, made where there is none; empty: none.
+    """
 
     uri: str
     artifacts: str | None
@@ -93,15 +99,17 @@ class Setup:
     stage: str
     root: str
     params: dict[str, str]
-    started: int  # milliseconds since 1970
+    started: int
+    parent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the second process answers: the run, and what could not be logged."""
+    """What the second process answers: the run, what could not be logged, and whether the store is still to answer."""
 
     run_id: str | None
     errors: list[str] = field(default_factory=list)
+    late: bool = False
 
 
 class MlflowTracker:
@@ -179,8 +187,7 @@ class MlflowTracker:
             self._process.wait(SECONDS_TO_END)
         if self.errors:
             _shout(
-                f"{len(self.errors)} message(s) of stage {self._setup.stage} "
-                f"did not reach {self._setup.uri}; "
+                f"{len(self.errors)} message(s) of stage {self._setup.stage} did not reach {self._setup.uri}; "
                 f"the first: {self.errors[0]}"
             )
 
@@ -206,6 +213,8 @@ class MlflowTracker:
             return
         self._run_id = reply.run_id
         self.errors.extend(reply.errors)
+        if reply.late and kind == "close":
+            self._lost("the store does not answer; the tracking process goes on without the stage")
 
     def _lost(self, message: str) -> None:
         if not self.errors:
@@ -214,13 +223,14 @@ class MlflowTracker:
 
 
 @contextmanager
-def open_tracker(config: Config, root: Path | str, stage: str) -> Iterator[MlflowTracker]:
+def open_tracker(config: Config, root: Path | str, stage: str, parent: str = "") -> Iterator[MlflowTracker]:
     """Begin an MLflow run for a stage; at the end wait until it is written.
 
     Args:
         config: its `tracking` section says where to; all of it is logged as parameters.
         root: the project's root; the default store is `<root>/mlruns/mlflow.db`.
-        stage: name of the run and of its `stage` tag.
+        stage: name of the run and of its `stage` tag; its family is the experiment, see `experiment_of`.
+        parent: name of the run that it is nested in; empty: none.
 
     Yields:
         The tracker. An exception in the body marks the run FAILED and goes on.
@@ -230,11 +240,12 @@ def open_tracker(config: Config, root: Path | str, stage: str) -> Iterator[Mlflo
     setup = Setup(
         uri=uri or f"sqlite:///{root / STORE}",
         artifacts=None if uri else (root / ARTIFACTS).as_uri(),
-        experiment=config.tracking.experiment,
+        experiment=experiment_of(config, stage),
         stage=stage,
         root=str(root),
         params=flatten(config.model_dump()),
         started=int(time.time() * 1000),
+        parent=parent,
     )
     tracker = MlflowTracker(setup)
     try:
@@ -243,6 +254,11 @@ def open_tracker(config: Config, root: Path | str, stage: str) -> Iterator[Mlflo
         tracker.close(error)
         raise
     tracker.close()
+
+
+def experiment_of(config: Config, stage: str) -> str:
+    """One experiment for each family of stages, so that its runs can be compared."""
+    return f"{config.tracking.experiment}/{family_of(stage)}"
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -260,12 +276,14 @@ def _start_worker(child: Connection) -> subprocess.Popen[bytes]:
     """Start the second process in a session of its own, so that it outlives the stage."""
     environment = {
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the worker tries again by itself
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         **os.environ,
     }
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
     return subprocess.Popen(
-        [sys.executable, "-m", "rag_diffusion.tracking_worker", str(child.fileno())],
+        [sys.executable, "-m", "rag_diffusion.tracking.worker", str(child.fileno())],
         pass_fds=[child.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

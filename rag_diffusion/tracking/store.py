@@ -1,0 +1,106 @@
+"""The MLflow store of a project: opened, moved along with its project, and never made by two at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from rag_diffusion.tracking.tracker import ARTIFACTS, STORE, Setup
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SECONDS_FOR_LOCK = 120.0
+_UNREACHABLE = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
+_PLACES = {  # columns that hold where an artifact is
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+    "trace_tags": ("value",),
+}
+
+
+def connect(setup: Setup) -> tuple[MlflowClient, str]:
+    """A client of the store, and the id of the experiment, made where there is none.
+
+    A new sqlite store is made under a lock: two at once break each other.
+    """
+    from mlflow import MlflowClient
+
+    with locked(setup):
+        if setup.artifacts is not None:
+            follow(Path(setup.root))
+        client = MlflowClient(setup.uri)
+        found = client.get_experiment_by_name(setup.experiment)
+        if found is not None:
+            return client, str(found.experiment_id)
+        return client, str(client.create_experiment(setup.experiment, artifact_location=setup.artifacts))
+
+
+def run_named(client: MlflowClient, experiment_id: str, name: str) -> str:
+    """Id of the run that others are nested in, made where there is none; call it under `locked`."""
+    named = f"tags.parent_of = '{name}'"
+    found = client.search_runs([experiment_id], named, max_results=1, order_by=["attributes.start_time DESC"])
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment_id, run_name=name, tags={"parent_of": name})
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+@contextmanager
+def locked(setup: Setup) -> Iterator[None]:
+    """Alone with the store, among all processes of this project."""
+    folder = Path(setup.root) / "mlruns"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", timeout=SECONDS_FOR_LOCK):
+        yield
+
+
+def follow(root: Path) -> None:
+    """Let a store that was moved with its project find its artifacts again: MLflow keeps absolute places.
+
+    Args:
+        root: where the project is now.
+    """
+    store, here = root / STORE, (root / ARTIFACTS).as_uri()
+    if not store.is_file():
+        return
+    with closing(sqlite3.connect(store, timeout=SECONDS_FOR_LOCK)) as database, database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "experiments" not in tables:
+            return
+        asked = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
+        for (there,) in database.execute(asked, (f"file:%/{ARTIFACTS}",)).fetchall():
+            if there != here:
+                _move(database, tables, there, here)
+
+
+def _move(database: sqlite3.Connection, tables: set[str], there: str, here: str) -> None:
+    for table in tables & set(_PLACES):
+        columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        for column in columns & set(_PLACES[table]):
+            change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} LIKE ?"  # noqa: S608
+            database.execute(change, (here, len(there) + 1, there, f"{there}/%"))
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether the store may answer the same request later: no connection, busy, or its server is in trouble."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import RetryError, Timeout
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NoConnection | RetryError | Timeout):
+            return True
+        if isinstance(seen, MlflowException) and seen.error_code in _UNREACHABLE:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
