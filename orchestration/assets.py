@@ -23,15 +23,17 @@ Result = dg.MaterializeResult[None]
 OWNER = "team:rag-diffusion"
 KINDS = {
     "ingest": "parquet", "align": "pytorch", "embed": "pytorch", "index": "faiss", "neighbors": "parquet",
-    "baselines": "pytorch", "finetune": "pytorch", "sample": "pytorch", "score": "pytorch",
+    "baselines": "pytorch", "finetune": "pytorch", "sample": "pytorch", "score": "pytorch", "sweep": "pytorch",
 }  # fmt: skip
-GPU_STAGES = ("finetune", "sample")
+GPU_STAGES = ("finetune", "sample", "sweep")
 GPU_POOL = "gpu"  # `dagster instance concurrency set gpu 1`: one of them at a time, whatever runs
 
 
-def stage_asset(function: Callable[[Context], Result], project: Project = PROJECT) -> dg.AssetsDefinition:
-    """Make the asset of the stage that a function is named after."""
-    stage = project.stages[function.__name__]
+def stage_asset(
+    function: Callable[[Context], Result], name: str | None = None, project: Project = PROJECT
+) -> dg.AssetsDefinition:
+    """Make the asset of a stage: of the one that a function is named after, or of an item of a matrix."""
+    stage = project.stages[name or function.__name__]
     base = stage.name.split("@")[0]
     define = dg.asset(
         key=asset_key(stage.name),
@@ -100,7 +102,13 @@ def score(context: Context) -> Result:
     return reproduce(context, PROJECT)
 
 
-STAGE_ASSETS = [ingest, align, embed, index, neighbors, baselines, finetune, sample, score]
+def sweep(context: Context) -> Result:
+    """Validation prompts with one setting of the sweep."""
+    return reproduce(context, PROJECT)
+
+
+SWEEP = [stage_asset(sweep, name) for name in PROJECT.stages if name.startswith("sweep@")]
+STAGE_ASSETS = [ingest, align, embed, index, neighbors, baselines, finetune, sample, score, *SWEEP]
 EXTERNAL_ASSETS = [
     dg.AssetSpec(
         name,

@@ -19,7 +19,7 @@ BLOCKING: dict[str, list[Callable[[Path], Finding]]] = {
 }
 WARNING: dict[str, list[Callable[[Path], Finding]]] = {
     "finetune": [findings.loss_is_finite_and_falls],
-    "score": [findings.retrieval_helps],
+    "score": [findings.retrieval_helps, findings.no_worse_than_the_champion],
 }
 
 

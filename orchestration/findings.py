@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from orchestration.project import Project
-from rag_diffusion.layout import CORPUS, INDEX, NEIGHBORS, REPORTS, VECTORS
+from rag_diffusion.layout import CHAMPION, CORPUS, INDEX, NEIGHBORS, REPORTS, VECTORS
 
+MEASURED_BY = ("corpus_hash", "ruler_sha256", "prompts")  # two tables agree in these, or say nothing of each other
 _TOLERANCE = 1e-3  # of a vector's length
 _SHOWN = 5
 
@@ -119,6 +120,24 @@ def retrieval_helps(root: Path) -> Finding:
     gain = report["differences"]["retrieved-none"]["joint"]
     told = f"retrieved - none: {gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
     return Finding(gain["low"] > 0, told, {"gain": float(gain["mean"])})
+
+
+def no_worse_than_the_champion(root: Path) -> Finding:
+    """What was promoted did not score above this table's interval, where both were measured on the same prompts."""
+    path = root / CHAMPION
+    if not path.is_file():
+        return Finding(True, "nothing has been promoted yet")
+    champion = json.loads(path.read_text(encoding="utf-8"))
+    report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
+    if report.get("reason"):
+        return Finding(True, f"not judged: {report['reason']}")
+    number, before = champion["version"], champion["score"]
+    other = [key for key in MEASURED_BY if report[key] != before[key]]
+    if other or before["joint"] is None:
+        return Finding(True, f"cannot be compared with version {number}: other {', '.join(other) or 'corpus'}")
+    new, old = report["variants"]["retrieved"]["joint"], float(before["joint"])
+    told = f"joint {new['mean']:.3f} [{new['low']:.3f}, {new['high']:.3f}], promoted version {number} {old:.3f}"
+    return Finding(old <= new["high"], told, {"joint": float(new["mean"]), "promoted": old})
 
 
 def upstream_is_clean(root: Path, stage: str) -> Finding:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from rag_diffusion.errors import ModelError, RagDiffusionError
+from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
 
 TELEMETRY_OFF = {
     "DVC_NO_ANALYTICS": "1",
@@ -45,6 +45,7 @@ def before_each_command() -> None:
 def run(
     stage: Annotated[str, typer.Argument(help="ingest, align, ... as in dvc.yaml")],
     root: Root = Path(),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in place of params.yaml's.")] = None,
 ) -> None:
     """Run one stage of the pipeline by hand. `dvc repro` runs all that are out of date."""
     from rag_diffusion.progress import reporting_to_dagster
@@ -52,7 +53,7 @@ def run(
 
     signal.signal(signal.SIGTERM, _terminated)
     with clean_errors(), reporting_to_dagster():
-        run_stage(stage, root)
+        run_stage(stage, root, dict(_key_and_value(one) for one in settings or ()))
 
 
 @base.command("promote")
@@ -97,6 +98,14 @@ def sync(root: Root = Path()) -> None:
 
 
 @app.command()
+def promote(root: Root = Path()) -> None:
+    """Register the fine-tuned model in MLflow and make it @champion, if every check of the pipeline passes."""
+    with clean_errors():
+        if subprocess.run([sys.executable, "-m", "orchestration.promote"], cwd=root).returncode:
+            raise RagDiffusionError("promote: expected every check to pass and the model to draw; see above")
+
+
+@app.command()
 def lineage(
     what: Annotated[str, typer.Argument(help="a file that a stage made, a drawn PNG, or an MLflow run id")],
     root: Root = Path(),
@@ -119,6 +128,13 @@ def show(root: Root = Path()) -> None:
 
     with clean_errors():
         print(summary(root))
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, as sample.guidance=joint")
+    return key, value
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -182,10 +183,18 @@ class EvaluateConfig(_Section):
 
     prompts: Literal["default", "all"]
     degraded_strength: float = Field(gt=0, le=1)
-    curve_prompts: Literal["default", "all"]
+    curve_prompts: int = Field(ge=1)
     curve_text_scales: list[float]
     curve_neighbor_scales: list[float]
     shown: int = Field(ge=1)
+
+
+class SweepConfig(_Section):
+    """The stage `sweep`: every kind of guidance with every number of neighbors."""
+
+    guidance: list[str]
+    num_neighbors: list[int]
+    num_prompts: int = Field(ge=1)
 
 
 class TrackingConfig(_Section):
@@ -210,15 +219,18 @@ class Config(_Section):
     finetune: FinetuneConfig
     sample: SampleConfig
     score: ScoreConfig
+    sweep: SweepConfig
     evaluate: EvaluateConfig
     tracking: TrackingConfig
 
 
-def load_config(path: Path | str = "params.yaml") -> Config:
+def load_config(path: Path | str = "params.yaml", settings: Mapping[str, str] | None = None) -> Config:
     """Read and check params.yaml.
 
     Args:
         path: the file.
+
+        settings: dotted keys and what they are instead; a text is read as YAML.
 
     Returns:
         The checked configuration.
@@ -235,10 +247,22 @@ def load_config(path: Path | str = "params.yaml") -> Config:
         raise ConfigError(f"{path}: expected YAML, got text that does not parse: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
+    for key, text in (settings or {}).items():
+        _set(raw, key, text)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _set(raw: dict[str, Any], key: str, text: str) -> None:
+    *sections, last = key.split(".")
+    at: Any = raw
+    for section in sections:
+        at = at.get(section) if isinstance(at, dict) else None
+    if not isinstance(at, dict) or last not in at:
+        raise ConfigError(f"--set {key}={text}: expected a key of params.yaml, as sample.guidance, got {key!r}")
+    at[last] = yaml.safe_load(text)
 
 
 def _explain(error: object) -> str:

@@ -12,6 +12,7 @@ MODEL = "data/model"
 SAMPLES = "data/samples"
 BASE = "data/base"
 RULER = "data/ruler"
+CHAMPION = "data/champion.json"  # what the promoted run scored
 PROMPTS = "data/prompts"
 REPORTS = "reports"
 RUNS = "data/runs"

@@ -11,8 +11,9 @@ from rag_diffusion.tracking import Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """Parameters, project root and tracker of one stage run."""
+    """Parameters, project root and tracker of one stage run; for an item of a matrix, its name."""
 
     config: Config
     root: Path
     tracker: Tracker
+    item: str = ""

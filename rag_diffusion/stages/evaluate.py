@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from rag_diffusion.stages import two_entities
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import DEGRADED, Drawing
 from rag_diffusion.stages.score import refuse_blunt_ruler
+from rag_diffusion.stages.validation_prompts import ValidationPrompts
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.types import Prompt
 
@@ -131,16 +132,12 @@ class Curves:
 
     def measure(self) -> dict[str, dict[str, Curve]]:
         """{what varies: {variant: {its value: interval}}}."""
-        sample = self.config.sample.model_copy(update={"prompts": "validation"})
-        bench = Bench.open(self.root, self.config.model_copy(update={"sample": sample}))
-        if self.config.evaluate.curve_prompts == "default":
-            bench = replace(bench, prompts=[prompt for prompt in bench.prompts if prompt.default])
-        judge = bench.judge(bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates), desc="look").entity)
+        prompts = ValidationPrompts.open(self.root, self.config, self.config.evaluate.curve_prompts)
         settings = self.config.evaluate
         most = self.config.retrieval.num_neighbors
 
         def curve(variant: str, points: Mapping[str, Config]) -> Curve:
-            return {name: self._joint(bench, judge, variant, config) for name, config in points.items()}
+            return {name: prompts.accuracies(config, variant)["joint"] for name, config in points.items()}
 
         counts = {str(k): self._with(num_neighbors=k) for k in range(1, most + 1)}
         text = {f"{scale:g}": self._with(text_guidance_scale=scale) for scale in settings.curve_text_scales}
@@ -162,15 +159,6 @@ class Curves:
                 "retrieval": self.config.retrieval.model_copy(update=retrieval),
             }
         )
-
-    def _joint(self, bench: Bench, judge: Judge, variant: str, config: Config) -> dict[str, float]:
-        drawing = Drawing(
-            root=self.root, model=self.root / layout.MODEL, config=config, corpus=bench.corpus, table=bench.table
-        )
-        pixels = drawing.draw(variant, bench.prompts).pixels
-        looks = bench.ruler.look(bench.trunk, pixels, desc="look at drawings")
-        found = judge.verdicts(looks).values("joint")
-        return _bootstrap(self.config, bench.prompts).interval(found).as_dict()
 
 
 def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

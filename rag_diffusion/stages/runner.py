@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.files import atomic_write
-from rag_diffusion.layout import RUNS
+from rag_diffusion.files import atomic_write, tree_hash
+from rag_diffusion.layout import MODEL, RUNS
 from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import MlflowTracker, NullTracker, experiment_of, open_tracker
 
 STAGES = (
-    *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score"),
+    *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score", "sweep"),
     *("pretrain", "score_base", "ruler", "evaluate"),  # in pipelines of their own
 )
 _IN_PARALLEL = ("pretrain", "finetune")
@@ -29,32 +29,41 @@ _OWN_PIPELINE = {
 }
 
 
-def run_stage(name: str, root: Path | str = Path()) -> None:
+def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] | None = None) -> None:
     """Run a stage of the pipeline in the project at `root`.
 
     Args:
-        name: one of `STAGES`.
+        name: one of `STAGES`, or an item of one, as `sweep@joint-3`.
         root: the directory that holds params.yaml.
+        settings: of params.yaml, in place of what stands there.
 
     Raises:
         ConfigError: there is no such stage, it cannot use several processes, or params.yaml is wrong.
         RagDiffusionError: whatever the stage objects to.
     """
-    if name not in STAGES:
+    base, _, item = name.partition("@")
+    if base not in STAGES:
         raise ConfigError(f"{name}: expected a stage, one of {', '.join(STAGES)}")
     root = Path(root).resolve()
-    config = load_config(root / "params.yaml")
+    config = load_config(root / "params.yaml", settings)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name not in _IN_PARALLEL:
         raise ConfigError(f"{name}: expected one process, got several; only {' and '.join(_IN_PARALLEL)} can use them")
     if os.environ.get("RANK", "0") != "0":  # the first process tracks and writes the note
-        _load(name)(StageContext(config=config, root=root, tracker=NullTracker()))
+        _load(base)(StageContext(config=config, root=root, tracker=NullTracker(), item=item))
         return
-    record = root / _OWN_PIPELINE.get(name, RUNS) / f"{name}.run.json"
+    record = root / _OWN_PIPELINE.get(base, RUNS) / f"{name}.run.json"
     record.unlink(missing_ok=True)
-    with open_tracker(config, root, name) as tracker:
-        stage = _load(name)
-        stage(StageContext(config=config, root=root, tracker=tracker))
+    with open_tracker(config, root, name, parent=_parent(base, item, root)) as tracker:
+        stage = _load(base)
+        stage(StageContext(config=config, root=root, tracker=tracker, item=item))
     atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")
+
+
+def _parent(stage: str, item: str, root: Path) -> str:
+    """The run that an item is nested in: one for each stage and model."""
+    if not item:
+        return ""
+    return f"{stage} of model {tree_hash(root / MODEL)[:8]}" if (root / MODEL).is_dir() else stage
 
 
 def _load(name: str) -> Callable[[StageContext], None]:

@@ -1,7 +1,7 @@
 """What the stages log, and the way it takes to MLflow.
 
 `tracker` is what stages see, and starts a second process; in that, `worker` reads what they send and `writer` brings it
-to the store. None but `writer` and `store` may import mlflow, which takes seconds.
+to the store. None but `writer`, `store` and `traces` may import mlflow, which takes seconds.
 """
 
 from rag_diffusion.tracking.tracker import (
@@ -13,6 +13,7 @@ from rag_diffusion.tracking.tracker import (
     Reply,
     Setup,
     Tracker,
+    default_setup,
     experiment_of,
     flatten,
     open_tracker,
@@ -27,6 +28,7 @@ __all__ = [
     "Reply",
     "Setup",
     "Tracker",
+    "default_setup",
     "experiment_of",
     "flatten",
     "open_tracker",

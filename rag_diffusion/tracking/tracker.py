@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rag_diffusion.config import Config
 from rag_diffusion.families import family_of
+from rag_diffusion.spans import Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,6 +62,9 @@ class Tracker(Protocol):
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """Log rows with the same keys as the JSON table `<name>.json`."""
 
+    def log_traces(self, roots: Sequence[Span]) -> None:
+        """Log recorded spans; each tree becomes a trace of the run."""
+
     def log_dataset(self, name: str, digest: str, source: str) -> None:
         """Log which data a run read: a name, the hash of its bytes, where it lies."""
 
@@ -79,6 +83,7 @@ class NullTracker:
     def log_image(self, image: Image, name: str, step: int | None = None) -> None: ...
     def log_artifact(self, path: Path, folder: str | None = None) -> None: ...
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None: ...
+    def log_traces(self, roots: Sequence[Span]) -> None: ...
     def log_dataset(self, name: str, digest: str, source: str) -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
 
@@ -168,6 +173,10 @@ class MlflowTracker:
         """See `Tracker`."""
         self._send("table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name)
 
+    def log_traces(self, roots: Sequence[Span]) -> None:
+        """See `Tracker`."""
+        self._send("traces", list(roots))
+
     def log_dataset(self, name: str, digest: str, source: str) -> None:
         """See `Tracker`."""
         self._send("dataset", name, digest, source)
@@ -235,9 +244,20 @@ def open_tracker(config: Config, root: Path | str, stage: str, parent: str = "")
     Yields:
         The tracker. An exception in the body marks the run FAILED and goes on.
     """
+    tracker = MlflowTracker(default_setup(config, root, stage, parent))
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.close(error)
+        raise
+    tracker.close()
+
+
+def default_setup(config: Config, root: Path | str, stage: str, parent: str = "") -> Setup:
+    """Of the store that params.yaml or MLFLOW_TRACKING_URI names, else of the project's own; see `open_tracker`."""
     root = Path(root).resolve()
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    setup = Setup(
+    return Setup(
         uri=uri or f"sqlite:///{root / STORE}",
         artifacts=None if uri else (root / ARTIFACTS).as_uri(),
         experiment=experiment_of(config, stage),
@@ -247,13 +267,6 @@ def open_tracker(config: Config, root: Path | str, stage: str, parent: str = "")
         started=int(time.time() * 1000),
         parent=parent,
     )
-    tracker = MlflowTracker(setup)
-    try:
-        yield tracker
-    except BaseException as error:
-        tracker.close(error)
-        raise
-    tracker.close()
 
 
 def experiment_of(config: Config, stage: str) -> str:

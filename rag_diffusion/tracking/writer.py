@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_diffusion.origin import origin
+from rag_diffusion.spans import Span
 from rag_diffusion.tracking.store import connect, locked, run_named
+from rag_diffusion.tracking.traces import write_traces
 from rag_diffusion.tracking.tracker import Setup
 
 if TYPE_CHECKING:
@@ -85,6 +87,14 @@ class Writer:
     def table(self, columns: dict[str, list[Any]], name: str) -> None:
         """Log a table."""
         self.client.log_table(self.begin(), columns, f"{name}.json")
+
+    def traces(self, roots: list[Span]) -> None:
+        """Log spans, each tree as a trace of this run."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.setup.uri)  # the exporter of traces knows no client
+        tags = {"stage": self.setup.stage}
+        write_traces(self.client, self.experiment_id, roots, tags, self.begin())
 
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Log a dataset as an input of the run, and its whole digest as a tag."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -74,6 +75,13 @@ for out in map(Path, outs):
 '''
 
 
+PARAMS = """seed: 0
+rate: 0.00005
+index: {min_recall: 0.98}
+sweep: {guidance: [text, alternate], num_neighbors: [1, 3]}
+"""
+
+
 def flat_outs(stage: dict[str, Any]) -> list[str]:
     """Paths of all outs, metrics and plots of a stage as dvc.yaml writes them."""
     listed = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
@@ -81,10 +89,25 @@ def flat_outs(stage: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+def written(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
     """The stages of the repository's dvc.yaml, as YAML."""
     content = yaml.safe_load((request.config.rootpath / "dvc.yaml").read_text())
     stages: dict[str, dict[str, Any]] = content["stages"]
+    return stages
+
+
+@pytest.fixture(scope="session")
+def pipeline(request: pytest.FixtureRequest, written: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The stages by name, one for each item of a matrix."""
+    params = yaml.safe_load((request.config.rootpath / "params.yaml").read_text())
+    stages = {}
+    for name, stage in written.items():
+        matrix = stage.get("matrix", {})
+        values = [params[where.strip("${}").split(".")[0]][key] for key, where in matrix.items()]
+        for chosen in itertools.product(*values) if matrix else [()]:
+            key = "-".join(map(str, chosen))
+            text = yaml.safe_dump(stage).replace("${key}", key)
+            stages[f"{name}@{key}" if matrix else name] = yaml.safe_load(text)
     return stages
 
 
@@ -105,18 +128,18 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: dict[str, str]) -> Path:
+def project(tmp_path: Path, written: dict[str, dict[str, Any]], environment: dict[str, str]) -> Path:
     """The small project, in git, never run."""
     root = tmp_path / "project"
     root.mkdir()
-    produced = {out for stage in pipeline.values() for out in flat_outs(stage)}
-    for dep in {dep for stage in pipeline.values() for dep in stage["deps"]} - produced:
+    produced = {out for stage in written.values() for out in flat_outs(stage)}
+    for dep in {dep for stage in written.values() for dep in stage["deps"]} - produced:
         (root / dep).parent.mkdir(parents=True, exist_ok=True)
         (root / dep if Path(dep).suffix else root / dep / "input").parent.mkdir(parents=True, exist_ok=True)
         (root / dep if Path(dep).suffix else root / dep / "input").write_text(dep)
-    stages = {name: small(name, stage) for name, stage in pipeline.items()}
+    stages = {name: small(name, stage) for name, stage in written.items()}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    (root / "params.yaml").write_text("seed: 0\nrate: 0.00005\nindex: {min_recall: 0.98}\n")
+    (root / "params.yaml").write_text(PARAMS)
     (root / "stage.py").write_text(STAGE)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(command, cwd=root, check=True, env=environment)
@@ -125,5 +148,6 @@ def project(tmp_path: Path, pipeline: dict[str, dict[str, Any]], environment: di
 
 def small(name: str, stage: dict[str, Any]) -> dict[str, Any]:
     """A stage with the same deps and outs that only copies hashes."""
-    command = f"python stage.py {name} {','.join(flat_outs(stage))} {','.join(stage['deps'])}"
+    item = "@${key}" if "matrix" in stage else ""
+    command = f"python stage.py {name}{item} {','.join(flat_outs(stage))} {','.join(stage['deps'])}"
     return {**stage, "cmd": command, "params": ["seed", "rate"]}

@@ -1,0 +1,71 @@
+"""`rag-diffusion promote`: the fine-tuned model becomes MLflow's `@champion`, if every check of the pipeline passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestration import findings
+from orchestration.checks import BLOCKING, WARNING
+from orchestration.findings import Finding
+from orchestration.project import Project
+from rag_diffusion.config import load_config
+from rag_diffusion.errors import ModelError, RagDiffusionError
+from rag_diffusion.files import atomic_write
+from rag_diffusion.layout import CHAMPION, REPORTS, RUNS
+
+LAST = "score"
+
+
+def promote(root: Path) -> str:
+    """Check, register, move the alias, and note what was promoted in data/champion.json.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        ModelError: a check does not pass; nothing was registered then. Or the registered model does not draw; the alias
+            stays where it is then.
+    """
+    failed = [f"{name}: {found.description}" for name, found in judged(root) if not found.passed]
+    if failed:
+        raise ModelError(
+            "promote: expected every check to pass, but\n  " + "\n  ".join(failed) + "\n@champion stays where it is"
+        )
+    from rag_diffusion.serving import registry
+
+    project = Project.load(root)
+    made = project.made()
+    report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
+    retrieved = report["variants"]["retrieved"]
+    score = {key: report[key] for key in findings.MEASURED_BY} | {
+        name: (retrieved[name] or {}).get("mean")
+        for name in ("joint", "entity", "style")  # none where not judged
+    }
+    record = root / RUNS / "finetune.run.json"
+    run = json.loads(record.read_text(encoding="utf-8")).get("run_id") if record.is_file() else None
+    tags = {f"{name}.data_version": one.data_version for name, one in made.items()} | {
+        f"retrieved.{name}": str(score[name]) for name in ("joint", "entity", "style")
+    }
+    version = registry.promote(root, load_config(root / "params.yaml"), run, tags)
+    note = {"model": version.name, "version": version.number, "run_id": version.run_id, "score": score}
+    atomic_write(root / CHAMPION, json.dumps(note, indent=1) + "\n")
+    state = "registered" if version.new else "known already"
+    return f"{version.name} version {version.number} ({state}) draws and is @{registry.CHAMPION}; commit {CHAMPION}"
+
+
+def judged(root: Path) -> Iterator[tuple[str, Finding]]:
+    """Every check of Dagster's, by asset and name."""
+    for stage, functions in [*BLOCKING.items(), *WARNING.items()]:
+        for function in functions:
+            yield f"{stage}, {function.__name__}", function(root)
+    yield f"{LAST}, upstream_is_clean", findings.upstream_is_clean(root, LAST)
+
+
+if __name__ == "__main__":
+    try:
+        print(promote(Path.cwd()))
+    except RagDiffusionError as error:
+        sys.exit(f"error: {error}")

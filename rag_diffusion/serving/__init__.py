@@ -1,0 +1,1 @@
+"""A fine-tuned project as a model that MLflow keeps and serves."""

@@ -1,0 +1,43 @@
+"""Stage `sweep`, an item for each kind of guidance and number of neighbors: how well validation prompts are drawn.
+
+`matrix` in dvc.yaml makes the items and names them `sweep@GUIDANCE-NEIGHBORS`; in MLflow those of one model are nested
+in one run.
+"""
+
+from __future__ import annotations
+
+import json
+
+from rag_diffusion import layout
+from rag_diffusion.errors import ModelError
+from rag_diffusion.files import atomic_write, tree_hash
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.stages.validation_prompts import ValidationPrompts
+from rag_diffusion.training.card import read_card, refuse_seen
+
+
+def report_of(item: str) -> str:
+    """The metrics file of an item."""
+    return f"{layout.REPORTS}/sweep/{item}.json"
+
+
+def run(ctx: StageContext) -> None:
+    """Write reports/sweep/ITEM.json."""
+    config, model = ctx.config, ctx.root / layout.MODEL
+    content: dict[str, object] = {
+        "guidance": config.sample.guidance,
+        "num_neighbors": config.retrieval.num_neighbors,
+    }
+    try:
+        prompts = ValidationPrompts.open(ctx.root, config, config.sweep.num_prompts)
+    except ModelError as error:  # a corpus of the user's own
+        print(error)
+        content["reason"] = str(error)
+    else:
+        refuse_seen(read_card(model), prompts.bench.corpus, layout.MODEL)
+        ctx.tracker.log_dataset("corpus", prompts.bench.corpus.hash, layout.CORPUS)
+        found = prompts.accuracies(config)
+        content |= {"num_prompts": len(prompts.prompts), **found}
+        ctx.tracker.log_metrics({name: interval["mean"] for name, interval in found.items()})
+    ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
+    atomic_write(ctx.root / report_of(ctx.item), json.dumps(content, indent=1) + "\n")
