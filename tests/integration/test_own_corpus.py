@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import io
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from mlflow import MlflowClient
+from PIL import Image
 
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.serving import registry
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.tracking import NullTracker
+from rag_diffusion.tracking import ARTIFACTS, STORE, NullTracker
 
 from ..conftest import tiny_pairs
 
@@ -82,3 +97,65 @@ def test_bad_pairs_are_counted_in_the_manifest(project: Path) -> None:
 def test_neighbors_of_another_corpus_are_refused(project: Path, tiny_corpus: Corpus) -> None:
     with pytest.raises(LineageError, match="neighbors"):
         NeighborTable.open(project / layout.NEIGHBORS, tiny_corpus)
+
+
+@pytest.mark.slow
+def test_a_promoted_model_is_registered_once_and_answers_a_prompt_over_http(project: Path) -> None:
+    config = load_config(project / "params.yaml")
+    first = registry.promote(project, config, "0" * 32, {"retrieved.kid": "0.5"})
+    again = registry.promote(project, config, first.run_id, {})
+
+    assert (first.new, again.new, first.number) == (True, False, again.number)
+    store = f"sqlite:///{project / STORE}"
+    client = MlflowClient(store)
+    champion = client.get_model_version_by_alias("rag-diffusion", "champion")
+    assert (str(champion.version), champion.tags["retrieved.kid"]) == (first.number, "0.5")
+    assert [
+        file for file in (project / ARTIFACTS).rglob("*") if file.suffix in (".pkl", ".pickle", ".pt", ".bin")
+    ] == []
+
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/rag-diffusion@champion"]
+    command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    bin_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it calls `uvicorn`
+    variables = os.environ | {"MLFLOW_TRACKING_URI": store, "PATH": bin_first}
+    with subprocess.Popen(command, cwd=project, env=variables, start_new_session=True) as server:
+        try:
+            asked = {"dataframe_records": [{"prompt": "a green circle"}], "params": {"seed": 3, "num_neighbors": 2}}
+            image, provenance = answer(f"http://127.0.0.1:{port}", asked)
+            empty = {"dataframe_records": [{"prompt": " "}]}
+            with pytest.raises(HTTPError) as refused:
+                post(f"http://127.0.0.1:{port}/invocations", empty)
+            assert "expected a text to retrieve with, got an empty one" in refused.value.read().decode()
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+    assert image.size == (64, 64)
+    assert (provenance["prompt"], provenance["seed"], len(provenance["neighbors"])) == ("a green circle", 3, 2)
+    assert json.loads(image.text["rag_diffusion"]) == provenance
+    (trace,) = client.search_traces(locations=["0"])
+    assert trace.data.spans[0].inputs["prompts"] == ["a green circle"]
+    assert trace.data.spans[0].outputs[0]["neighbors"] == provenance["neighbors"]
+
+
+def answer(page: str, asked: dict[str, Any], seconds: float = 200.0) -> tuple[Any, dict[str, Any]]:
+    """The image and its provenance, once the server is up."""
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            urlopen(f"{page}/ping", timeout=5).close()
+            break
+        except OSError:
+            assert time.monotonic() < give_up, "the server never answered"
+            time.sleep(0.5)
+    (row,) = post(f"{page}/invocations", asked)["predictions"]
+    return Image.open(io.BytesIO(base64.b64decode(row["image"]))), json.loads(row["provenance"])
+
+
+def post(page: str, content: dict[str, Any]) -> dict[str, Any]:
+    request = Request(page, json.dumps(content).encode(), {"content-type": "application/json"})
+    with urlopen(request, timeout=120) as reply:
+        found: dict[str, Any] = json.load(reply)
+    return found
