@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
-from rag_diffusion.layout import RUNS
+from rag_diffusion.layout import RUNS, SCRATCH
 from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import MlflowTracker, NullTracker, open_tracker
@@ -50,11 +54,36 @@ def run_stage(name: str, root: Path | str = Path()) -> None:
         _load(name)(StageContext(config=config, root=root, tracker=NullTracker()))
         return
     record = root / _OWN_PIPELINE.get(name, RUNS) / f"{name}.run.json"
-    record.unlink(missing_ok=True)
-    with open_tracker(config, root, name) as tracker:
-        stage = _load(name)
-        stage(StageContext(config=config, root=root, tracker=tracker))
-    atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker, root), indent=2) + "\n")
+    with _alone(name, root):
+        record.unlink(missing_ok=True)
+        with open_tracker(config, root, name) as tracker:
+            stage = _load(name)
+            stage(StageContext(config=config, root=root, tracker=tracker))
+        atomic_write(record, json.dumps(_record(name, config.tracking.experiment, tracker, root), indent=2) + "\n")
+
+
+@contextmanager
+def _alone(name: str, root: Path) -> Iterator[None]:
+    """Wait while another process runs this stage here: a stage outlives a `dvc repro` that is killed with -9."""
+    path = root / SCRATCH / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = path.read_text(encoding="utf-8").strip() or "unknown"
+        print(
+            f"{name}: expected to be the only process of this stage here, but process {other} is at work on it, "
+            "perhaps left over from a run that was killed; waiting for its end",
+            file=sys.stderr,
+            flush=True,
+        )
+        lock.acquire()
+    try:
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def _load(name: str) -> Callable[[StageContext], None]:
