@@ -21,6 +21,7 @@ import yaml
 from orchestration.mend import mend
 from orchestration.project import Project
 from rag_diffusion.tracking import STORE
+from tests.orchestration.conftest import commit
 from tests.orchestration.test_reproduce import ALL, dvc, materialize, ran, running
 from tests.orchestration.test_training_faults import KILLS
 
@@ -83,12 +84,6 @@ def begin_again(project: Path) -> set[str]:
     shutil.rmtree(project / ".dvc" / "cache")
     ran(project)
     return set()
-
-
-def commit(project: Path, environment: Mapping[str, str]) -> None:
-    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    for command in (["add", "-A"], ["commit", "-qm", "results"]):
-        subprocess.run(["git", *who, *command], cwd=project, env=environment, check=True)
 
 
 @pytest.mark.parametrize("kills", KILLS)
