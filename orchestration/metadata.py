@@ -15,6 +15,7 @@ from PIL import Image
 
 from orchestration.project import EXTERNAL, Stage
 from rag_diffusion.layout import RUNS
+from rag_diffusion.runs import not_in_store
 
 PICTURE_WIDTH = 900  # pixels; the event log keeps every picture
 PICTURES_SHOWN = 8
@@ -24,7 +25,7 @@ MLFLOW_PAGE = "RAG_DIFFUSION_MLFLOW"  # set by `make ui`, e.g. http://127.0.0.1:
 def stage_metadata(root: Path, stage: Stage) -> dict[str, Any]:
     """Metadata of a stage whose outs are up to date."""
     shown: dict[str, Any] = {out: dg.MetadataValue.path(str(root / out)) for out in stage.outs}
-    shown |= _mlflow(root / RUNS / f"{stage.name}.run.json")
+    shown |= _mlflow(root, root / RUNS / f"{stage.name}.run.json")
     for path in stage.metrics:
         shown |= numbers(json.loads((root / path).read_text(encoding="utf-8")))
     for picture in _pictures(root, stage):
@@ -73,7 +74,7 @@ def embedded(picture: Path) -> str:
     return f"![{picture.stem}](data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
-def _mlflow(record: Path) -> dict[str, Any]:
+def _mlflow(root: Path, record: Path) -> dict[str, Any]:
     """The run that made the outs. After a restore from DVC's cache this store may not have it."""
     if not record.is_file():
         return {}
@@ -81,7 +82,9 @@ def _mlflow(record: Path) -> dict[str, Any]:
     if not content.get("run_id"):
         return {"mlflow_run": f"not tracked: {content.get('tracking_error', 'unknown reason')}"}
     shown: dict[str, Any] = {"mlflow_run": content["run_id"]}
-    if page := os.environ.get(MLFLOW_PAGE):
+    if missing := not_in_store(root, content["run_id"]):
+        shown["mlflow_store"] = missing
+    elif page := os.environ.get(MLFLOW_PAGE):
         shown["mlflow"] = dg.MetadataValue.url(f"{page}/#/runs/{content['run_id']}")
     return shown
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dvc.repo import Repo
 from dvc.utils.serialize import parse_yaml
 
+from orchestration.mend import mend
 from rag_diffusion.layout import BASE, RULER, RUNS
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ class Project:
 
     @classmethod
     def load(cls, root: Path | str) -> Project:
-        """Read dvc.yaml, params.yaml and the graph of the project at `root`."""
+        """Read dvc.yaml, params.yaml and the graph of the project at `root`; mends a half-written dvc.lock before."""
         root = Path(root).resolve()
+        mend(root)
         with Repo(str(root)) as repo:
             index = repo.index
             own = [stage for stage in index.stages if Path(stage.path) == root / "dvc.yaml" and stage.name]

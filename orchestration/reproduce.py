@@ -17,6 +17,7 @@ from dagster_pipes import (
     PipesMappingParamsLoader,
 )
 
+from orchestration.mend import mend
 from orchestration.metadata import stage_metadata
 from orchestration.processes import run_shown
 from orchestration.project import EXTERNAL, Project
@@ -130,6 +131,7 @@ def repro(root: Path, stage: str, variables: Mapping[str, str]) -> Outcome:
         stage: its stage.
         variables: environment variables of the Pipes session.
     """
+    mend(root)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     code, lines = run_shown(command, root, variables)
     ran = any(line.startswith("Running stage") for line in lines)

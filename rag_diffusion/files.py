@@ -38,11 +38,27 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(beside, path)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except Exception as error:
         _raise_if_full(error, path)
         raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def recover_dir(path: Path | str) -> None:
+    """Clear away what processes that were killed inside `atomic_dir` left; nobody else may be writing `path` now.
+
+    A kill between its two renames leaves no `path`, but the old directory beside it: that is put back.
+
+    Args:
+        path: as for `atomic_dir`.
+    """
+    path = Path(path)
+    old = sorted(path.parent.glob(f".{path.name}.*.old"), key=lambda found: found.stat().st_mtime)
+    if old and not path.exists():
+        os.replace(old.pop(), path)
+    for left in (*old, *path.parent.glob(f".{path.name}.*.tmp")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def atomic_write(path: Path | str, content: bytes | str) -> None:
@@ -96,8 +112,11 @@ def code_hash(*packages: str) -> str:
     return digest.hexdigest()
 
 
-def _raise_if_full(error: OSError, path: Path) -> None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _raise_if_full(error: Exception, path: Path) -> None:
+    """Tell a full disk; safetensors says so with an error of its own, by the number in its text alone."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    told = isinstance(error, OSError) and error.errno in numbers
+    if told or any(f"(os error {number})" in str(error) for number in numbers):
         free = shutil.disk_usage(path.parent).free / 2**20
         raise DataError(
             f"{path}: expected room to write, but the disk is full ({free:.0f} MiB free); free some space and run "

@@ -21,9 +21,10 @@ import yaml
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS
+from rag_diffusion.runs import not_in_store
 
 _RUN = re.compile(r"[0-9a-f]{6,32}")
-_SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "tracking_error")
+_SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "mlflow_store", "tracking_error")
 _WIDTH, _HEIGHT = 210, 62  # of a box in the drawing
 _EXTERNAL = {BASE: "base", RULER: "ruler"}
 
@@ -192,16 +193,22 @@ def _steps(root: Path) -> dict[str, Step]:
         for path, external in _EXTERNAL.items():
             if path in deps:
                 found[external] = Step(name=external, outs={path: deps[path]})
-        record = root / RUNS / f"{name}.run.json"
         found[name] = Step(
             name=name,
             outs={out["path"]: out["md5"] for out in entry.get("outs", ())},
             params=entry.get("params", {}).get("params.yaml", {}),
-            record=json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {},
+            record=_record(root, name),
             upstream=tuple(dict.fromkeys(makers[path] for path in deps if path in makers)),
             code={path: md5 for path, md5 in deps.items() if path not in makers},
         )
     return _sorted(found)
+
+
+def _record(root: Path, name: str) -> dict[str, Any]:
+    path = root / RUNS / f"{name}.run.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    missing = not_in_store(root, str(record.get("run_id") or ""))
+    return record | ({"mlflow_store": missing} if missing else {})
 
 
 def _sorted(steps: Mapping[str, Step]) -> dict[str, Step]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write, tree_hash
-from rag_diffusion.layout import MODEL, RUNS
+from rag_diffusion.layout import MODEL, RUNS, SCRATCH
 from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import MlflowTracker, NullTracker, experiment_of, open_tracker
@@ -52,11 +56,12 @@ def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] 
         _load(base)(StageContext(config=config, root=root, tracker=NullTracker(), item=item))
         return
     record = root / _OWN_PIPELINE.get(base, RUNS) / f"{name}.run.json"
-    record.unlink(missing_ok=True)
-    with open_tracker(config, root, name, parent=_parent(base, item, root)) as tracker:
-        stage = _load(base)
-        stage(StageContext(config=config, root=root, tracker=tracker, item=item))
-    atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")
+    with _alone(name, root):
+        record.unlink(missing_ok=True)
+        with open_tracker(config, root, name, parent=_parent(base, item, root)) as tracker:
+            stage = _load(base)
+            stage(StageContext(config=config, root=root, tracker=tracker, item=item))
+        atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")
 
 
 def _parent(stage: str, item: str, root: Path) -> str:
@@ -64,6 +69,30 @@ def _parent(stage: str, item: str, root: Path) -> str:
     if not item:
         return ""
     return f"{stage} of model {tree_hash(root / MODEL)[:8]}" if (root / MODEL).is_dir() else stage
+
+
+@contextmanager
+def _alone(name: str, root: Path) -> Iterator[None]:
+    """Wait while another process runs this stage here: a stage outlives a `dvc repro` that is killed with -9."""
+    path = root / SCRATCH / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = path.read_text(encoding="utf-8").strip() or "unknown"
+        print(
+            f"{name}: expected to be the only process of this stage here, but process {other} is at work on it, "
+            "perhaps left over from a run that was killed; waiting for its end",
+            file=sys.stderr,
+            flush=True,
+        )
+        lock.acquire()
+    try:
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def _load(name: str) -> Callable[[StageContext], None]:

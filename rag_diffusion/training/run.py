@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ConfigError
+from rag_diffusion.files import recover_dir
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
@@ -73,6 +74,9 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
     weights = {name: value for name, value in unet.named_parameters() if value.requires_grad}
     optimizer = Optimizer(weights, config.optimizer, config.learning_rate)
     average = {name: value.detach().clone() for name, value in weights.items()}
+    if accelerator.is_main_process:
+        recover_dir(scratch)
+    accelerator.wait_for_everyone()
     meta = load_checkpoint(scratch, weights, average, optimizer)
     run = Run(
         generator=generator,

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 STAGE = '''"""Writes each out from the bytes of all deps; sleeps or fails where a file says so."""
-import hashlib, json, os, sys, time
+import hashlib, json, os, sys, time, yaml
 from pathlib import Path
 from rag_diffusion.progress import progress, reporting_to_dagster
 name, outs, deps = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
@@ -52,13 +52,16 @@ def neighbors(out):
     entry = {"exclude": ["a"], "retrieved": ["b"], "oracle": [], "random": ["b"]}
     (out / "prompts.json").write_text(json.dumps({"test-0000": entry}))
 forms = {"corpus": corpus, "vectors": vectors, "index": index, "neighbors": neighbors}
-text = hashlib.sha256(b"".join(f.read_bytes() for f in files if f.is_file())).hexdigest()
+values = yaml.safe_load(Path("params.yaml").read_text())
+values = json.dumps([values.get("seed"), values.get(name)]).encode()
+text = hashlib.sha256(b"".join(f.read_bytes() for f in files if f.is_file()) + values).hexdigest()
 for out in map(Path, outs):
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".json" and "runs" in out.parts:
-        out.write_text(json.dumps({"run_id": "0" * 32, "experiment": "tiny", "stage": name}))
+        out.write_text(json.dumps({"run_id": "0" * 32, "experiment": "tiny", "stage": name, "made_from": text}))
     elif out.suffix == ".json":
         interval = {"mean": 0.5, "low": 0, "high": 1}
+        interval["high"] = int(text[:4], 16) / 65535
         gain = {"retrieved-none": {"joint": {"mean": 0.1, "low": 0.05, "high": 0.2}}}
         out.write_text(json.dumps({"variants": {"none": {"joint": interval}}, "differences": gain, "text": text}))
     elif out.suffix == ".csv":
@@ -71,15 +74,14 @@ for out in map(Path, outs):
         forms.get(out.name, lambda folder: None)(out)
         if out.name == "sheets":
             from PIL import Image
-            Image.new("RGB", (1200, 40), "red").save(out / "retrieved.png")
+            Image.new("RGB", (1200, 40), "#" + text[:6]).save(out / "retrieved.png")
 '''
 
 
-PARAMS = """seed: 0
-rate: 0.00005
-index: {min_recall: 0.98}
-sweep: {guidance: [text, alternate], num_neighbors: [1, 3]}
-"""
+MORE: dict[str, dict[str, Any]] = {
+    "index": {"min_recall": 0.98},
+    "sweep": {"guidance": ["text", "alternate"], "num_neighbors": [1, 3]},
+}
 
 
 def flat_outs(stage: dict[str, Any]) -> list[str]:
@@ -139,15 +141,30 @@ def project(tmp_path: Path, written: dict[str, dict[str, Any]], environment: dic
         (root / dep if Path(dep).suffix else root / dep / "input").write_text(dep)
     stages = {name: small(name, stage) for name, stage in written.items()}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    (root / "params.yaml").write_text(PARAMS)
+    sizes: dict[str, dict[str, Any]] = {name: {"size": 1} for name in written}
+    for name, values in MORE.items():
+        sizes[name] |= values
+    (root / "params.yaml").write_text("seed: 0\nrate: 0.00005\n" + yaml.safe_dump(sizes))
     (root / "stage.py").write_text(STAGE)
+    (root / ".gitignore").write_text("/log.txt\n")
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(command, cwd=root, check=True, env=environment)
     return root
+
+
+def commit(root: Path, environment: dict[str, str]) -> None:
+    """Everything as it is now, in git; DVC's own commits too are made by this person."""
+    for command in (
+        ["config", "user.name", "t"],
+        ["config", "user.email", "t@t"],
+        ["add", "-A"],
+        ["commit", "-qm", "a"],
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True, env=environment)
 
 
 def small(name: str, stage: dict[str, Any]) -> dict[str, Any]:
     """A stage with the same deps and outs that only copies hashes."""
     item = "@${key}" if "matrix" in stage else ""
     command = f"python stage.py {name}{item} {','.join(flat_outs(stage))} {','.join(stage['deps'])}"
-    return {**stage, "cmd": command, "params": ["seed", "rate"]}
+    return {**stage, "cmd": command, "params": ["seed", "rate", f"{name}.size"]}

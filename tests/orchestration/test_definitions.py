@@ -10,7 +10,7 @@ import pytest
 
 from orchestration.project import Project
 from orchestration.reproduce import asset_key, stage_name
-from tests.orchestration.conftest import PARAMS, flat_outs
+from tests.orchestration.conftest import flat_outs
 
 LOAD = """
 import sys, time
@@ -119,7 +119,8 @@ def test_the_code_version_follows_code_and_parameters_and_nothing_else(project: 
     changed = {name for name in before if before[name].code_version != after[name].code_version}
     assert {name.split("@")[0] for name in changed} == {"baselines", "score", "sweep"}
 
-    (project / "params.yaml").write_text(PARAMS.replace("seed: 0", "seed: 1"))
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("seed: 0", "seed: 1"))
     again = Project.load(project).stages
     assert all(again[name].code_version != after[name].code_version for name in after)
 

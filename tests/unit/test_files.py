@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.files import atomic_dir, atomic_write, code_hash, file_hash, tree_hash
+from rag_diffusion.files import atomic_dir, atomic_write, code_hash, file_hash, recover_dir, tree_hash
 
 OLD = b"old content"
 TOO_MUCH = b"x" * (2 << 20)
@@ -143,6 +143,20 @@ def test_a_kill_inside_atomic_dir_keeps_the_old_content(tmp_path: Path) -> None:
     with atomic_dir(path) as new:  # and the next run is not disturbed by what was left
         put(new / "a.bin", b"new")
     assert (path / "a.bin").read_bytes() == b"new"
+
+
+def test_a_kill_between_the_two_renames_is_recovered_and_what_is_left_over_cleared(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for name in (".run.1.old", ".run.2.old", ".run.3.tmp", "other"):
+        (tmp_path / name).mkdir()
+        put(tmp_path / name / "a.bin", name.encode())
+    os.utime(tmp_path / ".run.1.old", (1, 1))
+    recover_dir(path)
+
+    assert (path / "a.bin").read_bytes() == b".run.2.old", "the newest"
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "other"}
+    recover_dir(path)
+    assert (path / "a.bin").read_bytes() == b".run.2.old"
 
 
 def test_hashes_are_those_of_sha256(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Whoever starts the work, and however a state comes back, DVC and Dagster agree, and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.definitions.data_version import StaleStatus
+
+from orchestration.project import Project
+from orchestration.sync import sync
+from tests.orchestration.conftest import commit
+from tests.orchestration.test_reproduce import dvc, materialize, ran
+from tests.orchestration.test_sync import stale
+
+
+@pytest.fixture
+def instance(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """Dagster's memory, the same for its own runs and for `sync`."""
+    monkeypatch.setenv("DAGSTER_HOME", environment["DAGSTER_HOME"])
+    with dg.DagsterInstance.get() as found:
+        yield found
+
+
+def change(project: Path, size: int, stage: str = "finetune") -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params[stage]["size"] = size
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def locked(project: Path) -> dict[str, dict[str, object]]:
+    stages: dict[str, dict[str, object]] = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    return stages
+
+
+def same_truth(project: Path, instance: dg.DagsterInstance, environment: dict[str, str]) -> list[str]:
+    """After a sync both name the same stages out of date. Returns what the sync told Dagster."""
+    loaded = Project.load(project)
+    told = sync(instance, loaded)
+    assert sync(instance, loaded) == [], "a second sync is silent"
+    would_run = json.loads(dvc(project, environment, "status", "--json"))
+    assert {name for name, status in stale(instance, loaded).items() if status != StaleStatus.FRESH} == set(would_run)
+    return told
+
+
+@pytest.mark.slow
+def test_an_edited_parameter_marks_what_dvc_would_run_and_only_that_is_made(
+    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    dvc(project, environment, "repro")
+    assert len(same_truth(project, instance, environment)) == 11
+    before = locked(project)
+    ran(project)
+
+    change(project, 2, "baselines")
+    assert same_truth(project, instance, environment) == []
+    assert set(json.loads(dvc(project, environment, "status", "--json"))) == {"baselines"}
+    assert materialize(project_root, environment).startswith("0\n")
+    assert ran(project) == ["baselines", "score"]
+    after = locked(project)
+    assert {name for name in after if after[name] != before[name]} == {"baselines", "score"}
+    assert json.loads(dvc(project, environment, "status", "--json")) == {}
+    assert same_truth(project, instance, environment) == []
+    dvc(project, environment, "repro")
+    assert ran(project) == []
+
+
+@pytest.mark.slow
+def test_experiments_queues_and_checkouts_keep_it_so(
+    project: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    late = ["finetune", "sample", "score"]
+    dvc(project, environment, "repro")
+    commit(project, environment)
+    same_truth(project, instance, environment)
+    ran(project)
+
+    dvc(project, environment, "exp", "run", "--name", "two", "-S", "finetune.size=2")
+    assert ran(project) == late
+    assert same_truth(project, instance, environment) == late
+
+    dvc(project, environment, "exp", "run", "--queue", "--name", "three", "-S", "finetune.size=3")
+    dvc(project, environment, "exp", "run", "--run-all")
+    assert same_truth(project, instance, environment) == [], "it ran in a folder of its own"
+    assert ran(project) == []
+
+    dvc(project, environment, "exp", "apply", "three")
+    assert same_truth(project, instance, environment) == late
+    dvc(project, environment, "repro")
+    assert ran(project) == [], "the queue has made it"
+
+    subprocess.run(["git", "checkout", "-q", "--force", "."], cwd=project, check=True)
+    dvc(project, environment, "checkout", "--force")
+    assert same_truth(project, instance, environment) == late
+    change(project, 2)
+    assert same_truth(project, instance, environment) == []
+    dvc(project, environment, "repro")
+    assert ran(project) == [], "the run-cache has it"
+    assert same_truth(project, instance, environment) == late
