@@ -21,6 +21,7 @@ from rag_diffusion.sampling.guided import Features
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.provenance import Source
 from rag_diffusion.sampling.schedule import Phase
+from rag_diffusion.spans import span
 
 Estimate = Callable[[], NDArray[np.uint8]]
 Find = Callable[[NDArray[np.uint8]], list[list[Neighbor]]]
@@ -104,7 +105,8 @@ class Conditioning:
             assert self.find is not None
             self.lists = self.find(estimate())
         seen = [neighbors[: phase.count] for neighbors in self.lists]
-        self.features = self.cache.features(seen)
+        with span("encode neighbors", pairs=sum(map(len, seen))):
+            self.features = self.cache.features(seen)
         self.shown = [any(neighbor.weight > 0 for neighbor in neighbors) for neighbors in seen]
         self.recorder = AttentionRecorder(batch=len(seen), count=max(map(len, seen), default=0))
         self._passed.append((share, seen, self.recorder))

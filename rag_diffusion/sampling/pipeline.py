@@ -58,6 +58,7 @@ from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
+from rag_diffusion.spans import span
 
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -264,7 +265,10 @@ class RetrievalPipeline(DiffusionPipeline):
                 first=first,
                 on_step=partial(self._after_step, bar, callback_on_step_end),
             )
-            images = to_output(self.generator.codec, loop.run(noise, generators, conditioning), output_type)
+            with span("denoise", steps=len(calls), images=len(repeated)):
+                clean = loop.run(noise, generators, conditioning)
+            with span("decode"):
+                images = to_output(self.generator.codec, clean, output_type)
         self.maybe_free_model_hooks()
         looked = conditioning.looked()
         settings = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
+from rag_diffusion.spans import span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,9 @@ class NeighborSource:
                 "or draw without by num_neighbors=0"
             )
         weight = self.schedule.image_weight
-        hits = self.retriever.search(
-            prompts, top_k=self._most, exclude=exclude, query_images=pixels, image_weight=weight
-        )
+        with span("retrieve", "RETRIEVER", prompts=list(prompts), top_k=self._most) as part:
+            hits = self.retriever.search(
+                prompts, top_k=self._most, exclude=exclude, query_images=pixels, image_weight=weight
+            )
+            part.outputs = [asdict(found) for found in hits]
         return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.spans import Span, recording
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
@@ -56,6 +57,7 @@ class Drawing:
     Attributes:
         root: the project, for its scratch folder.
         model: folder of the generator.
+        traces: a tree of spans for each image that was drawn just now, not taken from the scratch folder.
     """
 
     root: Path
@@ -63,6 +65,7 @@ class Drawing:
     config: Config
     corpus: Corpus
     table: NeighborTable
+    traces: list[Span] = field(default_factory=list)
 
     def draw(
         self, variant: str, prompts: Sequence[Prompt], pictures: NDArray[np.uint8] | None = None, strength: float = 0.0
@@ -97,15 +100,17 @@ class Drawing:
         )
 
     def _draw(self, variant: str, prompts: Sequence[Prompt], begin: dict[str, Any]) -> Drawn:
-        drawn = self._pipeline(
-            [prompt.text for prompt in prompts],
-            [self._neighbors(variant, prompt) for prompt in prompts],
-            guidance=Guidance.from_config(self.config.sample),
-            num_inference_steps=self.config.sample.num_inference_steps,
-            generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
-            **begin,
-        )
+        with recording("sample") as batch:
+            drawn = self._pipeline(
+                [prompt.text for prompt in prompts],
+                [self._neighbors(variant, prompt) for prompt in prompts],
+                guidance=Guidance.from_config(self.config.sample),
+                num_inference_steps=self.config.sample.num_inference_steps,
+                generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
+                **begin,
+            )
         origins = [replace(origin, variant=variant, corpus_hash=self.corpus.hash) for origin in drawn.provenance]
+        self.traces.extend(_trace(batch, origin) for origin in origins)
         return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
 
     def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
@@ -144,6 +149,27 @@ def _told(begin: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     pictures = np.stack(begin["image"])
     return {"strength": begin["strength"], "pictures": hashlib.sha256(pictures.tobytes()).hexdigest()}
+
+
+def _trace(batch: Span, origin: Provenance) -> Span:
+    """What one image of a batch was asked, shown and looked at; its times are those of the batch."""
+    query = Span(
+        name="neighbors",
+        kind="RETRIEVER",
+        inputs={"query": origin.prompt},
+        outputs=[
+            {
+                "page_content": neighbor.caption,
+                "id": neighbor.pair_id,
+                "metadata": {"score": neighbor.score, "attention": neighbor.attention, "licence": neighbor.licence},
+            }
+            for neighbor in origin.neighbors
+        ],
+        start=batch.start,
+        end=batch.start,
+    )
+    asked = {"prompt": origin.prompt, "variant": origin.variant, "seed": origin.seed}
+    return replace(batch, inputs=asked, outputs=origin.as_dict(), children=[query, *batch.children])
 
 
 def _save(path: Path, drawn: Drawn) -> None:

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
     ]
 )
 _COMPARED = 24  # prompts on the comparison sheet
+_TRACED = 40  # samples that MLflow shows with query, hits and times
 
 Images = dict[str, NDArray[np.uint8]]
 
@@ -56,6 +57,7 @@ def run(ctx: StageContext) -> None:
     refuse_seen(read_card(model), corpus, layout.MODEL)
     drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
     drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
+    ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
     images: Images = {variant: found.pixels for variant, found in drawn.items()}
     lists = {
         variant: [neighbors_of(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.config import Config, load_config
+from rag_diffusion.spans import Span, recording, span
 from rag_diffusion.tracking import SPOOL, STORE, NullTracker, Tracker, flatten, open_tracker
 
 
@@ -61,6 +62,15 @@ def client(root: Path) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(f"sqlite:///{root / STORE}")
+
+
+def question() -> Span:
+    """What was asked and found, in some milliseconds."""
+    with recording("sample", prompt="a red apple") as root, span("retrieve", "RETRIEVER") as part:
+        time.sleep(0.02)
+        part.outputs = [{"page_content": "apple", "metadata": {"score": 1.0}}]
+    root.outputs = {"pairs": 1}
+    return root
 
 
 def mlflow_client(uri: str) -> Any:
@@ -128,6 +138,7 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
         tracker.log_table([{"prompt": "a red apple", "hits": 2}, {"prompt": "a moon", "hits": 0}], "rows")
         tracker.log_dataset("corpus", "0123456789abcdef" * 4, "data/corpus")
         tracker.set_tags({"variant": "retrieved"})
+        tracker.log_traces([question()])
 
     assert tracker.errors == []
     assert tracker.run_id is not None
@@ -154,6 +165,13 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
     assert (artifacts / "images" / "last.png").is_file()
     assert len(list((artifacts / "images").glob("sheet+step+5+*.png"))) == 1
     assert "a red apple" in (artifacts / "rows.json").read_text()
+    (trace,) = store.search_traces(locations=[run.info.experiment_id], run_id=tracker.run_id)
+    asked, found = trace.data.spans
+    assert (asked.name, asked.inputs, asked.outputs) == ("sample", {"prompt": "a red apple"}, {"pairs": 1})
+    assert (found.name, found.span_type, found.parent_id) == ("retrieve", "RETRIEVER", asked.span_id)
+    assert found.outputs == [{"page_content": "apple", "metadata": {"score": 1.0}}]
+    assert 0.02 <= (found.end_time_ns - found.start_time_ns) / 1e9 < 1.0
+
     assert list((root / SPOOL).iterdir()) == [], "copies are removed once they are logged"
 
 

@@ -1,0 +1,88 @@
+"""The pages of Dagster and MLflow in a real browser, as `make ui` serves them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from rag_diffusion.config import load_config
+from rag_diffusion.spans import recording, span
+from rag_diffusion.tracking import open_tracker
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install your system's package"),
+]
+
+
+@pytest.fixture
+def served(
+    project: Path, project_root: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """The pages of a small project whose stages have run and that has a run in MLflow."""
+    for name in ("orchestration", "pyproject.toml", "rag_diffusion"):
+        if not (project / name).exists():
+            (project / name).symlink_to(project_root / name)
+    for command in (["-m", "dvc", "repro", "-q"], ["-m", "orchestration.sync"]):
+        subprocess.run([sys.executable, *command], cwd=project, env=environment, check=True, capture_output=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with open_tracker(load_config(project_root / "params.yaml"), project, "sample") as tracker:
+        tracker.log_metrics({"joint": 0.25})
+        tracker.log_image(Image.new("RGB", (64, 64), "red"), "sheets/retrieved")
+        with recording("sample", prompt="a red apple") as root, span("retrieve", "RETRIEVER") as part:
+            part.outputs = [{"page_content": "Noto emoji of an apple", "metadata": {"score": 1.0}}]
+        tracker.log_traces([root])
+    assert tracker.errors == []
+    command = [sys.executable, "-m", "orchestration.ui"]
+    with subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        pages = {"run": str(tracker.run_id)}
+        for line in ui.stdout:
+            if found := re.match(r"\s+(MLflow|Dagster)\s+(http://\S+)", line):
+                pages[found[1]] = found[2]
+            if "Ctrl-C" in line:
+                break
+        yield pages
+        ui.send_signal(signal.SIGINT)
+        ui.wait(60)
+
+
+def shows(page: Page, *texts: str) -> None:
+    for text in texts:
+        page.get_by_text(text, exact=False).first.wait_for(timeout=90_000)
+
+
+def test_a_browser_shows_assets_checks_runs_and_traces(served: dict[str, str], tmp_path: Path) -> None:
+    dagster, mlflow = served["Dagster"], served["MLflow"].removesuffix("/runs")
+    options: dict[str, Any] = {"executable_path": CHROMIUM, "args": ["--no-sandbox", "--disable-background-networking"]}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(**options)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.goto(f"{dagster}/asset-groups")
+        shows(page, "ingest", "finetune", "alternate-3", "Materialized")
+        page.screenshot(path=tmp_path / "dagster_lineage.png")
+        page.goto(f"{dagster}/assets/score")
+        shows(page, "Materialized", "no_worse_than_the_champion")
+        page.screenshot(path=tmp_path / "dagster_asset.png")
+        page.goto(f"{mlflow}/runs")
+        shows(page, "sample")
+        page.screenshot(path=tmp_path / "mlflow_runs.png")
+        page.goto(f"{mlflow}/runs/{served['run']}")
+        shows(page, "joint", "sample.guidance")
+        page.screenshot(path=tmp_path / "mlflow_run.png")
+        page.goto(f"{mlflow}/traces")
+        shows(page, "a red apple")
+        page.screenshot(path=tmp_path / "mlflow_traces.png")
+        browser.close()
+    assert all((tmp_path / f"{name}.png").stat().st_size > 20_000 for name in ("dagster_lineage", "mlflow_run"))
