@@ -16,7 +16,7 @@ import dagster as dg
 
 from orchestration.metadata import card_metadata, stage_metadata
 from orchestration.project import Made, Project
-from orchestration.reproduce import asset_key
+from orchestration.reproduce import asset_key, stage_name
 
 _DATA, _CODE = "dagster/data_version", "dagster/code_version"
 _INPUT, _POINTER = "dagster/input_data_version/", "dagster/input_event_pointer/"
@@ -53,11 +53,11 @@ def news(instance: dg.DagsterInstance, project: Project) -> Iterator[dg.AssetMat
 
 
 def sync(instance: dg.DagsterInstance, project: Project) -> list[str]:
-    """Report all news; returns the names of the assets."""
+    """Report all news; returns the names of the stages and external assets."""
     names = []
     for event in news(instance, project):
         instance.report_runless_asset_event(event)
-        names.append(event.asset_key.to_user_string())
+        names.append(stage_name(event.asset_key))
     return names
 
 

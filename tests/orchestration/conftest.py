@@ -80,7 +80,7 @@ for out in map(Path, outs):
 
 MORE: dict[str, dict[str, Any]] = {
     "index": {"min_recall": 0.98},
-    "sweep": {"guidance": ["text", "alternate"], "num_neighbors": [1, 3]},
+    "sweep": {"guidance": ["alternate"], "num_neighbors": [3]},
 }
 
 
