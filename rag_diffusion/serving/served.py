@@ -32,13 +32,15 @@ from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.tracking.traces import write_traces
 
+TRACED = "RAG_DIFFUSION_TRACE_ANSWERS"
 DEFAULTS = {"seed": 0, "num_neighbors": -1, "num_inference_steps": -1}  # -1: as in params.yaml
 
 
 class RetrievalModel(PythonModel):
     """Serves `RetrievalPipeline` of one project.
 
-    With MLFLOW_TRACKING_URI every answer is traced in the experiment MLFLOW_EXPERIMENT_NAME ("Default" without).
+    With MLFLOW_TRACKING_URI every answer is traced in the experiment MLFLOW_EXPERIMENT_NAME ("Default" without), unless
+    RAG_DIFFUSION_TRACE_ANSWERS is `false`.
     """
 
     def load_context(self, context: Any) -> None:
@@ -88,7 +90,7 @@ class RetrievalModel(PythonModel):
         return pd.DataFrame({"image": images, "provenance": told})
 
     def _trace(self, root: Span) -> None:
-        if os.environ.get("MLFLOW_TRACKING_URI"):
+        if os.environ.get("MLFLOW_TRACKING_URI") and os.environ.get(TRACED, "true") != "false":
             client, experiment = self._store
             write_traces(client, experiment, [root], {"served": "true"})
 

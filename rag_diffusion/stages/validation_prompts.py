@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_diffusion import layout
@@ -22,13 +22,18 @@ class ValidationPrompts:
 
     Attributes:
         root: the project.
-        prompts: P of them.
+        bench: of these prompts.
+        judge: of these prompts.
     """
 
     root: Path
-    prompts: Sequence[Prompt]
     bench: Bench
     judge: Judge
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """P of them."""
+        return self.bench.prompts
 
     @classmethod
     def open(cls, root: Path, config: Config, count: int | None = None) -> ValidationPrompts:
@@ -46,12 +51,11 @@ class ValidationPrompts:
         bench = Bench.open(root, config.model_copy(update={"sample": sample}))
         if bench.reason is not None:
             raise ModelError(f"validation: expected the default corpus, got one that cannot be judged: {bench.reason}")
-        prompts: Sequence[Prompt] = bench.prompts
         if count is not None:
-            fixed = [prompt for prompt in prompts if prompt.default]
-            prompts = fixed[:: max(1, len(fixed) // count)][:count]
+            fixed = [prompt for prompt in bench.prompts if prompt.default]
+            bench = replace(bench, prompts=fixed[:: max(1, len(fixed) // count)][:count])
         looks = bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates), desc="look at the corpus")
-        return cls(root=root, prompts=prompts, bench=bench, judge=bench.judge(looks.entity))
+        return cls(root=root, bench=bench, judge=bench.judge(looks.entity))
 
     def accuracies(self, config: Config, variant: str = "retrieved") -> dict[str, dict[str, float]]:
         """Interval of every metric of drawings made as `config.sample` and `config.retrieval` say."""

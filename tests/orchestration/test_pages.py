@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from rag_diffusion.config import load_config
 from rag_diffusion.spans import recording, span
@@ -59,13 +60,24 @@ def served(
 
 
 def shows(page: Page, *texts: str) -> None:
+    """Wait for each text; a page that was opened before its server had everything is loaded again."""
     for text in texts:
-        page.get_by_text(text, exact=False).first.wait_for(timeout=90_000)
+        for attempt in range(3):
+            try:
+                page.get_by_text(text, exact=False).first.wait_for(timeout=60_000)
+                break
+            except PlaywrightTimeout:
+                if attempt == 2:
+                    pytest.fail(f"{page.url}: expected {text!r}, got {page.inner_text('body')!r}")
+                page.reload()
 
 
 def test_a_browser_shows_assets_checks_runs_and_traces(served: dict[str, str], tmp_path: Path) -> None:
     dagster, mlflow = served["Dagster"], served["MLflow"].removesuffix("/runs")
-    options: dict[str, Any] = {"executable_path": CHROMIUM, "args": ["--no-sandbox", "--disable-background-networking"]}
+    options: dict[str, Any] = {
+        "executable_path": CHROMIUM,
+        "args": ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"],
+    }
     with sync_playwright() as driver:
         browser = driver.chromium.launch(**options)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})

@@ -95,7 +95,7 @@ def test_a_stage_that_is_asked_to_stop_cleans_up_and_says_how_to_go_on(
 
     assert stage.returncode == 130
     assert "interrupted; run it again to go on" in shown
-    assert list((tmp_path / "data").iterdir()) == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".scratch"], "the lock's folder alone"
 
 
 def test_promoting_what_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
