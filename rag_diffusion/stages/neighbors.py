@@ -78,7 +78,8 @@ def prompt_recall(corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str,
 def _same_entity(corpus: Corpus, found: Mapping[str, Hits]) -> float:
     """Share of neighbors that show the entity of their pair."""
     entity = dict(zip(corpus.table["pair_id"], corpus.table["entity"], strict=True))
-    return float(np.mean([entity[one] == entity[pair_id] for pair_id, hits in found.items() for one in hits.pair_ids]))
+    same = [entity[one] == entity[pair_id] for pair_id, hits in found.items() for one in hits.pair_ids]
+    return float(np.mean(same)) if same else 0.0  # a threshold can leave no neighbor at all
 
 
 def _all_prompts(root: Path, corpus: Corpus) -> list[Prompt]:
