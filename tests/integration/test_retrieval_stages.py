@@ -32,9 +32,13 @@ class Memory(NullTracker):
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
+        self.artifacts: dict[str, str] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.metrics |= metrics
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        self.artifacts[f"{folder}/{path.name}"] = path.read_text()
 
 
 def context(root: Path, config: Config) -> StageContext:
@@ -66,6 +70,8 @@ def test_all_stages_leave_their_artifacts_and_metrics(project: tuple[Path, Memor
     root, tracker = project
     assert (root / ENCODER / "open_clip_config.json").is_file()
     assert json.loads((root / INDEX / "recall.json").read_text())["recall_text"] == 1.0
+    report = json.loads(tracker.artifacts["index/recall.json"])
+    assert (report["passed"], report["caption_queries"], report["num_pairs"]) == (True, 420, 420)
     assert tracker.metrics["validation_all_entity_recall_3"] > 0.6
     assert tracker.metrics["train_same_entity"] > 0.5
     assert tracker.metrics["train_entities"] == 40
@@ -120,6 +126,32 @@ def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
 ) -> None:
     root = shutil.copytree(project[0], tmp_path / "coarse")
     coarse = config.index.model_copy(update={"factory": "PQ2x4"})
+    ctx = context(root, config.model_copy(update={"index": coarse}))
     with pytest.raises(ConfigError, match=r"recall@10 of at least 0.98 .*'PQ2x4'"):
-        index.run(context(root, config.model_copy(update={"index": coarse})))
+        index.run(ctx)
+    assert isinstance(ctx.tracker, Memory)
+    report = json.loads(ctx.tracker.artifacts["index/recall.json"])
+    assert not report["passed"]
+    assert report["recall_text"] < 0.98
     assert tree_hash(root / INDEX) == tree_hash(project[0] / INDEX)
+
+
+def test_rank_bm25_by_choice_gives_the_same_hits(project: tuple[Path, Memory], config: Config) -> None:
+    root, corpus = project[0], Corpus.open(project[0] / CORPUS)
+    by_choice = config.retrieval.model_copy(update={"lexical": "rank_bm25"})
+    queries = ["some purple diamonds", "green moon in noto style", "nothing known"]
+    found = [
+        Retriever.load(root, one, corpus).search(queries, top_k=10)
+        for one in (config, config.model_copy(update={"retrieval": by_choice}))
+    ]
+    assert found[0] == found[1]
+
+
+def test_tf_idf_joins_where_it_has_a_weight(project: tuple[Path, Memory], config: Config) -> None:
+    root, corpus = project[0], Corpus.open(project[0] / CORPUS)
+    weights = config.retrieval.weights.model_copy(update={"tf_idf": 1.0})
+    chosen = config.retrieval.model_copy(update={"weights": weights})
+    hits = Retriever.load(root, config.model_copy(update={"retrieval": chosen}), corpus).search(["red ring"], top_k=3)[
+        0
+    ]
+    assert hits.parts["tf_idf"][0] == pytest.approx(0.5)
