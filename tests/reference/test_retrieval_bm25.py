@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
+from rag_diffusion.retrieval import postings
 from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
 from rag_diffusion.retrieval.tokens import tokenize
 
@@ -46,8 +47,15 @@ def test_scores_equal_rank_bm25(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("k", [1, 10, 150, 400])
-def test_the_best_hits_are_rank_bm25s_with_ties_by_number(rng: np.random.Generator, k: int) -> None:
+def test_the_best_hits_are_rank_bm25s_with_ties_by_number(
+    rng: np.random.Generator, k: int, pruned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pruned:  # as early as with millions of texts
+        monkeypatch.setattr(postings, "_CHEAP", 0)
+        monkeypatch.setattr(postings, "_LOOK_UP", 0)
+        monkeypatch.setattr(postings, "_SORT", 0)
     documents = texts(rng, 300, 9)
     documents += documents[:60]  # ties
     queries = [*texts(rng, 60, 6), "zebra", "style", "style tree", "rare7 style tree red", "apple apple zebra", ""]
