@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from rag_diffusion.cli import app
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.prompts import write_prompts
 from rag_diffusion.corpus.store import Corpus, write_corpus
@@ -155,3 +158,18 @@ def test_tf_idf_joins_where_it_has_a_weight(project: tuple[Path, Memory], config
         0
     ]
     assert hits.parts["tf_idf"][0] == pytest.approx(0.5)
+
+
+def test_search_by_command_prints_hits_and_writes_why(project: tuple[Path, Memory], tmp_path: Path) -> None:
+    root = shutil.copytree(project[0], tmp_path / "asked")
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", root)
+    page = tmp_path / "page.html"
+    found = CliRunner().invoke(
+        app, ["kb", "search", "a lovely red moon", "--root", str(root), "--top-k", "3", "--explain", str(page)]
+    )
+    assert found.exit_code == 0, found.output
+    assert len(re.findall(r"(?m)^[01]\.\d{4}  tiny/\S+/red-moon +red moon, \S+ style$", found.output)) == 3
+    assert "in no caption: lovely" in found.output
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "text_to_text" in html
