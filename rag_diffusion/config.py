@@ -65,6 +65,7 @@ class EncoderConfig(_Section):
     epochs: int = Positive
     batch_size: int = Positive
     learning_rate: float = Positive
+    title_weight: float = Field(ge=0.0)
 
 
 class IndexConfig(_Section):
