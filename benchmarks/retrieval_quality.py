@@ -86,6 +86,8 @@ def methods() -> list[tuple[str, bool, Method]]:
         ("bm25 + 2 text_to_text", {"bm25": 1, "text_to_text": 2}),
         ("bm25 + 3 text_to_text", {"bm25": 1, "text_to_text": 3}),
         ("tf_idf + text_to_text", {"tf_idf": 1, "text_to_text": 1}),
+        ("tf_idf + 3 text_to_text", {"tf_idf": 1, "text_to_text": 3}),
+        ("tf_idf + 6 text_to_text", {"tf_idf": 1, "text_to_text": 6}),
         ("bm25 + tf_idf + 2 text_to_text", {"bm25": 1, "tf_idf": 1, "text_to_text": 2}),
         ("2 bm25 + 2 text_to_text + text_to_image", {"bm25": 2, "text_to_text": 2, "text_to_image": 1}),
     ]
