@@ -28,7 +28,9 @@ TELEMETRY_OFF = {
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
+kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
 app.add_typer(base, name="base")
+app.add_typer(kb, name="kb")
 app.add_typer(ruler, name="ruler")
 
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
@@ -72,6 +74,20 @@ def ruler_promote(root: Root = Path()) -> None:
 
     with clean_errors():
         print(f"promoted to {promote_ruler(root)}; commit it with its card")
+
+
+@kb.command("search")
+def kb_search(
+    query: Annotated[str, typer.Argument(help="what the images are to show, in words")],
+    root: Root = Path(),
+    top_k: Annotated[int, typer.Option(help="Hits asked for.")] = 10,
+    explain: Annotated[Path | None, typer.Option(help="Say why, and write an HTML page with thumbnails.")] = None,
+) -> None:
+    """Find pairs by a text: score, pair id and caption, best first."""
+    from rag_diffusion.kb_search import search
+
+    with clean_errors():
+        print(search(root, query, top_k=top_k, page=explain))
 
 
 @app.command()

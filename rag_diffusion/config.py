@@ -66,6 +66,7 @@ class EncoderConfig(_Section):
     epochs: int = Positive
     batch_size: int = Positive
     learning_rate: float = Positive
+    title_weight: float = Field(ge=0.0)
 
 
 class IndexConfig(_Section):
@@ -79,6 +80,7 @@ class FusionWeights(_Section):
     """Weight of each normalised similarity in the fused score."""
 
     bm25: float = Field(ge=0.0)
+    tf_idf: float = Field(ge=0.0)
     text_to_text: float = Field(ge=0.0)
     text_to_image: float = Field(ge=0.0)
 
@@ -86,7 +88,13 @@ class FusionWeights(_Section):
 class RetrievalConfig(_Section):
     """How neighbors are selected."""
 
+    lexical: Literal["sparse", "rank_bm25"]
     weights: FusionWeights
+    fusion: Literal["sum", "product", "reciprocal_rank"]
+    rank_constant: int = Positive
+    selection: Literal["top_k", "threshold", "both"]
+    threshold: float = Probability
+    diversity: float = Probability
     num_neighbors: int = Field(ge=1, le=16)
     training_candidates: int = Field(ge=1)
 

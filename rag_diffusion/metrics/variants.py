@@ -103,7 +103,7 @@ def neighbor_rows(
         empty = [prompt.prompt_id for prompt, names in zip(prompts, lists, strict=True) if not names]
         raise LineageError(
             f"neighbors: expected retrieved neighbors of every prompt, got none for {empty[:5]}; run the stage "
-            "`neighbors`"
+            "`neighbors`, or lower retrieval.threshold"
         )
     return np.stack([corpus.rows(names[:fewest]) for names in lists])
 

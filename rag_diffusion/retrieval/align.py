@@ -1,5 +1,8 @@
 """Align the embedded dual encoder: two linear heads on frozen trunks, symmetric contrastive loss.
 
+By choice the text head also keeps what the sentence encoder knows: captions, which tell style and kind as well, shall
+be as alike as the sentence encoder finds their titles.
+
 Shapes: N pairs, B batch, T trunk width, D width of the shared space.
 """
 
@@ -63,6 +66,26 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor | float, *, enti
     return loss
 
 
+def title_loss(text: Tensor, title: Tensor, meant: Tensor) -> Tensor:
+    """How far the similarities of captions and titles are from those of the titles in the sentence encoder.
+
+    Args:
+        text: (B, D) unit vectors of captions.
+        title: (B, D) unit vectors of their titles, by the same head.
+        meant: (B, T) unit vectors of the titles as the sentence encoder has them.
+
+    Returns:
+        Sum of the mean squared differences of text-text, text-title and title-title cosines from title-title cosines
+        in `meant`.
+
+    Source:
+        Distillation of relations: Park et al. (arXiv 1904.05068); cosines of titles as targets are our own choice.
+    """
+    target = meant @ meant.T
+    pairs = ((text, text), (text, title), (title, title))
+    return torch.stack([(a @ b.T - target).square().mean() for a, b in pairs]).sum()
+
+
 def train_heads(
     encoder: DualEncoder,
     image_features: Tensor,
@@ -73,6 +96,7 @@ def train_heads(
     config: EncoderConfig,
     seed: int,
     on_step: StepHook,
+    title_features: Tensor | None = None,
 ) -> None:
     """Train the encoder's two linear heads in place; the trunks are not touched.
 
@@ -85,9 +109,12 @@ def train_heads(
         config: epochs, batch size and learning rate.
         seed: of the batches and the dropout; the same seed gives the same heads.
         on_step: called with step number and loss.
+        title_features: (N, T) trunk features of the titles; wanted where `config.title_weight` is above 0.
     """
     image_head, image_scale = _standardised_head(encoder.image_head, image_features)
     text_head, text_scale = _standardised_head(encoder.text_head, text_features)
+    if title_features is not None:
+        text_head.weight.data.copy_(_principal(torch.cat([text_features, title_features]), text_head) * text_scale)
     log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     weights = [image_head.weight, text_head.weight]
     optimizer = torch.optim.AdamW(
@@ -108,6 +135,10 @@ def train_heads(
             image = nn.functional.normalize(image_head(nn.functional.dropout(images[rows], IMAGE_DROPOUT)), dim=1)
             text = nn.functional.normalize(text_head(texts[rows]), dim=1)
             loss = contrastive_loss(image, text, log_scale.exp(), entity=labels[0][rows], family=labels[1][rows])
+            if title_features is not None:
+                title = nn.functional.normalize(text_head(title_features[rows] / text_scale), dim=1)
+                meant = nn.functional.normalize(title_features[rows], dim=1)
+                loss = loss + config.title_weight * title_loss(text, title, meant)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -125,6 +156,15 @@ def _standardised_head(head: nn.Linear, features: Tensor) -> tuple[nn.Linear, Te
     copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
     copy.load_state_dict(head.state_dict())
     return copy, scale
+
+
+def _principal(features: Tensor, head: nn.Linear) -> Tensor:
+    """(D, T) main directions of unit features: of all maps to D dimensions it keeps their cosines best."""
+    unit = nn.functional.normalize(features, dim=1)
+    directions = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1).T[: head.out_features]
+    start = head.weight.detach().clone()  # rows beyond the width of the trunk stay as they are
+    start[: len(directions)] = directions
+    return start
 
 
 def _put_back(head: nn.Linear, trained: nn.Linear, scale: Tensor) -> None:

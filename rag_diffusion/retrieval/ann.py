@@ -17,6 +17,7 @@ from rag_diffusion.errors import ConfigError, DataError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+_BLOCK = 65536  # vectors compared at a time in exhaustive search
 TIE = 1e-6  # inner products of unit vectors closer than this are a tie
 
 
@@ -106,11 +107,13 @@ def recall(index: VectorIndex, vectors: Floats, queries: Floats, k: int = 10) ->
     found = 0
     for start in range(0, len(queries), 256):
         part = queries[start : start + 256]
-        exact = part @ vectors.T
-        kth = np.partition(exact, -k, axis=1)[:, -k]
+        best = np.empty((len(part), 0), dtype=np.float32)
+        for block in range(0, len(vectors), _BLOCK):
+            best = np.concatenate([best, part @ vectors[block : block + _BLOCK].T], axis=1)
+            best = np.partition(best, -k, axis=1)[:, -k:] if best.shape[1] > k else best
         rows = index.search(part, k)[1]
-        scores = np.where(rows >= 0, np.take_along_axis(exact, np.maximum(rows, 0), axis=1), -np.inf)
-        found += int((scores >= kth[:, None] - TIE).sum())
+        scores = np.einsum("qd,qkd->qk", part, vectors[np.maximum(rows, 0)])
+        found += int((np.where(rows >= 0, scores, -np.inf) >= best.min(axis=1, keepdims=True) - TIE).sum())
     return found / (len(queries) * k)
 
 

@@ -1,152 +1,148 @@
-"""BM25 over captions, with rank_bm25's own scores as one sparse matrix product.
+"""Lexical similarity of texts: BM25 or TF-IDF over sparse counts; `rank_bm25` itself for small corpora.
 
-rank_bm25 scans every document in Python for every query. Its score is linear in the query's term
-counts, so the table weight[document, term] = idf(term) * tf * (k1 + 1) / (tf + k1 * (1 - b + b *
-length / mean length)) gives the same numbers for thousands of queries at once; idf, lengths and
-counts are taken from rank_bm25 itself.
+Shapes: N texts, k hits, R rows.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rank_bm25 import BM25Okapi
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-from scipy import sparse
 
 from rag_diffusion.errors import DataError
+from rag_diffusion.retrieval.counts import TermCounts
+from rag_diffusion.retrieval.postings import DECIMALS, May, Postings
+from rag_diffusion.retrieval.tokens import tokenize
+from rag_diffusion.retrieval.weighting import LexicalName, weighting
 
-TERMS_FILE = "bm25.json"
-TABLE_FILE = "bm25.safetensors"
-WORD = re.compile(r"[^\W_]+")
-ARTICLES = ("a", "an", "is", "it", "its", "that", "the", "their", "them", "this")
-PREPOSITIONS = (
-    "and",
-    "as",
-    "at",
-    "by",
-    "for",
-    "from",
-    "in",
-    "into",
-    "of",
-    "on",
-    "or",
-    "to",
-    "with",
-)
-STOP_WORDS = frozenset({*ARTICLES, *PREPOSITIONS})
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
-def tokenize(text: str) -> list[str]:
-    """Words of a text: lower case, without accents, without function words, plural -s removed.
+class Lexical(Protocol):
+    """What ranks texts by the words that they share with a query."""
 
-    A text of function words alone keeps them, so that no document is empty without need.
-    """
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    words = WORD.findall("".join(char for char in plain if not unicodedata.combining(char)))
-    return [_singular(word) for word in words if word not in STOP_WORDS] or words
+    def __len__(self) -> int: ...
 
+    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+        """The at most k best texts with a score above zero, best first, ties by number; `may` says which may come."""
 
-def _singular(word: str) -> str:
-    """Harman's S stemmer (1991): three rules, the first that matches."""
-    if word.endswith("ies") and not word.endswith(("eies", "aies")) and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith("es") and not word.endswith(("aes", "ees", "oes")) and len(word) > 3:
-        return word[:-1]
-    if word.endswith("s") and not word.endswith(("us", "ss")) and len(word) > 3:
-        return word[:-1]
-    return word
+    def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
+        """(R,) scores of the given texts, whose numbers rise."""
+
+    def explain(self, query: str) -> dict[str, float]:
+        """The query's terms that the index knows, with their idf."""
 
 
 class LexicalIndex:
-    """BM25 scores of all documents for many queries.
+    """A sparse, term-major index; a query costs its terms' entries.
 
     Args:
-        terms: the vocabulary, sorted.
-        table: (documents, terms) sparse weights.
+        counts: of the texts.
+        name: the similarity.
     """
 
-    def __init__(self, terms: Sequence[str], table: sparse.csr_array) -> None:
-        self._columns = {term: column for column, term in enumerate(terms)}
-        self._table = table
+    def __init__(self, counts: TermCounts, name: LexicalName = "bm25") -> None:
+        self.counts = counts
+        self._weighting = weighting(counts, name)
+        self._postings = Postings(counts.starts, counts.texts, self._weighting.weights, len(counts.lengths))
 
     def __len__(self) -> int:
-        return int(self._table.shape[0])
+        return len(self.counts.lengths)
 
     @classmethod
-    def build(cls, texts: Sequence[str]) -> LexicalIndex:
-        """Index texts with rank_bm25's BM25Okapi at its default parameters.
+    def build(cls, texts: Iterable[str], name: LexicalName = "bm25") -> LexicalIndex:
+        """Index texts, which are read once.
 
         Raises:
             DataError: there are no words at all.
         """
-        documents = [tokenize(text) for text in texts]
-        terms = sorted({term for document in documents for term in document})
-        if not terms:
-            raise DataError(f"BM25: expected captions with words, got {len(texts)} without any; check the captions")
-        model = BM25Okapi(documents)
-        columns = {term: column for column, term in enumerate(terms)}
-        rows, places, counts = [], [], []
-        for row, frequencies in enumerate(model.doc_freqs):
-            for term in sorted(frequencies):
-                rows.append(row)
-                places.append(columns[term])
-                counts.append(frequencies[term])
-        tf = np.asarray(counts, dtype=np.float64)
-        idf = np.asarray([model.idf[term] for term in terms])[places]
-        length = np.asarray(model.doc_len, dtype=np.float64)[rows] / model.avgdl
-        weights = idf * (tf * (model.k1 + 1) / (tf + model.k1 * (1 - model.b + model.b * length)))
-        table = sparse.csr_array((weights, (rows, places)), shape=(len(documents), len(terms)))
-        return cls(terms, table)
-
-    def scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
-        """BM25 as rank_bm25's `get_scores` gives it, of all documents: (queries, documents)."""
-        places = [
-            (row, self._columns[term])
-            for row, query in enumerate(queries)
-            for term in tokenize(query)
-            if term in self._columns
-        ]
-        rows, columns = zip(*places, strict=True) if places else ((), ())
-        shape = (len(queries), len(self._columns))
-        counts = sparse.csr_array((np.ones(len(places)), (rows, columns)), shape=shape)  # equal places add up
-        return np.asarray((counts @ self._table.T).toarray(), dtype=np.float64)
-
-    def save(self, folder: Path) -> None:
-        """Write vocabulary and table into an existing folder."""
-        self._table.sort_indices()
-        arrays = {
-            "weights": self._table.data,
-            "columns": self._table.indices.astype(np.int64),
-            "starts": self._table.indptr.astype(np.int64),
-        }
-        save_file(arrays, folder / TABLE_FILE)
-        terms = json.dumps({"terms": list(self._columns)}, ensure_ascii=False)
-        (folder / TERMS_FILE).write_text(terms + "\n", encoding="utf-8")
+        return cls(TermCounts.of(texts), name)
 
     @classmethod
-    def load(cls, folder: Path) -> LexicalIndex:
+    def load(cls, folder: Path, name: LexicalName = "bm25") -> LexicalIndex:
         """Read what `save` wrote.
 
         Raises:
             DataError: it is missing or damaged.
         """
-        try:
-            terms = json.loads((folder / TERMS_FILE).read_text(encoding="utf-8"))["terms"]
-            arrays = load_file(folder / TABLE_FILE)
-            shape = (len(arrays["starts"]) - 1, len(terms))
-            table = sparse.csr_array((arrays["weights"], arrays["columns"], arrays["starts"]), shape=shape)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise DataError(
-                f"{folder}: expected a BM25 table ({TERMS_FILE}, {TABLE_FILE}), got {error}; run "
-                f"the stage `index` again"
-            ) from None
-        return cls(terms, table)
+        return cls(TermCounts.load(folder), name)
+
+    def save(self, folder: Path) -> None:
+        """Write the counts into an existing folder; they serve every similarity."""
+        self.counts.save(folder)
+
+    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+        """See `Lexical`."""
+        return self._postings.top(*self._terms(query), k, may)
+
+    def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
+        """See `Lexical`."""
+        return self._postings.at(*self._terms(query), rows)
+
+    def scores(self, queries: Sequence[str]) -> Doubles:
+        """Scores of all texts: (queries, N). For small N."""
+        every = np.arange(len(self))
+        return np.stack([self.at(query, every) for query in queries])
+
+    def explain(self, query: str) -> dict[str, float]:
+        """See `Lexical`."""
+        columns, _ = self._terms(query)
+        return {self.counts.terms[column]: float(self._weighting.idf[column]) for column in columns}
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {term: column for column, term in enumerate(self.counts.terms)}
+
+    def _terms(self, query: str) -> tuple[Ints, Doubles]:
+        """Distinct known terms of a query by the alphabet, as columns, and their weights in it."""
+        counted = sorted(Counter(term for term in tokenize(query) if term in self._columns).items())
+        columns = np.asarray([self._columns[term] for term, _ in counted], dtype=np.int64)
+        counts = np.asarray([count for _, count in counted], dtype=np.float64)
+        return columns, self._weighting.of_query(columns, counts)
+
+
+class RankBm25:
+    """The package rank_bm25 itself: the reference, and a choice for small corpora.
+
+    It scans every text in Python for every query, about a second for a million of them, and keeps all words in memory.
+
+    Args:
+        texts: N texts.
+
+    Raises:
+        DataError: there are no words at all.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        documents = [tokenize(text) for text in texts]
+        if not any(documents):
+            raise DataError(f"BM25: expected captions with words, got {len(documents)} without any; check the captions")
+        self._model = BM25Okapi(documents)
+
+    def __len__(self) -> int:
+        return int(self._model.corpus_size)
+
+    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+        """See `Lexical`."""
+        scores = np.asarray(self._model.get_scores(tokenize(query)), dtype=np.float64)
+        rows = np.flatnonzero(scores > 0)
+        if may is not None:
+            rows = rows[may(rows)]
+        rows = rows[np.lexsort((rows, -np.round(scores[rows], DECIMALS)))][:k]
+        return rows, scores[rows]
+
+    def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
+        """See `Lexical`."""
+        scores: Doubles = np.asarray(self._model.get_scores(tokenize(query)), dtype=np.float64)[rows]
+        return scores
+
+    def explain(self, query: str) -> dict[str, float]:
+        """See `Lexical`."""
+        return {term: float(self._model.idf[term]) for term in sorted(set(tokenize(query))) if term in self._model.idf}

@@ -7,30 +7,36 @@ Shapes: N pairs, Q queries, D width of the dual encoder's space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.config import Config, load_config
+from rag_diffusion.config import Config, RetrievalConfig, load_config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, VECTORS
 from rag_diffusion.models.dual_encoder import load_dual_encoder
+from rag_diffusion.retrieval.allowed import Allowed
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.embedder import Embedder
-from rag_diffusion.retrieval.fusion import DECIMALS, best_first, contributions, normalise
-from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.exclude import NearDuplicates
+from rag_diffusion.retrieval.fusion import DECIMALS, POOL, FusionName, best_first, fuse
+from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, RankBm25
+from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
+from rag_diffusion.retrieval.selection import Selection
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
+from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.retrieval.vectors import Vectors, check_stamp
+from rag_diffusion.spans import span
 from rag_diffusion.types import Hits
 
-POOL = 200  # hits that each similarity offers; its last one is the zero of the min-max scale
 CHUNK = 256  # queries scored at a time
+CELLS = 2**26  # similarities in memory at a time where everything is ranked
 IMAGE_INDEX, TEXT_INDEX = "image.index", "text.index"
 
 Floats = NDArray[np.float32]
@@ -41,28 +47,30 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Ranked rows of one query, best first; `parts` is what each similarity gave to the score."""
+class Method:
+    """How hits are scored and selected; `retrieval` in params.yaml.
 
-    rows: Ints
-    scores: Doubles
-    parts: dict[str, Doubles]
+    Attributes:
+        weights: of `bm25`, `tf_idf`, `text_to_text` and `text_to_image`.
+        fusion: how they become one score.
+        rank_constant: of reciprocal-rank fusion.
+        selection: which hits become neighbors.
+    """
 
+    weights: Mapping[str, float]
+    fusion: FusionName = "sum"
+    rank_constant: int = 60
+    selection: Selection = field(default_factory=Selection)
 
-@dataclass(frozen=True)
-class ImageQuery:
-    """What hits are to look like: (Q, D) unit vectors, and the share of that in the score."""
-
-    vectors: Floats
-    share: float
-
-    def beside(self, weights: dict[str, float]) -> dict[str, float]:
-        """The weights of the texts, scaled to leave that share."""
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"image_weight: expected a share from 0 to 1, got {self.share}")
-        total = sum(weights.values()) or 1.0
-        scaled = {name: weight / total * (1 - self.share) for name, weight in weights.items()}
-        return scaled | {"image_to_image": self.share}
+    @classmethod
+    def of(cls, config: RetrievalConfig) -> Method:
+        """As params.yaml says."""
+        return cls(
+            weights=config.weights.model_dump(),
+            fusion=config.fusion,
+            rank_constant=config.rank_constant,
+            selection=Selection(kind=config.selection, threshold=config.threshold, diversity=config.diversity),
+        )
 
 
 class Retriever:
@@ -71,9 +79,9 @@ class Retriever:
     Args:
         corpus: the knowledge base.
         vectors: of its images and captions.
-        lexical: BM25 over its captions.
+        lexical: over its captions, `bm25` and, where it has a weight, `tf_idf`; one alone is `bm25`.
         indexes: nearest neighbors over the same vectors, `text_to_text` and `text_to_image`.
-        weights: of `bm25`, `text_to_text` and `text_to_image`.
+        weights: how hits are scored and selected; a mapping is the weights, all else as it is by default.
         embed: texts to (Q, D) unit vectors.
         embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
     """
@@ -82,20 +90,21 @@ class Retriever:
         self,
         corpus: Corpus,
         vectors: Vectors,
-        lexical: LexicalIndex,
+        lexical: Lexical | Mapping[str, Lexical],
         indexes: dict[str, VectorIndex],
         *,
-        weights: dict[str, float],
+        weights: Method | Mapping[str, float],
         embed: Callable[[Sequence[str]], Floats],
         embed_images: Callable[[Pixels], Floats] | None = None,
     ) -> None:
         self.corpus = corpus
         self.vectors = vectors
-        self._lexical = lexical
+        self.lexical = dict(lexical) if isinstance(lexical, Mapping) else {"bm25": lexical}
         self._indexes = indexes
         self._dense = {"text_to_text": vectors.text, "text_to_image": vectors.image}
-        self._weights = weights
+        self.method = weights if isinstance(weights, Method) else Method(weights=weights)
         self._embed, self._embed_images = embed, embed_images
+        self._duplicates = NearDuplicates(corpus, indexes["text_to_image"])
         self._pair_ids: list[str] = corpus.table["pair_id"].tolist()
 
     @classmethod
@@ -132,12 +141,12 @@ class Retriever:
         return cls(
             corpus,
             vectors,
-            LexicalIndex.load(root / INDEX),
+            _lexical(root / INDEX, config.retrieval, corpus),
             {
                 "text_to_text": VectorIndex.load(root / INDEX / TEXT_INDEX),
                 "text_to_image": VectorIndex.load(root / INDEX / IMAGE_INDEX),
             },
-            weights=config.retrieval.weights.model_dump(),
+            weights=Method.of(config.retrieval),
             embed=lambda texts: embedder().texts(texts),
             embed_images=lambda pixels: embedder().images(pixels),
         )
@@ -151,22 +160,34 @@ class Retriever:
         query_vectors: Floats | None = None,
         query_images: Pixels | None = None,
         image_weight: float = 0.5,
+        without_duplicates: bool = False,
+        exclude_images: Pixels | None = None,
     ) -> list[Hits]:
         """Best pairs of every query; one that names several things gets those of each in turn, see `several`.
 
         Args:
             queries: Q texts.
-            top_k: hits asked for; fewer come where the corpus has fewer.
+            top_k: hits asked for; fewer come where the corpus has fewer, or where `retrieval.selection` lets fewer
+                through.
             exclude: per query, pair ids that must not come.
             query_vectors: (Q, D) vectors of the queries where they are known.
             query_images: (Q, H, W, 3) uint8 that the hits are to look like as well.
             image_weight: share of the images in the score, 0 to 1; the rest is that of the texts.
+            without_duplicates: whether near-duplicates of the excluded pairs must not come either.
+            exclude_images: (Q, H, W, 3) uint8, per query a picture that must not come, nor a near-duplicate of it.
 
         Raises:
             LineageError: the corpus has no such pair as one that is excluded.
             ValueError: this retriever cannot find by image.
         """
+        queries = [readable(query) for query in queries]
         rows = None if exclude is None else [self.corpus.rows(ids) for ids in exclude]
+        if rows is not None and without_duplicates:
+            rows = [self._duplicates.of_rows(own) for own in rows]
+        if exclude_images is not None:
+            pictures = zip(exclude_images, self._vectors_of(exclude_images), strict=True)
+            shown = [self._duplicates.of_image(*picture) for picture in pictures]
+            rows = shown if rows is None else [np.union1d(*both) for both in zip(rows, shown, strict=True)]
         images = None if query_images is None else self._vectors_of(query_images)
         by_image = None if images is None else ImageQuery(images, image_weight)
         rankings = self.rank(queries, depth=top_k, exclude=rows, query_vectors=query_vectors, by_image=by_image)
@@ -181,15 +202,20 @@ class Retriever:
                     exclude=None if rows is None else [rows[row]] * many,
                     by_image=None if images is None else ImageQuery(images[[row] * many], image_weight),
                 )
-                found[row] = take_turns([self.hits(ranking, top_k) for ranking in turns], top_k)
+                most = self.method.selection.most(top_k)
+                found[row] = take_turns([self.hits(ranking, top_k) for ranking in turns], most)
         return found
 
     def hits(self, ranking: Ranking, top_k: int) -> Hits:
-        """The first `top_k` of a ranking, by pair id."""
+        """The selected hits of a ranking, by pair id: `top_k` where the selection says nothing else."""
+        selection = self.method.selection
+        images = self.vectors.image[ranking.rows[:POOL]] if selection.diversity else None
+        scores = ranking.scores if images is None else ranking.scores[:POOL]
+        places = selection.choose(scores, images, top_k)
         return Hits(
-            pair_ids=tuple(self._pair_ids[row] for row in ranking.rows[:top_k]),
-            scores=tuple(ranking.scores[:top_k].tolist()),
-            parts={name: tuple(values[:top_k].tolist()) for name, values in ranking.parts.items()},
+            pair_ids=tuple(self._pair_ids[row] for row in ranking.rows[places]),
+            scores=tuple(ranking.scores[places].tolist()),
+            parts={name: tuple(values[places].tolist()) for name, values in ranking.parts.items()},
         )
 
     def rank(
@@ -213,75 +239,68 @@ class Retriever:
             query_vectors: (Q, D) vectors of the queries where they are known.
             by_image: what the hits are to look like as well.
         """
-        weights = self._weights if by_image is None else by_image.beside(self._weights)
-        vectors = self._embed(queries) if query_vectors is None else query_vectors
-        depth = max(depth, POOL)
-        for start in range(0, len(queries), CHUNK):
-            part = slice(start, start + CHUNK)
-            allowed = self._allowed(len(queries[part]), None if exclude is None else exclude[part], within)
-            lexical = self._lexical.scores(queries[part])
-            if depth >= len(self._pair_ids):
-                candidates = [np.flatnonzero(may) for may in allowed]
+        weights = dict(self.method.weights) if by_image is None else by_image.beside(dict(self.method.weights))
+        if query_vectors is None:
+            with span("embed query", "EMBEDDING"):
+                query_vectors = self._embed(queries)
+        vectors = query_vectors
+        depth, total = max(depth, POOL), len(self._pair_ids)
+        inside = total if within is None else int(within.sum())
+        everything = depth >= total
+        chunk = max(1, min(CHUNK, CELLS // total)) if everything else CHUNK
+        for start in range(0, len(queries), chunk):
+            part = slice(start, start + chunk)
+            own = [None] * len(queries[part]) if exclude is None else exclude[part]
+            allowed = [Allowed(total, within, rows) for rows in own]
+            if everything:
+                candidates = [may.rows() for may in allowed]
                 dense = {name: vectors[part] @ base.T for name, base in self._dense.items()}
             else:
-                pools = [self._dense_pools(index, vectors[part], allowed, depth) for index in self._indexes.values()]
-                if by_image is not None:
-                    images = self._indexes["text_to_image"]
-                    pools.append(self._dense_pools(images, by_image.vectors[part], allowed, depth))
-                candidates = self._candidates(pools, lexical, allowed, depth)
+                with span("nearest vectors", "RETRIEVER", depth=depth):
+                    pools = [
+                        nearest_allowed(index, vectors[part], allowed, inside, depth)
+                        for index in self._indexes.values()
+                    ]
+                    if by_image is not None:
+                        images = self._indexes["text_to_image"]
+                        pools.append(nearest_allowed(images, by_image.vectors[part], allowed, inside, depth))
+                with span("shared words", "RETRIEVER", depth=depth):
+                    pools += [self._words(index, queries[part], allowed, depth) for index in self.lexical.values()]
+                candidates = [np.unique(np.concatenate(offered)) for offered in zip(*pools, strict=True)]
                 dense = {}
             for row, rows in enumerate(candidates):
-                raw = {"bm25": lexical[row, rows]}
-                for name, base in self._dense.items():
-                    found = dense[name][row, rows] if dense else base[rows] @ vectors[start + row]
-                    raw[name] = found.astype(np.float64)
-                if by_image is not None:
-                    alike = self.vectors.image[rows] @ by_image.vectors[start + row]
-                    raw["image_to_image"] = alike.astype(np.float64)
-                yield self._fuse(raw, rows, weights)
+                with span("score and fuse", "RERANKER", candidates=len(rows)):
+                    raw = {name: index.at(queries[start + row], rows) for name, index in self.lexical.items()}
+                    for name, base in self._dense.items():
+                        found = dense[name][row, rows] if dense else base[rows] @ vectors[start + row]
+                        raw[name] = found.astype(np.float64)
+                    if by_image is not None:
+                        alike = self.vectors.image[rows] @ by_image.vectors[start + row]
+                        raw["image_to_image"] = alike.astype(np.float64)
+                    ranking = self._fuse(raw, rows, weights)
+                yield ranking
 
     def _captions(self, hits: Hits) -> list[str]:
         captions: list[str] = self.corpus.table["caption"].iloc[self.corpus.rows(hits.pair_ids)].tolist()
         return captions
 
-    def _allowed(self, count: int, exclude: Sequence[Ints] | None, within: Mask | None) -> Mask:
-        allowed = np.ones((count, len(self._pair_ids)), dtype=bool)
-        if within is not None:
-            allowed &= within
-        for row, rows in enumerate(exclude or ()):
-            allowed[row, rows] = False
-        return allowed
-
-    def _candidates(self, dense: list[list[Ints]], lexical: Doubles, allowed: Mask, depth: int) -> list[Ints]:
-        """The union of what each similarity offers to each query, sorted rows."""
-        union = []
-        for row, may in enumerate(allowed):
-            rows = np.flatnonzero(may)
-            words = rows[np.argsort(-lexical[row, rows], kind="stable")[:depth]]
-            union.append(np.unique(np.concatenate([words, *(pools[row] for pools in dense)])))
-        return union
-
-    def _dense_pools(self, index: VectorIndex, queries: Floats, allowed: Mask, depth: int) -> list[Ints]:
-        """Allowed hits of every query, best first; asks for more until there are enough."""
-        counts = allowed.sum(axis=1)
-        total, wanted = allowed.shape[1], np.minimum(depth, counts)
-        k = min(total, int(1.2 * depth * total / max(1, counts.min())) + 16)
-        while True:
-            found = index.search(queries, k)[1]
-            pools = [rows[(rows >= 0) & may[rows]] for rows, may in zip(found, allowed, strict=True)]
-            if k == total or all(len(pool) >= want for pool, want in zip(pools, wanted, strict=True)):
-                return [pool[:depth] for pool in pools]
-            k = min(total, 2 * k)
+    @staticmethod
+    def _words(index: Lexical, queries: Sequence[str], allowed: Sequence[Allowed], depth: int) -> list[Ints]:
+        """The best by shared words of each query; where too few share one, the first others fill the pool."""
+        found = []
+        for query, may in zip(queries, allowed, strict=True):
+            rows = index.top(query, depth, may.of)[0]
+            found.append(np.concatenate([rows, may.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
+        return found
 
     def _vectors_of(self, images: Pixels) -> Floats:
         if self._embed_images is None:
             raise ValueError("retriever: expected an image encoder to find by image, got none; use `Retriever.load`")
         return self._embed_images(images)
 
-    @staticmethod
-    def _fuse(raw: dict[str, Doubles], rows: Ints, weights: dict[str, float]) -> Ranking:
-        parts = contributions({name: _scale(values) for name, values in raw.items()}, weights)
-        scores = np.round(np.sum(list(parts.values()), axis=0), DECIMALS)
+    def _fuse(self, raw: dict[str, Doubles], rows: Ints, weights: dict[str, float]) -> Ranking:
+        fused, parts = fuse(raw, weights, self.method.fusion, self.method.rank_constant)
+        scores = np.round(fused, DECIMALS)
         order = best_first(scores, rows)
         return Ranking(
             rows=rows[order],
@@ -290,13 +309,14 @@ class Retriever:
         )
 
 
-def _scale(values: Doubles) -> Doubles:
-    """Min-max between the best and the POOL-th best: a deeper pool gives the same scores."""
-    if not len(values):
-        return values
-    last = min(POOL, len(values))
-    low = float(np.partition(values, -last)[-last])
-    return normalise(values, low=low, high=float(values.max()))
+def _lexical(folder: Path, config: RetrievalConfig, corpus: Corpus) -> dict[str, Lexical]:
+    """The lexical similarities that params.yaml asks for."""
+    if config.lexical == "rank_bm25":
+        found: dict[str, Lexical] = {"bm25": RankBm25(corpus.table["caption"])}
+        return found | ({"tf_idf": LexicalIndex.load(folder, "tf_idf")} if config.weights.tf_idf else {})
+    index = LexicalIndex.load(folder)
+    found = {"bm25": index}
+    return found | ({"tf_idf": LexicalIndex(index.counts, "tf_idf")} if config.weights.tf_idf else {})
 
 
 def _lazy_embedder(folder: Path) -> Callable[[], Embedder]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
-from rag_diffusion.retrieval.lexical import PREPOSITIONS, tokenize
+from rag_diffusion.retrieval.tokens import PREPOSITIONS, tokenize
 from rag_diffusion.types import Hits
 
 _AND = re.compile(r"\s+(?:and|&|plus|next\s+to|beside|together\s+with)\s+", re.IGNORECASE)
@@ -21,6 +21,7 @@ _COMMA = re.compile(r",\s+(?=(?:an?|one|two|three|my|some)\s)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w'-]*|[^\w\s]")
 _DETERMINERS = frozenset({"a", "an", "the", "one", "two", "three", "my", "some"})
 _ENDS = frozenset({*PREPOSITIONS, *_DETERMINERS, "that", "which", "drawn", "painted", "made", "using", "look"})
+_MOST = 8  # things; a longer list is one text
 _GOOD = 3  # first hits of the whole text that may show that a conjunction names one thing
 
 
@@ -41,7 +42,7 @@ def things(text: str) -> tuple[Thing, ...]:
     """The things that a text names where it names several, in its order; none where it names one."""
     joints = sorted([*_AND.finditer(text), *_COMMA.finditer(text)], key=lambda joint: joint.start())
     chains = [chain for chain in _chains(text, joints) if any(_AND.fullmatch(joint.group()) for joint in chain)]
-    if not chains:
+    if not chains or len(chains[0]) >= _MOST:
         return ()
     chain = chains[0]
     start, end = _start(text[: chain[0].start()]), chain[-1].end() + _length(text[chain[-1].end() :])

@@ -67,6 +67,7 @@ def _align(ctx: StageContext, corpus: Corpus, folder: Path) -> None:
         config=config,
         seed=ctx.config.seed,
         on_step=on_step,
+        title_features=embedder.text_features(train["title"].tolist()) if config.title_weight else None,
     )
     save_weights(encoder, folder)
     record = training_record(corpus)

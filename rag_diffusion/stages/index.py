@@ -1,4 +1,8 @@
-"""Stage `index`: faiss over the vectors, BM25 over the captions, and the recall of faiss."""
+"""Stage `index`: faiss over the vectors, counts of the captions' words, and a report of the recall of faiss.
+
+The report compares the index with exhaustive search, for caption queries. It is logged before it is judged, so that a
+build that fails leaves its numbers with the tracker.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, INDEX, VECTORS
 from rag_diffusion.retrieval.ann import VectorIndex, recall
-from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.retriever import IMAGE_INDEX, TEXT_INDEX
 from rag_diffusion.retrieval.vectors import Vectors, write_stamp
 from rag_diffusion.stages.context import StageContext
 
 RECALL_QUERIES = 1000
 RECALL_DEPTH = 10
+RECALL_FILE = "recall.json"
 
 
 def run(ctx: StageContext) -> None:
@@ -42,14 +47,21 @@ def run(ctx: StageContext) -> None:
             index = VectorIndex.build(base, config.factory)
             index.save(folder / file)
             report[f"recall_{name}"] = recall(index, base, queries, RECALL_DEPTH)
-        LexicalIndex.build(corpus.table["caption"].tolist()).save(folder)
+        TermCounts.of(corpus.table["caption"]).save(folder)
         facts = {
             "factory": config.factory,
+            "queries": "captions",
+            "against": "exhaustive search",
+            "num_pairs": len(corpus),
             "depth": RECALL_DEPTH,
             "caption_queries": len(queries),
+            "min_recall": config.min_recall,
+            "passed": min(report.values()) >= config.min_recall,
             **report,
         }
-        (folder / "recall.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        path = folder / RECALL_FILE
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        ctx.tracker.log_artifact(path, "index")
         stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors.encoder_hash}
         write_stamp(folder, stamp | {"factory": config.factory})
         ctx.tracker.log_metrics({**report, "num_pairs": len(corpus)})

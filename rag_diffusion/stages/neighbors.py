@@ -20,8 +20,11 @@ from rag_diffusion.retrieval.neighbors import (
     write_neighbors,
 )
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.spans import Span, recording
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.types import Hits, Prompt
+
+_TRACED = 40  # queries that are timed apart and kept as traces
 
 
 def run(ctx: StageContext) -> None:
@@ -41,6 +44,7 @@ def run(ctx: StageContext) -> None:
     top_k = config.training_candidates
     by_train = pair_neighbors(retriever, np.flatnonzero(train), train, top_k=top_k)
     by_validation = pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=top_k)
+    queries = asked_apart(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.num_neighbors)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(
             folder,
@@ -57,7 +61,9 @@ def run(ctx: StageContext) -> None:
             "train_pairs": len(by_train),
             "prompts": len(prompts),
         }
+        | latencies(queries)
     )
+    ctx.tracker.log_traces(queries)
 
 
 def prompt_recall(corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str, PromptNeighbors]) -> dict[str, float]:
@@ -75,10 +81,45 @@ def prompt_recall(corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str,
     }
 
 
+def asked_apart(retriever: Retriever, prompts: Sequence[Prompt], top_k: int) -> list[Span]:
+    """Each prompt asked as a user asks, by its text alone: what was found, and how long each part took."""
+    asked = []
+    for prompt in prompts:
+        with recording("query", prompt=prompt.text, top_k=top_k) as root:
+            hits = retriever.search([prompt.text], top_k=top_k)[0]
+            root.kind = "RETRIEVER"
+            root.outputs = [
+                {"page_content": retriever.corpus.pair(name).caption, "metadata": {"pair_id": name, "score": score}}
+                for name, score in zip(hits.pair_ids, hits.scores, strict=True)
+            ]
+        asked.append(root)
+    return asked
+
+
+def latencies(asked: Sequence[Span]) -> dict[str, float]:
+    """Median and 99th percentile in milliseconds of a query and of each of its parts, the first query left out.
+
+    The first one loads the encoder.
+    """
+    times: dict[str, list[float]] = {}
+    for root in asked[1:]:
+        parts = {"query": root.seconds}
+        for part in root.children:
+            parts[part.name] = parts.get(part.name, 0.0) + part.seconds
+        for name, seconds in parts.items():
+            times.setdefault(name.replace(" ", "_"), []).append(1000 * seconds)
+    return {
+        f"{name}_ms_p{percent}": float(np.percentile(values, percent))
+        for name, values in times.items()
+        for percent in (50, 99)
+    }
+
+
 def _same_entity(corpus: Corpus, found: Mapping[str, Hits]) -> float:
     """Share of neighbors that show the entity of their pair."""
     entity = dict(zip(corpus.table["pair_id"], corpus.table["entity"], strict=True))
-    return float(np.mean([entity[one] == entity[pair_id] for pair_id, hits in found.items() for one in hits.pair_ids]))
+    same = [entity[one] == entity[pair_id] for pair_id, hits in found.items() for one in hits.pair_ids]
+    return float(np.mean(same)) if same else 0.0  # a threshold can leave no neighbor at all
 
 
 def _all_prompts(root: Path, corpus: Corpus) -> list[Prompt]:

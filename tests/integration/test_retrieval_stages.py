@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from rag_diffusion.cli import app
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.prompts import write_prompts
 from rag_diffusion.corpus.store import Corpus, write_corpus
@@ -32,9 +35,13 @@ class Memory(NullTracker):
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
+        self.artifacts: dict[str, str] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.metrics |= metrics
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        self.artifacts[f"{folder}/{path.name}"] = path.read_text()
 
 
 def context(root: Path, config: Config) -> StageContext:
@@ -66,6 +73,8 @@ def test_all_stages_leave_their_artifacts_and_metrics(project: tuple[Path, Memor
     root, tracker = project
     assert (root / ENCODER / "open_clip_config.json").is_file()
     assert json.loads((root / INDEX / "recall.json").read_text())["recall_text"] == 1.0
+    report = json.loads(tracker.artifacts["index/recall.json"])
+    assert (report["passed"], report["caption_queries"], report["num_pairs"]) == (True, 420, 420)
     assert tracker.metrics["validation_all_entity_recall_3"] > 0.6
     assert tracker.metrics["train_same_entity"] > 0.5
     assert tracker.metrics["train_entities"] == 40
@@ -120,6 +129,47 @@ def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
 ) -> None:
     root = shutil.copytree(project[0], tmp_path / "coarse")
     coarse = config.index.model_copy(update={"factory": "PQ2x4"})
+    ctx = context(root, config.model_copy(update={"index": coarse}))
     with pytest.raises(ConfigError, match=r"recall@10 of at least 0.98 .*'PQ2x4'"):
-        index.run(context(root, config.model_copy(update={"index": coarse})))
+        index.run(ctx)
+    assert isinstance(ctx.tracker, Memory)
+    report = json.loads(ctx.tracker.artifacts["index/recall.json"])
+    assert not report["passed"]
+    assert report["recall_text"] < 0.98
     assert tree_hash(root / INDEX) == tree_hash(project[0] / INDEX)
+
+
+def test_rank_bm25_by_choice_gives_the_same_hits(project: tuple[Path, Memory], config: Config) -> None:
+    root, corpus = project[0], Corpus.open(project[0] / CORPUS)
+    by_choice = config.retrieval.model_copy(update={"lexical": "rank_bm25"})
+    queries = ["some purple diamonds", "green moon in noto style", "nothing known"]
+    found = [
+        Retriever.load(root, one, corpus).search(queries, top_k=10)
+        for one in (config, config.model_copy(update={"retrieval": by_choice}))
+    ]
+    assert found[0] == found[1]
+
+
+def test_tf_idf_joins_where_it_has_a_weight(project: tuple[Path, Memory], config: Config) -> None:
+    root, corpus = project[0], Corpus.open(project[0] / CORPUS)
+    weights = config.retrieval.weights.model_copy(update={"tf_idf": 1.0})
+    chosen = config.retrieval.model_copy(update={"weights": weights})
+    hits = Retriever.load(root, config.model_copy(update={"retrieval": chosen}), corpus).search(["red ring"], top_k=3)[
+        0
+    ]
+    assert hits.parts["tf_idf"][0] == pytest.approx(0.5)
+
+
+def test_search_by_command_prints_hits_and_writes_why(project: tuple[Path, Memory], tmp_path: Path) -> None:
+    root = shutil.copytree(project[0], tmp_path / "asked")
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", root)
+    page = tmp_path / "page.html"
+    found = CliRunner().invoke(
+        app, ["kb", "search", "a lovely red moon", "--root", str(root), "--top-k", "3", "--explain", str(page)]
+    )
+    assert found.exit_code == 0, found.output
+    assert len(re.findall(r"(?m)^[01]\.\d{4}  tiny/\S+/red-moon +red moon, \S+ style$", found.output)) == 3
+    assert "in no caption: lovely" in found.output
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "text_to_text" in html

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from rank_bm25 import BM25Okapi
 
-from rag_diffusion.retrieval.lexical import LexicalIndex, tokenize
+from rag_diffusion.retrieval import postings
+from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
+from rag_diffusion.retrieval.tokens import tokenize
 
 WORDS = [
     "apple",
@@ -42,3 +45,44 @@ def test_scores_equal_rank_bm25(rng: np.random.Generator) -> None:
     ours = LexicalIndex.build(documents).scores(queries)
     assert expected.max() > 1
     np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("k", [1, 10, 150, 400])
+def test_the_best_hits_are_rank_bm25s_with_ties_by_number(
+    rng: np.random.Generator, k: int, pruned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pruned:  # as early as with millions of texts
+        monkeypatch.setattr(postings, "_CHEAP", 0)
+        monkeypatch.setattr(postings, "_LOOK_UP", 0)
+        monkeypatch.setattr(postings, "_SORT", 0)
+    documents = texts(rng, 300, 9)
+    documents += documents[:60]  # ties
+    queries = [*texts(rng, 60, 6), "zebra", "style", "style tree", "rare7 style tree red", "apple apple zebra", ""]
+    ours, reference = LexicalIndex.build(documents), RankBm25(documents)
+    for query in queries:
+        rows, scores = ours.top(query, k)
+        expected, values = reference.top(query, k)
+        np.testing.assert_array_equal(rows, expected, err_msg=query)
+        np.testing.assert_allclose(scores, values, atol=1e-9)
+        order = np.lexsort((np.arange(len(documents)), -np.round(ours.scores([query])[0], 9)))
+        np.testing.assert_array_equal(rows, order[: len(rows)], err_msg=query)
+
+
+def test_rows_that_may_not_come_do_not_and_others_take_their_place(rng: np.random.Generator) -> None:
+    documents = texts(rng, 300, 9)
+    ours, reference = LexicalIndex.build(documents), RankBm25(documents)
+    may = rng.random(300) < 0.5
+    for query in texts(rng, 40, 6):
+        rows, _ = ours.top(query, 10, lambda some: may[some])
+        assert may[rows].all()
+        np.testing.assert_array_equal(rows, reference.top(query, 10, lambda some: may[some])[0])
+
+
+def test_negative_weights_of_a_tiny_corpus_are_kept() -> None:
+    documents = ["apple pear", "apple", "apple pear", "apple pear dog"]
+    model = BM25Okapi([tokenize(text) for text in documents])
+    assert min(model.idf.values()) < 0
+    np.testing.assert_allclose(
+        LexicalIndex.build(documents).scores(["apple dog"])[0], model.get_scores(["apple", "dog"])
+    )

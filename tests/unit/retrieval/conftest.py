@@ -13,7 +13,7 @@ from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.models.dual_encoder import DualEncoder, create_embedded
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.lexical import LexicalIndex
-from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.vectors import Vectors
 from tests.conftest import tiny_pairs
 
@@ -59,7 +59,9 @@ def random_vectors(corpus: Corpus, seed: int = 0, dim: int = 12) -> Vectors:
     return Vectors(image=draw(), text=draw(), corpus_hash=corpus.hash, encoder_hash="none")
 
 
-def make_retriever(corpus: Corpus, weights: dict[str, float] | None = None, factory: str = "Flat") -> Retriever:
+def make_retriever(
+    corpus: Corpus, weights: dict[str, float] | Method | None = None, factory: str = "Flat"
+) -> Retriever:
     """A retriever over random vectors; the vector of a text is that of the caption it equals."""
     vectors = random_vectors(corpus)
     captions = {text: row for row, text in enumerate(corpus.table["caption"])}

@@ -17,6 +17,7 @@ from rag_diffusion.retrieval.align import (
     RECORD_FILE,
     check_training_record,
     contrastive_loss,
+    title_loss,
     train_heads,
     training_record,
 )
@@ -29,6 +30,7 @@ CONFIG = EncoderConfig(
     epochs=6,
     batch_size=32,
     learning_rate=0.01,
+    title_weight=0.0,
 )
 
 
@@ -93,7 +95,7 @@ def test_loss_does_not_depend_on_the_order_of_pairs() -> None:
     )
 
 
-def train(encoder: DualEncoder, seed: int = 0) -> list[float]:
+def train(encoder: DualEncoder, seed: int = 0, title_weight: float = 0.0) -> list[float]:
     """Train on 96 pairs of 12 entities whose features carry the entity."""
     entity = np.arange(96) % 12
     rng = torch.Generator().manual_seed(1)
@@ -106,11 +108,41 @@ def train(encoder: DualEncoder, seed: int = 0) -> list[float]:
         text,
         entity=entity,
         family=entity,
-        config=CONFIG,
+        config=CONFIG.model_copy(update={"title_weight": title_weight}),
         seed=seed,
+        title_features=titles()[0][entity] if title_weight else None,
         on_step=lambda step, loss: losses.append(loss),
     )
     return losses
+
+
+def titles() -> tuple[Tensor, Tensor]:
+    """Trunk features of 12 titles, close in pairs, and their cosines."""
+    rng = torch.Generator().manual_seed(2)
+    made = torch.randn(6, 384, generator=rng).repeat_interleave(2, 0) + 0.5 * torch.randn(12, 384, generator=rng)
+    unit = torch.nn.functional.normalize(made, dim=1)
+    return made, unit @ unit.T
+
+
+def test_title_loss_by_hand() -> None:
+    text, title, meant = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.eye(2)
+    expected = 0 + 2 / 4 + 2 / 4  # nothing; one of each row is off by one; the two off-diagonal cosines
+    assert title_loss(text, title, meant).item() == pytest.approx(expected)
+    assert title_loss(text, text, meant).item() == 0
+
+
+def test_titles_stay_as_alike_as_the_sentence_encoder_finds_them(encoder: DualEncoder) -> None:
+    made, meant = titles()
+
+    def apart(one: DualEncoder) -> float:
+        unit = torch.nn.functional.normalize(made @ one.text_head.weight.T, dim=1)
+        return float((unit @ unit.T - meant).square().mean())
+
+    free, kept = copy.deepcopy(encoder), copy.deepcopy(encoder)
+    train(free)
+    losses = train(kept, title_weight=100.0)
+    assert losses[-1] < losses[0]
+    assert apart(kept) < apart(free) / 2
 
 
 def test_training_lowers_the_loss_and_leaves_the_trunks_alone(encoder: DualEncoder) -> None:

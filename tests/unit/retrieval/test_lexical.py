@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,24 +9,12 @@ import pytest
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.retrieval.lexical import TABLE_FILE, LexicalIndex, tokenize
+from rag_diffusion.retrieval import counts
+from rag_diffusion.retrieval.counts import TABLE_FILE, TermCounts
+from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
+from rag_diffusion.retrieval.tokens import tokenize
 
 TEXTS = ["red apple, noto style", "green apple, noto style", "two red cherries", "piñata in a box"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("A Red Apple, Noto-style", ["red", "apple", "noto", "style"]),
-        ("two of them on the tables", ["two", "table"]),
-        ("Piñatas", ["pinata"]),
-        ("cherries dresses glass octopus bus", ["cherry", "dresse", "glass", "octopus", "bus"]),
-        ("to the it", ["to", "the", "it"]),
-        ("", []),
-    ],
-)
-def test_words_of_a_text(text: str, words: list[str]) -> None:
-    assert tokenize(text) == words
 
 
 def test_the_document_with_the_rare_word_is_first() -> None:
@@ -59,3 +49,46 @@ def test_damaged_table_and_wordless_captions_are_refused(tmp_path: Path) -> None
         LexicalIndex.load(tmp_path)
     with pytest.raises(DataError, match="got 2 without any"):
         LexicalIndex.build(["...", "?"])
+
+
+def naive_tf_idf(texts: list[str], query: str) -> list[float]:
+    """Cosines of dictionaries, by the textbook."""
+    documents = [Counter(tokenize(text)) for text in texts]
+
+    def vector(counts: Counter[str]) -> dict[str, float]:
+        known = {term: count for term, count in counts.items() if any(term in one for one in documents)}
+        return {
+            term: count * (math.log((1 + len(texts)) / (1 + sum(term in one for one in documents))) + 1)
+            for term, count in known.items()
+        }
+
+    def cosine(a: dict[str, float], b: dict[str, float]) -> float:
+        norms = math.hypot(*a.values()) * math.hypot(*b.values())
+        return sum(a[term] * b[term] for term in a.keys() & b.keys()) / norms if norms else 0.0
+
+    return [cosine(vector(Counter(tokenize(query))), vector(one)) for one in documents]
+
+
+def test_tf_idf_is_the_cosine_of_the_textbook() -> None:
+    queries = ["red apple", "noto style apple apple", "piñata zebra", "zebra"]
+    index = LexicalIndex.build(TEXTS, "tf_idf")
+    expected = [naive_tf_idf(TEXTS, query) for query in queries]
+    np.testing.assert_allclose(index.scores(queries), expected, atol=1e-12)
+    assert index.scores(["red apple, noto style"]).max() == pytest.approx(1)
+
+
+def test_both_engines_explain_a_query_alike() -> None:
+    sparse, reference = LexicalIndex.build(TEXTS), RankBm25(TEXTS)
+    ours, theirs = sparse.explain("a red noto zebra"), reference.explain("a red noto zebra")
+    assert ours == pytest.approx(theirs)
+    assert list(ours) == ["noto", "red"]
+    assert len(reference) == len(sparse)
+
+
+def test_counting_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = TermCounts.of(TEXTS)
+    monkeypatch.setattr(counts, "_BLOCK", 2)
+    parts = TermCounts.of(iter(TEXTS))
+    for name in ("starts", "texts", "counts", "lengths"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    assert parts.terms == whole.terms

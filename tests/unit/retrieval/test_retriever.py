@@ -6,6 +6,8 @@ import pytest
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.retriever import POOL, Retriever
+from rag_diffusion.spans import recording
+from rag_diffusion.stages.neighbors import latencies
 from tests.unit.retrieval.conftest import make_retriever
 
 QUERIES = ["red square, noto style", "blue ring, openmoji style", "green moon, twemoji style"]
@@ -78,3 +80,15 @@ def test_excluding_everything_leaves_nothing(retriever: Retriever) -> None:
     everything = retriever.corpus.table["pair_id"].tolist()
     hits = retriever.search(QUERIES[:1], top_k=3, exclude=[everything])[0]
     assert hits.pair_ids == hits.scores == ()
+
+
+def test_a_recorded_query_tells_its_parts_in_order_and_how_long_each_took(retriever: Retriever) -> None:
+    with recording("query") as root:
+        retriever.search(QUERIES[:1], top_k=3)
+    names = [part.name for part in root.children]
+    assert names == ["embed query", "nearest vectors", "shared words", "score and fuse"]
+    assert root.children[-1].inputs["candidates"] >= POOL
+    found = latencies([root, root])
+    assert found.keys() >= {"query_ms_p50", "query_ms_p99", "embed_query_ms_p50", "score_and_fuse_ms_p99"}
+    parts = sum(value for name, value in found.items() if name.endswith("_p50") and not name.startswith("query"))
+    assert 0 < parts <= found["query_ms_p50"]

@@ -1,0 +1,159 @@
+"""What does a lexical query cost, against the package rank_bm25, and are the scores the same?
+
+    python benchmarks/bench_lexical.py [--sizes 100000 1000000] [--queries 2000] [--reference-queries 20]
+
+Captions and queries are synthetic, see `synthetic`. Each engine builds in a process of its own, so that its peak memory
+is its own; both answer the same queries. Prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.layout import CORPUS
+from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
+
+TOP, POOL = 10, 200
+END = ""
+
+
+def synthetic(captions: Sequence[str], count: int, seed: int) -> Iterator[str]:
+    """Texts from a chain over the words of real ones: each word follows the last as often as it does there.
+
+    So single words, pairs of words and lengths have the real frequencies.
+
+    Args:
+        captions: the real ones.
+        count: how many to draw.
+        seed: of every draw.
+    """
+    follow: dict[str, Counter[str]] = defaultdict(Counter)
+    for caption in captions:
+        words = caption.split()
+        for word, after in zip([END, *words], [*words, END], strict=True):
+            follow[word][after] += 1
+    table = {word: (list(after), np.cumsum(list(after.values()))) for word, after in follow.items()}
+    rng = np.random.default_rng(seed)
+    draws = iter(())
+    for _ in range(count):
+        words, last = list[str](), END
+        while True:
+            after, sums = table[last]
+            draw = next(draws, None)
+            if draw is None:
+                draws = iter(rng.random(1 << 16).tolist())
+                draw = next(draws)
+            last = after[int(np.searchsorted(sums, draw * sums[-1], side="right"))]
+            if last == END:
+                break
+            words.append(last)
+        yield " ".join(words)
+
+
+def main() -> None:
+    """Run every size."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
+    arguments.add_argument("--queries", type=int, default=2000)
+    arguments.add_argument("--reference-queries", type=int, default=20)
+    given = arguments.parse_args()
+    columns = ("captions", "engine", "build s", "peak MiB", "queries/s", "median ms", "p99 ms", "CPU ms")
+    print(f"| {' | '.join(columns)} | times rank_bm25 | by CPU |")
+    print("|---" * (len(columns) + 2) + "|")
+    results = {str(size): compare(size, given.queries, given.reference_queries) for size in given.sizes}
+    print(json.dumps(results))
+
+
+def compare(size: int, queries: int, reference_queries: int) -> dict[str, Any]:
+    """Both engines over the same captions, and how far their scores are apart."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = {
+            "rank_bm25": _apart(_measure, "rank_bm25", size, reference_queries, folder),
+            "sparse": _apart(_measure, "sparse", size, queries, folder),
+        }
+        theirs, ours = (np.load(folder / f"{engine}.npz") for engine in ("rank_bm25", "sparse"))
+        count = len(theirs["top"])
+        found["same_top_10"] = bool(np.array_equal(ours["top"][:count], theirs["top"]))
+        found["largest_difference"] = float(np.abs(ours["scores"] - theirs["scores"]).max())
+    peer = found["rank_bm25"]
+    for engine in ("rank_bm25", "sparse"):
+        one = found[engine]
+        times = one["queries_per_second"] / peer["queries_per_second"]
+        print(
+            f"| {size:,} | {engine} | {one['build_s']:.1f} | {one['peak_mib']:.0f} | {one['queries_per_second']:.1f} | "
+            f"{one['median_ms']:.2f} | {one['p99_ms']:.2f} | {one['cpu_ms']:.2f} | {times:.0f} | "
+            f"{peer['cpu_ms'] / one['cpu_ms']:.0f} |"
+        )
+    print(f"same top 10: {found['same_top_10']}; largest difference of a score: {found['largest_difference']:.1e}")
+    return found
+
+
+def _measure(engine: str, size: int, queries: int, folder: Path) -> dict[str, float]:
+    captions = Corpus.open(CORPUS).table["caption"].tolist()
+    texts = list(synthetic(captions, size, seed=0))
+    asked = list(synthetic(captions, queries, seed=1))
+    before = _peak()
+    start = time.perf_counter()
+    index = LexicalIndex.build(iter(texts)) if engine == "sparse" else RankBm25(iter(texts))
+    build = time.perf_counter() - start
+    peak = _peak() - before
+    times, tops = list[float](), list[np.ndarray]()
+    index.top("warm up", TOP)
+    cpu = time.process_time()
+    for query in asked:
+        start = time.perf_counter()
+        tops.append(index.top(query, TOP)[0])
+        times.append(time.perf_counter() - start)
+    cpu = time.process_time() - cpu
+    start = time.perf_counter()
+    for query in asked if engine == "sparse" else []:
+        index.top(query, POOL)
+    deep = (time.perf_counter() - start) / queries
+    every = np.arange(size)
+    scores = np.stack([index.at(query, every) for query in asked[:5]])
+    np.savez(folder / f"{engine}.npz", top=_square(tops), scores=scores)
+    return {
+        "build_s": build,
+        "peak_mib": peak,
+        "queries_per_second": len(times) / sum(times),
+        "cpu_ms": 1000 * cpu / len(times),
+        "median_ms": 1000 * float(np.median(times)),
+        "p99_ms": 1000 * float(np.percentile(times, 99)),
+        "top_200_ms": 1000 * deep,
+    }
+
+
+def _square(tops: list[np.ndarray]) -> np.ndarray:
+    """(queries, TOP) rows; -1 where fewer share a word."""
+    found = np.full((len(tops), TOP), -1)
+    for row, top in enumerate(tops):
+        found[row, : len(top)] = top
+    return found
+
+
+def _peak() -> float:
+    """Most memory that this process has had, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _apart(run: Callable[..., dict[str, float]], *arguments: Any) -> Any:
+    """A call in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(run, arguments)
+
+
+if __name__ == "__main__":
+    main()

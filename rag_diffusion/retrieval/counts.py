@@ -1,0 +1,120 @@
+"""How often each term stands in each text, by term: what every lexical weight is made of.
+
+Texts are read one after the other and kept as numbers alone, so that a million captions take some hundred megabytes.
+
+Shapes: N texts, V terms, M entries (a term in a text).
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.retrieval.tokens import tokenize
+
+TERMS_FILE = "lexical.json"
+TABLE_FILE = "lexical.safetensors"
+_BLOCK = 65536  # texts counted at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermCounts:
+    """A term-major table of counts.
+
+    Attributes:
+        terms: V terms in the order of their first appearance.
+        starts: (V + 1,) int64; entries of term v are `starts[v]` to `starts[v + 1]`.
+        texts: (M,) int32 text numbers, rising within a term.
+        counts: (M,) int32.
+        lengths: (N,) int32, terms of each text.
+    """
+
+    terms: Sequence[str]
+    starts: NDArray[np.int64]
+    texts: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+
+    @property
+    def in_texts(self) -> NDArray[np.int64]:
+        """(V,) in how many texts each term stands."""
+        return np.diff(self.starts)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> TermCounts:
+        """Count the words of texts, which are read once.
+
+        Raises:
+            DataError: there are no words at all.
+        """
+        vocabulary: dict[str, int] = {}
+        lengths, block = array("i"), array("i")
+        parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]] = []
+        first = 0
+        for number, text in enumerate(texts):
+            before = len(block)
+            block.extend(vocabulary.setdefault(term, len(vocabulary)) for term in tokenize(text))
+            lengths.append(len(block) - before)
+            if number + 1 - first == _BLOCK:
+                parts.append(_count(block, lengths, first))
+                first, block = number + 1, array("i")
+        parts.append(_count(block, lengths, first))
+        if not vocabulary:
+            raise DataError(f"BM25: expected captions with words, got {len(lengths)} without any; check the captions")
+        rows, columns, counts = (np.concatenate([part[place] for part in parts]) for place in range(3))
+        del parts
+        table = sparse.coo_array((counts, (rows, columns)), shape=(len(lengths), len(vocabulary))).tocsc()
+        return cls(
+            terms=list(vocabulary),
+            starts=table.indptr.astype(np.int64),
+            texts=table.indices.astype(np.int32, copy=False),
+            counts=table.data,
+            lengths=np.frombuffer(lengths, dtype=np.int32).copy(),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write terms and table into an existing folder; the same texts give the same bytes."""
+        arrays = {name: getattr(self, name) for name in ("starts", "texts", "counts", "lengths")}
+        save_file(arrays, folder / TABLE_FILE)
+        terms = json.dumps({"terms": list(self.terms)}, ensure_ascii=False)
+        (folder / TERMS_FILE).write_text(terms + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> TermCounts:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        try:
+            terms = json.loads((folder / TERMS_FILE).read_text(encoding="utf-8"))["terms"]
+            arrays = load_file(folder / TABLE_FILE)
+            found = cls(terms=terms, **arrays)
+            if len(found.starts) != len(terms) + 1 or found.starts[-1] != len(found.texts):
+                raise ValueError(f"{len(terms)} terms and a table of {len(found.starts) - 1}")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DataError(
+                f"{folder}: expected a table of terms ({TERMS_FILE}, {TABLE_FILE}), got {error}; run the stage "
+                "`index` again"
+            ) from None
+        return found
+
+
+def _count(
+    block: array[int], lengths: array[int], first: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Text, term and count of every entry of the texts from `first` on."""
+    own = np.frombuffer(lengths, dtype=np.int32)[first:]
+    rows = np.repeat(np.arange(first, first + len(own), dtype=np.int64), own)
+    keys, counts = np.unique(rows << 32 | np.frombuffer(block, dtype=np.int32), return_counts=True)
+    return (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32), counts.astype(np.int32)

@@ -1,0 +1,64 @@
+"""What must not come beside the ids that a caller names: near-duplicates of them, and of pictures he holds.
+
+Near-duplicates of a pair are known from ingest (`duplicate_group`, by thumbnails). Those of a picture from outside are
+looked for among its nearest image vectors, and taken where the thumbnails agree as well: of the embedded encoder's
+vectors even a cosine of .99 is more often another entity than a copy.
+
+Shapes: N pairs, n pictures, D width.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.corpus.duplicates import thumbnails
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.retrieval.ann import VectorIndex
+
+SAME_PICTURE = 0.005  # mean squared difference of 32 px thumbnails, colours in [0, 1]; as `corpus.duplicate_threshold`
+LOOKED_AT = 64  # nearest image vectors whose thumbnails are compared
+_SIDE = 32  # pixels
+
+Ints = NDArray[np.int64]
+
+
+class NearDuplicates:
+    """Near-duplicates in a corpus.
+
+    Args:
+        corpus: the knowledge base.
+        images: index over its image vectors.
+    """
+
+    def __init__(self, corpus: Corpus, images: VectorIndex) -> None:
+        self._corpus, self._images = corpus, images
+
+    def of_rows(self, rows: Ints) -> Ints:
+        """The rows and all near-duplicates of them, rising."""
+        groups, order, starts = self._groups
+        own = groups[rows]
+        members = [order[starts[group] : starts[group + 1]] for group in np.unique(own)]
+        return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *members]))
+
+    def of_image(self, pixels: NDArray[np.uint8], vector: NDArray[np.float32]) -> Ints:
+        """Rows that show a picture, and all near-duplicates of those, rising.
+
+        Args:
+            pixels: (H, W, 3) uint8.
+            vector: (D,) its unit vector.
+        """
+        near = self._images.search(vector[None], LOOKED_AT)[1][0]
+        near = near[near >= 0]
+        asked = thumbnails(pixels[None], _SIDE)[0]
+        apart = np.square(thumbnails(self._corpus.pixels(near), _SIDE) - asked).mean(axis=1)
+        return self.of_rows(near[apart < SAME_PICTURE])
+
+    @cached_property
+    def _groups(self) -> tuple[Ints, Ints, Ints]:
+        """Group number of each row, rows by group, and where each group begins."""
+        groups = np.asarray(self._corpus.table["duplicate_group"].factorize()[0], dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(groups))])
+        return groups, np.argsort(groups, kind="stable"), starts

@@ -1,0 +1,78 @@
+"""Why a hit is one: what each similarity gave to it, and which of the query's words its caption has.
+
+Shapes: k hits of one query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.tokens import readable, tokenize
+from rag_diffusion.types import Hits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """One hit.
+
+    Attributes:
+        pair_id, caption, licence, attribution: of the pair.
+        score: fused.
+        parts: what each similarity gave to it.
+        words: the query's words that its caption has, with their idf weight.
+    """
+
+    pair_id: str
+    caption: str
+    licence: str
+    attribution: str
+    score: float
+    parts: dict[str, float]
+    words: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One query.
+
+    Attributes:
+        query: as it was searched.
+        words: its words that the lexical index knows, with their idf weight.
+        unknown: its words that no caption has.
+        fusion: how the parts become the score: `sum`, `product` or `reciprocal_rank`.
+        hits: best first.
+    """
+
+    query: str
+    words: dict[str, float]
+    unknown: tuple[str, ...]
+    fusion: str
+    hits: tuple[Explained, ...]
+
+
+def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
+    """Explain the hits that `Retriever.search` found for a query."""
+    words = retriever.lexical["bm25"].explain(readable(query))
+    table = retriever.corpus.table.iloc[retriever.corpus.rows(hits.pair_ids)]
+    found = []
+    for rank, (row, score) in enumerate(zip(table.to_dict("records"), hits.scores, strict=True)):
+        own = set(tokenize(str(row["caption"])))
+        found.append(
+            Explained(
+                pair_id=str(row["pair_id"]),
+                caption=str(row["caption"]),
+                licence=str(row["licence"]),
+                attribution=str(row["attribution"]),
+                score=score,
+                parts={name: values[rank] + 0.0 for name, values in hits.parts.items()},
+                words={word: idf for word, idf in words.items() if word in own},
+            )
+        )
+    return Explanation(
+        query=readable(query),
+        words=words,
+        unknown=tuple(sorted(set(tokenize(readable(query))) - set(words))),
+        fusion=retriever.method.fusion,
+        hits=tuple(found),
+    )
