@@ -1,6 +1,6 @@
 """Which parts of the method make a model use its neighbors? Short runs from scratch, one change each.
 
-    python benchmarks/ablations.py [--steps 400] [--widths 32 48 96 96 128] [--only default no-neighbor-text ...]
+    python benchmarks/ablations.py [--steps 400] [--widths 32 48 96 96 128] [--seed 1] [--only default ...]
 
 Every run has the seed, batches and noise of the others. The measure is the neighbor gain: validation v-loss of entities
 never trained on, with no, random and retrieved neighbors on the same noise; it says within minutes what drawings say in
@@ -132,16 +132,18 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--widths", type=int, nargs="+", default=[32, 48, 96, 96, 128])
     arguments.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
+    arguments.add_argument("--seed", type=int, default=0, help="another one says how far chance alone moves a number")
     arguments.add_argument("--root", type=Path, default=Path())
     given = arguments.parse_args()
-    config = load_config(given.root / "params.yaml")
+    config = load_config(given.root / "params.yaml", {"seed": str(given.seed)})
     corpus = Corpus.open(given.root / layout.CORPUS)
     table = NeighborTable.open(given.root / layout.NEIGHBORS, corpus)
     rows = {
         name: measured(given.root, config, corpus, table, ABLATIONS[name], given.steps, given.widths)
         for name in given.only
     }
-    print(f"\n{given.steps} steps, widths {given.widths}; validation v-loss none / random / retrieved, and the gain")
+    print(f"\n{given.steps} steps, widths {given.widths}, seed {given.seed}")
+    print("validation v-loss none / random / retrieved, and the gain")
     for name, row in rows.items():
         losses = "   ".join(
             f"t {t}: "
@@ -162,7 +164,13 @@ def measured(
         update={"steps": steps, "validate_every": steps, "checkpoint_every": steps, "ema_decay": 0.99} | ablation.train
     )
     name = next(name for name, one in ABLATIONS.items() if one is ablation)
-    facts = {"name": name, "model": model.model_dump(), "train": settings.model_dump(), "corpus": corpus.hash}
+    facts = {
+        "name": name,
+        "model": model.model_dump(),
+        "train": settings.model_dump(),
+        "corpus": corpus.hash,
+        "seed": config.seed,
+    }
     folder = root / layout.SCRATCH / "ablations" / fingerprint(facts)
     kept = folder.with_suffix(".json")
     if kept.exists():
