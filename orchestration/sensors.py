@@ -3,6 +3,7 @@
 import dagster as dg
 
 from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
+from orchestration.dead_runs import bury
 from orchestration.project import EXTERNAL, Project, digest
 from orchestration.sync import news
 
@@ -42,7 +43,8 @@ def _state() -> str:
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dvc_results(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run."""
+    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run; ends dead runs."""
+    bury(context.instance)
     state = _state()
     if context.cursor == state:
         return dg.SkipReason("dvc.lock has not changed")

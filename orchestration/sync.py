@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from orchestration.dead_runs import bury
 from orchestration.metadata import card_metadata, stage_metadata
 from orchestration.project import Made, Project
 from orchestration.reproduce import asset_key, stage_name
@@ -87,6 +88,8 @@ def main(root: Path) -> None:
     """Say what was reported."""
     os.environ.setdefault("DAGSTER_HOME", str(root.resolve() / ".dagster"))
     with dg.DagsterInstance.get() as instance:
+        for run in bury(instance):
+            print(f"run {run} has failed: its process is gone")
         names = sync(instance, Project.load(root))
     print(f"told Dagster of {', '.join(names)}" if names else "Dagster knows everything that dvc.lock knows")
 

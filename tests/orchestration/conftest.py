@@ -6,9 +6,11 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -127,6 +129,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "DVC_NO_ANALYTICS": "1",
         "PATH": path,
     }
+
+
+@pytest.fixture
+def instance(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """Dagster's memory of what the processes did."""
+    monkeypatch.setenv("DAGSTER_HOME", environment["DAGSTER_HOME"])
+    with dg.DagsterInstance.get() as instance:
+        yield instance
 
 
 @pytest.fixture

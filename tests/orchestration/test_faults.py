@@ -14,14 +14,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
+from orchestration.assets import GPU_POOL
+from orchestration.dead_runs import bury
 from orchestration.mend import mend
 from orchestration.project import Project
 from rag_diffusion.tracking import STORE
 from tests.orchestration.conftest import commit
-from tests.orchestration.test_reproduce import ALL, dvc, materialize, ran, running
+from tests.orchestration.test_reproduce import ALL, dvc, materialize, processes, ran, running
 from tests.orchestration.test_training_faults import KILLS
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
@@ -125,6 +128,32 @@ def test_a_dagster_run_that_is_killed_loses_no_result(
     assert done(project) == FIRST_STAGES
     assert versions(project).items() <= undisturbed.items()
     assert json.loads(dvc(project, environment, "status", "--json", *sorted(FIRST_STAGES))) == {}
+
+
+@pytest.mark.slow
+def test_the_gpu_is_free_again_after_the_run_that_had_it_was_killed(
+    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+) -> None:
+    storage = instance.event_log_storage
+    dvc(project, environment, "repro", "baselines")
+    storage.set_concurrency_slots(GPU_POOL, 1)
+    (project / "sleep-finetune").touch()
+    command = [*ALL, "--select", "finetune"]
+    with subprocess.Popen(command, cwd=project_root, env=environment, start_new_session=True, **QUIET) as run:
+        while not (project / "sleeping").exists():
+            assert run.poll() is None
+            time.sleep(0.1)
+        assert bury(instance) == [], "it is at work"
+        os.killpg(run.pid, signal.SIGKILL)
+    for process in processes(project):
+        os.kill(process, signal.SIGKILL)
+    settle(project)
+    assert storage.get_concurrency_info(GPU_POOL).active_slot_count == 1
+    (project / "sleep-finetune").unlink()
+    assert len(bury(instance)) == 1
+    assert storage.get_concurrency_info(GPU_POOL).active_slot_count == 0
+    assert bury(instance) == []
+    assert materialize(project_root, environment, "--select", "finetune").startswith("0\n")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -32,14 +32,6 @@ JOB = [
     "pipeline",
 ]
 ALL = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "orchestration.definitions"]
-
-
-@pytest.fixture
-def instance(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Dagster's memory of what the processes did."""
-    monkeypatch.setenv("DAGSTER_HOME", environment["DAGSTER_HOME"])
-    with dg.DagsterInstance.get() as instance:
-        yield instance
 
 
 def materialize(root: Path, environment: Mapping[str, str], *more: str) -> str:
@@ -239,17 +231,22 @@ def wait_for(path: Path, seconds: float = 90.0) -> None:
         time.sleep(0.1)
 
 
-def running(project: Path) -> list[str]:
-    """Command lines of living stage processes of the small project."""
-    found = []
+def processes(project: Path) -> dict[int, str]:
+    """Living stage processes of the small project and their command lines."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().decode()
             if "stage.py" in command and (entry / "cwd").resolve() == project:
-                found.append(command)
+                found[int(entry.name)] = command
         except OSError:
             continue
     return found
+
+
+def running(project: Path) -> list[str]:
+    """Command lines of living stage processes of the small project."""
+    return list(processes(project).values())
 
 
 def test_numbers_of_a_report_keep_means_and_leave_intervals() -> None:
