@@ -43,7 +43,7 @@ def _state() -> str:
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dvc_results(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run; ends dead runs."""
+    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run."""
     bury(context.instance)
     state = _state()
     if context.cursor == state:
