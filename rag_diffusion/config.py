@@ -173,6 +173,7 @@ class SampleConfig(_Section):
     text_guidance_scale: float
     neighbor_guidance_scale: float
     interleave_ratio: float = Probability
+    parallel_share: float = Probability
     precision: Literal["auto", "fp32", "bf16"]
     batch_size: int = Positive
 

@@ -57,7 +57,7 @@ def accuracy_plot(table: Mapping[str, Mapping[str, Any]], *, num_prompts: int) -
 
 
 def curves_plot(curves: Mapping[str, Mapping[str, Mapping[str, float]]], *, xlabel: str, title: str) -> bytes:
-    """Lines with intervals.
+    """Points with intervals, joined by lines where x is a number.
 
     Args:
         curves: {name of the line: {x, as text: {"mean", "low", "high"}}}; the x are numbers or words, in their order.
@@ -71,12 +71,13 @@ def curves_plot(curves: Mapping[str, Mapping[str, Mapping[str, float]]], *, xlab
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     names = list(dict.fromkeys(x for points in curves.values() for x in points))
+    line = "solid" if all(_is_number(x) for x in names) else "none"
     for number, (name, points) in enumerate(curves.items()):
         places = [names.index(x) + 0.06 * (number - (len(curves) - 1) / 2) for x in points]
         means = [point["mean"] for point in points.values()]
         below = [max(0.0, point["mean"] - point["low"]) for point in points.values()]
         above = [max(0.0, point["high"] - point["mean"]) for point in points.values()]
-        axes.errorbar(places, means, yerr=[below, above], marker="o", capsize=3, linewidth=1.4, label=name)
+        axes.errorbar(places, means, yerr=[below, above], marker="o", capsize=3, ls=line, lw=1.4, label=name)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(xlabel)
@@ -86,6 +87,14 @@ def curves_plot(curves: Mapping[str, Mapping[str, Mapping[str, float]]], *, xlab
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.legend(frameon=False, fontsize=9)
     return _png(figure)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _png(figure: Figure) -> bytes:

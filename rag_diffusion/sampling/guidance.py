@@ -5,7 +5,8 @@
 
 Interleaved guidance uses one of the two at each step: eps_p with probability eta (here `interleave_ratio`), drawn by
 a coin, or by a deterministic alternation of the same ratio. The formulas hold for eps, v and x_0 alike, since all
-three are linear in each other at a given x_t.
+three are linear in each other at a given x_t. Of what guidance changes, the part along x_0 may be left out: see
+`projection`.
 """
 
 from __future__ import annotations
@@ -40,21 +41,24 @@ class Guidance:
         text_guidance_scale: w_p; 1 is no guidance.
         neighbor_guidance_scale: w_n.
         interleave_ratio: share of text-enhanced steps, eta of the patent.
+        parallel_share: how much stays of the change along x_0, eta of `projection`; 1 is the patent's guidance.
 
     Raises:
-        ValueError: there is no such mode, a scale is not finite, or the ratio is outside of [0, 1].
+        ValueError: there is no such mode, a scale is not finite, or a share is outside of [0, 1].
     """
 
     mode: str = "alternate"
     text_guidance_scale: float = 1.5
     neighbor_guidance_scale: float = 4.0
     interleave_ratio: float = 0.5
+    parallel_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"guidance mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
-        if not 0 <= self.interleave_ratio <= 1:
-            raise ValueError(f"interleave_ratio: expected a share from 0 to 1, got {self.interleave_ratio}")
+        for name in ("interleave_ratio", "parallel_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
         if not (math.isfinite(self.text_guidance_scale) and math.isfinite(self.neighbor_guidance_scale)):
             raise ValueError(
                 f"guidance scales: expected finite numbers, got {self.text_guidance_scale} and "
@@ -69,6 +73,7 @@ class Guidance:
             text_guidance_scale=config.text_guidance_scale,
             neighbor_guidance_scale=config.neighbor_guidance_scale,
             interleave_ratio=config.interleave_ratio,
+            parallel_share=config.parallel_share,
         )
 
     def plan(self, num_steps: int, seeds: list[int]) -> list[list[Step]]:

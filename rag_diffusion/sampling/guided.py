@@ -17,6 +17,7 @@ from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.attention import AttentionRecorder
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
+from rag_diffusion.sampling.projection import project
 
 Features = dict[str, NeighborKV]
 
@@ -95,7 +96,10 @@ class GuidedPrediction:
             both = TextFeatures.cat([text, null])
             full, reduced = predict(torch.cat([sample, sample]), timestep, both, twice).chunk(2)
         scale, channels = self.guidance.scale(step), sample.shape[1]
-        guided = combine(full[:, :channels], reduced[:, :channels], scale)
+        mean = full[:, :channels]
+        guided = combine(mean, reduced[:, :channels], scale)
+        kind, alpha = self.generator.prediction_type, self.generator.alphas_cumprod(timestep)
+        guided = project(kind, sample, mean, guided, alpha, self.guidance.parallel_share)
         return torch.cat([guided, full[:, channels:]], dim=1)  # a learned variance is not guided
 
 

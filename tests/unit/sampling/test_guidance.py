@@ -47,6 +47,7 @@ def test_each_step_has_its_scale() -> None:
     [
         ({"mode": "alternat"}, "guidance mode: expected one of none, .* got 'alternat'"),
         ({"interleave_ratio": -3.0}, "expected a share from 0 to 1, got -3"),
+        ({"parallel_share": 1.5}, "parallel_share: expected a share from 0 to 1, got 1.5"),
         ({"text_guidance_scale": float("nan")}, "expected finite numbers, got nan"),
     ],
 )
