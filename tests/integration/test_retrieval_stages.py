@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from rag_diffusion.cli import app
-from rag_diffusion.config import Config, load_config
+from rag_diffusion.config import Config, FusionWeights, load_config
 from rag_diffusion.corpus.prompts import write_prompts
 from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.errors import ConfigError, LineageError
@@ -46,6 +46,11 @@ class Memory(NullTracker):
 
 def context(root: Path, config: Config) -> StageContext:
     return StageContext(config=config, root=root, tracker=Memory())
+
+
+def weights(**given: float) -> FusionWeights:
+    """Of the similarities; 0 for those that are not given."""
+    return FusionWeights(**{"bm25": 0.0, "tf_idf": 0.0, "text_to_text": 0.0, "text_to_image": 0.0} | given)
 
 
 @pytest.fixture(scope="module")
@@ -141,19 +146,19 @@ def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
 
 def test_rank_bm25_by_choice_gives_the_same_hits(project: tuple[Path, Memory], config: Config) -> None:
     root, corpus = project[0], Corpus.open(project[0] / CORPUS)
-    by_choice = config.retrieval.model_copy(update={"lexical": "rank_bm25"})
+    ours = config.retrieval.model_copy(update={"weights": weights(bm25=0.5, text_to_text=0.5)})
+    theirs = ours.model_copy(update={"lexical": "rank_bm25"})
     queries = ["some purple diamonds", "green moon in noto style", "nothing known"]
     found = [
         Retriever.load(root, one, corpus).search(queries, top_k=10)
-        for one in (config, config.model_copy(update={"retrieval": by_choice}))
+        for one in (config.model_copy(update={"retrieval": retrieval}) for retrieval in (ours, theirs))
     ]
     assert found[0] == found[1]
 
 
 def test_tf_idf_joins_where_it_has_a_weight(project: tuple[Path, Memory], config: Config) -> None:
     root, corpus = project[0], Corpus.open(project[0] / CORPUS)
-    weights = config.retrieval.weights.model_copy(update={"tf_idf": 1.0})
-    chosen = config.retrieval.model_copy(update={"weights": weights})
+    chosen = config.retrieval.model_copy(update={"weights": weights(bm25=0.5, tf_idf=1.0, text_to_text=0.5)})
     hits = Retriever.load(root, config.model_copy(update={"retrieval": chosen}), corpus).search(["red ring"], top_k=3)[
         0
     ]
