@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,14 @@ _SHAPES = (
     "stairs",
 )
 _COLORS = ("red", "green", "blue", "orange", "purple", "black")
+
+
+@pytest.fixture(autouse=True)
+def _no_store_of_others() -> Iterator[None]:
+    """No test writes into the user's store, nor into that of the test before: MLflow itself sets the variable."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def draw(shape: str, color: str, style: int, side: int = 64) -> Image.Image:

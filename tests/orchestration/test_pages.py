@@ -28,16 +28,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def served(
-    project: Path, project_root: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, str]]:
+def served(project: Path, project_root: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """The pages of a small project whose stages have run and that has a run in MLflow."""
     for name in ("orchestration", "pyproject.toml", "rag_diffusion"):
         if not (project / name).exists():
             (project / name).symlink_to(project_root / name)
     for command in (["-m", "dvc", "repro", "-q"], ["-m", "orchestration.sync"]):
         subprocess.run([sys.executable, *command], cwd=project, env=environment, check=True, capture_output=True)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with open_tracker(load_config(project_root / "params.yaml"), project, "sample") as tracker:
         tracker.log_metrics({"joint": 0.25})
         tracker.log_image(Image.new("RGB", (64, 64), "red"), "sheets/retrieved")

@@ -43,7 +43,6 @@ def training(
 ) -> Path:
     """The project of `trained`, of which every process computes on one thread and imports this checkout."""
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(project_root)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
     return make_training_project(tmp_path / "project", project_root, tiny_corpus, environment)
 
 

@@ -22,9 +22,8 @@ SOURCE = "pipelines/pretrain/result"
 
 
 @pytest.fixture
-def root(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, project_root: Path) -> Path:
     """A project with the default parameters and nothing else."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(project_root / "params.yaml", tmp_path)
     return tmp_path
 

@@ -48,11 +48,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def no_store_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def git(root: Path, *command: str) -> str:
     done = subprocess.run(["git", *command], cwd=root, check=True, capture_output=True, text=True)
     return done.stdout.strip()
