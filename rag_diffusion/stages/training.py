@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rag_diffusion import layout
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.files import atomic_dir, atomic_write
+from rag_diffusion.files import atomic_dir, atomic_write, tree_hash
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
@@ -58,7 +58,8 @@ def run_training(
         The result, and its card.
     """
     count, seed = ctx.config.retrieval.num_neighbors, ctx.config.seed
-    facts = dict(fingerprint_of) | {"stage": name, "corpus": corpus.hash, "seed": seed, "num_neighbors": count}
+    made_of = {"corpus": corpus.hash, "neighbors": tree_hash(ctx.root / layout.NEIGHBORS)}
+    facts = dict(fingerprint_of) | made_of | {"stage": name, "seed": seed, "num_neighbors": count}
     scratch = ctx.root / layout.SCRATCH / f"{name}-{fingerprint(facts | config.model_dump(exclude=_LENGTH))}"
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.set_tags({"scratch": scratch.name})
