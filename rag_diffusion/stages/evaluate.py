@@ -255,7 +255,7 @@ def _write(folder: Path, report: dict[str, Any], page: str) -> None:
                 name: {step: dict.fromkeys(("mean", "low", "high"), row[name]) for step, row in steps.items()}
                 for name in ("joint", "entity", "style")
             }
-            content = curves_plot(lines, xlabel="training step", title="24 prompts of unseen validation entities")
+            content = curves_plot(lines, xlabel="training step", title="Validation prompts of unseen entities")
             (plots / "by_training_step.png").write_bytes(content)
         content = curves_plot(drawings, xlabel="drawings of the entity in the knowledge base", title=title)
         (plots / "by_drawings.png").write_bytes(content)
