@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import Tracker
 
 REPORT = f"{layout.REPORTS}/metrics.json"
+SCORES = f"{layout.REPORTS}/scores.json"
+SHOWN = ("joint", "entity", "style", "kid")  # few enough for a table that one can read
 CSV = f"{layout.REPORTS}/plots/accuracy.csv"
 PLOT = f"{layout.REPORTS}/plots/accuracy.png"
 
 
 def run(ctx: StageContext) -> None:
-    """Write reports/metrics.json, reports/plots/accuracy.csv and accuracy.png.
+    """Write reports/metrics.json, reports/scores.json, reports/plots/accuracy.csv and accuracy.png.
 
     Raises:
         ModelError: the ruler does not recognise real test images well enough, has seen a test entity, or is damaged.
@@ -96,6 +99,18 @@ def _write(root: Path, report: dict[str, Any]) -> None:
     atomic_write(root / CSV, as_csv(report["variants"]))
     atomic_write(root / PLOT, accuracy_plot(report["variants"], num_prompts=report["num_prompts"]))
     atomic_write(root / REPORT, json.dumps(report, indent=1) + "\n")
+    atomic_write(root / SCORES, json.dumps(headline(report), indent=1) + "\n")
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Of a report the means of `SHOWN` by variant, and the differences in joint accuracy."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in flat_metrics(report["variants"]).items():
+        variant, metric = name.split(".")
+        if metric in SHOWN:
+            found.setdefault(variant, {})[metric] = value
+    joint = {name: values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
+    return found | ({"difference": joint} if joint else {})
 
 
 def _track(tracker: Tracker, root: Path, report: dict[str, Any]) -> None:

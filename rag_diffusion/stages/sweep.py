@@ -37,7 +37,9 @@ def run(ctx: StageContext) -> None:
         refuse_seen(read_card(model), prompts.bench.corpus, layout.MODEL)
         ctx.tracker.log_dataset("corpus", prompts.bench.corpus.hash, layout.CORPUS)
         found = prompts.accuracies(config)
-        content |= {"num_prompts": len(prompts.prompts), **found}
-        ctx.tracker.log_metrics({name: interval["mean"] for name, interval in found.items()})
+        means = {name: interval["mean"] for name, interval in found.items()}
+        content |= {"num_prompts": len(prompts.prompts), **means}
+        content |= {f"joint_{end}": found["joint"][end] for end in ("low", "high")}
+        ctx.tracker.log_metrics(means)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     atomic_write(ctx.root / report_of(ctx.item), json.dumps(content, indent=1) + "\n")

@@ -80,8 +80,8 @@ def test_what_was_pushed_comes_back_and_nothing_is_recomputed(
 @pytest.mark.slow
 def test_what_changed_between_two_commits_is_shown(pushed: Path, environment: dict[str, str]) -> None:
     metrics = json.loads(dvc(pushed, environment, "metrics", "diff", "--json", "HEAD~1"))
-    assert set(metrics) == {"reports/baselines.json", "reports/metrics.json", "reports/sweep/alternate-3.json"}
-    high = metrics["reports/metrics.json"]["variants.none.joint.high"]
+    assert set(metrics) == {"reports/scores.json", "reports/sweep/alternate-3.json"}
+    high = metrics["reports/scores.json"]["variants.none.joint.high"]
     assert high["diff"] == pytest.approx(high["new"] - high["old"]) != 0
     params = json.loads(dvc(pushed, environment, "params", "diff", "--json", "HEAD~1"))
     assert params == {"params.yaml": {"seed": {"old": 0, "new": 1, "diff": 1}}}
@@ -99,4 +99,4 @@ def test_what_changed_between_two_commits_is_shown(pushed: Path, environment: di
 
     table = dvc(pushed, environment, "exp", "show", "--csv")
     head = table.splitlines()[0].split(",")
-    assert {"seed", "reports/metrics.json:variants.none.joint.mean"} <= set(head)
+    assert {"seed", "reports/scores.json:variants.none.joint.mean"} <= set(head)
