@@ -46,7 +46,7 @@ def promote(root: Path) -> str:
     }
     record = root / RUNS / "finetune.run.json"
     run = json.loads(record.read_text(encoding="utf-8")).get("run_id") if record.is_file() else None
-    tags = {f"{name}.data_version": one.data_version for name, one in made.items()} | {
+    tags = {f"{label(name)}.data_version": one.data_version for name, one in made.items()} | {
         f"retrieved.{name}": str(score[name]) for name in ("joint", "entity", "style")
     }
     version = registry.promote(root, load_config(root / "params.yaml"), run, tags)
@@ -54,6 +54,11 @@ def promote(root: Path) -> str:
     atomic_write(root / CHAMPION, json.dumps(note, indent=1) + "\n")
     state = "registered" if version.new else "known already"
     return f"{version.name} version {version.number} ({state}) draws and is @{registry.CHAMPION}; commit {CHAMPION}"
+
+
+def label(stage: str) -> str:
+    """A stage's name as MLflow lets a tag be named: no `@`."""
+    return stage.replace("@", "/")
 
 
 def judged(root: Path) -> Iterator[tuple[str, Finding]]:

@@ -11,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import _validate_tag_name
 from safetensors.numpy import save_file
 
 from orchestration import findings
 from orchestration.findings import Finding
+from orchestration.project import Project
+from orchestration.promote import label
 from tests.orchestration.test_reproduce import dvc, materialize, ran
 
 
@@ -118,3 +122,10 @@ def test_a_blocking_check_stops_what_would_be_built_on_it(
     assert not shown.startswith("0\n")
     assert "corpus_is_whole" in shown
     assert ran(project) == ["ingest"]
+
+
+def test_every_stage_of_the_real_pipeline_can_be_a_tag_in_mlflow(project_root: Path) -> None:
+    for name in Project.load(project_root).stages:
+        _validate_tag_name(f"{label(name)}.data_version")
+    with pytest.raises(MlflowException):
+        _validate_tag_name("sweep@text-1.data_version")
