@@ -9,6 +9,10 @@ class ConfigError(RagDiffusionError):
     """A key or value in params.yaml is unknown, missing or of the wrong type."""
 
 
+class BusyError(RagDiffusionError):
+    """Another process is writing what was to be written."""
+
+
 class DataError(RagDiffusionError):
     """An input file, image, caption or shard is missing, damaged or empty."""
 

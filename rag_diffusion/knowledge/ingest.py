@@ -1,0 +1,113 @@
+"""Candidates of a source into the parts of a build: checked, embedded and kept while they come in.
+
+Shapes: n pairs of a batch, H/W image, D width.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rag_diffusion.knowledge.data_set import DataSet
+from rag_diffusion.knowledge.images import to_pair
+from rag_diffusion.knowledge.manifest import Manifest
+from rag_diffusion.knowledge.records import Item, Reader, Rejection
+from rag_diffusion.knowledge.staging import PART_BYTES, PART_CANDIDATES, Candidate, Embedded, Staging, digest
+from rag_diffusion.progress import Progress
+from rag_diffusion.retrieval.stream import PairEncoder, in_order
+from rag_diffusion.types import Pair
+
+BATCH = 32  # candidates a worker takes at a time
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """How candidates of one data set become embedded pairs.
+
+    Args:
+        facts: name, image size, licence and attribution of the data set.
+        encoder: makes the vectors.
+    """
+
+    facts: Manifest
+    encoder: PairEncoder
+
+    def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
+        """Go on with a build until its source is at its end."""
+        source = staging.resume(reader)
+        waiting = list[Embedded]()
+        done = sum(part.candidates for part in staging.parts)
+        with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
+            for batch in in_order(self.embedded, _batches(source)):
+                bar.update(batch.candidates)
+                waiting.append(batch)
+                candidates = sum(one.candidates for one in waiting)
+                size = sum(len(pair.image) for one in waiting for pair in one.pairs)
+                if candidates >= PART_CANDIDATES or size >= PART_BYTES:
+                    staging.write(waiting)
+                    waiting = []
+        if waiting:
+            staging.write(waiting)
+
+    def embedded(self, candidates: Sequence[Candidate]) -> Embedded:
+        """Check and embed a batch."""
+        made = [self._made(one) for one in candidates]
+        pairs = [one for one in made if isinstance(one, Pair)]
+        image, text = self._vectors(pairs)
+        return Embedded(
+            digest=digest(candidates),
+            candidates=len(candidates),
+            pairs=pairs,
+            rejected=[one for one in made if isinstance(one, Rejection)],
+            image=image,
+            text=text,
+        )
+
+    def _made(self, candidate: Candidate) -> Pair | Rejection:
+        if not isinstance(candidate, Item):
+            return candidate
+        facts = self.facts
+        return to_pair(
+            candidate,
+            data_set=facts.name,
+            size=facts.image_size,
+            licence=facts.licence,
+            attribution=facts.attribution,
+        )
+
+    def _vectors(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not pairs:
+            return np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.float32)
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(pair.image)).convert("RGB")) for pair in pairs])
+        return self.encoder.images(pixels), self.encoder.texts([pair.caption for pair in pairs])
+
+
+def keep(staging: Staging, data_set: DataSet, encode: Callable[[Sequence[Candidate]], Embedded] | None = None) -> None:
+    """Put the pairs of a data set into a build as they are; their vectors too, unless `encode` is to make new ones."""
+    pairs, start = data_set.pairs(), 0
+    while batch := list(islice(pairs, PART_CANDIDATES)):
+        rows = slice(start, start + len(batch))
+        start += len(batch)
+        if encode is not None:
+            staging.write(list(in_order(encode, _batches(iter(batch)))))
+            continue
+        vectors = data_set.vectors
+        staging.write(
+            [
+                Embedded(
+                    digest=digest(batch), candidates=len(batch), pairs=batch, rejected=[],
+                    image=vectors.image[rows], text=vectors.text[rows],
+                )
+            ]
+        )  # fmt: skip
+
+
+def _batches(source: Iterator[Candidate]) -> Iterator[list[Candidate]]:
+    while batch := list(islice(source, BATCH)):
+        yield batch

@@ -1,0 +1,60 @@
+"""A folder of images, captioned by metadata.jsonl or by text files beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rag_diffusion.corpus.captioned import Row, captioned_rows, has_files, sidecar_rows
+from rag_diffusion.corpus.images import MAX_BYTES
+from rag_diffusion.errors import DataError
+from rag_diffusion.knowledge.readers.fields import caption_in, make_item
+from rag_diffusion.knowledge.records import Item, Rejection
+
+
+class FolderReader:
+    """Images of a folder and of those below it, by name.
+
+    Args:
+        path: the folder.
+        sidecars: captions lie in text files beside the images, whether or not there is a metadata.jsonl.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+
+    def __init__(self, path: Path, *, sidecars: bool = False) -> None:
+        if not path.is_dir() or not has_files(path):
+            got = "no image in it" if path.is_dir() else "none"
+            raise DataError(f"{path}: expected a folder of images, got {got}; name another folder")
+        self._path = path
+        self._read = sidecar_rows if sidecars else captioned_rows
+
+    def __iter__(self) -> Iterator[Item | Rejection]:
+        for row in self._read(self._path):
+            yield self._item(row)
+
+    def _item(self, row: Row) -> Item | Rejection:
+        if row.problem:
+            return Rejection(what=row.name, reason=row.problem)
+        try:
+            content = read_image(self._path / row.name)
+        except DataError as error:
+            return Rejection(what=row.name, reason=str(error))
+        return make_item(row.name, content, row.caption or caption_in(row.fields), row.fields)
+
+
+def read_image(path: Path) -> bytes:
+    """Bytes of an image file.
+
+    Raises:
+        DataError: it cannot be read, or is too large; the reason stands before the colon.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"unreadable file: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise DataError(f"file too large: more than {MAX_BYTES} bytes")
+    return content

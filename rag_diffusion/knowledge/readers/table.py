@@ -1,0 +1,154 @@
+"""Parquet: one row a pair, with the image's bytes, a Hugging Face image column, or a path beside the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.knowledge.readers.fields import CAPTIONS, KNOWN, NAMES, caption_in, make_item, unsafe_path
+from rag_diffusion.knowledge.readers.imagefolder import read_image
+from rag_diffusion.knowledge.records import Item, Rejection
+
+IMAGES = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
+PATHS = ("file_name", "image_path", "path", "filename", "image_file")
+KEYS = ("pair_id", "id", "key", "__key__", "uid")
+_ROWS = 16  # decoded at a time
+_BUFFER = 1 << 20  # bytes of a column read at a time
+
+
+class TableReader:
+    """Rows of one parquet file, or of all in a folder; items are named `<file>#<row>`, or by their key.
+
+    Args:
+        path: a parquet file, or a folder that holds some, also in folders below.
+        image_column: name of the column of images or paths; found by its usual names where it is empty.
+        caption_column: name of the column of captions, likewise.
+        key_column: name of a column that names the rows, likewise.
+
+    Raises:
+        DataError: no parquet file there.
+    """
+
+    def __init__(self, path: Path, *, image_column: str = "", caption_column: str = "", key_column: str = "") -> None:
+        self._root = path if path.is_dir() else path.parent
+        self._files = sorted(file for file in path.rglob("*.parquet") if file.is_file()) if path.is_dir() else [path]
+        if not self._files or not self._files[0].is_file():
+            raise DataError(f"{path}: expected parquet files (*.parquet), got none; name another file or folder")
+        self._images = (image_column,) if image_column else (*IMAGES, *PATHS)
+        self._captions = (caption_column,) if caption_column else CAPTIONS
+        self._keys = (key_column,) if key_column else KEYS
+
+    def __iter__(self) -> Iterator[Item | Rejection]:
+        for file in self._files:
+            name = file.relative_to(self._root).as_posix()
+            try:
+                with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
+                    yield from self._rows(table, file.parent, name)
+            except (pa.ArrowException, OSError) as error:
+                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
+            except DataError as error:
+                yield Rejection(what=name, reason=str(error))
+
+    def _rows(self, table: pq.ParquetFile, folder: Path, name: str) -> Iterator[Item | Rejection]:
+        schema = table.schema_arrow
+        image = _column(schema, self._images, "images")
+        captions = [column for column in self._captions if column in schema.names]
+        if not captions:
+            raise DataError(f"no column of captions: expected one of {', '.join(self._captions)}, got {schema.names}")
+        key = next((column for column in self._keys if column in schema.names and column != image), "")
+        columns = {image, key, *captions, *(KNOWN & set(schema.names))} - {""}
+        labels = _label_names(schema)
+        done = 0
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            try:
+                first = done
+                for batch in table.iter_batches(_ROWS, row_groups=[group], columns=sorted(columns), use_threads=False):
+                    for row in batch.to_pylist():
+                        yield self._item(row, f"{name}#{first:08d}", image, key, folder, labels)
+                        first += 1
+            except (pa.ArrowException, OSError) as error:
+                lost = f"{done + rows - first} rows from {first} on are lost"
+                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}; {lost}")
+            done += rows
+
+    def _item(
+        self,
+        row: Mapping[str, Any],
+        name: str,
+        image: str,
+        key: str,
+        folder: Path,
+        labels: Mapping[str, Sequence[str]],
+    ) -> Item | Rejection:
+        caption = caption_in(row, self._captions)
+        if key and row[key] is not None:
+            name = str(row[key])
+        if not caption:
+            return Rejection(what=name, reason="image without a caption: the cell is empty")
+        try:
+            content = _content(row[image], folder)
+        except DataError as error:
+            return Rejection(what=name, reason=str(error))
+        fields = dict(row)
+        for column, names in labels.items():
+            if isinstance(fields.get(column), int) and 0 <= fields[column] < len(names):
+                fields[column] = names[fields[column]]
+        return make_item(name, content, caption, fields)
+
+
+def _column(schema: pa.Schema, names: Sequence[str], what: str) -> str:
+    """The first column of the names that can hold images."""
+    for name in names:
+        if name in schema.names:
+            kind = schema.field(name).type
+            if any(test(kind) for test in (_is_binary, _is_text, pa.types.is_struct)):
+                return name
+    raise DataError(f"no column of {what}: expected one of {', '.join(names)}, got {', '.join(schema.names)[:200]}")
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _content(cell: object, folder: Path) -> bytes:
+    """Bytes of a cell: bytes, a struct of `bytes` and `path`, or a path relative to the parquet file's folder."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if not cell:
+        raise DataError("caption without an image: the cell is empty")
+    if isinstance(cell, bytes):
+        return cell
+    path = str(cell)
+    if path.startswith(("http://", "https://")):
+        raise DataError(f"image only by address: {path[:100]}; download the images first")
+    if unsafe := unsafe_path(path):
+        raise DataError(f"unsafe path: {unsafe}: {path[:100]!r}")
+    return read_image(folder / path)
+
+
+def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the classes that a Hugging Face table keeps as numbers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in features[column]["names"]]
+            for column in NAMES["label"]
+            if features.get(column, {}).get("_type") == "ClassLabel"
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,147 @@
+"""Images and captions into vectors while they come in: decoding, preparing and both towers, one batch a core.
+
+Where a worker decodes its own batch, every core is busy whichever of decoding and embedding is the slower one.
+
+Shapes: n pairs of a batch, H/W image, D width of the shared space.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from rag_diffusion.files import tree_hash
+from rag_diffusion.models.dual_encoder import DualEncoder, load_dual_encoder
+from rag_diffusion.retrieval.threads import one_thread_per_operation
+
+IMAGE_BATCH, TEXT_BATCH = 16, 64
+_AHEAD = 2  # batches that wait for a worker
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Batch = TypeVar("Batch")
+Found = TypeVar("Found")
+
+
+class PairEncoder(Protocol):
+    """Images and captions into unit vectors of one space; called from several threads."""
+
+    @property
+    def hash(self) -> str:
+        """Identity of the weights."""
+        ...
+
+    def images(self, pixels: Pixels) -> Floats:
+        """(n, H, W, 3) uint8 -> (n, D)."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """N texts -> (n, D)."""
+        ...
+
+
+class StreamEncoder:
+    """The dual encoder of a folder, loaded at the first batch; keeps nothing of what it sees.
+
+    Args:
+        folder: data/encoder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loading, self._tokenizing = Lock(), Lock()
+        self._known: tuple[object, str] | None = None
+
+    @property
+    def hash(self) -> str:
+        """Of the folder; read again when a file of it has changed."""
+        files = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        if self._known is None or self._known[0] != state:
+            self._known = (state, tree_hash(self._folder))
+        return self._known[1]
+
+    def images(self, pixels: Pixels) -> Floats:
+        """See `PairEncoder`."""
+        parts = [pixels[start : start + IMAGE_BATCH] for start in range(0, len(pixels), IMAGE_BATCH)]
+        return np.concatenate([self._image_batch(part) for part in parts])
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """See `PairEncoder`; each distinct text once."""
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        parts = [distinct[start : start + TEXT_BATCH] for start in range(0, len(distinct), TEXT_BATCH)]
+        found = np.concatenate([self._text_batch(part) for part in parts])
+        place = {text: row for row, text in enumerate(distinct)}
+        return found[[place[text] for text in texts]]
+
+    def _image_batch(self, pixels: Pixels) -> Floats:
+        encoder = self._encoder
+        images = [encoder.preprocess(Image.fromarray(image)) for image in pixels]
+        batch = torch.stack(images).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            if encoder.embedded:
+                return _unit(encoder.image_head(encoder.image_trunk(batch)))
+            return _unit(encoder.model.encode_image(batch))  # type: ignore[operator]
+
+    def _text_batch(self, texts: Sequence[str]) -> Floats:
+        encoder = self._encoder
+        with self._tokenizing:  # tokenizers dislike threads
+            tokens = encoder.tokenize(texts)
+        if encoder.pad_token is not None:
+            tokens = tokens[:, : int((tokens != encoder.pad_token).sum(dim=1).max())]
+        with torch.inference_mode():
+            if encoder.embedded:
+                return _unit(encoder.text_head(encoder.text_trunk(tokens)))
+            return _unit(encoder.model.encode_text(tokens))  # type: ignore[operator]
+
+    @property
+    def _encoder(self) -> DualEncoder:
+        with self._loading:
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> DualEncoder:
+        encoder = load_dual_encoder(self._folder)
+        if encoder.embedded:
+            encoder.model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        return encoder
+
+
+def in_order(run: Callable[[Batch], Found], batches: Iterable[Batch], *, workers: int | None = None) -> Iterator[Found]:
+    """Results of `run` in the order of `batches`, which are read only a little ahead of the workers.
+
+    Args:
+        run: works on one batch; called from several threads.
+        batches: whatever `run` takes; read in the caller's thread.
+        workers: batches at a time; as many as this process may use cores where None.
+    """
+    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    source, pending = iter(batches), deque[Future[Found]]()
+    with one_thread_per_operation(), ThreadPoolExecutor(count) as pool:
+        try:
+            pending.extend(pool.submit(run, batch) for batch in islice(source, count + _AHEAD))
+            while pending:
+                found = pending.popleft().result()
+                pending.extend(pool.submit(run, batch) for batch in islice(source, 1))
+                yield found
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _unit(vectors: Tensor) -> Floats:
+    found: Floats = torch.nn.functional.normalize(vectors.float(), dim=-1).numpy()
+    return found
