@@ -27,3 +27,7 @@ class ModelError(RagDiffusionError):
 
 class RemoteError(RagDiffusionError):
     """Another machine is dead or slow, is at an address that must not be asked, or answers with what it must not."""
+
+
+class QueryError(RagDiffusionError):
+    """A query that cannot be answered: an unknown index, a vector of another width."""

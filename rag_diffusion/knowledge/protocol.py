@@ -32,6 +32,7 @@ MAX_TEXT = 10_000  # characters of a query
 MAX_WIDTH = 8192  # numbers of a query by vector
 MAX_IMAGES = 1_000  # results with metadata
 MAX_IDS = 10_000  # results in all; clip-retrieval's web page asks for 3000
+MAX_IMAGE_BYTES = 2**25  # of one encoded image
 MAX_CAPTION = 100_000  # characters of a remote's caption
 
 _ID_BITS = 63
@@ -140,13 +141,13 @@ def decode_base64(text: str, what: str, most: int) -> bytes:
     """
     bare = text.partition(",")[2] if text.startswith("data:") else text
     if len(bare) > most * 4 // 3 + 8:
-        raise DataError(f"too large: {what} expected at most {most} bytes, got {len(bare)} characters of base64")
+        raise DataError(f"too large: expected at most {most} bytes in {what}, got {len(bare)} characters of base64")
     try:
         content = base64.b64decode("".join(bare.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataError(f"not base64: {what} expected an image as base64, got {error}") from None
+        raise DataError(f"not base64: expected an image as base64 in {what}, got {error}") from None
     if not content:
-        raise DataError(f"empty image: {what} expected an image as base64, got none")
+        raise DataError(f"empty image: expected an image as base64 in {what}, got none")
     return content
 
 

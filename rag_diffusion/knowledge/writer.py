@@ -100,13 +100,13 @@ class Writer:
             return manifest
 
     def insert(
-        self, name: str, items: Iterable[Item], *, licence: str = UNKNOWN, attribution: str = UNKNOWN
+        self, name: str, items: Iterable[Item | Rejection], *, licence: str = UNKNOWN, attribution: str = UNKNOWN
     ) -> tuple[Manifest, list[Rejection]]:
         """Put pairs into a data set of uploaded ones, which is made if there is none; the next query finds them.
 
         Args:
             name: of the data set.
-            items: few enough for memory.
+            items: read once, a part at a time.
             licence: of items that name none.
             attribution: of items that name none.
 
@@ -117,7 +117,6 @@ class Writer:
             ConfigError: the data set was read from a source, which would not know of them.
             DataError: it would be empty.
         """
-        items = tuple(items)
         with self.places.writing(check_name(name), self._wait):
             old = self._present(name)
             if old is not None and old.form != UPLOADED:
@@ -132,10 +131,10 @@ class Writer:
             if old is not None:
                 keep(staging, self._data_set(old))
                 before = len(staging.parts)
-            ingest = Ingest(facts, self.encoder)
-            staging.write([ingest.embedded(items)])
-            rejected = list(staging.parts[before].rejected())
-            if len(rejected) == len(items) and old is not None:
+            Ingest(facts, self.encoder).take(staging, iter(items))
+            new = staging.parts[before:]
+            rejected = [one for part in new for one in part.rejected()]
+            if old is not None and not any(part.rows for part in new):
                 shutil.rmtree(self.places.building(name), ignore_errors=True)
                 return old, rejected
             taken = self._publish(facts, staging, old)
