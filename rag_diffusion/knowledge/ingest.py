@@ -43,17 +43,19 @@ class Ingest:
         source = staging.resume(reader)
         waiting = list[Embedded]()
         done = sum(part.candidates for part in staging.parts)
-        with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
-            for batch in in_order(self.embedded, _batches(source)):
-                bar.update(batch.candidates)
-                waiting.append(batch)
-                candidates = sum(one.candidates for one in waiting)
-                size = sum(len(pair.image) for one in waiting for pair in one.pairs)
-                if candidates >= PART_CANDIDATES or size >= PART_BYTES:
-                    staging.write(waiting)
-                    waiting = []
-        if waiting:
-            staging.write(waiting)
+        try:
+            with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
+                for batch in in_order(self.embedded, _batches(source)):
+                    bar.update(batch.candidates)
+                    waiting.append(batch)
+                    candidates = sum(one.candidates for one in waiting)
+                    size = sum(len(pair.image) for one in waiting for pair in one.pairs)
+                    if candidates >= PART_CANDIDATES or size >= PART_BYTES:
+                        staging.write(waiting)
+                        waiting = []
+        finally:
+            if waiting:  # also of a source that failed: what was embedded is not embedded again
+                staging.write(waiting)
 
     def embedded(self, candidates: Sequence[Candidate]) -> Embedded:
         """Check and embed a batch."""
