@@ -66,7 +66,7 @@ def test_a_file_that_was_cut_names_the_command_that_makes_it_again(base: Knowled
     assert REBUILD in base.list()[0].trouble
     seen = base.encoder.num_images
     base.rebuild("photos")
-    assert base.encoder.num_images - seen == 300
+    assert base.encoder.num_images - seen == (300 if name.startswith("vectors") else 0)
     assert len(base.retriever().corpus) == 300
     assert not path.parent.exists()
 

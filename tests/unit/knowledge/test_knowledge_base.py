@@ -199,20 +199,20 @@ def test_vectors_are_a_safetensors_file_and_shards_are_a_corpus(tmp_path: Path) 
     np.testing.assert_array_equal(corpus.pixels(), retriever.corpus.pixels(np.arange(70)))
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stops_after(count: int, source: list[Item]) -> Iterator[Item]:
     yield from source[:count]
-    raise Stopped
+    raise StoppedError
 
 
 def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
     encoder, source = TinyEncoder(), items(range(400))
     base = make_base(tmp_path, encoder)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         base.add("photos", stops_after(300, source))
     assert base.names() == []
     assert "run the same" in base.list()[0].trouble
@@ -229,7 +229,7 @@ def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, mon
     monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
     encoder, source = TinyEncoder(), items(range(300))
     base = make_base(tmp_path, encoder)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         base.add("photos", stops_after(299, source))
     seen = encoder.num_images
     source[100] = replace(source[100], caption="a changed caption")
