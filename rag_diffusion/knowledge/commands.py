@@ -42,10 +42,12 @@ def add(
         if path is None:
             made = base.add_remote(name, remote, replace=replace)
         else:
+            reader = open_reader(form, path)
+            print(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
             made = base.add(
                 name,
-                open_reader(form, path),
-                form=form,
+                reader,
+                form=reader.form,
                 origin=str(path),
                 licence=licence,
                 attribution=attribution,

@@ -6,7 +6,7 @@ Shapes: n pairs, D width.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -107,10 +107,6 @@ class DataSet:
         image, original = self.shards.both(row)
         texts = {name: self.columns.cell(name, row) for name in COLUMNS if name not in ("image", "original")}
         return Pair(**texts, image=image, original=original)
-
-    def pairs(self) -> Iterator[Pair]:
-        """All pairs, one after the other."""
-        return (self.pair(row) for row in range(len(self)))
 
 
 def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:

@@ -6,7 +6,7 @@ Shapes: n pairs of a batch, H/W image, D width.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rag_diffusion.knowledge.data_set import DataSet
 from rag_diffusion.knowledge.images import to_pair
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
 from rag_diffusion.knowledge.staging import PART_BYTES, PART_CANDIDATES, Candidate, Embedded, Staging, digest
+from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.stream import PairEncoder, in_order
 from rag_diffusion.types import Pair
 
 BATCH = 32  # candidates a worker takes at a time
+_KEPT_AT_A_TIME = 512
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,19 @@ class Ingest:
         """Put the rest of a source into further parts of a build."""
         waiting = list[Embedded]()
         done = sum(part.candidates for part in staging.parts)
-        with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
-            for batch in in_order(self.embedded, _batches(source)):
-                bar.update(batch.candidates)
-                waiting.append(batch)
-                candidates = sum(one.candidates for one in waiting)
-                size = sum(len(pair.image) for one in waiting for pair in one.pairs)
-                if candidates >= PART_CANDIDATES or size >= PART_BYTES:
-                    staging.write(waiting)
-                    waiting = []
-        if waiting:
-            staging.write(waiting)
+        try:
+            with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
+                for batch in in_order(self.embedded, _batches(source)):
+                    bar.update(batch.candidates)
+                    waiting.append(batch)
+                    candidates = sum(one.candidates for one in waiting)
+                    size = sum(len(pair.image) for one in waiting for pair in one.pairs)
+                    if candidates >= PART_CANDIDATES or size >= PART_BYTES:
+                        staging.write(waiting)
+                        waiting = []
+        finally:
+            if waiting:  # also of a source that failed: what was embedded is not embedded again
+                staging.write(waiting)
 
     def embedded(self, candidates: Sequence[Candidate]) -> Embedded:
         """Check and embed a batch."""
@@ -91,24 +94,27 @@ class Ingest:
         return self.encoder.images(pixels), self.encoder.texts([pair.caption for pair in pairs])
 
 
-def keep(staging: Staging, data_set: DataSet, encode: Callable[[Sequence[Candidate]], Embedded] | None = None) -> None:
-    """Put the pairs of a data set into a build as they are; their vectors too, unless `encode` is to make new ones."""
-    pairs, start = data_set.pairs(), 0
-    while batch := list(islice(pairs, PART_CANDIDATES)):
+def keep(staging: Staging, pairs: Iterable[Pair], vectors: MappedVectors) -> None:
+    """Put pairs that have their vectors into a build as they are.
+
+    Args:
+        staging: of the build.
+        pairs: N pairs.
+        vectors: (N, D) of them.
+    """
+    source, start = iter(pairs), 0
+    while batch := list(islice(source, _KEPT_AT_A_TIME)):
         rows = slice(start, start + len(batch))
         start += len(batch)
-        if encode is not None:
-            staging.write(list(in_order(encode, _batches(iter(batch)))))
-            continue
-        vectors = data_set.vectors
-        staging.write(
-            [
-                Embedded(
-                    digest=digest(batch), candidates=len(batch), pairs=batch, rejected=[],
-                    image=vectors.image[rows], text=vectors.text[rows],
-                )
-            ]
-        )  # fmt: skip
+        kept = Embedded(
+            digest=digest(batch),
+            candidates=len(batch),
+            pairs=batch,
+            rejected=[],
+            image=vectors.image[rows],
+            text=vectors.text[rows],
+        )
+        staging.write([kept])
 
 
 def _batches(source: Iterator[Candidate]) -> Iterator[list[Candidate]]:

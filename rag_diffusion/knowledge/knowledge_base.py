@@ -241,6 +241,9 @@ class KnowledgeBase(Writer):
             return found
         raise AssertionError
 
+    def _data_set(self, manifest: Manifest) -> DataSet:
+        return DataSet.open(self.places.generation(manifest.name, manifest.generation), manifest)
+
     def _assembled(self, parts: Sequence[DataSet]) -> Retriever:
         parts = in_order_of_ids(parts)
         counts = TermCounts.merged([part.counts for part in parts])

@@ -72,7 +72,7 @@ class Part:
     path: Path
     rows: int
     candidates: int
-    batches: list[tuple[int, str]]
+    batches: list[list[Any]]
     sha256: str
     num_rejected: int
 
@@ -131,7 +131,7 @@ class Staging:
             path=path,
             rows=len(pairs),
             candidates=sum(batch.candidates for batch in batches),
-            batches=[(batch.candidates, batch.digest.hex()) for batch in batches],
+            batches=[[batch.candidates, batch.digest.hex()] for batch in batches],
             sha256=file_hash(path),
             num_rejected=len(rejected),
         )

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, ModelError
-from rag_diffusion.knowledge.build import write_data_set
-from rag_diffusion.knowledge.data_set import DataSet
+from rag_diffusion.files import file_hash
+from rag_diffusion.knowledge.build import VECTORS, write_data_set
 from rag_diffusion.knowledge.ingest import Ingest, keep
-from rag_diffusion.knowledge.manifest import FORMAT, REMOTE, UPLOADED, Manifest
+from rag_diffusion.knowledge.manifest import FORMAT, REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, Places, check_name
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
 from rag_diffusion.knowledge.staging import Staging
 from rag_diffusion.knowledge.stored import StoredPairs
+from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
 
@@ -129,7 +130,7 @@ class Writer:
             staging = self._staging(facts)
             before = 0
             if old is not None:
-                keep(staging, self._data_set(old))
+                keep(staging, self._stored(old), self._vectors(old))
                 before = len(staging.parts)
             Ingest(facts, self.encoder).take(staging, iter(items))
             new = staging.parts[before:]
@@ -141,7 +142,9 @@ class Writer:
             return taken, rejected
 
     def rebuild(self, name: str) -> Manifest:
-        """Embed and index the pairs of a data set again, from its own shards: for another encoder, or after damage.
+        """Make all of a data set again from its own shards: after damage, or for another encoder.
+
+        Vectors that are whole and of this encoder are kept.
 
         Raises:
             DataError: its shards are damaged too.
@@ -155,7 +158,10 @@ class Writer:
                 image_size=old.image_size,
             )
             staging = self._staging(facts)
-            Ingest(facts, self.encoder).fill(staging, StoredPairs(self.places.generation(name, old.generation), old))
+            if old.encoder_hash == facts.encoder_hash and self._intact(old, VECTORS):
+                keep(staging, self._stored(old), self._vectors(old))
+            else:
+                Ingest(facts, self.encoder).fill(staging, self._stored(old))
             return self._publish(facts, staging, old)
 
     def remove(self, name: str) -> None:
@@ -218,5 +224,13 @@ class Writer:
         path = self.places.manifest(name)
         return Manifest.read(path) if path.exists() else None
 
-    def _data_set(self, manifest: Manifest) -> DataSet:
-        return DataSet.open(self.places.generation(manifest.name, manifest.generation), manifest)
+    def _stored(self, manifest: Manifest) -> StoredPairs:
+        return StoredPairs(self.places.generation(manifest.name, manifest.generation), manifest)
+
+    def _vectors(self, manifest: Manifest) -> MappedVectors:
+        path = self.places.generation(manifest.name, manifest.generation) / VECTORS
+        return MappedVectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
+
+    def _intact(self, manifest: Manifest, name: str) -> bool:
+        path = self.places.generation(manifest.name, manifest.generation) / name
+        return path.is_file() and file_hash(path) == manifest.files[name]["sha256"]

@@ -125,11 +125,13 @@ def in_order(run: Callable[[Batch], Found], batches: Iterable[Batch], *, workers
 
     Args:
         run: works on one batch; called from several threads.
-        batches: whatever `run` takes; read in the caller's thread.
+        batches: whatever `run` takes; read in the caller's thread. If they end in an error, the results of those
+            before it come first.
         workers: batches at a time; as many as this process may use cores where None.
     """
     count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    source, pending = iter(batches), deque[Future[Found]]()
+    pending, trouble = deque[Future[Found]](), list[Exception]()
+    source = _until_an_error(batches, trouble)
     with one_thread_per_operation(), ThreadPoolExecutor(count) as pool:
         try:
             pending.extend(pool.submit(run, batch) for batch in islice(source, count + _AHEAD))
@@ -140,6 +142,15 @@ def in_order(run: Callable[[Batch], Found], batches: Iterable[Batch], *, workers
         finally:
             for future in pending:
                 future.cancel()
+    if trouble:
+        raise trouble[0]
+
+
+def _until_an_error(batches: Iterable[Batch], trouble: list[Exception]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except Exception as error:
+        trouble.append(error)
 
 
 def _unit(vectors: Tensor) -> Floats:
