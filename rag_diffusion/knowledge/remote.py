@@ -19,6 +19,8 @@ from rag_diffusion.knowledge import protocol
 from rag_diffusion.knowledge.download import JSON_TYPES, Deadline, Limits, get, parse_json, post_json
 from rag_diffusion.knowledge.image_cache import ImageCache
 from rag_diffusion.knowledge.images import checked_image
+from rag_diffusion.knowledge.manifest import Manifest
+from rag_diffusion.knowledge.places import Places
 from rag_diffusion.knowledge.protocol import Answer, text_query
 from rag_diffusion.knowledge.records import Item, Rejection
 
@@ -90,6 +92,12 @@ class RemoteSource:
         self.name = name
         self.remote = remote
         self._cache = cache
+
+    @classmethod
+    def open(cls, places: Places, manifest: Manifest) -> RemoteSource:
+        """A remote data set of a knowledge base; its images are cached in `places.cache`."""
+        remote = Remote(url=manifest.url, index=manifest.index, allow_hosts=tuple(manifest.allow_hosts))
+        return cls(manifest.name, remote, ImageCache(places.cache(manifest.name)))
 
     def indices(self, deadline: float = DEADLINE) -> list[str]:
         """Names of the server's indexes; also the way to see whether it is one.

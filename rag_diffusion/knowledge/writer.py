@@ -84,8 +84,27 @@ class Writer:
         """`add` in the place of a data set that may be there."""
         return self.add(name, reader, replace=True, **options)
 
-    def add_remote(self, name: str, url: str, *, replace: bool = False) -> Manifest:
+    def add_remote(
+        self,
+        name: str,
+        url: str,
+        *,
+        index: str = "",
+        allow_hosts: Iterable[str] = (),
+        licence: str = UNKNOWN,
+        attribution: str = UNKNOWN,
+        replace: bool = False,
+    ) -> Manifest:
         """Note a data set that another machine serves.
+
+        Args:
+            name: of the data set.
+            url: of the server.
+            index: which of the server's indexes; empty is its first.
+            allow_hosts: hosts of it and of its images that may have private addresses.
+            licence: of its images that name none.
+            attribution: of its images that name none.
+            replace: whether a data set of that name may be there.
 
         Raises:
             ConfigError: there is one of that name.
@@ -96,7 +115,16 @@ class Writer:
                 raise ConfigError(f"kb: expected a new name, but there is a data set {name!r}; give --replace")
             if old is not None:
                 self.places.drop(name)
-            manifest = Manifest(name=name, form=REMOTE, origin=url, url=url)
+            manifest = Manifest(
+                name=name,
+                form=REMOTE,
+                origin=url,
+                url=url,
+                index=index,
+                allow_hosts=sorted(allow_hosts),
+                licence=licence,
+                attribution=attribution,
+            )
             manifest.write(self.places.manifest(name))
             return manifest
 
