@@ -108,7 +108,11 @@ class MetadataRequest(BaseModel):
 
 
 def text_query(text: str, *, index: str | None, top_k: int) -> dict[str, Any]:
-    """A message to any server of the protocol that asks for the best `top_k` images of a text, with all it knows."""
+    """A message to any server of the protocol that asks for the best `top_k` images of a text, with all it knows.
+
+    Near-duplicates are left in: its own servers take two pictures for one from a cosine of 0.94 on, which leaves one of
+    five where all pictures are of a kind, as icons are.
+    """
     return {
         "text": text,
         "image": None,
@@ -119,7 +123,7 @@ def text_query(text: str, *, index: str | None, top_k: int) -> dict[str, Any]:
         "num_result_ids": top_k,
         "indice_name": index,
         "use_mclip": False,
-        "deduplicate": True,
+        "deduplicate": False,
         "use_safety_model": False,
         "use_violence_detector": False,
         "aesthetic_score": "",
