@@ -96,6 +96,11 @@ class KnnRequest(BaseModel):
         """Results asked for, with metadata or without."""
         return self.num_images if self.num_result_ids is None else self.num_result_ids
 
+    @property
+    def needs_fetch(self) -> bool:
+        """Whether its image has to be fetched from elsewhere."""
+        return self.text is None and self.image is None and self.image_url is not None
+
 
 class MetadataRequest(BaseModel):
     """Ids whose metadata is asked for."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -56,6 +57,7 @@ UPLOADED = "uploaded"  # data set of pairs that name none
 MAX_ARCHIVE = 2 << 30  # bytes
 MAX_BODY = 2 * MAX_IMAGE_BYTES  # bytes; base64 makes a third more of an image
 MAX_WORDS = 10_000  # characters of a form's field
+SEARCHES, FETCHES, UPLOADS = 16, 8, 4  # threads for each, so that none takes those of the others
 CONCURRENT = 64  # requests at a time; more are told to come again
 SHOWN = 100  # rejections of an archive that are told one by one
 ARCHIVE_LIMITS = Limits(bytes=4 << 30)
@@ -122,15 +124,20 @@ def serve(
 
 
 def _add_queries(app: FastAPI, service: Service) -> None:
+    searching, fetching = CapacityLimiter(SEARCHES), CapacityLimiter(FETCHES)
+
     @app.post(f"/{KNN}")
     async def knn(request: Request) -> Any:
         content, url = await request.body(), _url_of(request)
-        return await _json(lambda: service.knn(KnnRequest.model_validate(parse_object(content)), url))
+        asked = await run_in_threadpool(lambda: KnnRequest.model_validate(parse_object(content)))
+        return await _json(lambda: service.knn(asked, url), limiter=fetching if asked.needs_fetch else searching)
 
     @app.post(f"/{METADATA}")
     async def metadata(request: Request) -> Any:
         content, url = await request.body(), _url_of(request)
-        return await _json(lambda: service.metadata(MetadataRequest.model_validate(parse_object(content)), url))
+        return await _json(
+            lambda: service.metadata(MetadataRequest.model_validate(parse_object(content)), url), limiter=searching
+        )
 
     @app.get(f"/{INDICES}")
     async def indices() -> Any:
@@ -153,6 +160,8 @@ def _add_queries(app: FastAPI, service: Service) -> None:
 
 
 def _add_uploads(app: FastAPI, service: Service, read_only: bool) -> None:
+    taking = CapacityLimiter(UPLOADS)
+
     def check(request: Request) -> None:
         if read_only:
             raise BodyError(403, "expected no upload: this server was started with --read-only")
@@ -166,7 +175,7 @@ def _add_uploads(app: FastAPI, service: Service, read_only: bool) -> None:
         url = _url_of(request)
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             image, words = await read_form(request, "image", MAX_WORDS)
-            return await _json(lambda: _insert_one(service, image, words, url), 201)
+            return await _json(lambda: _insert_one(service, image, words, url), 201, taking)
         body = await request.body()
 
         def insert() -> dict[str, Any]:
@@ -180,7 +189,7 @@ def _add_uploads(app: FastAPI, service: Service, read_only: bool) -> None:
                 raise BodyError(422, str(error)) from None
             return _insert_one(service, content, found, url)
 
-        return await _json(insert, 201)
+        return await _json(insert, 201, taking)
 
     @app.post("/archives", status_code=201)
     async def archives(
@@ -194,7 +203,7 @@ def _add_uploads(app: FastAPI, service: Service, read_only: bool) -> None:
             if not await save(request, path):
                 raise BodyError(422, "expected a tar or zip as the body, got 0 bytes")
             said = {"licence": licence, "attribution": attribution}
-            return await _json(lambda: _insert_archive(service, path, data_set, said), 201)
+            return await _json(lambda: _insert_archive(service, path, data_set, said), 201, taking)
 
 
 def _insert_one(service: Service, image: bytes, words: dict[str, Any], url: Callable[[int], str]) -> dict[str, Any]:
@@ -229,9 +238,9 @@ def _insert_archive(service: Service, path: Path, data_set: str, said: dict[str,
     }
 
 
-async def _json(compute: Callable[[], Any], status: int = 200) -> JSONResponse:
-    """What a function finds, made in a thread."""
-    return await run_in_threadpool(lambda: JSONResponse(compute(), status))
+async def _json(compute: Callable[[], Any], status: int = 200, limiter: CapacityLimiter | None = None) -> JSONResponse:
+    """What a function finds, made in a thread; `limiter` says how many such threads there are at a time."""
+    return await to_thread.run_sync(lambda: JSONResponse(compute(), status), limiter=limiter)
 
 
 def _url_of(request: Request) -> Callable[[int], str]:

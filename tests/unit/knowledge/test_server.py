@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,15 @@ def test_every_error_is_json_with_a_message(client: Client, path: str, body: byt
 
     assert answer.status_code == status
     assert answer.json()["message"]
+
+
+def test_many_clients_at_once_get_what_one_alone_gets(client: Client) -> None:
+    texts = [f"{color} {shape}" for color in ("red", "green", "blue") for shape in ("moon", "bar", "diamond")]
+    alone = [ids(client.knn(text=text, num_images=5)) for text in texts]
+    with ThreadPoolExecutor(9) as pool:
+        together = list(pool.map(lambda text: ids(client.knn(text=text, num_images=5)), texts * 4))
+
+    assert together == alone * 4
 
 
 def test_an_image_that_is_not_there_is_404(client: Client) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rag_diffusion.knowledge import bodies
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.protocol import KnnRequest, global_id
 from rag_diffusion.knowledge.records import Item
@@ -226,6 +228,37 @@ def test_searches_go_on_while_an_upload_is_taken(base: KnowledgeBase) -> None:
     assert [entry["source"] for entry in meanwhile] == ["noto"] * 3
     found = service.knn(KnnRequest(text="zorkmid", num_images=1), str)
     assert [entry["caption"] for entry in found] == ["a zorkmid"]
+
+
+@pytest.mark.slow
+def test_uploads_that_wait_for_another_writer_do_not_hold_up_searches(client: Client, base: KnowledgeBase) -> None:
+    def upload(number: int) -> int:
+        said = {"caption": f"coin number {number}", "data_set": "coins"}
+        return client.post("/pairs", files={"image": png()}, data=said).status_code
+
+    with ThreadPoolExecutor(45) as pool:
+        with base.places.writing("coins", wait=0):
+            uploads = [pool.submit(upload, number) for number in range(45)]
+            time.sleep(0.5)
+            assert client.knn(text="red circle", num_images=3)
+            assert not any(one.done() for one in uploads)
+        assert {one.result() for one in uploads} == {201}
+
+    assert client.get("/health").json()["num_pairs"] == 105
+
+
+def test_a_body_that_drips_is_cut_off(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+
+    def drip() -> Iterator[bytes]:
+        for _ in range(12):
+            yield b" "
+            time.sleep(0.05)
+
+    answer = client.post("/archives", data=drip())
+
+    assert answer.status_code == 408
+    assert "expected a whole body within 0.3 s" in answer.json()["message"]
 
 
 def test_many_uploads_at_once_are_all_taken(client: Client) -> None:
