@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.knowledge.bases import items, make_base
+from tests.unit.knowledge.bases import ROOT, items, make_base
 
 VERSIONS = {"old": range(256), "new": range(1000, 1200)}
 PART = 64
@@ -42,7 +42,7 @@ print("embedded", encoder.num_images, flush=True)
 def start(root: Path, what: str) -> subprocess.Popen[str]:
     """A process that is about to change the data set `photos`."""
     command = [sys.executable, "-c", CHANGE, str(root), what]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
