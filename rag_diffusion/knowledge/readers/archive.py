@@ -169,7 +169,7 @@ def _write(target: Path, pieces: Iterator[bytes], budget: _Budget) -> str:
                 budget.take_bytes(len(piece))
                 file.write(piece)
     except FileExistsError:
-        return "named twice: the archive holds another member of this name"
+        return "named twice: the archive holds another file or folder of this name"
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"disk full: no room to unpack into {target.parent}; free some space") from error
@@ -213,7 +213,9 @@ def _count_entries(file: BinaryIO, budget: _Budget) -> None:
     if tail[max(0, at - 20) : at].startswith(_LOCATOR64) and tail[max(0, at - 76) :].startswith(_END64):
         (length,) = struct.unpack_from("<Q", tail, at - 76 + 40)
         start -= 76
-    if length > _MAX_DIRECTORY or length > start:
+    if length > start:
+        raise DataError(f"corrupt archive: a zip with a table of contents of {length} bytes before byte {start}")
+    if length > _MAX_DIRECTORY:
         raise DataError(f"too many entries: a zip with a table of contents of {length} bytes; cut it into several")
     file.seek(start - length)
     while file.tell() < start:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class IconifyReader:
                 folder for folder in (self._path, self._path / "package") if (folder / "icons.json").is_file()
             )
             return (folder / name).read_bytes()
-        except (DataError, OSError, StopIteration, tarfile.TarError) as error:
+        except (DataError, OSError, StopIteration, tarfile.TarError, EOFError, zlib.error) as error:
             if name in _OPTIONAL:
                 return b"{}"
             raise DataError(

@@ -19,7 +19,7 @@ IMAGES = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
 PATHS = ("file_name", "image_path", "path", "filename", "image_file")
 KEYS = ("pair_id", "id", "key", "__key__", "uid")
 _ROWS = 16  # decoded at a time
-_BUFFER = 1 << 20  # bytes of a column read at a time
+_STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}  # else a whole column of a row group is read at once
 
 
 class TableReader:
@@ -48,7 +48,7 @@ class TableReader:
         for file in self._files:
             name = file.relative_to(self._root).as_posix()
             try:
-                with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
+                with pq.ParquetFile(file, page_checksum_verification=True, **_STREAMED) as table:
                     yield from self._rows(table, file.parent, name)
             except (pa.ArrowException, OSError) as error:
                 yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
