@@ -29,6 +29,8 @@ WORKERS = 16  # requests at a time
 MAX_ANSWER = 2**26  # bytes of JSON
 MAX_IMAGES = 2**28  # bytes of all images of a query
 
+_DECODING = threading.BoundedSemaphore(2)  # a picture within its limits may still take 200 MB and a second
+
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
@@ -150,21 +152,24 @@ class RemoteSource:
         try:
             return list(protocol.parse_answer(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
-            return str(error)
+            return _plain(str(error))
         except DataError as error:
-            return f"{url}: {error}"
+            return _plain(f"{url}: {error}")
 
     def _item(self, answer: Answer, until: Deadline, room: _Room) -> Item | Rejection:
         """The result with its image, decoded once to see that it is one."""
-        what = answer.url or str(answer.key)
+        what = _plain(answer.url or str(answer.key))
         try:
             content = protocol.decode_base64(answer.image, what, protocol.MAX_IMAGE_BYTES) if answer.image else None
             kept = None if content is not None or self._cache is None else self._cache.get(answer.url)
             content = content or kept or get(answer.url, until, self._limits(protocol.MAX_IMAGE_BYTES))
             room.take(len(content), what)
-            checked_image(content, what, 1)
+            with _DECODING:
+                if not until.left:
+                    raise RemoteError(f"{what}: expected a checked image within {until.seconds:g} s, got none in time")
+                checked_image(content, what, 1)
         except RemoteError as error:
-            return Rejection(what=what, reason=f"image not fetched: {error}")
+            return Rejection(what=what, reason=_plain(f"image not fetched: {error}"))
         except ImageError as error:
             return Rejection(what=what, reason=error.reason)
         except DataError as error:
@@ -188,6 +193,11 @@ class RemoteSource:
             first = next(iter(rejections)).reason
             told.append(f"{len(rejections)} of {taken + len(rejections)} results not taken: {kinds}; e.g. {first}")
         return f"remote {self.name}: {'; '.join(told)}" if told else ""
+
+
+def _plain(text: str) -> str:
+    """What a remote said, for a terminal: on one line, without control characters, and not endless."""
+    return "".join(char if char.isprintable() else "?" for char in text[:500])
 
 
 class _Room:

@@ -26,6 +26,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rag_diffusion.errors import (
     BusyError,
@@ -58,6 +59,7 @@ MAX_ARCHIVE = 2 << 30  # bytes
 MAX_BODY = 2 * MAX_IMAGE_BYTES  # bytes; base64 makes a third more of an image
 MAX_WORDS = 10_000  # characters of a form's field
 SEARCHES, FETCHES, UPLOADS = 16, 8, 4  # threads for each, so that none takes those of the others
+LOOPBACK = ["127.0.0.1", "localhost"]
 CONCURRENT = 64  # requests at a time; more are told to come again
 SHOWN = 100  # rejections of an archive that are told one by one
 ARCHIVE_LIMITS = Limits(bytes=4 << 30)
@@ -120,6 +122,8 @@ def serve(
     import uvicorn
 
     app = create_app(kb, allow_hosts=allow_hosts, read_only=read_only)
+    if host in LOOPBACK:  # else a page of another site could come here under a name of its own: DNS rebinding
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
     uvicorn.run(app, host=host, port=port, limit_concurrency=CONCURRENT, server_header=False)
 
 

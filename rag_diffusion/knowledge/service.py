@@ -29,6 +29,7 @@ from rag_diffusion.knowledge.records import Item, Rejection
 from rag_diffusion.types import Pair
 
 ALL = "all"  # index of all data sets together
+DECODERS = 4  # images decoded at a time; one within its limits may still take 200 MB
 FETCH_SECONDS = 10.0  # of an `image_url` query
 
 _TRIES = 5  # to answer from a state that is being replaced
@@ -89,6 +90,7 @@ class Service:
         self.kb = kb
         self._allow_hosts = tuple(allow_hosts)
         self._renewing, self._writing = threading.Lock(), threading.Lock()
+        self._decoding = threading.BoundedSemaphore(DECODERS)
         self._state = self._opened()
 
     @property
@@ -224,7 +226,8 @@ class Service:
                 limits = Limits(max_bytes=MAX_IMAGE_BYTES, allow_hosts=self._allow_hosts)
                 with Deadline(FETCH_SECONDS) as deadline:
                     content = get(str(request.image_url), deadline, limits)
-            return np.asarray(checked_image(content, "image", self.kb.config.corpus.image_size))
+            with self._decoding:
+                return np.asarray(checked_image(content, "image", self.kb.config.corpus.image_size))
         except DataError as error:
             raise QueryError(str(error)) from None
 

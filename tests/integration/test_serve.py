@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.remote import RemoteSource
@@ -67,6 +68,8 @@ def test_one_machine_serves_and_another_one_asks(
     assert added.returncode == 0, added.stderr
     assert "there" in kb(other, "list").stdout
 
+    foreign = requests.get(f"{url}/health", headers={"Host": "evil.example"}, timeout=20)
+    assert foreign.status_code == 400
     Client(url).post("/pairs", files={"image": png()}, data={"caption": "a zorkmid"})
     base = KnowledgeBase.open(other)
     answer = RemoteSource.open(base.places, base.info("there")).find(["zorkmid"], top_k=2, deadline=60)

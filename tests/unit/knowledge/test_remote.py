@@ -139,6 +139,30 @@ def test_a_bad_image_is_counted_with_its_reason_and_the_good_ones_come(server: W
     assert found.trouble.startswith("remote there: 1 of 2 results not taken: ")
 
 
+def test_many_huge_pictures_end_at_the_deadline(server: Wild) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(buffer, "PNG")
+    huge = base64.b64encode(buffer.getvalue()).decode()
+    start = time.monotonic()
+    found = find(server, *(entry(number, image=huge) for number in range(60)), top_k=60, deadline=0.5)
+
+    assert time.monotonic() - start < 5
+    assert len(found.items) + len(found.rejections) == 60
+    assert "expected a checked image within 0.5 s, got none in time" in found.rejections[-1].reason
+
+
+def test_what_a_remote_says_cannot_speak_to_a_terminal(server: Wild) -> None:
+    server.paths["/knn-service"] = raw(b"HTTP/1.1 500 \x1b[31mred\r\n\r\n")
+    assert source(server).find(["a"], top_k=1).trouble.isprintable()
+    found = find(server, entry(0, "http://8.8.8.8/\x1b[31m\n"), entry(1, caption="\x1b[0m" * 10**5))
+
+    assert len(found.rejections) == 2
+    assert all(
+        one.what.isprintable() and one.reason.isprintable() and len(one.reason) < 600 for one in found.rejections
+    )
+    assert found.trouble.isprintable()
+
+
 def test_malformed_entries_are_counted_by_kind(server: Wild) -> None:
     image = {"image": base64.b64encode(png()).decode()}
     found = find(
