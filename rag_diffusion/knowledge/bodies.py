@@ -1,13 +1,14 @@
-"""Bodies of requests: bounded in bytes and in time whatever a client announces, and parsed with clear errors."""
+"""Requests and answers: bodies bounded in bytes and in time, parsed with clear errors, answered from threads."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -128,3 +129,16 @@ async def save(request: Request, path: Path) -> int:
             size += len(chunk)
             file.write(chunk)
     return size
+
+
+async def in_thread(
+    compute: Callable[[], Any], status: int = 200, limiter: CapacityLimiter | None = None
+) -> JSONResponse:
+    """What a function finds, made in a thread; `limiter` says how many such threads there are at a time."""
+    return await to_thread.run_sync(lambda: JSONResponse(compute(), status), limiter=limiter)
+
+
+def url_of(request: Request) -> Callable[[int], str]:
+    """Where this server shows the image of a global id, as its client names the server."""
+    base = str(request.base_url)
+    return lambda key: f"{base}images/{key}"

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
-import threading
-import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from types import TracebackType
 from typing import Any
 from urllib.parse import urljoin
 
 from rag_diffusion.errors import RemoteError
-from rag_diffusion.knowledge.addresses import SocketAddress, Target, check_url
+from rag_diffusion.knowledge.addresses import Target, check_url
+from rag_diffusion.knowledge.deadline import Deadline, Watched
 
 MAX_REDIRECTS = 4
 CHUNK = 2**16  # bytes
@@ -41,68 +37,6 @@ class Limits:
 
     max_bytes: int
     allow_hosts: Collection[str] = field(default_factory=frozenset)
-
-
-class Deadline:
-    """The moment at which a group of requests ends. A context manager: leaving it closes what is still open.
-
-    Args:
-        seconds: from now on.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-        self._open: list[socket.socket] = []
-        self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._shut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Deadline:
-        self._timer.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._timer.cancel()
-        self._shut()
-
-    @property
-    def left(self) -> float:
-        """Seconds to go, 0 when it is over."""
-        return max(0.0, self._end - time.monotonic())
-
-    def connect(self, addresses: tuple[tuple[int, SocketAddress], ...]) -> socket.socket:
-        """A socket to the first address that answers, shut at the deadline.
-
-        Raises:
-            OSError: none answers.
-        """
-        failed: OSError = TimeoutError("out of time")
-        for family, address in addresses:
-            connection = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                connection.settimeout(max(0.001, self.left))
-                self._watch(connection)
-                connection.connect(address)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return connection
-            except OSError as error:
-                failed = error
-                connection.close()
-        raise failed
-
-    def _watch(self, connection: socket.socket) -> None:
-        """Remember a second handle: TLS takes the first one over."""
-        with self._lock:
-            self._open.append(connection.dup())
-
-    def _shut(self) -> None:
-        with self._lock:
-            for handle in self._open:
-                with suppress(OSError):
-                    handle.shutdown(socket.SHUT_RDWR)
-                handle.close()
-            self._open.clear()
 
 
 def get(url: str, deadline: Deadline, limits: Limits, *, kinds: tuple[str, ...] = IMAGE_TYPES) -> bytes:
@@ -166,7 +100,7 @@ def _once(
     kinds: tuple[str, ...],
 ) -> bytes | tuple[str, str]:
     """The body, or where a redirect leads and the method to go there with."""
-    connection = _connection(target, deadline)
+    connection = (_Secure if target.scheme == "https" else _Plain)(target, deadline)
     headers = {
         "Host": target.netloc,
         "User-Agent": "rag-diffusion",
@@ -190,6 +124,8 @@ def _once(
         raise RemoteError(f"{url}: expected an answer, got {type(error).__name__}: {error}") from None
     finally:
         connection.close()
+        if connection.watched is not None:
+            deadline.let_go(connection.watched)
 
 
 def _check_head(url: str, response: http.client.HTTPResponse, kinds: tuple[str, ...]) -> None:
@@ -227,19 +163,16 @@ def _late(url: str, deadline: Deadline) -> str:
     return f"{url}: expected a whole answer within {deadline.seconds:g} s, got none"
 
 
-def _connection(target: Target, deadline: Deadline) -> http.client.HTTPConnection:
-    return (_Secure if target.scheme == "https" else _Plain)(target, deadline)
-
-
 class _Plain(http.client.HTTPConnection):
     """A connection to the addresses that were checked; the name is not resolved again."""
 
     def __init__(self, target: Target, deadline: Deadline) -> None:
         super().__init__(target.host, target.port)
         self._target, self._deadline = target, deadline
+        self.watched: Watched | None = None
 
     def connect(self) -> None:
-        self.sock = self._deadline.connect(self._target.addresses)
+        self.sock, self.watched = self._deadline.connect(self._target.addresses)
 
 
 class _Secure(_Plain):

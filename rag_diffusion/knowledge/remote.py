@@ -16,13 +16,15 @@ from dataclasses import dataclass, replace
 from rag_diffusion.corpus.images import ImageError
 from rag_diffusion.errors import DataError, RemoteError
 from rag_diffusion.knowledge import protocol
-from rag_diffusion.knowledge.download import JSON_TYPES, Deadline, Limits, get, parse_json, post_json
+from rag_diffusion.knowledge.deadline import Deadline
+from rag_diffusion.knowledge.download import JSON_TYPES, Limits, get, parse_json, post_json
 from rag_diffusion.knowledge.image_cache import ImageCache
 from rag_diffusion.knowledge.images import checked_image
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.places import Places
-from rag_diffusion.knowledge.protocol import Answer, text_query
+from rag_diffusion.knowledge.protocol import text_query
 from rag_diffusion.knowledge.records import Item, Rejection
+from rag_diffusion.knowledge.remote_answer import Answer, parse_answer, parse_indices
 
 DEADLINE = 10.0  # seconds of a whole query
 WORKERS = 16  # requests at a time
@@ -111,7 +113,7 @@ class RemoteSource:
         with Deadline(deadline) as until:
             content = get(url, until, self._limits(MAX_ANSWER), kinds=JSON_TYPES)
         try:
-            found = protocol.parse_indices(parse_json(content, url))
+            found = parse_indices(parse_json(content, url))
         except DataError as error:
             raise RemoteError(f"{url}: {error}; is this a server of clip-retrieval's protocol?") from None
         if self.remote.index and self.remote.index not in found:
@@ -150,7 +152,7 @@ class RemoteSource:
         url = self.remote.endpoint(protocol.KNN)
         message = text_query(query[: protocol.MAX_TEXT], index=self.remote.index or None, top_k=top_k)
         try:
-            return list(protocol.parse_answer(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
+            return list(parse_answer(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
             return _plain(str(error))
         except DataError as error:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from rag_diffusion.errors import DataError, LineageError, QueryError
 from rag_diffusion.knowledge.answers import Answers
-from rag_diffusion.knowledge.download import Deadline, Limits, get
+from rag_diffusion.knowledge.deadline import Deadline
+from rag_diffusion.knowledge.download import Limits, get
 from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.images import checked_image, to_pair
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase

@@ -5,11 +5,13 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from rag_diffusion.errors import RemoteError
-from rag_diffusion.knowledge.download import Deadline, Limits, get, post_json
+from rag_diffusion.knowledge.deadline import Deadline
+from rag_diffusion.knowledge.download import Limits, get, post_json
 from tests.unit.knowledge.wild import Wild, png, raw, redirects, says, says_json, wild
 
 LOCAL = Limits(max_bytes=10_000, allow_hosts=["127.0.0.1"])
@@ -211,9 +213,27 @@ def test_no_socket_outlives_its_deadline(server: Wild) -> None:
     deadline = Deadline(5)
     with deadline:
         get(server.url, deadline, LOCAL)
+        assert deadline._open == {}
+        kept, _ = deadline.connect(((socket.AF_INET, ("127.0.0.1", server.port)),))
         assert len(deadline._open) == 1
 
-    assert deadline._open == []
+    assert deadline._open == {}
+    assert kept.recv(1) == b""
+    kept.close()
+
+
+def test_many_requests_leave_no_descriptor_behind(server: Wild) -> None:
+    server.paths |= {"/a": says(png()), "/b": says(b"", "text/html")}
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        pytest.skip("only Linux tells its descriptors so")
+    before = len(list(folder.iterdir()))
+    with Deadline(20) as deadline:
+        for _ in range(100):
+            get(f"{server.url}/a", deadline, LOCAL)
+            with pytest.raises(RemoteError):
+                get(f"{server.url}/b", deadline, LOCAL)
+        assert len(list(folder.iterdir())) < before + 20
 
 
 def test_a_message_is_posted_as_json(server: Wild) -> None:

@@ -8,17 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.protocol import (
-    Answer,
-    KnnRequest,
-    decode_base64,
-    global_id,
-    messages,
-    parse_answer,
-    parse_indices,
-    text_query,
-)
+from rag_diffusion.knowledge.protocol import KnnRequest, decode_base64, global_id, messages, text_query
 from rag_diffusion.knowledge.records import Rejection
+from rag_diffusion.knowledge.remote_answer import Answer, parse_answer, parse_indices
 
 GOOD = {"id": 7, "similarity": 0.5, "caption": "a cat", "url": "http://a/b.png"}
 
