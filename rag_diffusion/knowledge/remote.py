@@ -197,6 +197,21 @@ class RemoteSource:
         return f"remote {self.name}: {'; '.join(told)}" if told else ""
 
 
+def find_everywhere(
+    sources: Sequence[RemoteSource], queries: Sequence[str], *, top_k: int, deadline: float = DEADLINE
+) -> dict[str, RemoteAnswer]:
+    """What several remotes find, all asked at the same time; see `RemoteSource.find`.
+
+    Returns:
+        The answer of each, by its name: one that is dead or slow says so in its `trouble`.
+    """
+    if not sources:
+        return {}
+    with ThreadPoolExecutor(len(sources)) as pool:
+        answers = pool.map(lambda source: source.find(queries, top_k=top_k, deadline=deadline), sources)
+        return {source.name: answer for source, answer in zip(sources, answers, strict=True)}
+
+
 def _plain(text: str) -> str:
     """What a remote said, for a terminal: on one line, without control characters, and not endless."""
     return "".join(char if char.isprintable() else "?" for char in text[:500])

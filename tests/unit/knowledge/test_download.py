@@ -3,13 +3,19 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from rag_diffusion.errors import RemoteError
+from rag_diffusion.knowledge import download
 from rag_diffusion.knowledge.deadline import Deadline
 from rag_diffusion.knowledge.download import Limits, get, post_json
 from tests.unit.knowledge.wild import Wild, png, raw, redirects, says, says_json, wild
@@ -255,3 +261,38 @@ def test_html_instead_of_json_is_trouble(server: Wild) -> None:
     server.paths["/"] = says(b"<html>moved</html>", "text/html")
     with pytest.raises(RemoteError, match="application/json, got text/html"), Deadline(5) as deadline:
         post_json(server.url, {}, deadline, LOCAL)
+
+
+def certificate(name: str, folder: Path) -> Path:
+    """A certificate that its owner signed, with its key, for one name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(own, own, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(secret + signed.public_bytes(pem))
+    return path
+
+
+def test_under_tls_the_name_is_checked_against_the_certificate_and_the_address_is_the_checked_one(
+    server: Wild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = certificate("pictures.example", tmp_path)
+    there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    there.load_cert_chain(pem)
+    server.wrap(there)
+    server.paths["/a.png"] = says(png())
+    monkeypatch.setattr(download, "_trusted", lambda: ssl.create_default_context(cafile=str(pem)))
+    local = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", server.port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: local)
+    limits = Limits(max_bytes=999, allow_hosts=["pictures.example", "other.example"])
+
+    assert fetched(f"https://pictures.example:{server.port}/a.png", limits=limits) == png()
+    with pytest.raises(RemoteError, match=r"not valid for 'other\.example'"):
+        fetched(f"https://other.example:{server.port}/a.png", limits=limits)

@@ -15,7 +15,7 @@ from PIL import Image
 from rag_diffusion.errors import RemoteError
 from rag_diffusion.knowledge import remote as remote_module
 from rag_diffusion.knowledge.image_cache import ImageCache
-from rag_diffusion.knowledge.remote import Remote, RemoteAnswer, RemoteSource
+from rag_diffusion.knowledge.remote import Remote, RemoteAnswer, RemoteSource, find_everywhere
 from tests.unit.knowledge.wild import Behaviour, Wild, png, raw, redirects, says, says_json, wild
 
 
@@ -218,6 +218,27 @@ def test_a_remote_at_a_private_address_that_nobody_allowed_is_not_asked(server: 
 
     assert "--allow-host 127.0.0.1" in found.trouble
     assert server.asked == []
+
+
+def test_several_remotes_are_asked_at_once_and_each_tells_its_own_trouble(server: Wild) -> None:
+    server.paths["/knn-service"] = says_json([entry(0, image=base64.b64encode(png()).decode())])
+    hanging = raw(b"", b"", pause=20)
+    with wild() as gone:
+        pass
+    with wild({"/knn-service": hanging}) as slow, wild({"/knn-service": hanging}) as slower:
+        allowed = ("127.0.0.1",)
+        sources = [
+            RemoteSource(name, Remote(url=one.url, allow_hosts=allowed))
+            for name, one in (("good", server), ("gone", gone), ("slow", slow), ("slower", slower))
+        ]
+        start = time.monotonic()
+        found = find_everywhere(sources, ["a"], top_k=1, deadline=0.5)
+        took = time.monotonic() - start
+
+    assert took < 2
+    assert {name: len(answer.items) for name, answer in found.items()} == {"good": 1, "gone": 0, "slow": 0, "slower": 0}
+    assert [bool(answer.trouble) for answer in found.values()] == [False, True, True, True]
+    assert find_everywhere([], ["a"], top_k=1) == {}
 
 
 def test_many_slow_images_share_one_deadline(server: Wild) -> None:
