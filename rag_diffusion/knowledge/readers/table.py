@@ -18,6 +18,7 @@ from rag_diffusion.knowledge.records import Item, Rejection
 IMAGES = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
 PATHS = ("file_name", "image_path", "path", "filename", "image_file")
 KEYS = ("pair_id", "id", "key", "__key__", "uid")
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 _ROWS = 16  # decoded at a time
 _STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}  # else a whole column of a row group is read at once
 
@@ -50,10 +51,10 @@ class TableReader:
             try:
                 with pq.ParquetFile(file, page_checksum_verification=True, **_STREAMED) as table:
                     yield from self._rows(table, file.parent, name)
-            except (pa.ArrowException, OSError) as error:
-                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
             except DataError as error:
                 yield Rejection(what=name, reason=str(error))
+            except _DAMAGE as error:
+                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
 
     def _rows(self, table: pq.ParquetFile, folder: Path, name: str) -> Iterator[Item | Rejection]:
         schema = table.schema_arrow
@@ -70,10 +71,17 @@ class TableReader:
             try:
                 first = done
                 for batch in table.iter_batches(_ROWS, row_groups=[group], columns=sorted(columns), use_threads=False):
-                    for row in batch.to_pylist():
-                        yield self._item(row, f"{name}#{first:08d}", image, key, folder, labels)
+                    for row in _rows_of(batch):
+                        what = f"{name}#{first:08d}"
+                        if row is None:
+                            yield Rejection(
+                                what=what,
+                                reason="unreadable row: a text that is not UTF-8, or a value beyond its range",
+                            )
+                        else:
+                            yield self._item(row, what, image, key, folder, labels)
                         first += 1
-            except (pa.ArrowException, OSError) as error:
+            except _DAMAGE as error:
                 lost = f"{done + rows - first} rows from {first} on are lost"
                 yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}; {lost}")
             done += rows
@@ -101,6 +109,21 @@ class TableReader:
             if isinstance(fields.get(column), int) and 0 <= fields[column] < len(names):
                 fields[column] = names[fields[column]]
         return make_item(name, content, caption, fields)
+
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Rows as Python has them; None for one that it cannot have, e.g. text that is no UTF-8."""
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):
+        rows = []
+    yield from rows
+    if not rows:
+        for number in range(batch.num_rows):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except (ValueError, OverflowError):
+                yield None
 
 
 def _column(schema: pa.Schema, names: Sequence[str], what: str) -> str:

@@ -54,8 +54,8 @@ def test_an_archive_of_images_and_texts(suffix: str, tmp_path: Path) -> None:
         tar_of(path, PHOTOS, {"tar": "w", "tar.gz": "w:gz", "tar.xz": "w:xz"}[suffix])
     items, rejected = read(path)
     assert rejected == {}
-    assert {name: item.caption for name, item in items.items()} == {"a.png": "a circle", "sub/b.png": "b"}
-    assert items["a.png"].image == picture(0)
+    assert {name: item.caption for name, item in items.items()} == {"photos/a.png": "a circle", "photos/sub/b.png": "b"}
+    assert items["photos/a.png"].image == picture(0)
 
 
 def test_other_forms_inside(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_other_forms_inside(tmp_path: Path) -> None:
     assert items["a.png"].caption == "by metadata"
     table = parquet(tmp_path / "t.parquet", {"image": [picture()], "text": ["by table"]}).read_bytes()
     items, _ = read(zip_of(tmp_path / "p.zip", {"data/t.parquet": table}))
-    assert items["t.parquet#00000000"].caption == "by table"
+    assert items["data/t.parquet#00000000"].caption == "by table"
     sample = {"0001.png": picture(), "0001.json": b'{"caption": "by json", "license": "MIT"}'}
     items, _ = read(tar_of(tmp_path / "w.tar", sample))
     assert (items["0001.png"].caption, items["0001.png"].licence) == ("by json", "MIT")
@@ -89,7 +89,7 @@ def test_members_that_lead_out_are_left_out(suffix: str, tmp_path: Path) -> None
     path = (zip_of if suffix == "zip" else tar_of)(inner / f"x.{suffix}", PHOTOS | bad)
     before = sorted(tmp_path.rglob("*"))
     items, rejected = read(path)
-    assert sorted(items) == ["a.png", "sub/b.png"]
+    assert sorted(items) == ["photos/a.png", "photos/sub/b.png"]
     assert len(rejected) == len(bad)
     assert set(rejected.values()) == {"unsafe path"}
     assert sorted(tmp_path.rglob("*")) == before
@@ -113,7 +113,7 @@ def test_links_and_devices_in_a_tar_are_left_out(tmp_path: Path) -> None:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     items, rejected = read(tmp_path / "x.tar")
-    assert sorted(items) == ["a.png", "sub/b.png"]
+    assert sorted(items) == ["photos/a.png", "photos/sub/b.png"]
     assert not (tmp_path / "g.png").exists()
     assert {name: reason for name, reason in rejected.items() if reason == "no regular file"}.keys() == {
         "photos/dir",
@@ -122,7 +122,7 @@ def test_links_and_devices_in_a_tar_are_left_out(tmp_path: Path) -> None:
         "photos/e.png",
         "photos/f.png",
     }
-    assert rejected["c.png"] == rejected["dir/g.png"] == "image without a caption"
+    assert rejected["photos/c.png"] == rejected["photos/dir/g.png"] == "image without a caption"
 
 
 def test_links_in_a_zip_are_left_out(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_links_in_a_zip_are_left_out(tmp_path: Path) -> None:
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
     items, rejected = read(path)
-    assert sorted(items) == ["a.png", "sub/b.png"]
+    assert sorted(items) == ["photos/a.png", "photos/sub/b.png"]
     assert rejected == {"photos/c.txt": "no regular file"}
 
 
@@ -148,7 +148,7 @@ def test_members_that_clash_or_hide_archives_are_left_out(tmp_path: Path) -> Non
             with warnings.catch_warnings(action="ignore"):  # that a name occurs twice
                 archive.writestr(name, content)
     items, rejected = read(tmp_path / "x.zip")
-    assert items["a.png"].image == picture(0)
+    assert items["photos/a.png"].image == picture(0)
     assert sorted(rejected.values()) == [
         "archive inside an archive",
         "archive inside an archive",
@@ -166,8 +166,8 @@ def test_a_damaged_member_of_a_zip_is_left_out_and_told(tmp_path: Path) -> None:
     content[at : at + 8] = bytes(8)
     path.write_bytes(content)
     items, rejected = read(path)
-    assert sorted(items) == ["a.png", "sub/b.png"]
-    assert rejected == {"photos/c.png": "corrupt member", "c.txt": "caption without an image"}
+    assert sorted(items) == ["photos/a.png", "photos/sub/b.png"]
+    assert rejected == {"photos/c.png": "corrupt member", "photos/c.txt": "caption without an image"}
 
 
 def test_an_encrypted_member_is_left_out(tmp_path: Path) -> None:

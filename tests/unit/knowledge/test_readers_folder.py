@@ -126,6 +126,21 @@ def test_bad_files_side_by_side_are_rejections(photos: Path) -> None:
     }
 
 
+def test_captions_from_names_where_they_say_something(tmp_path: Path) -> None:
+    for name in ("pets/old cats/grey_cat-02.png", "pets/IMG_2041.png", "IMG_2042.png", "cup.png", "Käse.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "cup.txt").write_text("a blue cup")
+    items, rejected = parted(open_reader("image_text", tmp_path, names=True))
+    assert {name: (item.caption, item.label) for name, item in items.items()} == {
+        "pets/old cats/grey_cat-02.png": ("grey cat, old cats, pets", "old cats"),
+        "pets/IMG_2041.png": ("pets", "pets"),
+        "cup.png": ("a blue cup", ""),
+        "Käse.png": ("Käse", ""),
+    }
+    assert rejected == {"IMG_2042.png": "image without a caption"}
+
+
 def test_names_that_are_no_utf8_are_read_and_written_as_bytes(photos: Path) -> None:
     (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(2))
     (photos / os.fsdecode(b"caf\xe9.txt")).write_text("coffee")
@@ -178,7 +193,8 @@ def test_an_iconify_package_packed_or_unpacked(packed: bool, tmp_path: Path) -> 
     item = items["red-square"]
     assert item.caption == "an icon of a red square, Plain Shapes style, geometry"
     assert (item.label, item.licence, item.attribution) == ("red square", "MIT", "Ann")
-    assert decode(item.image, "x").getpixel((128, 128)) == (255, 0, 0)
+    assert decode(item.image, "x").getpixel((64, 64)) == (255, 0, 0)
+    assert decode(item.image, "x").size == (128, 128)
     assert rejected == {
         "gone": "hidden icon",
         "empty": "does not render",

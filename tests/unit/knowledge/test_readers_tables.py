@@ -224,6 +224,14 @@ def test_a_damaged_table_among_others(tmp_path: Path) -> None:
     }
 
 
+def test_a_row_that_is_no_text_is_a_rejection_and_the_next_is_read(tmp_path: Path) -> None:
+    texts = pa.array([b"one", b"\xff\xfe", b"three"]).view(pa.string())
+    path = parquet(tmp_path / "t.parquet", {"image": [picture()] * 3, "text": texts})
+    items, rejected = parted(open_reader("parquet", path))
+    assert [item.caption for item in items.values()] == ["one", "three"]
+    assert rejected == {"t.parquet#00000001": "unreadable row"}
+
+
 def test_a_key_that_occurs_twice_is_a_rejection(tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", {"image": [picture()] * 3, "text": ["x"] * 3, "id": ["a", "b", "a"]})
     items, rejected = parted(reader for reader in open_reader("parquet", path) if getattr(reader, "name", "") != "a")
