@@ -224,6 +224,14 @@ def test_a_damaged_table_among_others(tmp_path: Path) -> None:
     }
 
 
+def test_a_table_that_is_a_bomb_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag_diffusion.knowledge.readers.table._LARGE", 1 << 20)
+    parquet(tmp_path / "t.parquet", {"image": [bytes(2 << 20)], "text": ["x"]}, compression="zstd")
+    assert (tmp_path / "t.parquet").stat().st_size < 5_000
+    items, rejected = parted(open_reader("parquet", tmp_path / "t.parquet"))
+    assert (items, rejected) == ({}, {"t.parquet": "decompression bomb"})
+
+
 def test_a_row_that_is_no_text_is_a_rejection_and_the_next_is_read(tmp_path: Path) -> None:
     texts = pa.array([b"one", b"\xff\xfe", b"three"]).view(pa.string())
     path = parquet(tmp_path / "t.parquet", {"image": [picture()] * 3, "text": texts})
