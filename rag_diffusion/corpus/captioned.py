@@ -23,6 +23,7 @@ OTHER_PICTURES = frozenset(
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".ppm", ".pgm", ".hdr"}
 )
 METADATA = "metadata.jsonl"
+NO_CAPTION = "image without a caption"  # how such a problem begins
 MAX_TEXT_BYTES = 1 << 20  # of one line of metadata.jsonl, of one text file
 CAPTION_KEYS = ("text", "caption")
 
@@ -72,7 +73,7 @@ def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> I
                         yield _metadata_row(line, f"{table}:{number}", base, files, named)
         for name in files:
             if name not in named:
-                yield Row(name=name, problem=f"image without a caption: not in {METADATA}")
+                yield Row(name=name, problem=f"{NO_CAPTION}: not in {METADATA}")
 
 
 def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[Row]:
@@ -205,7 +206,7 @@ def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> 
         fields = parse_object(read_text(table)) if table.is_file() else {}
         if text in texts:
             if not used.add(stem):
-                return Row(name=name, problem=f"image without a caption: {text} belongs to another image")
+                return Row(name=name, problem=f"{NO_CAPTION}: {text} belongs to another image")
             return Row(name=name, caption=read_text(folder / text).decode("utf-8-sig"), fields=fields)
     except UnicodeDecodeError:
         return Row(name=name, problem=f"caption is not UTF-8: {Path(text).name}")
@@ -214,5 +215,5 @@ def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> 
     except DataError as error:
         return Row(name=name, problem=str(error))
     if not caption_of(fields):
-        return Row(name=name, problem="image without a caption: no text file of the same name")
+        return Row(name=name, problem=f"{NO_CAPTION}: no text file of the same name")
     return Row(name=name, caption=caption_of(fields), fields=fields)

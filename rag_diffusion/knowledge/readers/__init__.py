@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def _archive(path: Path, *, limits: Limits | None = None, scratch: Path | None =
 
 _READERS: dict[str, Callable[..., Reader]] = {
     "imagefolder": FolderReader,
-    "image_text": lambda path: FolderReader(path, sidecars=True),
+    "image_text": partial(FolderReader, sidecars=True),
     "webdataset": WebDatasetReader,
     "parquet": TableReader,
     "coco": CocoReader,

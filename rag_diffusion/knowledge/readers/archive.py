@@ -29,7 +29,9 @@ _NESTED = (*ARCHIVE_SUFFIXES, ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _PIECE = 1 << 20
 _FLOOR = 256 << 20  # bytes that any archive may unpack to, however small it is
 _MAX_DIRECTORY = 64 << 20  # bytes of a zip's table of contents
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
+# what zipfile raises on a file that is damaged or made to harm
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError)
+_HARM = (*_DAMAGE, ValueError, IndexError, OverflowError, OSError)
 _END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 
 
@@ -138,19 +140,13 @@ def _unzip(path: Path, folder: Path, budget: _Budget) -> Iterator[Rejection]:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.is_dir():
+                if info.filename.endswith("/"):
                     continue
                 reason = _refused(info.filename, _kind(info))
-                if not reason:
-                    target = folder / info.filename
-                    try:
-                        reason = _write(target, _pieces(archive, info), budget)
-                    except _DAMAGE as error:
-                        target.unlink(missing_ok=True)
-                        reason = f"corrupt member: {error}"
+                reason = reason or _write(folder / info.filename, _pieces(archive, info), budget)
                 if reason:
                     yield Rejection(what=info.filename, reason=reason)
-    except zipfile.BadZipFile as error:
+    except _HARM as error:
         raise DataError(f"corrupt archive: {error}") from None
 
 
@@ -161,20 +157,30 @@ def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
 
 
 def _write(target: Path, pieces: Iterator[bytes], budget: _Budget) -> str:
-    """Write one new file; returns why that cannot be, or nothing."""
+    """Write one new file, whole or not at all; returns why that cannot be, or nothing."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
+        file = target.open("xb")
+    except FileExistsError:
+        return "named twice: the archive holds another file or folder of this name"
+    except (OSError, ValueError) as error:
+        _raise_if_full(error)
+        return f"bad name: {getattr(error, 'strerror', error)}"
+    try:
+        with file:
             for piece in pieces:
                 budget.take_bytes(len(piece))
                 file.write(piece)
-    except FileExistsError:
-        return "named twice: the archive holds another member of this name"
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"disk full: no room to unpack into {target.parent}; free some space") from error
-        return f"bad name: {error.strerror}"
+    except _HARM as error:
+        target.unlink()
+        _raise_if_full(error)
+        return f"corrupt member: {error}"
     return ""
+
+
+def _raise_if_full(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise DataError("disk full: no room to unpack the archive; free some space") from error
 
 
 def _refused(name: str, kind: str) -> str:
@@ -213,7 +219,9 @@ def _count_entries(file: BinaryIO, budget: _Budget) -> None:
     if tail[max(0, at - 20) : at].startswith(_LOCATOR64) and tail[max(0, at - 76) :].startswith(_END64):
         (length,) = struct.unpack_from("<Q", tail, at - 76 + 40)
         start -= 76
-    if length > _MAX_DIRECTORY or length > start:
+    if length > start:
+        raise DataError(f"corrupt archive: a zip with a table of contents of {length} bytes before byte {start}")
+    if length > _MAX_DIRECTORY:
         raise DataError(f"too many entries: a zip with a table of contents of {length} bytes; cut it into several")
     file.seek(start - length)
     while file.tell() < start:

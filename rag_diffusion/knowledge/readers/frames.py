@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,15 @@ def _image_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
     try:
         with Image.open(path, formats=raster_formats()) as clip:
             _check_size(*clip.size)
+            whole = clip.format != "GIF" or _ends_as_gif(path)
             seconds = 0.0
             for number in range(getattr(clip, "n_frames", 1)):
                 clip.seek(number)
                 clip.load()
                 yield seconds, on_white(clip)
                 seconds += float(clip.info.get("duration") or 1000 * _HASTE) / 1000
+            if not whole:
+                raise DataError("truncated clip: a GIF without its end")
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on bytes made to harm
@@ -116,16 +120,35 @@ def _video_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
             if not container.streams.video:
                 raise DataError("no frame: the file has no video stream")
             stream = container.streams.video[0]
+            seconds = 0.0
             for number, frame in enumerate(container.decode(stream)):
                 _check_size(frame.width, frame.height)
-                seconds = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
+                seconds = float(frame.time if frame.time is not None else number / (stream.average_rate or 25))
                 image = frame.to_image()
                 turn = float(frame.rotation)
-                yield max(float(seconds), 0.0), image.rotate(turn, expand=True) if turn else image
+                yield max(seconds, 0.0), image.rotate(turn, expand=True) if turn else image
+            _check_length(seconds, stream, container)
     except DataError:
         raise
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         raise DataError(f"corrupt clip: {getattr(error, 'strerror', None) or type(error).__name__}") from None
+
+
+def _ends_as_gif(path: Path) -> bool:
+    """Whether the last byte that says something is a GIF's trailer; Pillow takes what is there for all."""
+    with path.open("rb") as file:
+        file.seek(-min(1024, path.stat().st_size), os.SEEK_END)
+        return file.read().rstrip(b"\0").endswith(b";")
+
+
+def _check_length(seconds: float, stream: Any, container: Any) -> None:
+    """A video whose frames end well before its header says so was cut."""
+    if stream.duration is not None:
+        length = float(stream.duration * stream.time_base)
+    else:
+        length = (container.duration or 0) / 1e6
+    if seconds + max(1.0, 0.05 * length) < length:
+        raise DataError(f"truncated clip: it ends after {seconds:.1f} of {length:.1f} seconds")
 
 
 def _check_size(width: int, height: int) -> None:

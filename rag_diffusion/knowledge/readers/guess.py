@@ -15,13 +15,14 @@ from rag_diffusion.knowledge.readers.tar_stream import TAR_SUFFIXES, tar_members
 
 _LOOKS_AT = 10_000  # files of a folder
 _MEMBERS = 64  # of a tar archive
+_FLAT = ("coco", "iconify")  # whose files lie where they are looked for; other forms are found at any depth
 
 
 def guess_form(path: Path) -> tuple[str, Path, str]:
     """Guess the form of a file or folder.
 
     Args:
-        path: a folder that holds nothing but one folder counts as that one.
+        path: a folder that holds nothing but one folder has the form of that one.
 
     Returns:
         One of `FORMS`, the path to open, and what tells so.
@@ -34,10 +35,11 @@ def guess_form(path: Path) -> tuple[str, Path, str]:
         return form, path, why
     if not path.is_dir():
         raise DataError(f"{path}: expected a file or a folder, got none; name another path")
-    while len(inside := list(islice(_visible(path), 2))) == 1 and inside[0].is_dir():
-        path = Path(inside[0].path)
-    form, why = _form_of_folder(path)
-    return form, path, why
+    inner = path
+    while len(inside := list(islice(_visible(inner), 2))) == 1 and inside[0].is_dir():
+        inner = Path(inside[0].path)
+    form, why = _form_of_folder(inner)
+    return form, inner if form in _FLAT else path, why
 
 
 def _form_of_file(path: Path) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 MAX_ELEMENT = 1 << 20  # characters of one element of an array
 _CHUNK = 1 << 16
 _SPACE = " \t\r\n"
+_AFTER = f",:]}}{_SPACE}"
 
 
 def array_elements(file: TextIO) -> Iterator[tuple[str, Any]]:
@@ -81,7 +82,7 @@ class _Text:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._window, self._at)
-                whole = end < len(self._window)  # else a number may go on
+                whole = self._window[end : end + 1] in _AFTER and end < len(self._window)  # else a number may go on
             except RecursionError:
                 raise ValueError("nested too deep") from None
             except ValueError as error:

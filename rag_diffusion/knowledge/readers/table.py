@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rag_diffusion.corpus.images import MAX_BYTES
 from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.readers.fields import CAPTIONS, KNOWN, NAMES, caption_in, make_item, unsafe_path
 from rag_diffusion.knowledge.readers.imagefolder import read_image
@@ -18,8 +19,11 @@ from rag_diffusion.knowledge.records import Item, Rejection
 IMAGES = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
 PATHS = ("file_name", "image_path", "path", "filename", "image_file")
 KEYS = ("pair_id", "id", "key", "__key__", "uid")
-_ROWS = 16  # decoded at a time
-_BUFFER = 1 << 20  # bytes of a column read at a time
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
+_ROWS = 16  # decoded at a time; one where a row group is so large that a few of its cells could fill the memory
+_LARGE = 64 << 20  # bytes of a row group when it is unpacked
+_MAX_RATIO = 200  # of a large row group's bytes when it is unpacked to those in the file
+_STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}  # else a whole column of a row group is read at once
 
 
 class TableReader:
@@ -48,12 +52,12 @@ class TableReader:
         for file in self._files:
             name = file.relative_to(self._root).as_posix()
             try:
-                with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
+                with pq.ParquetFile(file, page_checksum_verification=True, **_STREAMED) as table:
                     yield from self._rows(table, file.parent, name)
-            except (pa.ArrowException, OSError) as error:
-                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
             except DataError as error:
                 yield Rejection(what=name, reason=str(error))
+            except _DAMAGE as error:
+                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
 
     def _rows(self, table: pq.ParquetFile, folder: Path, name: str) -> Iterator[Item | Rejection]:
         schema = table.schema_arrow
@@ -67,15 +71,25 @@ class TableReader:
         done = 0
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
+            first = done
             try:
-                first = done
-                for batch in table.iter_batches(_ROWS, row_groups=[group], columns=sorted(columns), use_threads=False):
-                    for row in batch.to_pylist():
-                        yield self._item(row, f"{name}#{first:08d}", image, key, folder, labels)
+                at_once = _rows_at_once(table.metadata.row_group(group), columns)
+                for batch in table.iter_batches(
+                    at_once, row_groups=[group], columns=sorted(columns), use_threads=False
+                ):
+                    for row in _rows_of(batch):
+                        what = f"{name}#{first:08d}"
+                        if row is None:
+                            yield Rejection(
+                                what=what,
+                                reason="unreadable row: a text that is not UTF-8, or a value beyond its range",
+                            )
+                        else:
+                            yield self._item(row, what, image, key, folder, labels)
                         first += 1
-            except (pa.ArrowException, OSError) as error:
-                lost = f"{done + rows - first} rows from {first} on are lost"
-                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}; {lost}")
+            except (DataError, *_DAMAGE) as error:
+                reason = str(error) if isinstance(error, DataError) else f"corrupt parquet file: {_one_line(error)}"
+                yield Rejection(what=name, reason=f"{reason}; {done + rows - first} rows from {first} on are lost")
             done += rows
 
     def _item(
@@ -103,6 +117,36 @@ class TableReader:
         return make_item(name, content, caption, fields)
 
 
+def _rows_at_once(group: pq.RowGroupMetaData, columns: Collection[str]) -> int:
+    """How many rows of a row group may be decoded together.
+
+    Raises:
+        DataError: it unpacks to far more than it takes in the file, as a dictionary of one huge image does.
+    """
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    read = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
+    packed = sum(chunk.total_compressed_size for chunk in read)
+    unpacked = sum(chunk.total_uncompressed_size for chunk in read)
+    if unpacked > max(_LARGE, _MAX_RATIO * packed):
+        raise DataError(f"decompression bomb: {packed} bytes that unpack to {unpacked}")
+    return _ROWS if unpacked <= _LARGE else 1
+
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Rows as Python has them; None for one that it cannot have, e.g. text that is no UTF-8."""
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):
+        rows = []
+    yield from rows
+    if not rows:
+        for number in range(batch.num_rows):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except (ValueError, OverflowError):
+                yield None
+
+
 def _column(schema: pa.Schema, names: Sequence[str], what: str) -> str:
     """The first column of the names that can hold images."""
     for name in names:
@@ -128,6 +172,8 @@ def _content(cell: object, folder: Path) -> bytes:
     if not cell:
         raise DataError("caption without an image: the cell is empty")
     if isinstance(cell, bytes):
+        if len(cell) > MAX_BYTES:
+            raise DataError(f"file too large: {len(cell)} bytes, at most {MAX_BYTES}")
         return cell
     path = str(cell)
     if path.startswith(("http://", "https://")):
