@@ -112,6 +112,14 @@ def to_pair(item: Item, *, data_set: str, size: int, licence: str, attribution: 
     Returns:
         The pair, or why there is none. Pairs of equal pixels share a duplicate group.
     """
+    made = checked_pair(item, data_set=data_set, size=size, licence=licence, attribution=attribution)
+    return made if isinstance(made, Rejection) else made[0]
+
+
+def checked_pair(
+    item: Item, *, data_set: str, size: int, licence: str, attribution: str
+) -> tuple[Pair, Image.Image] | Rejection:
+    """`to_pair`, with the pair's image as it is before it is encoded again."""
     shown = escaped(item.name)[:MAX_NAME]
     try:
         name = checked_name(item.name)
@@ -135,7 +143,7 @@ def to_pair(item: Item, *, data_set: str, size: int, licence: str, attribution: 
     except DataError as error:
         return Rejection(what=shown, reason=str(error))
     pair_id = f"{data_set}/{name}"
-    return Pair(
+    pair = Pair(
         pair_id=pair_id,
         source=data_set,
         entity=label or pair_id,
@@ -151,6 +159,7 @@ def to_pair(item: Item, *, data_set: str, size: int, licence: str, attribution: 
         split=split,
         duplicate_group=f"pixels:{hashlib.sha256(image.tobytes()).hexdigest()[:32]}",
     )
+    return pair, image
 
 
 def _checked_field(text: str, field: str) -> str:

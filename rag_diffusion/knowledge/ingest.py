@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rag_diffusion.knowledge.images import to_pair
+from rag_diffusion.knowledge.images import checked_pair
 from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.records import Item, Reader, Rejection
+from rag_diffusion.knowledge.records import Reader, Rejection
 from rag_diffusion.knowledge.staging import PART_BYTES, PART_CANDIDATES, Candidate, Embedded, Staging, digest
 from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.stream import PairEncoder, in_order
 from rag_diffusion.types import Pair
 
-BATCH = 32  # candidates a worker takes at a time
+Floats = NDArray[np.float32]
+
+BATCH = 64  # candidates a worker takes at a time
 _KEPT_AT_A_TIME = 512
 
 
@@ -64,22 +66,24 @@ class Ingest:
     def embedded(self, candidates: Sequence[Candidate]) -> Embedded:
         """Check and embed a batch."""
         made = [self._made(one) for one in candidates]
-        pairs = [one for one in made if isinstance(one, Pair)]
-        image, text = self._vectors(pairs)
+        taken = [one for one in made if not isinstance(one, Rejection)]
+        image, text = self._vectors([pair.caption for pair, _ in taken], [picture for _, picture in taken])
         return Embedded(
             digest=digest(candidates),
             candidates=len(candidates),
-            pairs=pairs,
+            pairs=[pair for pair, _ in taken],
             rejected=[one for one in made if isinstance(one, Rejection)],
             image=image,
             text=text,
         )
 
-    def _made(self, candidate: Candidate) -> Pair | Rejection:
-        if not isinstance(candidate, Item):
+    def _made(self, candidate: Candidate) -> tuple[Pair, Image.Image] | Rejection:
+        if isinstance(candidate, Pair):
+            return candidate, Image.open(io.BytesIO(candidate.image)).convert("RGB")
+        if isinstance(candidate, Rejection):
             return candidate
         facts = self.facts
-        return to_pair(
+        return checked_pair(
             candidate,
             data_set=facts.name,
             size=facts.image_size,
@@ -87,11 +91,11 @@ class Ingest:
             attribution=facts.attribution,
         )
 
-    def _vectors(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if not pairs:
+    def _vectors(self, captions: Sequence[str], pictures: Sequence[Image.Image]) -> tuple[Floats, Floats]:
+        if not captions:
             return np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.float32)
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(pair.image)).convert("RGB")) for pair in pairs])
-        return self.encoder.images(pixels), self.encoder.texts([pair.caption for pair in pairs])
+        pixels = np.stack([np.asarray(picture) for picture in pictures])
+        return self.encoder.images(pixels), self.encoder.texts(captions)
 
 
 def keep(staging: Staging, pairs: Iterable[Pair], vectors: MappedVectors) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rag_diffusion.config import Config
-from rag_diffusion.errors import ConfigError, ModelError
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.build import VECTORS, write_data_set
 from rag_diffusion.knowledge.ingest import Ingest, keep
@@ -19,8 +19,7 @@ from rag_diffusion.knowledge.records import Item, Reader, Rejection
 from rag_diffusion.knowledge.staging import Staging
 from rag_diffusion.knowledge.stored import StoredPairs
 from rag_diffusion.knowledge.vector_file import MappedVectors
-from rag_diffusion.layout import ENCODER
-from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
+from rag_diffusion.retrieval.stream import PairEncoder
 
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
 
@@ -211,11 +210,6 @@ class Writer:
             self.places.drop(name)
 
     def _facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
-        if isinstance(self.encoder, StreamEncoder) and not (self.root / ENCODER).is_dir():
-            raise ModelError(
-                f"{self.root / ENCODER}: expected the dual encoder that makes vectors, found none; run `dvc repro "
-                "align`, or copy the folder from a project that has one"
-            )
         return Manifest(
             name=name,
             form=form,

@@ -22,12 +22,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import Normalize, ToTensor
 
+from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.models.dual_encoder import DualEncoder, load_dual_encoder
 from rag_diffusion.retrieval.threads import one_thread_per_operation
 
-IMAGE_BATCH, TEXT_BATCH = 16, 64
+IMAGE_BATCH, TEXT_BATCH = 16, 8  # what one core does fastest
 _AHEAD = 2  # batches that wait for a worker
 
 Floats = NDArray[np.float32]
@@ -67,7 +69,16 @@ class StreamEncoder:
 
     @property
     def hash(self) -> str:
-        """Of the folder; read again when a file of it has changed."""
+        """Of the folder; read again when a file of it has changed.
+
+        Raises:
+            ModelError: there is no folder.
+        """
+        if not self._folder.is_dir():
+            raise ModelError(
+                f"{self._folder}: expected the dual encoder that makes vectors, found none; run `dvc repro align`, or "
+                "copy the folder from a project that has one"
+            )
         files = sorted(path for path in self._folder.rglob("*") if path.is_file())
         state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         if self._known is None or self._known[0] != state:
@@ -76,39 +87,58 @@ class StreamEncoder:
 
     def images(self, pixels: Pixels) -> Floats:
         """See `PairEncoder`."""
-        parts = [pixels[start : start + IMAGE_BATCH] for start in range(0, len(pixels), IMAGE_BATCH)]
-        return np.concatenate([self._image_batch(part) for part in parts])
+        return np.concatenate([self.image_vectors(batch) for batch in self.image_batches(pixels)])
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """See `PairEncoder`; each distinct text once."""
-        distinct = sorted(set(texts), key=lambda text: (len(text), text))
-        parts = [distinct[start : start + TEXT_BATCH] for start in range(0, len(distinct), TEXT_BATCH)]
-        found = np.concatenate([self._text_batch(part) for part in parts])
+        distinct = sorted(set(texts))
+        found: Floats | None = None
+        for rows, tokens in self.token_batches(distinct):
+            vectors = self.text_vectors(tokens)
+            found = np.empty((len(distinct), vectors.shape[1]), dtype=np.float32) if found is None else found
+            found[rows] = vectors
         place = {text: row for row, text in enumerate(distinct)}
+        assert found is not None
         return found[[place[text] for text in texts]]
 
-    def _image_batch(self, pixels: Pixels) -> Floats:
-        encoder = self._encoder
-        images = [encoder.preprocess(Image.fromarray(image)) for image in pixels]
-        batch = torch.stack(images).to(memory_format=torch.channels_last)
+    def image_batches(self, pixels: Pixels) -> list[Tensor]:
+        """(n, H, W, 3) uint8 as batches that the image tower takes."""
+        prepare = _prepared(self.encoder.preprocess)
+        return [prepare(pixels[start : start + IMAGE_BATCH]) for start in range(0, len(pixels), IMAGE_BATCH)]
+
+    def token_batches(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], Tensor]]:
+        """Texts as batches that the text tower takes, short ones together, so that little padding is computed.
+
+        Returns:
+            The places of a batch's texts, and their tokens.
+        """
+        with self._tokenizing:  # tokenizers dislike threads
+            tokens = self.encoder.tokenize(texts)
+        pad = self.encoder.pad_token
+        lengths = np.full(len(texts), tokens.shape[1]) if pad is None else (tokens != pad).sum(dim=1).numpy()
+        order = np.argsort(lengths, kind="stable")
+        parts = [order[start : start + TEXT_BATCH] for start in range(0, len(order), TEXT_BATCH)]
+        return [(rows, tokens[rows][:, : int(lengths[rows].max())]) for rows in parts]
+
+    def image_vectors(self, batch: Tensor) -> Floats:
+        """The image tower alone: (n, 3, H, W) -> (n, D)."""
+        encoder = self.encoder
         with torch.inference_mode():
             if encoder.embedded:
                 return _unit(encoder.image_head(encoder.image_trunk(batch)))
             return _unit(encoder.model.encode_image(batch))  # type: ignore[operator]
 
-    def _text_batch(self, texts: Sequence[str]) -> Floats:
-        encoder = self._encoder
-        with self._tokenizing:  # tokenizers dislike threads
-            tokens = encoder.tokenize(texts)
-        if encoder.pad_token is not None:
-            tokens = tokens[:, : int((tokens != encoder.pad_token).sum(dim=1).max())]
+    def text_vectors(self, tokens: Tensor) -> Floats:
+        """The text tower alone: (n, L) -> (n, D)."""
+        encoder = self.encoder
         with torch.inference_mode():
             if encoder.embedded:
                 return _unit(encoder.text_head(encoder.text_trunk(tokens)))
             return _unit(encoder.model.encode_text(tokens))  # type: ignore[operator]
 
     @property
-    def _encoder(self) -> DualEncoder:
+    def encoder(self) -> DualEncoder:
+        """The encoder itself."""
         with self._loading:
             return self._loaded
 
@@ -151,6 +181,28 @@ def _until_an_error(batches: Iterable[Batch], trouble: list[Exception]) -> Itera
         yield from batches
     except Exception as error:
         trouble.append(error)
+
+
+def _prepared(preprocess: Callable[[Image.Image], Tensor]) -> Callable[[Pixels], Tensor]:
+    """What prepares a batch: image by image up to its pixels, then the arithmetic for all of them at once."""
+    steps = getattr(preprocess, "transforms", [])
+    if len(steps) < 2 or not (isinstance(steps[-2], ToTensor) and isinstance(steps[-1], Normalize)):
+        return lambda pixels: torch.stack([preprocess(Image.fromarray(image)) for image in pixels]).to(
+            memory_format=torch.channels_last
+        )
+    mean, std = (torch.tensor(getattr(steps[-1], name)).view(1, 3, 1, 1) for name in ("mean", "std"))
+
+    def prepare(pixels: Pixels) -> Tensor:
+        shown = []
+        for image in pixels:
+            picture = Image.fromarray(image)
+            for step in steps[:-2]:
+                picture = step(picture)
+            shown.append(np.asarray(picture))
+        batch = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)  # rows of pixels: channels last in memory
+        return batch.float().div_(255).sub_(mean).div_(std)
+
+    return prepare
 
 
 def _unit(vectors: Tensor) -> Floats:

@@ -216,7 +216,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypat
         base.add("photos", stops_after(300, source))
     assert base.names() == []
     assert "run the same" in base.list()[0].trouble
-    assert encoder.num_images == 288  # whole batches of 32
+    assert encoder.num_images == 256  # whole batches of 64
     base.add("photos", source)
     assert encoder.num_images == 400
     other = make_base(tmp_path / "other")
