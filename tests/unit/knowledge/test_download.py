@@ -176,7 +176,7 @@ def test_a_packed_body_is_refused(server: Wild) -> None:
     ids=["silent", "headers", "body", "chunks", "endless"],
 )
 def test_a_server_that_hangs_or_drips_is_cut_off_at_the_deadline(server: Wild, parts: list[bytes]) -> None:
-    server.paths["/"] = raw(b"" if not parts else parts[0], *parts[1:], b"", pause=0.05, stop=server.stop)
+    server.paths["/"] = raw(b"" if not parts else parts[0], *parts[1:], b"", pause=0.2, stop=server.stop)
     if not parts:
         server.paths["/"] = lambda handler, body: server.stop.wait(20) and None
     start = time.monotonic()
