@@ -59,7 +59,7 @@ class KnowledgeBase(Writer):
         self._lock = RLock()
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
         self._retrievers: dict[tuple[str, ...], tuple[State, Retriever]] = {}
-        self.places.finish_removals()
+        self.places.finish()
 
     @classmethod
     def open(cls, root: Path | str, *, wait: float = WAIT) -> KnowledgeBase:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rag_diffusion.config import Config
-from rag_diffusion.errors import ConfigError
-from rag_diffusion.files import file_hash
-from rag_diffusion.knowledge.build import VECTORS, write_data_set
+from rag_diffusion.errors import ConfigError, LineageError
+from rag_diffusion.files import atomic_write, file_hash
+from rag_diffusion.knowledge.build import TABLE, VECTORS, write_data_set
+from rag_diffusion.knowledge.data_set import PairColumns, mapped_table
+from rag_diffusion.knowledge.images import escaped
 from rag_diffusion.knowledge.ingest import Ingest, keep
 from rag_diffusion.knowledge.manifest import FORMAT, REMOTE, UPLOADED, Manifest, rebuild_hint
-from rag_diffusion.knowledge.places import CORPUS_NAME, Places, check_name
+from rag_diffusion.knowledge.places import CORPUS_NAME, MADE, PUBLISHED, Places, check_name
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
-from rag_diffusion.knowledge.staging import Staging
-from rag_diffusion.knowledge.stored import StoredPairs
+from rag_diffusion.knowledge.staging import Candidate, Staging
+from rag_diffusion.knowledge.stored import Stored
 from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.retrieval.stream import PairEncoder
 
@@ -127,19 +129,10 @@ class Writer:
                 )
             facts = self._facts(name, UPLOADED, licence=licence, attribution=attribution)
             shutil.rmtree(self.places.building(name), ignore_errors=True)
-            staging = self._staging(facts)
-            before = 0
-            if old is not None:
-                keep(staging, self._stored(old), self._vectors(old))
-                before = len(staging.parts)
-            ingest = Ingest(facts, self.encoder)
-            staging.write([ingest.embedded(items)])
-            rejected = list(staging.parts[before].rejected())
-            if len(rejected) == len(items) and old is not None:
+            try:
+                return self._inserted(facts, items, old)
+            finally:
                 shutil.rmtree(self.places.building(name), ignore_errors=True)
-                return old, rejected
-            taken = self._publish(facts, staging, old)
-            return taken, rejected
 
     def rebuild(self, name: str) -> Manifest:
         """Make all of a data set again from its own shards: after damage, or for another encoder.
@@ -182,6 +175,31 @@ class Writer:
                 )
             self.places.drop(name)
 
+    def _inserted(
+        self, facts: Manifest, items: Sequence[Item], old: Manifest | None
+    ) -> tuple[Manifest, list[Rejection]]:
+        staging, candidates = self._staging(facts), list[Candidate](items)
+        if old is not None:
+            if old.encoder_hash != facts.encoder_hash:
+                raise LineageError(
+                    f"kb: expected {old.name!r} to be of the present encoder, but another one made its vectors; "
+                    f"{rebuild_hint(old.name)} before you add to it"
+                )
+            keep(staging, self._stored(old), self._vectors(old))
+            candidates = [self._unless_taken(one, old) for one in items]
+        before = len(staging.parts)
+        staging.write([Ingest(facts, self.encoder).embedded(candidates)])
+        new = staging.parts[before]
+        rejected = list(new.rejected())
+        return self._publish(facts, staging, old) if new.rows or old is None else old, rejected
+
+    def _unless_taken(self, item: Item, old: Manifest) -> Candidate:
+        table = self.places.generation(old.name, old.generation) / TABLE
+        columns = PairColumns(mapped_table(table, old.num_pairs, rebuild_hint(old.name)))
+        if columns.find(f"{old.name}/{escaped(item.name)}") is None:
+            return item
+        return Rejection(what=escaped(item.name), reason="name taken: an earlier pair has this id")
+
     def _facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
         return Manifest(
             name=name,
@@ -203,14 +221,16 @@ class Writer:
         """Write a generation beside the old one; the manifest makes it hold, in one step."""
         name = facts.name
         facts = replace(facts, generation=old.generation + 1 if old is not None else 1)
-        made, folder = staging.folder / "made", self.places.generation(name, facts.generation)
+        made, folder = staging.folder / MADE, self.places.generation(name, facts.generation)
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
         manifest = write_data_set(made, staging.parts, self.config.index, facts)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, folder)
+        atomic_write(staging.folder / PUBLISHED, str(facts.generation))
         manifest.write(self.places.manifest(name))
         shutil.rmtree(self.places.building(name), ignore_errors=True)
+        shutil.rmtree(self.places.cache(name), ignore_errors=True)  # of a remote one that was here
         if old is not None:
             shutil.rmtree(self.places.generation(name, old.generation), ignore_errors=True)
         return manifest
@@ -219,8 +239,8 @@ class Writer:
         path = self.places.manifest(name)
         return Manifest.read(path) if path.exists() else None
 
-    def _stored(self, manifest: Manifest) -> StoredPairs:
-        return StoredPairs(self.places.generation(manifest.name, manifest.generation), manifest)
+    def _stored(self, manifest: Manifest) -> Stored:
+        return Stored(self.places.generation(manifest.name, manifest.generation), manifest)
 
     def _vectors(self, manifest: Manifest) -> MappedVectors:
         path = self.places.generation(manifest.name, manifest.generation) / VECTORS
