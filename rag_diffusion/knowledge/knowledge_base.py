@@ -230,7 +230,7 @@ class KnowledgeBase(Writer):
         return DataSet.open(self.places.generation(manifest.name, manifest.generation), manifest)
 
     def _assembled(self, parts: Sequence[DataSet]) -> Retriever:
-        """One retriever over data sets; words are indexed sparsely, with the scores of rank_bm25, whatever is chosen."""
+        """One retriever over data sets; words are indexed sparsely, with rank_bm25's scores, whatever is chosen."""
         parts = in_order_of_ids(parts)
         counts = TermCounts.merged([part.counts for part in parts])
         method = Method.of(self.config.retrieval)

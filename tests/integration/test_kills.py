@@ -24,7 +24,7 @@ ingest.PART_CANDIDATES = {PART}
 
 class Slow(TinyEncoder):
     def images(self, pixels):
-        time.sleep(0.05)
+        time.sleep(0.2)
         return super().images(pixels)
 
 root, what = Path(sys.argv[1]), sys.argv[2]
