@@ -15,6 +15,7 @@ kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
 Name = Annotated[str, typer.Argument(help="of the data set, as my-photos")]
 Several = Annotated[list[str] | None, typer.Option()]
+ALLOW = "A host that may have a private address, HOST or HOST:PORT."
 FORMS = "imagefolder, image_text, webdataset, parquet, coco, iconify, video, archive; auto looks what it is"
 
 
@@ -26,13 +27,16 @@ def add(
     form: Annotated[str, typer.Option(help=FORMS)] = "auto",
     licence: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
     attribution: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
-    remote: Annotated[str, typer.Option(help="In place of a path: the address of a server of images.")] = "",
+    remote: Annotated[str, typer.Option(help="In place of a path: URL of a server of clip-retrieval's protocol.")] = "",
+    index: Annotated[str, typer.Option(help="With --remote: which of its indexes; its first if none is named.")] = "",
+    allow_host: Annotated[list[str] | None, typer.Option(help=ALLOW)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of the data set of that name.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
     """Make a data set of images with captions; a build that was stopped goes on when it is started again."""
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
     from rag_diffusion.knowledge.readers import open_reader
+    from rag_diffusion.knowledge.remote import Remote, RemoteSource
     from rag_diffusion.knowledge.report import as_text
 
     with clean_errors():
@@ -40,7 +44,17 @@ def add(
             raise ConfigError("kb add: expected a path, or --remote URL, and not both")
         base = KnowledgeBase.open(root, wait=wait)
         if path is None:
-            made = base.add_remote(name, remote, replace=replace)
+            there = Remote(url=remote, index=index, allow_hosts=tuple(allow_host or ()))
+            RemoteSource(name, there).indices()
+            made = base.add_remote(
+                name,
+                remote,
+                index=index,
+                allow_hosts=there.allow_hosts,
+                licence=licence,
+                attribution=attribution,
+                replace=replace,
+            )
         else:
             reader = open_reader(form, path)
             print(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
@@ -136,3 +150,20 @@ def search(
             splits=tuple(split or ()),
         )
         print(found(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
+
+
+@kb.command()
+def serve(
+    root: Root = Path(),
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets every machine ask.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 1234,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Take no uploads.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(help=f"{ALLOW} Of queries by image URL.")] = None,
+) -> None:
+    """Serve it over HTTP in clip-retrieval's protocol, and take uploads; nobody is asked for a password."""
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.knowledge.server import serve as run
+
+    with clean_errors():
+        base = KnowledgeBase.open(root)
+        run(base, host=host, port=port, read_only=read_only, allow_hosts=tuple(allow_host or ()))

@@ -46,7 +46,10 @@ class Ingest:
 
     def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
         """Go on with a build until its source is at its end."""
-        source = staging.resume(reader)
+        self.take(staging, staging.resume(reader))
+
+    def take(self, staging: Staging, source: Iterator[Candidate]) -> None:
+        """Put the rest of a source into further parts of a build."""
         waiting = list[Embedded]()
         done = sum(part.candidates for part in staging.parts)
         try:

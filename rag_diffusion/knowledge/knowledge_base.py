@@ -7,6 +7,7 @@ they see the state before or after a write. Writers of one data set wait for eac
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -74,6 +75,20 @@ class KnowledgeBase(Writer):
     def names(self) -> Sequence[str]:
         """Data sets that there are, the pipeline's corpus first."""
         return [CORPUS_NAME] * (project.corpus_manifest(self.root) is not None) + self.places.names()
+
+    def searchable(self) -> Sequence[str]:
+        """Data sets that lie on this machine, the pipeline's corpus once it is indexed."""
+        return self._local()
+
+    def version(self) -> State:
+        """Another one whenever a data set came, went or changed; nothing is read but the state of files."""
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for name in self.places.names():
+            with suppress(ConfigError):  # removed just now
+                found.append((name, self._state(name)))
+        if project.indexed(self.root):
+            found.append((CORPUS_NAME, project.state(self.root)))
+        return tuple(found)
 
     def info(self, name: str) -> Manifest:
         """What a data set says of itself.

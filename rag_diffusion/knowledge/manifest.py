@@ -29,6 +29,8 @@ class Manifest:
         form: of the reader, `uploaded`, `remote`, or `pipeline` for what `dvc repro` made.
         origin: where the pairs came from, as it was given.
         url: of a remote data set.
+        index: of a remote data set: which of the server's; empty is its first.
+        allow_hosts: of a remote data set: hosts that may have private addresses, see `addresses.check_url`.
         licence, attribution: of pairs that name none.
         num_pairs, num_rejected: what came in and what did not.
         rejected_by_reason: class of a reason -> how often.
@@ -47,6 +49,8 @@ class Manifest:
     form: str
     origin: str = ""
     url: str = ""
+    index: str = ""
+    allow_hosts: list[str] = field(default_factory=list)
     licence: str = ""
     attribution: str = ""
     num_pairs: int = 0

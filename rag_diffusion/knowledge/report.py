@@ -32,7 +32,8 @@ def as_table(listed: Sequence[Listed]) -> str:
 def as_text(manifest: Manifest) -> str:
     """All that a data set says of itself, but for the files."""
     if manifest.remote:
-        return f"{manifest.name}: on another machine, {manifest.url}"
+        where = f"{manifest.url}, index {manifest.index}" if manifest.index else manifest.url
+        return f"{manifest.name}: on another machine, {where}"
     lines = [f"{manifest.name}: {manifest.num_pairs} pairs, {manifest.num_rejected} rejected"]
     for reason, count in sorted(manifest.rejected_by_reason.items(), key=lambda item: -item[1])[:_SHOWN]:
         lines.append(f"  rejected {count}: {printable(reason)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rag_diffusion.knowledge.ingest import Ingest, keep
 from rag_diffusion.knowledge.manifest import FORMAT, REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, MADE, PUBLISHED, Places, check_name
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
-from rag_diffusion.knowledge.staging import Candidate, Staging
+from rag_diffusion.knowledge.staging import Staging
 from rag_diffusion.knowledge.stored import Stored
 from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.retrieval.stream import PairEncoder
@@ -85,8 +85,27 @@ class Writer:
         """`add` in the place of a data set that may be there."""
         return self.add(name, reader, replace=True, **options)
 
-    def add_remote(self, name: str, url: str, *, replace: bool = False) -> Manifest:
+    def add_remote(
+        self,
+        name: str,
+        url: str,
+        *,
+        index: str = "",
+        allow_hosts: Iterable[str] = (),
+        licence: str = UNKNOWN,
+        attribution: str = UNKNOWN,
+        replace: bool = False,
+    ) -> Manifest:
         """Note a data set that another machine serves.
+
+        Args:
+            name: of the data set.
+            url: of the server.
+            index: which of the server's indexes; empty is its first.
+            allow_hosts: hosts of it and of its images that may have private addresses.
+            licence: of its images that name none.
+            attribution: of its images that name none.
+            replace: whether a data set of that name may be there.
 
         Raises:
             ConfigError: there is one of that name.
@@ -97,18 +116,27 @@ class Writer:
                 raise ConfigError(f"kb: expected a new name, but there is a data set {name!r}; give --replace")
             if old is not None:
                 self.places.drop(name)
-            manifest = Manifest(name=name, form=REMOTE, origin=url, url=url)
+            manifest = Manifest(
+                name=name,
+                form=REMOTE,
+                origin=url,
+                url=url,
+                index=index,
+                allow_hosts=sorted(allow_hosts),
+                licence=licence,
+                attribution=attribution,
+            )
             manifest.write(self.places.manifest(name))
             return manifest
 
     def insert(
-        self, name: str, items: Iterable[Item], *, licence: str = UNKNOWN, attribution: str = UNKNOWN
+        self, name: str, items: Iterable[Item | Rejection], *, licence: str = UNKNOWN, attribution: str = UNKNOWN
     ) -> tuple[Manifest, list[Rejection]]:
         """Put pairs into a data set of uploaded ones, which is made if there is none; the next query finds them.
 
         Args:
             name: of the data set.
-            items: few enough for memory.
+            items: read once, a part at a time.
             licence: of items that name none.
             attribution: of items that name none.
 
@@ -119,7 +147,6 @@ class Writer:
             ConfigError: the data set was read from a source, which would not know of them.
             DataError: it would be empty.
         """
-        items = tuple(items)
         with self.places.writing(check_name(name), self._wait):
             old = self._present(name)
             if old is not None and old.form != UPLOADED:
@@ -176,9 +203,9 @@ class Writer:
             self.places.drop(name)
 
     def _inserted(
-        self, facts: Manifest, items: Sequence[Item], old: Manifest | None
+        self, facts: Manifest, items: Iterable[Item | Rejection], old: Manifest | None
     ) -> tuple[Manifest, list[Rejection]]:
-        staging, candidates = self._staging(facts), list[Candidate](items)
+        staging, source = self._staging(facts), iter(items)
         if old is not None:
             if old.encoder_hash != facts.encoder_hash:
                 raise LineageError(
@@ -186,19 +213,24 @@ class Writer:
                     f"{rebuild_hint(old.name)} before you add to it"
                 )
             keep(staging, self._stored(old), self._vectors(old))
-            candidates = [self._unless_taken(one, old) for one in items]
+            source = self._not_taken(source, old)
         before = len(staging.parts)
-        staging.write([Ingest(facts, self.encoder).embedded(candidates)])
-        new = staging.parts[before]
-        rejected = list(new.rejected())
-        return self._publish(facts, staging, old) if new.rows or old is None else old, rejected
+        Ingest(facts, self.encoder).take(staging, source)
+        new = staging.parts[before:]
+        rejected = [one for part in new for one in part.rejected()]
+        if old is not None and not any(part.rows for part in new):
+            return old, rejected
+        return self._publish(facts, staging, old), rejected
 
-    def _unless_taken(self, item: Item, old: Manifest) -> Candidate:
+    def _not_taken(self, items: Iterable[Item | Rejection], old: Manifest) -> Iterator[Item | Rejection]:
+        """Items, those rejected that have the name of a pair which is there already."""
         table = self.places.generation(old.name, old.generation) / TABLE
         columns = PairColumns(mapped_table(table, old.num_pairs, rebuild_hint(old.name)))
-        if columns.find(f"{old.name}/{escaped(item.name)}") is None:
-            return item
-        return Rejection(what=escaped(item.name), reason="name taken: an earlier pair has this id")
+        for one in items:
+            if isinstance(one, Item) and columns.find(f"{old.name}/{escaped(one.name)}") is not None:
+                yield Rejection(what=escaped(one.name), reason="name taken: an earlier pair has this id")
+            else:
+                yield one
 
     def _facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
         return Manifest(

@@ -187,10 +187,10 @@ class Retriever:
         if rows is not None and without_duplicates:
             rows = [self._duplicates.of_rows(own) for own in rows]
         if exclude_images is not None:
-            pictures = zip(exclude_images, self._vectors_of(exclude_images), strict=True)
+            pictures = zip(exclude_images, self.image_vectors(exclude_images), strict=True)
             shown = [self._duplicates.of_image(*picture) for picture in pictures]
             rows = shown if rows is None else [np.union1d(*both) for both in zip(rows, shown, strict=True)]
-        images = None if query_images is None else self._vectors_of(query_images)
+        images = None if query_images is None else self.image_vectors(query_images)
         by_image = None if images is None else ImageQuery(images, image_weight)
         rankings = self.rank(
             queries, depth=top_k, exclude=rows, within=within, query_vectors=query_vectors, by_image=by_image
@@ -297,7 +297,12 @@ class Retriever:
             found.append(np.concatenate([rows, may.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
         return found
 
-    def _vectors_of(self, images: Pixels) -> Floats:
+    def image_vectors(self, images: Pixels) -> Floats:
+        """Unit vectors of pictures: (Q, H, W, 3) uint8 -> (Q, D).
+
+        Raises:
+            ValueError: this retriever cannot find by image.
+        """
         if self._embed_images is None:
             raise ValueError("retriever: expected an image encoder to find by image, got none; use `Retriever.load`")
         return self._embed_images(images)

@@ -19,6 +19,7 @@ from rag_diffusion.knowledge.records import Item, Rejection
 
 _TEXTS = ("txt", "text", "caption")
 _MAX_IMAGES = 64  # of one sample
+_MAX_SAMPLE = 2 * MAX_BYTES  # of all its images
 
 
 class WebDatasetReader:
@@ -67,12 +68,17 @@ class _Sample:
             self.problems.append((member.name, f"no regular file: a {member.kind}"))
         elif member.size > limit:
             self.problems.append((member.name, f"file too large: {member.size} bytes, at most {limit}"))
-        elif image and len(self.images) >= _MAX_IMAGES:
-            self.problems.append((member.name, f"too many images: more than {_MAX_IMAGES} in one sample"))
+        elif image and not self._has_room(member.size):
+            limits = f"more than {_MAX_IMAGES}, or than {_MAX_SAMPLE} bytes, in one sample"
+            self.problems.append((member.name, f"too many images: {limits}"))
         elif image:
             self.images[member.name] = member.read()
         else:
             self._read_text(member, extension)
+
+    def _has_room(self, size: int) -> bool:
+        held = sum(map(len, self.images.values()))
+        return len(self.images) < _MAX_IMAGES and held + size <= _MAX_SAMPLE
 
     def _read_text(self, member: Member, extension: str) -> None:
         content = member.read()

@@ -114,6 +114,15 @@ def test_bad_samples_are_rejections_and_the_next_is_read(tmp_path: Path) -> None
     }
 
 
+def test_a_sample_of_too_many_images_is_refused_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag_diffusion.knowledge.readers.webdataset._MAX_SAMPLE", 2 * len(picture()) + 10)
+    members = [(f"a.{number}.png", picture()) for number in range(4)]
+    members += [("a.txt", b"many"), ("b.png", picture()), ("b.txt", b"one")]
+    items, rejected = parted(open_reader("webdataset", tar_of(tmp_path / "s.tar", members)))
+    assert list(items) == ["s.tar/b.png"]
+    assert rejected == {"s.tar/a.2.png": "too many images", "s.tar/a.3.png": "too many images"}
+
+
 def test_a_shard_of_links_and_devices(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name, kind in (("a.png", tarfile.SYMTYPE), ("b.png", tarfile.LNKTYPE), ("c.png", tarfile.FIFOTYPE)):
