@@ -95,7 +95,7 @@ class DataSet:
         check_files(folder, manifest)
         return cls(
             manifest=manifest,
-            columns=PairColumns(_table(folder / TABLE, manifest.num_pairs, remedy)),
+            columns=PairColumns(mapped_table(folder / TABLE, manifest.num_pairs, remedy)),
             shards=Shards(folder, manifest.shards, remedy=remedy),
             vectors=(vectors := MappedVectors.open(folder / VECTORS, manifest.num_pairs, remedy=remedy)),
             indexes=open_indexes(folder, vectors, str(manifest.recall["factory"]), remedy),
@@ -152,7 +152,13 @@ def open_indexes(folder: Path, vectors: MappedVectors, factory: str, remedy: str
     return found
 
 
-def _table(path: Path, rows: int, remedy: str) -> pa.Table:
+def mapped_table(path: Path, rows: int, remedy: str) -> pa.Table:
+    """The text columns of `rows` pairs.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        LineageError: it is of another number of pairs.
+    """
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ from rag_diffusion.knowledge.images import checked_pair
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.records import Reader, Rejection
 from rag_diffusion.knowledge.staging import PART_BYTES, PART_CANDIDATES, Candidate, Embedded, Staging, digest
+from rag_diffusion.knowledge.stored import Stored
 from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.stream import PairEncoder, in_order
 from rag_diffusion.types import Pair
 
 Floats = NDArray[np.float32]
+Kind = TypeVar("Kind")
 
 BATCH = 64  # candidates a worker takes at a time
 _KEPT_AT_A_TIME = 512
@@ -98,15 +101,21 @@ class Ingest:
         return self.encoder.images(pixels), self.encoder.texts(captions)
 
 
-def keep(staging: Staging, pairs: Iterable[Pair], vectors: MappedVectors) -> None:
-    """Put pairs that have their vectors into a build as they are.
+def keep(staging: Staging, stored: Stored, vectors: MappedVectors) -> None:
+    """Put a data set that has its vectors into a build as it is.
 
     Args:
         staging: of the build.
-        pairs: N pairs.
+        stored: N pairs, and what was rejected.
         vectors: (N, D) of them.
     """
-    source, start = iter(pairs), 0
+    none = np.empty((0, 0), dtype=np.float32)
+    for rejected in _batches(stored.rejected()):
+        kept = Embedded(
+            digest=digest(rejected), candidates=len(rejected), pairs=[], rejected=rejected, image=none, text=none
+        )
+        staging.write([kept])
+    source, start = stored.pairs(), 0
     while batch := list(islice(source, _KEPT_AT_A_TIME)):
         rows = slice(start, start + len(batch))
         start += len(batch)
@@ -121,6 +130,6 @@ def keep(staging: Staging, pairs: Iterable[Pair], vectors: MappedVectors) -> Non
         staging.write([kept])
 
 
-def _batches(source: Iterator[Candidate]) -> Iterator[list[Candidate]]:
+def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
     while batch := list(islice(source, BATCH)):
         yield batch

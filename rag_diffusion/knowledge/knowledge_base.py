@@ -60,7 +60,7 @@ class KnowledgeBase(Writer):
         self._lock = RLock()
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
         self._retrievers: dict[tuple[str, ...], tuple[State, Retriever]] = {}
-        self.places.finish_removals()
+        self.places.finish()
 
     @classmethod
     def open(cls, root: Path | str, *, wait: float = WAIT) -> KnowledgeBase:
@@ -245,6 +245,7 @@ class KnowledgeBase(Writer):
         return DataSet.open(self.places.generation(manifest.name, manifest.generation), manifest)
 
     def _assembled(self, parts: Sequence[DataSet]) -> Retriever:
+        """One retriever over data sets; words are indexed sparsely, with rank_bm25's scores, whatever is chosen."""
         parts = in_order_of_ids(parts)
         counts = TermCounts.merged([part.counts for part in parts])
         method = Method.of(self.config.retrieval)

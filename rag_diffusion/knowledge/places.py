@@ -26,6 +26,7 @@ from rag_diffusion.layout import KB
 CORPUS_NAME = "corpus"
 RESERVED = (CORPUS_NAME, "iconify", "folder")  # the pipeline's own: its pair ids begin so
 MANIFEST, REMOVED = "manifest.json", "removed.json"
+MADE, PUBLISHED = "made", "published"  # in a build: its result, and the generation that it became
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -110,7 +111,7 @@ class Places:
             lock.release()
 
     def drop(self, name: str) -> None:
-        """Remove a data set and all that was made from it; a kill in between leaves a mark, see `finish_removals`.
+        """Remove a data set and all that was made from it; a kill in between leaves a mark, see `finish`.
 
         The caller holds the right to write it.
         """
@@ -124,9 +125,13 @@ class Places:
                 _remove(path)
         _remove(self.folder(name))
 
-    def finish_removals(self) -> None:
-        """End the removals of processes that were killed; those that another process is at are left to it."""
-        for mark in self.base.glob(f"[!.]*/{REMOVED}"):
+    def finish(self) -> None:
+        """End the removals and the builds of processes that were killed after they had taken effect.
+
+        Those that another process is at are left to it.
+        """
+        marks = (*self.base.glob(f"[!.]*/{REMOVED}"), *self.base.glob(f".building/*/{PUBLISHED}"))
+        for mark in marks:
             try:
                 with self.writing(mark.parent.name, wait=0):
                     pass
@@ -134,19 +139,25 @@ class Places:
                 continue
 
     def _sweep(self, name: str) -> None:
-        """Clear away what killed writers of a data set left: a removal half done, generations that nothing names."""
+        """Clear away what killed writers of a data set left.
+
+        A removal half done, generations that nothing names, the scratch of a build that holds.
+        """
         folder, manifest = self.folder(name), self.manifest(name)
         if (folder / REMOVED).exists():
             if manifest.exists():  # removed, added again
                 (folder / REMOVED).unlink()
             else:
                 self.drop(name)
-        if not folder.exists():
-            return
         try:
             held = Manifest.read(manifest).generation if manifest.exists() else 0
         except RagDiffusionError:
             return  # damaged, or of another version: whoever reads it says so
+        published = self.building(name) / PUBLISHED
+        if published.is_file() and published.read_text() == str(held):
+            _remove(self.building(name))
+        if not folder.exists():
+            return
         for path in folder.iterdir():
             if path.is_dir() and path != self.generation(name, held):
                 _remove(path)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,7 @@ class StackedPairs:
         self.starts: Ints = np.cumsum([0, *(len(part) for part in parts)])
         self._first = [part.columns.cell("pair_id", 0) for part in parts]
         self._masks: dict[Filter, Mask] = {}
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -109,12 +111,13 @@ class StackedPairs:
         """(N,) which rows pass a filter; None where all do."""
         if not where:
             return None
-        if where not in self._masks:
-            if len(self._masks) == _MASKS:
-                self._masks.pop(next(iter(self._masks)), None)
-            found = [where.of(part.name, part.columns.table) for part in self.parts]
-            self._masks[where] = np.concatenate(found)
-        return self._masks[where]
+        with self._lock:
+            if where not in self._masks:
+                if len(self._masks) == _MASKS:
+                    self._masks.pop(next(iter(self._masks)))
+                found = [where.of(part.name, part.columns.table) for part in self.parts]
+                self._masks[where] = np.concatenate(found)
+            return self._masks[where]
 
     def places(self, rows: Ints) -> list[tuple[int, int]]:
         """Data set, and row in it, of each row."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from rag_diffusion.config import Config
-from rag_diffusion.errors import ConfigError
-from rag_diffusion.files import file_hash
-from rag_diffusion.knowledge.build import VECTORS, write_data_set
+from rag_diffusion.errors import ConfigError, LineageError
+from rag_diffusion.files import atomic_write, file_hash
+from rag_diffusion.knowledge.build import TABLE, VECTORS, write_data_set
+from rag_diffusion.knowledge.data_set import PairColumns, mapped_table
+from rag_diffusion.knowledge.images import escaped
 from rag_diffusion.knowledge.ingest import Ingest, keep
 from rag_diffusion.knowledge.manifest import FORMAT, REMOTE, UPLOADED, Manifest, rebuild_hint
-from rag_diffusion.knowledge.places import CORPUS_NAME, Places, check_name
+from rag_diffusion.knowledge.places import CORPUS_NAME, MADE, PUBLISHED, Places, check_name
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
 from rag_diffusion.knowledge.staging import Staging
-from rag_diffusion.knowledge.stored import StoredPairs
+from rag_diffusion.knowledge.stored import Stored
 from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.retrieval.stream import PairEncoder
 
@@ -154,19 +156,10 @@ class Writer:
                 )
             facts = self._facts(name, UPLOADED, licence=licence, attribution=attribution)
             shutil.rmtree(self.places.building(name), ignore_errors=True)
-            staging = self._staging(facts)
-            before = 0
-            if old is not None:
-                keep(staging, self._stored(old), self._vectors(old))
-                before = len(staging.parts)
-            Ingest(facts, self.encoder).take(staging, iter(items))
-            new = staging.parts[before:]
-            rejected = [one for part in new for one in part.rejected()]
-            if old is not None and not any(part.rows for part in new):
+            try:
+                return self._inserted(facts, items, old)
+            finally:
                 shutil.rmtree(self.places.building(name), ignore_errors=True)
-                return old, rejected
-            taken = self._publish(facts, staging, old)
-            return taken, rejected
 
     def rebuild(self, name: str) -> Manifest:
         """Make all of a data set again from its own shards: after damage, or for another encoder.
@@ -209,6 +202,36 @@ class Writer:
                 )
             self.places.drop(name)
 
+    def _inserted(
+        self, facts: Manifest, items: Iterable[Item | Rejection], old: Manifest | None
+    ) -> tuple[Manifest, list[Rejection]]:
+        staging, source = self._staging(facts), iter(items)
+        if old is not None:
+            if old.encoder_hash != facts.encoder_hash:
+                raise LineageError(
+                    f"kb: expected {old.name!r} to be of the present encoder, but another one made its vectors; "
+                    f"{rebuild_hint(old.name)} before you add to it"
+                )
+            keep(staging, self._stored(old), self._vectors(old))
+            source = self._not_taken(source, old)
+        before = len(staging.parts)
+        Ingest(facts, self.encoder).take(staging, source)
+        new = staging.parts[before:]
+        rejected = [one for part in new for one in part.rejected()]
+        if old is not None and not any(part.rows for part in new):
+            return old, rejected
+        return self._publish(facts, staging, old), rejected
+
+    def _not_taken(self, items: Iterable[Item | Rejection], old: Manifest) -> Iterator[Item | Rejection]:
+        """Items, those rejected that have the name of a pair which is there already."""
+        table = self.places.generation(old.name, old.generation) / TABLE
+        columns = PairColumns(mapped_table(table, old.num_pairs, rebuild_hint(old.name)))
+        for one in items:
+            if isinstance(one, Item) and columns.find(f"{old.name}/{escaped(one.name)}") is not None:
+                yield Rejection(what=escaped(one.name), reason="name taken: an earlier pair has this id")
+            else:
+                yield one
+
     def _facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
         return Manifest(
             name=name,
@@ -230,14 +253,16 @@ class Writer:
         """Write a generation beside the old one; the manifest makes it hold, in one step."""
         name = facts.name
         facts = replace(facts, generation=old.generation + 1 if old is not None else 1)
-        made, folder = staging.folder / "made", self.places.generation(name, facts.generation)
+        made, folder = staging.folder / MADE, self.places.generation(name, facts.generation)
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
         manifest = write_data_set(made, staging.parts, self.config.index, facts)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, folder)
+        atomic_write(staging.folder / PUBLISHED, str(facts.generation))
         manifest.write(self.places.manifest(name))
         shutil.rmtree(self.places.building(name), ignore_errors=True)
+        shutil.rmtree(self.places.cache(name), ignore_errors=True)  # of a remote one that was here
         if old is not None:
             shutil.rmtree(self.places.generation(name, old.generation), ignore_errors=True)
         return manifest
@@ -246,8 +271,8 @@ class Writer:
         path = self.places.manifest(name)
         return Manifest.read(path) if path.exists() else None
 
-    def _stored(self, manifest: Manifest) -> StoredPairs:
-        return StoredPairs(self.places.generation(manifest.name, manifest.generation), manifest)
+    def _stored(self, manifest: Manifest) -> Stored:
+        return Stored(self.places.generation(manifest.name, manifest.generation), manifest)
 
     def _vectors(self, manifest: Manifest) -> MappedVectors:
         path = self.places.generation(manifest.name, manifest.generation) / VECTORS

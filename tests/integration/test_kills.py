@@ -24,7 +24,7 @@ ingest.PART_CANDIDATES = {PART}
 
 class Slow(TinyEncoder):
     def images(self, pixels):
-        time.sleep(0.05)
+        time.sleep(0.2)
         return super().images(pixels)
 
 root, what = Path(sys.argv[1]), sys.argv[2]
@@ -83,6 +83,7 @@ def names(version: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path: Path, kills: int) -> None:
     make_base(tmp_path).add("kept", items(range(20)))
@@ -106,6 +107,7 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path: Path, kills: int) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_build_that_was_killed_goes_on(tmp_path: Path) -> None:
     make_base(tmp_path).add("kept", items(range(20)))
     process = start(tmp_path, "old")

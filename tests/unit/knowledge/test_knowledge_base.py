@@ -16,6 +16,7 @@ from rag_diffusion.knowledge import ingest, staging
 from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.images import to_pair
 from rag_diffusion.knowledge.records import Item, Rejection
+from rag_diffusion.models.neighbor_batch import neighbors_from
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.explain import explain
 from rag_diffusion.retrieval.lexical import LexicalIndex
@@ -252,6 +253,10 @@ def test_uploaded_pairs_are_found_by_the_next_query_and_embed_themselves_alone(t
     assert (manifest.num_pairs, len(rejected)) == (51, 1)
     assert again.search(["zebra"], top_k=1)[0].pair_ids == ("mine/new.png",)
     assert base.insert("mine", [Item(name="bad", image=b"", caption="x")])[0].num_pairs == 51
+    manifest, rejected = base.insert("mine", [*items([3]), Item(name="two.png", image=picture(7), caption="a yak")])
+    assert [one.what for one in rejected] == ["00003.png"]
+    assert manifest.rejected_by_reason == {"empty file": 1, "name taken": 1}  # of all uploads so far
+    assert len(list(base.list())) == 1
     base.add("read", items(range(3)))
     with pytest.raises(ConfigError, match="expected a data set of uploaded pairs, but 'read'"):
         base.insert("read", items([9]))
@@ -339,6 +344,40 @@ def test_vectors_of_another_encoder_name_the_command_that_makes_new_ones(tmp_pat
     assert base.list()[0].trouble == ""
     assert len(base.retriever().corpus) == 30
     assert base.info("mine").form == "uploaded"
+
+
+def test_pairs_of_another_encoder_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    make_base(tmp_path, TinyEncoder("old")).insert("mine", [*items(range(5)), Item(name="x", image=b"", caption="x")])
+    base = make_base(tmp_path, TinyEncoder("new"))
+    with pytest.raises(LineageError, match="kb rebuild mine` before you add to it"):
+        base.insert("mine", items([9]))
+    rebuilt = base.rebuild("mine")
+    assert (rebuilt.num_pairs, rebuilt.num_rejected) == (5, 1)
+    assert base.insert("mine", items([9]))[0].num_pairs == 6
+
+
+def test_a_build_that_was_killed_after_it_took_effect_leaves_no_scratch(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    base.add("photos", items(range(5)))
+    building = base.places.building("photos")
+    building.mkdir(parents=True)
+    (building / "published").write_text("2")  # not yet
+    assert building.exists()
+    make_base(tmp_path)
+    assert building.exists()
+    (building / "published").write_text("1")
+    make_base(tmp_path)
+    assert not building.exists()
+
+
+def test_hits_become_neighbors_of_a_drawing(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    base.add("mine", items(range(40)), licence="CC0-1.0", attribution="me")
+    hits = base.search(["a red fox"], top_k=3)[0]
+    neighbors = neighbors_from(base.retriever().corpus, hits.pair_ids, hits.scores)
+    assert [one.pair_id for one in neighbors] == list(hits.pair_ids)
+    assert {(one.licence, one.attribution, one.source) for one in neighbors} == {("CC0-1.0", "me", "mine")}
+    assert neighbors[0].pixels(SIZE).shape == (SIZE, SIZE, 3)
 
 
 def test_every_part_is_read_back_as_it_was_written(tmp_path: Path) -> None:
