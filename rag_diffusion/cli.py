@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,6 +13,8 @@ from typing import Annotated
 import typer
 
 from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
+from rag_diffusion.knowledge.commands import kb
+from rag_diffusion.terminal import clean_errors
 
 TELEMETRY_OFF = {
     "DVC_NO_ANALYTICS": "1",
@@ -28,7 +27,6 @@ TELEMETRY_OFF = {
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
-kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
 app.add_typer(base, name="base")
 app.add_typer(kb, name="kb")
 app.add_typer(ruler, name="ruler")
@@ -74,20 +72,6 @@ def ruler_promote(root: Root = Path()) -> None:
 
     with clean_errors():
         print(f"promoted to {promote_ruler(root)}; commit it with its card")
-
-
-@kb.command("search")
-def kb_search(
-    query: Annotated[str, typer.Argument(help="what the images are to show, in words")],
-    root: Root = Path(),
-    top_k: Annotated[int, typer.Option(help="Hits asked for.")] = 10,
-    explain: Annotated[Path | None, typer.Option(help="Say why, and write an HTML page with thumbnails.")] = None,
-) -> None:
-    """Find pairs by a text: score, pair id and caption, best first."""
-    from rag_diffusion.kb_search import search
-
-    with clean_errors():
-        print(search(root, query, top_k=top_k, page=explain))
 
 
 @app.command()
@@ -151,24 +135,6 @@ def _key_and_value(text: str) -> tuple[str, str]:
     if not (key and sign):
         raise ConfigError(f"--set {text}: expected KEY=VALUE, as sample.guidance=joint")
     return key, value
-
-
-@contextmanager
-def clean_errors() -> Iterator[None]:
-    """One message and exit code 1 for an error made on purpose; a traceback for any other."""
-    try:
-        yield
-    except RagDiffusionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("interrupted; run it again to go on", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,10 @@ class ConfigError(RagDiffusionError):
     """A key or value in params.yaml is unknown, missing or of the wrong type."""
 
 
+class BusyError(RagDiffusionError):
+    """Another process is writing what was to be written."""
+
+
 class DataError(RagDiffusionError):
     """An input file, image, caption or shard is missing, damaged or empty."""
 
@@ -19,3 +23,11 @@ class LineageError(RagDiffusionError):
 
 class ModelError(RagDiffusionError):
     """Weights are missing, unreachable, of another shape, or have seen what they must not."""
+
+
+class RemoteError(RagDiffusionError):
+    """Another machine is dead or slow, is at an address that must not be asked, or answers with what it must not."""
+
+
+class QueryError(RagDiffusionError):
+    """A query that cannot be answered: an unknown index, a vector of another width."""

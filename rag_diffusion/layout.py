@@ -6,6 +6,7 @@ CORPUS = "data/corpus"
 ENCODER = "data/encoder"
 VECTORS = "data/vectors"
 INDEX = "data/index"
+KB = "data/kb"  # data sets beside the corpus
 NEIGHBORS = "data/neighbors"
 BASELINES = "data/baselines"
 MODEL = "data/model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,17 +98,37 @@ def _kind(annotation: Annotation) -> str:
 
 
 def _read_set(row: Mapping[str, Any], archive: Path) -> IconSet:
-    icons, chars, info = (json.loads(read_member(archive, f"{name}.json")) for name in ("icons", "chars", "info"))
-    return IconSet(
-        style=row["style"],
-        words=row["words"],
-        licence=info["license"]["spdx"],
-        attribution=info["author"]["name"],
-        icons=icons["icons"],
-        chars=chars,
-        aliases=icons.get("aliases", {}),
-        size=(icons.get("width", 16), icons.get("height", 16)),
-    )
+    return read_set(lambda name: read_member(archive, name), style=row["style"], words=row["words"])
+
+
+def read_set(read: Callable[[str], bytes], *, style: str, words: str = "") -> IconSet:
+    """The drawings of an Iconify package.
+
+    Args:
+        read: bytes of one of its files.
+        style: what the set is called in pair ids.
+        words: the style in words; the package's own name where it is empty.
+
+    Raises:
+        DataError: a file is not what Iconify writes.
+    """
+    try:
+        icons, chars, info = (json.loads(read(f"{name}.json")) for name in ("icons", "chars", "info"))
+        return IconSet(
+            style=style,
+            words=words or info["name"],
+            licence=info["license"]["spdx"],
+            attribution=info["author"]["name"],
+            icons=icons["icons"],
+            chars=chars,
+            aliases=icons.get("aliases", {}),
+            size=(icons.get("width", 16), icons.get("height", 16)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{style}: expected icons.json, chars.json and info.json as Iconify writes them, got {error!r}; "
+            "use another version of the package"
+        ) from None
 
 
 def _select(
@@ -150,7 +170,7 @@ def _wanted(entity: str, annotation: Annotation, config: IconifyConfig) -> bool:
 def _render(drawing: _Drawing, size: int) -> Pair | str:
     """The pair, or the reason why there is none."""
     icon_set, annotation = drawing.icon_set, drawing.annotation
-    svg = _svg(icon_set, icon_set.icons[drawing.name])
+    svg = svg_of(icon_set, icon_set.icons[drawing.name])
     what = f"{icon_set.style}/{drawing.name}"
     try:
         image = render_svg(svg, size, what)
@@ -175,7 +195,8 @@ def _render(drawing: _Drawing, size: int) -> Pair | str:
     )
 
 
-def _svg(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:
+def svg_of(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:
+    """One drawing of a set as an SVG file."""
     width, height = icon.get("width", icon_set.size[0]), icon.get("height", icon_set.size[1])
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
     return (

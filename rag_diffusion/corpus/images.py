@@ -1,7 +1,8 @@
-"""Pixels in and out: decode, render, and put on a white square."""
+"""Pixels in and out: decode what others made, render, and put on a white square."""
 
 from __future__ import annotations
 
+import functools
 import io
 
 import numpy as np
@@ -10,42 +11,133 @@ from PIL import Image, UnidentifiedImageError
 
 from rag_diffusion.errors import DataError
 
+MAX_BYTES = 64 << 20  # of an encoded image
+MAX_PIXELS = 1 << 26  # 67 million, 8192 x 8192: what Pillow's own bomb warning allows, and a camera's largest picture
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF")  # no EPS, which runs a program
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_MAKER_NOTES = ("MPO",)  # a camera's photo that carries a preview or a depth map as a second picture
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-def decode(content: bytes, what: str) -> Image.Image:
-    """Decode an image file completely, on white, as RGB.
+
+class ImageError(DataError):
+    """An image file that is not taken.
+
+    Attributes:
+        reason: a short class, a colon, and what came, e.g. `truncated image: 12 bytes are missing`.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: expected a readable image, got {reason}; restore or remove the file")
+        self.reason = reason
+
+
+def decode(content: bytes, what: str, side: int | None = None) -> Image.Image:
+    """Decode an image file completely, upright by its EXIF orientation, on white, as RGB.
 
     Args:
-        content: bytes of a file in any format Pillow reads.
+        content: bytes of a PNG, JPEG, WebP, GIF, AVIF, BMP or TIFF file.
         what: name used in the error.
+        side: where the caller scales it into a square of this side, so that a JPEG may be decoded smaller.
 
     Raises:
-        DataError: no image, or a truncated one.
+        ImageError: no image, a truncated, corrupt or animated one, or one beyond `MAX_BYTES` or `MAX_PIXELS`.
     """
     if not content:
-        raise DataError(f"{what}: expected an image, got 0 bytes; restore or remove the file")
+        raise ImageError(what, "empty file: 0 bytes")
+    if len(content) > MAX_BYTES:
+        raise ImageError(what, f"file too large: {len(content)} bytes, at most {MAX_BYTES}")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=raster_formats()) as image:
+            _check_size(image, what)
+            if side is not None:
+                image.draft(None, (2 * side, 2 * side))
             image.load()
-            return on_white(image)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(f"{what}: expected a readable image, got {error}; restore or remove the file") from None
+            return on_white(_upright(image))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on bytes made to harm
+        raise ImageError(what, _reason(error, content)) from None
+
+
+@functools.cache
+def raster_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(image: Image.Image, what: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(what, f"decompression bomb: {width} x {height} pixels, at most {MAX_PIXELS}")
+    if getattr(image, "is_animated", False) and image.format not in _MAKER_NOTES:
+        raise ImageError(
+            what,
+            f"animated image: a {image.format} of several frames or pages, expected one picture; read it as a video",
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a photo as its EXIF orientation says; a damaged EXIF block turns nothing."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the pixels are whole; only what is said of them is not
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _reason(error: Exception, content: bytes) -> str:
+    """Why an image was not decoded, without addresses or paths, so that the same file gives the same words."""
+    text = str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"decompression bomb: more than {MAX_PIXELS} pixels"
+    if isinstance(error, UnidentifiedImageError):
+        known = content.startswith(_BEGINNINGS) or content[4:8] == b"ftyp"
+        begins = f"{len(content)} bytes that begin with {content[:16]!r}"
+        return f"corrupt image: its header cannot be read, {begins}" if known else f"not an image: {begins}"
+    short = content.startswith(b"RIFF") and int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if short or "runcated" in text:
+        return f"truncated image: {text}"
+    return f"corrupt image: {text or type(error).__name__}"
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Flatten transparency onto white; 16-bit gray keeps its upper 8 bits."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    """Flatten transparency onto white; 16-bit gray keeps its upper 8 bits.
+
+    Raises:
+        DataError: 32-bit pixels in a range that says nothing of what is white.
+    """
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(pixels: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
+    """(H, W) 16-bit, 32-bit or float gray -> uint8."""
+    if mode.startswith("I;16"):
+        return (pixels.astype(np.uint16) >> 8).astype(np.uint8)
+    values = pixels.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    if mode == "I" and low >= 0 and 255 < high <= 65535:
+        return np.floor(values / 256).astype(np.uint8)
+    if mode == "F" and low >= 0 and high <= 1:
+        return np.rint(values * 255).astype(np.uint8)
+    if low >= 0 and high <= 255:
+        return values.astype(np.uint8)
+    raise DataError(f"32-bit pixels from {low:g} to {high:g}: expected 0 to 65535, or 0 to 1")
 
 
 def to_square(image: Image.Image, size: int) -> Image.Image:

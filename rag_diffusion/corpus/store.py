@@ -139,6 +139,19 @@ class Corpus:
         """Row numbers of several pairs."""
         return np.fromiter((self.row(pair_id) for pair_id in pair_ids), dtype=np.int64)
 
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """Pair ids of rows."""
+        return self.cells("pair_id", rows)
+
+    def cells(self, column: str, rows: NDArray[np.int64]) -> list[str]:
+        """What stands in a column at some rows."""
+        found: list[str] = self.table[column].iloc[rows].tolist()
+        return found
+
+    def groups(self) -> NDArray[np.int64]:
+        """(N,) numbers; rows with the same one are near-duplicates."""
+        return np.asarray(self.table["duplicate_group"].factorize()[0], dtype=np.int64)
+
     def pixels(self, rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
         """Images as (n, H, W, 3) uint8 RGB; all of them when `rows` is None. Decoded once."""
         if self._pixels is None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rag_diffusion.corpus.images import on_white, to_square
-from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.models.codec import pixels_to_images
 
 Picture = Image.Image | NDArray[np.uint8]
@@ -111,7 +111,7 @@ class NeighborBatch:
     weights: Tensor
 
     @classmethod
-    def gather(cls, corpus: Corpus, lists: Sequence[Sequence[str]]) -> NeighborBatch:
+    def gather(cls, corpus: Pairs, lists: Sequence[Sequence[str]]) -> NeighborBatch:
         """Collect the neighbors named by `lists`, one list of pair ids an image; lists may differ in length.
 
         Raises:
@@ -120,7 +120,7 @@ class NeighborBatch:
         distinct = tuple(sorted({pair_id for names in lists for pair_id in names}))
         rows, weights = places(distinct, lists, [[1.0] * len(names) for names in lists])
         corpus_rows = corpus.rows(distinct)
-        captions = tuple(str(text) for text in corpus.table["caption"].iloc[corpus_rows])
+        captions = tuple(corpus.cells("caption", corpus_rows))
         images = pixels_to_images(torch.from_numpy(corpus.pixels(corpus_rows)))
         return cls(pair_ids=distinct, captions=captions, images=images, rows=rows, weights=weights)
 
@@ -147,7 +147,7 @@ def places(
 
 
 def neighbors_from(
-    corpus: Corpus, pair_ids: Sequence[str], scores: Sequence[float | None] | None = None
+    corpus: Pairs, pair_ids: Sequence[str], scores: Sequence[float | None] | None = None
 ) -> list[Neighbor]:
     """Pairs of a corpus as neighbors.
 
@@ -155,25 +155,21 @@ def neighbors_from(
         LineageError: the corpus has no such pair.
     """
     rows = corpus.rows(pair_ids)
-    facts = corpus.table.iloc[rows]
     return [
         Neighbor(
             image=image,
-            caption=str(caption),
+            caption=caption,
             pair_id=pair_id,
-            source=str(source),
-            licence=str(licence),
-            attribution=str(attribution),
+            source=source,
+            licence=licence,
+            attribution=attribution,
             score=score,
         )
         for image, pair_id, score, caption, source, licence, attribution in zip(
             corpus.pixels(rows),
             pair_ids,
             [None] * len(pair_ids) if scores is None else scores,
-            facts["caption"],
-            facts["source"],
-            facts["licence"],
-            facts["attribution"],
+            *(corpus.cells(name, rows) for name in ("caption", "source", "licence", "attribution")),
             strict=True,
         )
     ]

@@ -6,7 +6,7 @@ Shapes: N vectors, Q queries, D width, k hits.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -21,6 +21,36 @@ _BLOCK = 65536  # vectors compared at a time in exhaustive search
 TIE = 1e-6  # inner products of unit vectors closer than this are a tie
 
 
+class Nearest(Protocol):
+    """What finds the nearest of N vectors."""
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
+        """See `VectorIndex.search`."""
+        ...
+
+
+class Exhaustive:
+    """Exact search over vectors where they lie: in memory, or mapped from a file; nothing is copied or kept.
+
+    Args:
+        vectors: (N, D) float32 unit vectors.
+    """
+
+    def __init__(self, vectors: Floats) -> None:
+        self._vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
+        """See `VectorIndex.search`."""
+        asked = np.ascontiguousarray(queries, dtype=np.float32)
+        scores, rows = faiss.knn(asked, self._vectors, min(k, len(self)), metric=faiss.METRIC_INNER_PRODUCT)
+        return scores, rows
+
+
 class VectorIndex:
     """A faiss index over unit vectors; row numbers are ids."""
 
@@ -29,6 +59,11 @@ class VectorIndex:
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self._index.d)
 
     @classmethod
     def build(cls, vectors: Floats, factory: str) -> VectorIndex:
@@ -59,8 +94,12 @@ class VectorIndex:
         faiss.write_index(self._index, str(path))
 
     @classmethod
-    def load(cls, path: Path) -> VectorIndex:
+    def load(cls, path: Path, *, remedy: str = "run the stage `index` again") -> VectorIndex:
         """Read an index.
+
+        Args:
+            path: the file.
+            remedy: what makes a new one.
 
         Raises:
             DataError: it is missing or damaged.
@@ -68,9 +107,7 @@ class VectorIndex:
         try:
             return cls(faiss.read_index(str(path)))
         except RuntimeError as error:
-            raise DataError(
-                f"{path}: expected a faiss index, got {_reason(error)}; run the stage `index` again"
-            ) from None
+            raise DataError(f"{path}: expected a faiss index, got {_reason(error)}; {remedy}") from None
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """Best hits of every query.
@@ -87,7 +124,7 @@ class VectorIndex:
         return scores, rows
 
 
-def recall(index: VectorIndex, vectors: Floats, queries: Floats, k: int = 10) -> float:
+def recall(index: Nearest, vectors: Floats, queries: Floats, k: int = 10) -> float:
     """Share of the true k nearest vectors that an index finds.
 
     Measure it with caption queries: they lie elsewhere than image vectors, and an index that serves

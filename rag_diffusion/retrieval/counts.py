@@ -51,8 +51,12 @@ class TermCounts:
         return np.diff(self.starts)
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> TermCounts:
+    def of(cls, texts: Iterable[str], *, needs_words: bool = True) -> TermCounts:
         """Count the words of texts, which are read once.
+
+        Args:
+            texts: N texts.
+            needs_words: whether texts without any word are an error.
 
         Raises:
             DataError: there are no words at all.
@@ -69,7 +73,7 @@ class TermCounts:
                 parts.append(_count(block, lengths, first))
                 first, block = number + 1, array("i")
         parts.append(_count(block, lengths, first))
-        if not vocabulary:
+        if needs_words and not vocabulary:
             raise DataError(f"BM25: expected captions with words, got {len(lengths)} without any; check the captions")
         rows, columns, counts = (np.concatenate([part[place] for part in parts]) for place in range(3))
         del parts
@@ -82,6 +86,30 @@ class TermCounts:
             lengths=np.frombuffer(lengths, dtype=np.int32).copy(),
         )
 
+    @classmethod
+    def merged(cls, parts: Sequence[TermCounts]) -> TermCounts:
+        """The table of all texts of several tables, in their order; as if they had been counted together."""
+        if len(parts) == 1:
+            return parts[0]
+        vocabulary: dict[str, int] = {}
+        columns = [
+            np.fromiter((vocabulary.setdefault(term, len(vocabulary)) for term in part.terms), dtype=np.int64)
+            for part in parts
+        ]
+        sizes = np.zeros(len(vocabulary), dtype=np.int64)
+        for own, part in zip(columns, parts, strict=True):
+            sizes[own] += part.in_texts
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        texts, counts = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.int32)
+        free, first = starts[:-1].copy(), 0
+        for own, part in zip(columns, parts, strict=True):
+            place = np.arange(len(part.texts)) + np.repeat(free[own] - part.starts[:-1], part.in_texts)
+            texts[place], counts[place] = part.texts + np.int32(first), part.counts
+            free[own] += part.in_texts
+            first += len(part.lengths)
+        lengths = np.concatenate([np.empty(0, dtype=np.int32), *(part.lengths for part in parts)])
+        return cls(terms=list(vocabulary), starts=starts, texts=texts, counts=counts, lengths=lengths)
+
     def save(self, folder: Path) -> None:
         """Write terms and table into an existing folder; the same texts give the same bytes."""
         arrays = {name: getattr(self, name) for name in ("starts", "texts", "counts", "lengths")}
@@ -90,8 +118,12 @@ class TermCounts:
         (folder / TERMS_FILE).write_text(terms + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> TermCounts:
+    def load(cls, folder: Path, *, remedy: str = "run the stage `index` again") -> TermCounts:
         """Read what `save` wrote.
+
+        Args:
+            folder: where it lies.
+            remedy: what makes a new one.
 
         Raises:
             DataError: it is missing or damaged.
@@ -104,8 +136,7 @@ class TermCounts:
                 raise ValueError(f"{len(terms)} terms and a table of {len(found.starts) - 1}")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(
-                f"{folder}: expected a table of terms ({TERMS_FILE}, {TABLE_FILE}), got {error}; run the stage "
-                "`index` again"
+                f"{folder}: expected a table of terms ({TERMS_FILE}, {TABLE_FILE}), got {error}; {remedy}"
             ) from None
         return found
 

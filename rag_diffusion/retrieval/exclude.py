@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.corpus.duplicates import thumbnails
-from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.corpus.pairs import Pairs
+from rag_diffusion.retrieval.ann import Nearest
 
 SAME_PICTURE = 0.005  # mean squared difference of 32 px thumbnails, colours in [0, 1]; as `corpus.duplicate_threshold`
 LOOKED_AT = 64  # nearest image vectors whose thumbnails are compared
@@ -33,7 +33,7 @@ class NearDuplicates:
         images: index over its image vectors.
     """
 
-    def __init__(self, corpus: Corpus, images: VectorIndex) -> None:
+    def __init__(self, corpus: Pairs, images: Nearest) -> None:
         self._corpus, self._images = corpus, images
 
     def of_rows(self, rows: Ints) -> Ints:
@@ -59,6 +59,6 @@ class NearDuplicates:
     @cached_property
     def _groups(self) -> tuple[Ints, Ints, Ints]:
         """Group number of each row, rows by group, and where each group begins."""
-        groups = np.asarray(self._corpus.table["duplicate_group"].factorize()[0], dtype=np.int64)
+        groups = self._corpus.groups()
         starts = np.concatenate([[0], np.cumsum(np.bincount(groups))])
         return groups, np.argsort(groups, kind="stable"), starts

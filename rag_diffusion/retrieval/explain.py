@@ -54,16 +54,20 @@ class Explanation:
 def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
     """Explain the hits that `Retriever.search` found for a query."""
     words = retriever.lexical["bm25"].explain(readable(query))
-    table = retriever.corpus.table.iloc[retriever.corpus.rows(hits.pair_ids)]
+    pairs = retriever.corpus
+    rows = pairs.rows(hits.pair_ids)
+    told = zip(*(pairs.cells(name, rows) for name in ("caption", "licence", "attribution")), strict=True)
     found = []
-    for rank, (row, score) in enumerate(zip(table.to_dict("records"), hits.scores, strict=True)):
-        own = set(tokenize(str(row["caption"])))
+    for rank, (pair_id, score, (caption, licence, attribution)) in enumerate(
+        zip(hits.pair_ids, hits.scores, told, strict=True)
+    ):
+        own = set(tokenize(caption))
         found.append(
             Explained(
-                pair_id=str(row["pair_id"]),
-                caption=str(row["caption"]),
-                licence=str(row["licence"]),
-                attribution=str(row["attribution"]),
+                pair_id=pair_id,
+                caption=caption,
+                licence=licence,
+                attribution=attribution,
                 score=score,
                 parts={name: values[rank] + 0.0 for name, values in hits.parts.items()},
                 words={word: idf for word, idf in words.items() if word in own},

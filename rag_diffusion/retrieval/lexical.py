@@ -108,6 +108,32 @@ class LexicalIndex:
         return columns, self._weighting.of_query(columns, counts)
 
 
+class NoWords:
+    """Where no text has any word: nothing is shared.
+
+    Args:
+        total: N.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+
+    def __len__(self) -> int:
+        return self._total
+
+    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+        """See `Lexical`."""
+        return np.empty(0, dtype=np.int64), np.empty(0)
+
+    def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
+        """See `Lexical`."""
+        return np.zeros(len(rows))
+
+    def explain(self, query: str) -> dict[str, float]:
+        """See `Lexical`."""
+        return {}
+
+
 class RankBm25:
     """The package rank_bm25 itself: the reference, and a choice for small corpora.
 

@@ -136,8 +136,9 @@ def pair_neighbors(retriever: Retriever, rows: Ints, candidates: NDArray[np.bool
             own.
         top_k: neighbors kept.
     """
-    table = retriever.corpus.table.iloc[rows]
-    drawings = Drawings(retriever.corpus)
+    corpus = _corpus(retriever)
+    table = corpus.table.iloc[rows]
+    drawings = Drawings(corpus)
     rankings = retriever.rank(
         table["caption"].tolist(),
         depth=top_k,
@@ -160,10 +161,11 @@ def prompt_neighbors(
         num_neighbors: of each kind; fewer come where the corpus has fewer.
         seed: of the random ones, together with the prompt's own seed.
     """
-    drawings = Drawings(retriever.corpus)
+    corpus = _corpus(retriever)
+    drawings = Drawings(corpus)
     excluded = [drawings.of_prompt(prompt) for prompt in prompts]
     texts = [prompt.text for prompt in prompts]
-    rankings = retriever.rank(texts, depth=len(retriever.corpus), exclude=excluded)
+    rankings = retriever.rank(texts, depth=len(corpus), exclude=excluded)
     found: dict[str, PromptNeighbors] = {}
     shown = progress(
         zip(prompts, excluded, rankings, strict=True),
@@ -175,14 +177,20 @@ def prompt_neighbors(
         hits = retriever.hits(ranking, num_neighbors)
         oracle = ranking.rows[drawings.entity[ranking.rows] == prompt.entity][:num_neighbors]
         found[prompt.prompt_id] = PromptNeighbors(
-            exclude=_ids(retriever.corpus, rows),
+            exclude=_ids(corpus, rows),
             retrieved=hits.pair_ids,
             scores=hits.scores,
             parts=hits.parts,
-            oracle=_ids(retriever.corpus, oracle),
-            random=_ids(retriever.corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
+            oracle=_ids(corpus, oracle),
+            random=_ids(corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
         )
     return found
+
+
+def _corpus(retriever: Retriever) -> Corpus:
+    """Training neighbors are those of the pipeline's own corpus."""
+    assert isinstance(retriever.corpus, Corpus)
+    return retriever.corpus
 
 
 def write_neighbors(

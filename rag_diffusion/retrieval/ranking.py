@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.retrieval.allowed import Allowed
-from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.retrieval.ann import Nearest
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -44,9 +44,7 @@ class ImageQuery:
         return scaled | {"image_to_image": self.share}
 
 
-def nearest_allowed(
-    index: VectorIndex, queries: Floats, allowed: Sequence[Allowed], within: int, depth: int
-) -> list[Ints]:
+def nearest_allowed(index: Nearest, queries: Floats, allowed: Sequence[Allowed], within: int, depth: int) -> list[Ints]:
     """Allowed hits of every query, best first; asks the index for more until there are enough.
 
     Args:

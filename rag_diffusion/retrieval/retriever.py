@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.config import Config, RetrievalConfig, load_config
+from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, VECTORS
 from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.allowed import Allowed
-from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.retrieval.ann import Nearest, VectorIndex
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.fusion import DECIMALS, POOL, FusionName, best_first, fuse
@@ -31,7 +32,7 @@ from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.selection import Selection
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.retrieval.tokens import readable
-from rag_diffusion.retrieval.vectors import Vectors, check_stamp
+from rag_diffusion.retrieval.vectors import Vectors, VectorTable, check_stamp
 from rag_diffusion.spans import span
 from rag_diffusion.types import Hits
 
@@ -88,10 +89,10 @@ class Retriever:
 
     def __init__(
         self,
-        corpus: Corpus,
-        vectors: Vectors,
+        corpus: Pairs,
+        vectors: VectorTable,
         lexical: Lexical | Mapping[str, Lexical],
-        indexes: dict[str, VectorIndex],
+        indexes: Mapping[str, Nearest],
         *,
         weights: Method | Mapping[str, float],
         embed: Callable[[Sequence[str]], Floats],
@@ -105,7 +106,6 @@ class Retriever:
         self.method = weights if isinstance(weights, Method) else Method(weights=weights)
         self._embed, self._embed_images = embed, embed_images
         self._duplicates = NearDuplicates(corpus, indexes["text_to_image"])
-        self._pair_ids: list[str] = corpus.table["pair_id"].tolist()
 
     @classmethod
     def open(cls, root: Path | str) -> Retriever:
@@ -157,6 +157,7 @@ class Retriever:
         *,
         top_k: int,
         exclude: Sequence[Collection[str]] | None = None,
+        within: Mask | None = None,
         query_vectors: Floats | None = None,
         query_images: Pixels | None = None,
         image_weight: float = 0.5,
@@ -170,6 +171,7 @@ class Retriever:
             top_k: hits asked for; fewer come where the corpus has fewer, or where `retrieval.selection` lets fewer
                 through.
             exclude: per query, pair ids that must not come.
+            within: (N,) rows that may come, for all queries; None allows all.
             query_vectors: (Q, D) vectors of the queries where they are known.
             query_images: (Q, H, W, 3) uint8 that the hits are to look like as well.
             image_weight: share of the images in the score, 0 to 1; the rest is that of the texts.
@@ -185,12 +187,14 @@ class Retriever:
         if rows is not None and without_duplicates:
             rows = [self._duplicates.of_rows(own) for own in rows]
         if exclude_images is not None:
-            pictures = zip(exclude_images, self._vectors_of(exclude_images), strict=True)
+            pictures = zip(exclude_images, self.image_vectors(exclude_images), strict=True)
             shown = [self._duplicates.of_image(*picture) for picture in pictures]
             rows = shown if rows is None else [np.union1d(*both) for both in zip(rows, shown, strict=True)]
-        images = None if query_images is None else self._vectors_of(query_images)
+        images = None if query_images is None else self.image_vectors(query_images)
         by_image = None if images is None else ImageQuery(images, image_weight)
-        rankings = self.rank(queries, depth=top_k, exclude=rows, query_vectors=query_vectors, by_image=by_image)
+        rankings = self.rank(
+            queries, depth=top_k, exclude=rows, within=within, query_vectors=query_vectors, by_image=by_image
+        )
         found = [self.hits(ranking, top_k) for ranking in rankings]
         for row, query in enumerate(queries):
             asked = things(query)
@@ -200,6 +204,7 @@ class Retriever:
                     [thing.query for thing in asked],
                     depth=top_k,
                     exclude=None if rows is None else [rows[row]] * many,
+                    within=within,
                     by_image=None if images is None else ImageQuery(images[[row] * many], image_weight),
                 )
                 most = self.method.selection.most(top_k)
@@ -213,7 +218,7 @@ class Retriever:
         scores = ranking.scores if images is None else ranking.scores[:POOL]
         places = selection.choose(scores, images, top_k)
         return Hits(
-            pair_ids=tuple(self._pair_ids[row] for row in ranking.rows[places]),
+            pair_ids=tuple(self.corpus.ids(ranking.rows[places])),
             scores=tuple(ranking.scores[places].tolist()),
             parts={name: tuple(values[places].tolist()) for name, values in ranking.parts.items()},
         )
@@ -244,7 +249,7 @@ class Retriever:
             with span("embed query", "EMBEDDING"):
                 query_vectors = self._embed(queries)
         vectors = query_vectors
-        depth, total = max(depth, POOL), len(self._pair_ids)
+        depth, total = max(depth, POOL), len(self.corpus)
         inside = total if within is None else int(within.sum())
         everything = depth >= total
         chunk = max(1, min(CHUNK, CELLS // total)) if everything else CHUNK
@@ -254,7 +259,7 @@ class Retriever:
             allowed = [Allowed(total, within, rows) for rows in own]
             if everything:
                 candidates = [may.rows() for may in allowed]
-                dense = {name: vectors[part] @ base.T for name, base in self._dense.items()}
+                dense = {name: vectors[part] @ np.asarray(base).T for name, base in self._dense.items()}
             else:
                 with span("nearest vectors", "RETRIEVER", depth=depth):
                     pools = [
@@ -281,8 +286,7 @@ class Retriever:
                 yield ranking
 
     def _captions(self, hits: Hits) -> list[str]:
-        captions: list[str] = self.corpus.table["caption"].iloc[self.corpus.rows(hits.pair_ids)].tolist()
-        return captions
+        return self.corpus.cells("caption", self.corpus.rows(hits.pair_ids))
 
     @staticmethod
     def _words(index: Lexical, queries: Sequence[str], allowed: Sequence[Allowed], depth: int) -> list[Ints]:
@@ -293,7 +297,12 @@ class Retriever:
             found.append(np.concatenate([rows, may.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
         return found
 
-    def _vectors_of(self, images: Pixels) -> Floats:
+    def image_vectors(self, images: Pixels) -> Floats:
+        """Unit vectors of pictures: (Q, H, W, 3) uint8 -> (Q, D).
+
+        Raises:
+            ValueError: this retriever cannot find by image.
+        """
         if self._embed_images is None:
             raise ValueError("retriever: expected an image encoder to find by image, got none; use `Retriever.load`")
         return self._embed_images(images)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,30 @@ from rag_diffusion.errors import DataError, LineageError
 
 STAMP_FILE = "stamp.json"
 VECTORS_FILE = "vectors.safetensors"
+
+
+class Rows(Protocol):
+    """(N, D) float32, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+    def __array__(self) -> NDArray[np.float32]: ...
+
+
+class VectorTable(Protocol):
+    """Unit vectors of images and captions, row by row."""
+
+    @property
+    def image(self) -> Rows:
+        """(N, D)."""
+        ...
+
+    @property
+    def text(self) -> Rows:
+        """(N, D)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

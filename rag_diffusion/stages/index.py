@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, INDEX, VECTORS
-from rag_diffusion.retrieval.ann import VectorIndex, recall
+from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
+from rag_diffusion.retrieval.recall import RECALL_FILE, check_recall, recall_report
 from rag_diffusion.retrieval.retriever import IMAGE_INDEX, TEXT_INDEX
 from rag_diffusion.retrieval.vectors import Vectors, write_stamp
 from rag_diffusion.stages.context import StageContext
-
-RECALL_QUERIES = 1000
-RECALL_DEPTH = 10
-RECALL_FILE = "recall.json"
 
 
 def run(ctx: StageContext) -> None:
@@ -37,48 +30,18 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / CORPUS)
     vectors = Vectors.open(ctx.root / VECTORS, corpus)
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
-    queries = _spread(vectors.text, RECALL_QUERIES)
-    report: dict[str, float] = {}
+    bases = {"image": (IMAGE_INDEX, vectors.image), "text": (TEXT_INDEX, vectors.text)}
+    indexes = {name: (VectorIndex.build(base, config.factory), base) for name, (_, base) in bases.items()}
     with atomic_dir(ctx.root / INDEX) as folder:
-        for name, file, base in (
-            ("image", IMAGE_INDEX, vectors.image),
-            ("text", TEXT_INDEX, vectors.text),
-        ):
-            index = VectorIndex.build(base, config.factory)
-            index.save(folder / file)
-            report[f"recall_{name}"] = recall(index, base, queries, RECALL_DEPTH)
+        for name, (file, _) in bases.items():
+            indexes[name][0].save(folder / file)
         TermCounts.of(corpus.table["caption"]).save(folder)
-        facts = {
-            "factory": config.factory,
-            "queries": "captions",
-            "against": "exhaustive search",
-            "num_pairs": len(corpus),
-            "depth": RECALL_DEPTH,
-            "caption_queries": len(queries),
-            "min_recall": config.min_recall,
-            "passed": min(report.values()) >= config.min_recall,
-            **report,
-        }
+        report = recall_report(indexes, vectors.text, factory=config.factory, min_recall=config.min_recall)
         path = folder / RECALL_FILE
-        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         ctx.tracker.log_artifact(path, "index")
         stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors.encoder_hash}
         write_stamp(folder, stamp | {"factory": config.factory})
-        ctx.tracker.log_metrics({**report, "num_pairs": len(corpus)})
-        _check(report, config.factory, config.min_recall)
-
-
-def _check(report: dict[str, float], factory: str, least: float) -> None:
-    low = {name: round(value, 4) for name, value in report.items() if value < least}
-    if low:
-        raise ConfigError(
-            f"index.factory: expected recall@{RECALL_DEPTH} of at least {least} with caption "
-            f"queries, got {low} with "
-            f"{factory!r}; choose a finer factory (`Flat` is exact) or lower index.min_recall"
-        )
-
-
-def _spread(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """At most `count` rows, evenly spread."""
-    rows = np.linspace(0, len(vectors) - 1, min(count, len(vectors))).astype(np.int64)
-    return np.asarray(vectors[rows])
+        recalls = {key: value for key, value in report.items() if key.startswith("recall_")}
+        ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})
+        check_recall(report)

@@ -96,7 +96,7 @@ def test_svgs_render_on_white_and_empty_ones_are_refused() -> None:
 
 
 def test_images_that_are_none_are_refused() -> None:
-    with pytest.raises(DataError, match="expected an image, got 0 bytes"):
+    with pytest.raises(DataError, match="got empty file: 0 bytes"):
         decode(b"", "x.png")
     with pytest.raises(DataError, match="x.png: expected a readable image"):
         decode(b"text", "x.png")

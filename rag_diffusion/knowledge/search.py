@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
+from rag_diffusion.knowledge.filters import Filter
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.retrieval.explain import Explained, Explanation, explain
-from rag_diffusion.retrieval.retriever import Retriever
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{query}</title><style>
@@ -29,18 +30,28 @@ small {{ color: #666; }}
 _FUSIONS = {"sum": "sum", "product": "product", "reciprocal_rank": "sum (by reciprocal ranks)"}
 
 
-def search(root: Path, query: str, *, top_k: int, page: Path | None) -> str:
+def search(
+    root: Path,
+    query: str,
+    *,
+    top_k: int,
+    page: Path | None,
+    where: Filter | None = None,
+    exclude: Sequence[str] = (),
+) -> str:
     """The hits of a text as text; with a page also why each of them is one.
 
     Args:
-        root: project root, with the stages run up to `index`.
+        root: project root, with data sets or the stages run up to `index`.
         query: what to look for.
         top_k: hits asked for.
         page: HTML file to write; None writes none.
+        where: which pairs may come.
+        exclude: pair ids that must not.
 
     Raises:
         ConfigError: the query is empty, `top_k` is below one, or the page's folder is missing.
-        DataError, LineageError: as `Retriever.load`.
+        DataError, LineageError: as `KnowledgeBase.search`.
     """
     if not query.strip():
         raise ConfigError("kb search: expected a text to look for, got an empty one; name what the image shows")
@@ -48,8 +59,10 @@ def search(root: Path, query: str, *, top_k: int, page: Path | None) -> str:
         raise ConfigError(f"kb search --top-k: expected at least 1, got {top_k}")
     if page is not None and not page.resolve().parent.is_dir():
         raise ConfigError(f"kb search --explain: expected a file in a folder that exists, got {page}; make the folder")
-    retriever = Retriever.open(root)
-    found = explain(retriever, query, retriever.search([query], top_k=top_k)[0])
+    base = KnowledgeBase.open(root)
+    hits = base.search([query], top_k=top_k, where=where, exclude=[exclude] if exclude else None)[0]
+    retriever = base.retriever()
+    found = explain(retriever, query, hits)
     if page is None:
         return as_text(found)
     pictures = {one.pair_id: retriever.corpus.pair(one.pair_id).image for one in found.hits}
@@ -60,7 +73,7 @@ def search(root: Path, query: str, *, top_k: int, page: Path | None) -> str:
 def as_text(found: Explanation) -> str:
     """One line a hit: score, pair id, caption."""
     if not found.hits:
-        return "no hits: nothing passes the exclusions and retrieval.threshold"
+        return "no hits: nothing passes the filters, the exclusions and retrieval.threshold"
     width = max(len(one.pair_id) for one in found.hits)
     return "\n".join(f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}" for one in found.hits)
 

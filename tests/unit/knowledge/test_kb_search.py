@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.kb_search import as_html, as_text, search
+from rag_diffusion.knowledge.search import as_html, as_text, search
 from rag_diffusion.retrieval.explain import Explained, Explanation
 
 HIT = Explained(

@@ -1,0 +1,296 @@
+"""What does a knowledge base cost: filling it, opening it, embedding a folder of images, asking it?
+
+    python benchmarks/bench_knowledge_base.py ingest [--sizes 5000 20000]
+    python benchmarks/bench_knowledge_base.py embed [--images 600]
+    python benchmarks/bench_knowledge_base.py query [--size 20000] [--data-sets 4] [--queries 300]
+
+`ingest` draws pairs (real captions' word statistics, 64 px PNG) and makes vectors of them without a network, so that
+it is the cost of all but the network, and shows whether memory grows with the number of pairs. `embed` compares
+`kb add` of a folder with the bare forward of both towers over batches that are prepared already, with as many workers.
+`query` asks a knowledge base of several data sets, text to hits with metadata and images, and tells each part.
+
+Each measurement runs in a process of its own. Prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_lexical import synthetic
+from PIL import Image
+
+from rag_diffusion.config import load_config
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.knowledge.ingest import BATCH, Ingest
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.knowledge.manifest import Manifest
+from rag_diffusion.knowledge.readers import open_reader
+from rag_diffusion.knowledge.records import Item
+from rag_diffusion.knowledge.staging import Staging
+from rag_diffusion.layout import CORPUS, ENCODER
+from rag_diffusion.retrieval.stream import StreamEncoder, in_order
+from rag_diffusion.spans import recording, span
+from rag_diffusion.stages.neighbors import latencies
+
+WIDTH, SIDE = 256, 64
+TOP = 10
+_PICTURES = 512  # distinct ones, for their bytes alone
+
+
+class Synthetic:
+    """Vectors by hashes of what they are of: as wide as the real ones, and made in no time."""
+
+    hash = "synthetic"
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._basis = rng.normal(size=(SIDE * SIDE * 3 // 64, WIDTH)).astype(np.float32)
+
+    def images(self, pixels: np.ndarray) -> np.ndarray:
+        """One row an image."""
+        small = pixels[:, ::8, ::8].reshape(len(pixels), -1).astype(np.float32) / 255 - 0.5
+        return _unit(small @ self._basis)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """One row a text; texts with the same words are alike."""
+        return _unit(np.stack([sum(map(_word, text.split()), np.zeros(WIDTH, np.float32)) for text in texts]))
+
+
+class Asked(Synthetic):
+    """The real encoder where a query is embedded."""
+
+    def __init__(self) -> None:
+        self._real = StreamEncoder(Path(ENCODER))
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """As the real one has it."""
+        return self._real.texts(texts)
+
+
+_WORDS: dict[str, np.ndarray] = {}
+
+
+def _word(word: str) -> np.ndarray:
+    if word not in _WORDS:
+        _WORDS[word] = np.random.default_rng(len(_WORDS)).normal(size=WIDTH).astype(np.float32)
+    return _WORDS[word]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class Drawn:
+    """A reader of synthetic items."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._captions = Corpus.open(CORPUS).table["caption"].tolist()
+        rng = np.random.default_rng(seed)
+        self._pictures = [_png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(_PICTURES)]
+
+    def __iter__(self) -> Iterator[Item]:
+        for number, caption in enumerate(synthetic(self._captions, self._count, self._seed)):
+            picture = self._pictures[number * 7 % _PICTURES]
+            yield Item(name=f"{number:08d}", image=picture, caption=caption, label=f"class {number % 200}")
+
+
+def _png(tiles: np.ndarray, side: int = SIDE) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(tiles).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Memory:
+    """The most memory that this process's own data took while the block lasted, in MiB; mapped files do not count."""
+
+    def __enter__(self) -> Memory:
+        self.before = self.peak = _own()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak = max(self.peak, _own())
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self.peak = max(self.peak, _own())
+
+
+def _own() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def ingest(size: int) -> dict[str, float]:
+    """Add one data set, and open it."""
+    with tempfile.TemporaryDirectory() as name:
+        base = KnowledgeBase(Path(name), load_config(), Synthetic())
+        reader = Drawn(size, seed=0)
+        start = time.perf_counter()
+        with Memory() as adding:
+            base.add("drawn", reader)
+        added = time.perf_counter() - start
+        space = sum(path.stat().st_size for path in Path(name).rglob("*") if path.is_file())
+        again = KnowledgeBase(Path(name), load_config(), Synthetic())
+        start = time.perf_counter()
+        with Memory() as opening:
+            again.retriever()
+        opened = time.perf_counter() - start
+    return {
+        "pairs": size,
+        "pairs_per_second": size / added,
+        "add_s": added,
+        "add_peak_mib": adding.peak,
+        "add_grown_mib": adding.peak - adding.before,
+        "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "disk_mib": space / 2**20,
+        "open_s": opened,
+        "open_grown_mib": opening.peak - opening.before,
+    }
+
+
+def embed(images: int, kind: str) -> dict[str, float]:
+    """A folder through `kb add`, against the forward alone."""
+    encoder = StreamEncoder(Path(ENCODER))
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        captions = _folder(root / "photos", images, kind)
+        bare = _bare(encoder, captions)
+        facts = Manifest(name="photos", form="imagefolder", image_size=SIDE, encoder_hash=encoder.hash)
+        stream = Ingest(facts, encoder).fill
+        streamed = _timed(lambda: stream(Staging(root / "parts", {}), open_reader("image_text", root / "photos")))
+        base = KnowledgeBase(root, load_config(), encoder)
+        whole = _timed(lambda: base.add("photos", open_reader("image_text", root / "photos")))
+    named = {"bare": bare, "streamed": streamed, "added": whole}
+    return (
+        {"images": images}
+        | {f"{name}_per_second": images / seconds for name, (seconds, _) in named.items()}
+        | {f"{name}_cpu_ms": 1000 * cpu / images for name, (_, cpu) in named.items()}
+        | {f"{name}_share": bare[0] / named[name][0] for name in ("streamed", "added")}
+        | {f"{name}_cpu_share": bare[1] / named[name][1] for name in ("streamed", "added")}
+    )
+
+
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and of all cores together; the latter tells the truth on a machine with other work."""
+    start, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def _folder(folder: Path, images: int, kind: str) -> list[str]:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    captions = list(synthetic(Corpus.open(CORPUS).table["caption"].tolist(), images, seed=0))
+    for number, caption in enumerate(captions):
+        tiles = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        if kind == "png":
+            (folder / f"{number:06d}.png").write_bytes(_png(tiles[:8, :8]))
+        else:
+            picture = Image.fromarray(tiles).resize((640, 480), Image.Resampling.BICUBIC)
+            picture.save(folder / f"{number:06d}.jpg", quality=90)
+        (folder / f"{number:06d}.txt").write_text(caption)
+    return captions
+
+
+def _bare(encoder: StreamEncoder, captions: Sequence[str]) -> tuple[float, float]:
+    """Seconds of both towers over as many images and captions, in batches as they come, prepared already."""
+    rng = np.random.default_rng(0)
+    batches = [captions[start : start + BATCH] for start in range(0, len(captions), BATCH)]
+    parts: list[Any] = []
+    for texts in batches:
+        pixels = rng.integers(0, 255, (len(texts), SIDE, SIDE, 3), dtype=np.uint8)
+        tokens = [one for _, one in encoder.token_batches(sorted(set(texts)))]
+        parts.append((encoder.image_batches(pixels), tokens))
+
+    def forward(part: Any) -> None:
+        for images in part[0]:
+            encoder.image_vectors(images)
+        for tokens in part[1]:
+            encoder.text_vectors(tokens)
+
+    list(in_order(forward, parts[:2]))
+    return _timed(lambda: list(in_order(forward, parts)))
+
+
+def query(size: int, data_sets: int, queries: int, factory: str) -> dict[str, Any]:
+    """Ask one text after the other."""
+    config = load_config()
+    config = config.model_copy(update={"index": config.index.model_copy(update={"factory": factory})})
+    with tempfile.TemporaryDirectory() as name:
+        base = KnowledgeBase(Path(name), config, Synthetic())
+        for number in range(data_sets):
+            base.add(f"drawn-{number}", Drawn(size // data_sets, seed=number))
+        asked = KnowledgeBase(Path(name), config, Asked())
+        start = time.perf_counter()
+        with Memory() as opening:
+            asked.retriever()
+        opened = time.perf_counter() - start
+        captions = Corpus.open(CORPUS).table["caption"].tolist()
+        roots = []
+        for text in synthetic(captions, queries + 1, seed=99):
+            with recording("query") as root:
+                hits = asked.search([text], top_k=TOP)[0]
+                pairs = asked.retriever().corpus
+                with span("metadata", "TOOL"):
+                    rows = pairs.rows(hits.pair_ids)
+                    told = [pairs.cells(column, rows) for column in ("caption", "source", "licence", "attribution")]
+                    assert len(told[0]) == TOP
+                with span("images", "TOOL"):
+                    assert len(pairs.images(rows)) == TOP
+            roots.append(root)
+    found = {key: round(value, 3) for key, value in latencies(roots).items()}
+    return {"pairs": size, "data_sets": data_sets, "factory": factory, "open_s": opened,
+            "open_grown_mib": opening.peak - opening.before} | found  # fmt: skip
+
+
+def main() -> None:
+    """Run one question."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("what", choices=["ingest", "embed", "query"])
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[5000, 20_000])
+    arguments.add_argument("--size", type=int, default=20_000)
+    arguments.add_argument("--images", type=int, default=608)
+    arguments.add_argument("--data-sets", type=int, default=4)
+    arguments.add_argument("--queries", type=int, default=300)
+    arguments.add_argument("--factories", nargs="+", default=["Flat"])
+    given = arguments.parse_args()
+    if given.what == "ingest":
+        results = [_apart(ingest, size) for size in given.sizes]
+    elif given.what == "embed":
+        results = [{"kind": kind} | _apart(embed, given.images, kind) for kind in ("png", "jpeg")]
+    else:
+        results = [_apart(query, given.size, given.data_sets, given.queries, factory) for factory in given.factories]
+    for key in results[0]:
+        print(f"| {key} | {' | '.join(_shown(one[key]) for one in results)} |")
+    print(json.dumps(results))
+
+
+def _shown(value: object) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+def _apart(run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(run, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""One data set, read where it lies: a table, vectors and shards mapped from files, indexes and word counts.
+
+Shapes: n pairs, D width.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rag_diffusion.corpus.store import COLUMNS
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.files import file_hash
+from rag_diffusion.knowledge.build import EXACT, INDEX_FILES, TABLE, VECTORS
+from rag_diffusion.knowledge.manifest import Manifest, rebuild_hint
+from rag_diffusion.knowledge.shards import Shards
+from rag_diffusion.knowledge.vector_file import MappedVectors
+from rag_diffusion.retrieval.ann import Exhaustive, Nearest, VectorIndex
+from rag_diffusion.retrieval.counts import TermCounts
+from rag_diffusion.types import Pair
+
+
+class PairColumns:
+    """The text columns of a data set's pairs, sorted by pair id, mapped from a file or in Arrow's memory.
+
+    Args:
+        table: every column of `Pair` but the images.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._chunks = {name: table.column(name).chunks for name in table.column_names}
+        self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks["pair_id"])]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def cell(self, column: str, row: int) -> str:
+        """What stands in a column at a row."""
+        number = bisect_right(self._starts, row) - 1
+        return str(self._chunks[column][number][row - self._starts[number]].as_py())
+
+    def find(self, pair_id: str) -> int | None:
+        """Row of a pair, if it is there."""
+        row = bisect_left(range(len(self)), pair_id, key=lambda row: self.cell("pair_id", row))
+        return row if row < len(self) and self.cell("pair_id", row) == pair_id else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """An opened data set; nothing of it changes while it is open.
+
+    Attributes:
+        manifest: what it says of itself.
+        columns: its pairs but for the images.
+        shards: its images.
+        vectors: (n, D) of images and captions.
+        indexes: nearest neighbors over them, `text_to_text` and `text_to_image`.
+        counts: of the words of its captions.
+    """
+
+    manifest: Manifest
+    columns: PairColumns
+    shards: Shards
+    vectors: MappedVectors
+    indexes: Mapping[str, Nearest]
+    counts: TermCounts
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.manifest.name
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest) -> DataSet:
+        """Open one generation of a data set.
+
+        Args:
+            folder: of the generation.
+            manifest: names it.
+
+        Raises:
+            DataError: a file is missing, cut or damaged.
+        """
+        remedy = rebuild_hint(manifest.name)
+        check_files(folder, manifest)
+        return cls(
+            manifest=manifest,
+            columns=PairColumns(mapped_table(folder / TABLE, manifest.num_pairs, remedy)),
+            shards=Shards(folder, manifest.shards, remedy=remedy),
+            vectors=(vectors := MappedVectors.open(folder / VECTORS, manifest.num_pairs, remedy=remedy)),
+            indexes=open_indexes(folder, vectors, str(manifest.recall["factory"]), remedy),
+            counts=_counts(folder, manifest.num_pairs, remedy),
+        )
+
+    def pair(self, row: int) -> Pair:
+        """One whole pair."""
+        image, original = self.shards.both(row)
+        texts = {name: self.columns.cell(name, row) for name in COLUMNS if name not in ("image", "original")}
+        return Pair(**texts, image=image, original=original)
+
+
+def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:
+    """Compare the files of a generation with its manifest: their length, or every byte.
+
+    Raises:
+        DataError: one is missing, cut, or was changed.
+    """
+    remedy = rebuild_hint(manifest.name)
+    for name, told in manifest.files.items():
+        _check_file(folder / name, told, remedy, whole=whole)
+    for shard in manifest.shards:
+        _check_file(folder / shard["name"], shard, "add the data set again with --replace", whole=whole)
+
+
+def _check_file(path: Path, told: Mapping[str, Any], remedy: str, *, whole: bool) -> None:
+    got = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+    if got != f"{told['bytes']} bytes":
+        raise DataError(f"{path}: expected {told['bytes']} bytes, got {got}: it was cut, changed or removed; {remedy}")
+    if whole and file_hash(path) != told["sha256"]:
+        raise DataError(f"{path}: expected sha256 {told['sha256'][:12]}…, got another: it was changed; {remedy}")
+
+
+def open_indexes(folder: Path, vectors: MappedVectors, factory: str, remedy: str) -> dict[str, Nearest]:
+    """The indexes of a folder; an exact one is the vectors themselves.
+
+    Raises:
+        DataError: one is missing or damaged.
+        LineageError: one is of other vectors.
+    """
+    bases = {"text_to_text": vectors.text, "text_to_image": vectors.image}
+    if factory == EXACT:
+        return {name: Exhaustive(base) for name, base in bases.items()}
+    found: dict[str, Nearest] = {}
+    for name, base in bases.items():
+        index = VectorIndex.load(folder / INDEX_FILES[name], remedy=remedy)
+        if (len(index), index.width) != base.shape:
+            raise LineageError(
+                f"{folder / INDEX_FILES[name]}: expected an index of {len(base)} vectors of width {base.shape[1]}, "
+                f"got one of {len(index)} and {index.width}; {remedy}"
+            )
+        found[name] = index
+    return found
+
+
+def mapped_table(path: Path, rows: int, remedy: str) -> pa.Table:
+    """The text columns of `rows` pairs.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        LineageError: it is of another number of pairs.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: expected a table of pairs, got {error}; {remedy}") from None
+    _check_rows(path, table.num_rows, rows, remedy)
+    return table
+
+
+def _counts(folder: Path, rows: int, remedy: str) -> TermCounts:
+    counts = TermCounts.load(folder, remedy=remedy)
+    _check_rows(folder, len(counts.lengths), rows, remedy)
+    return counts
+
+
+def _check_rows(what: Any, got: int, expected: int, remedy: str) -> None:
+    if got != expected:
+        raise LineageError(f"{what}: expected {expected} pairs, got {got}; {remedy}")

@@ -1,0 +1,68 @@
+"""Which pairs a query may find: by source, class, licence and split.
+
+Shapes: n pairs of a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """A pair passes if it passes each of these; empty lets all pass.
+
+    Attributes:
+        sources: names of data sets, or of sources inside of them: `corpus`, `iconify`, `iconify/twemoji`.
+        classes: categories, or labels of single things.
+        licences: as they stand in the pairs.
+        splits: `train`, `validation`, `test`.
+    """
+
+    sources: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.sources or self.classes or self.licences or self.splits)
+
+    def of(self, name: str, table: pa.Table) -> Mask:
+        """(n,) which pairs of a data set pass."""
+        found = np.ones(table.num_rows, dtype=bool)
+        if self.sources and name not in self.sources:
+            found &= _where(table, "source", self._from)
+        if self.classes:
+            classes = set(self.classes)
+            found &= _where(table, "category", lambda value: value in classes) | _among(table, "entity", classes)
+        if self.licences:
+            found &= _where(table, "licence", lambda value: value in self.licences)
+        if self.splits:
+            found &= _where(table, "split", lambda value: value in self.splits)
+        return found
+
+    def _from(self, source: str) -> bool:
+        return any(source == one or source.startswith(f"{one}/") for one in self.sources)
+
+
+def _where(table: pa.Table, column: str, passes: Callable[[str], bool]) -> Mask:
+    """Which rows of a dictionary column have a value that passes; each distinct value is asked once."""
+    found = []
+    for chunk in table.column(column).chunks:
+        passing = np.asarray([passes(value) for value in chunk.dictionary.to_pylist()], dtype=bool)
+        found.append(passing[chunk.indices.to_numpy()])
+    return np.concatenate([np.empty(0, dtype=bool), *found])
+
+
+def _among(table: pa.Table, column: str, values: Collection[str]) -> Mask:
+    """Which rows of a text column have one of the values."""
+    found = pc.is_in(table.column(column), value_set=pa.array(sorted(values), pa.string()))
+    return np.asarray(found.to_numpy(), dtype=bool)

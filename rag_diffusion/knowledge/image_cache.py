@@ -1,0 +1,81 @@
+"""Images that were fetched before, in a folder of bounded size; removing the folder removes them all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from rag_diffusion.files import atomic_write
+
+MAX_BYTES = 2**30
+ROOM = 0.9  # share of the bound that is left after old files were thrown out
+_DIGEST = 32  # bytes of sha256 before the content
+
+
+class ImageCache:
+    """Encoded images by URL; each file is named by the sha256 of its URL and begins with that of its content.
+
+    Safe among threads and processes: a file is there whole or not at all, and one that does not fit its own hash is
+    thrown out. The ones used longest ago go first.
+
+    Args:
+        folder: made at the first write.
+        max_bytes: bound of all files together.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._size = sum(size for _, size, _ in self._files())
+
+    def get(self, url: str) -> bytes | None:
+        """The image of a URL, or None."""
+        path = self._path(url)
+        try:
+            stored = path.read_bytes()
+        except OSError:
+            return None
+        content = stored[_DIGEST:]
+        if hashlib.sha256(content).digest() != stored[:_DIGEST]:
+            path.unlink(missing_ok=True)
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return content
+
+    def put(self, url: str, content: bytes) -> None:
+        """Keep an image, and throw out old ones where it would be too much."""
+        if _DIGEST + len(content) > self.max_bytes * ROOM:
+            return
+        with self._lock:
+            atomic_write(self._path(url), hashlib.sha256(content).digest() + content)
+            self._size += _DIGEST + len(content)
+            if self._size > self.max_bytes:
+                self._size = self._thin_out()
+
+    def _path(self, url: str) -> Path:
+        return self.folder / hashlib.sha256(url.encode()).hexdigest()
+
+    def _thin_out(self) -> int:
+        """Bytes that stay."""
+        files = sorted(self._files())
+        size = sum(one[1] for one in files)
+        for _, own, path in files:
+            if size <= self.max_bytes * ROOM:
+                break
+            path.unlink(missing_ok=True)
+            size -= own
+        return size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Time of the last use, bytes and path of every file; one that vanishes meanwhile is left out."""
+        found = []
+        for path in self.folder.glob("[0-9a-f]*"):
+            with suppress(OSError):
+                state = path.stat()
+                found.append((state.st_mtime, state.st_size, path))
+        return found

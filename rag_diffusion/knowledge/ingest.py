@@ -1,0 +1,135 @@
+"""Candidates of a source into the parts of a build: checked, embedded and kept while they come in.
+
+Shapes: n pairs of a batch, H/W image, D width.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rag_diffusion.knowledge.images import checked_pair
+from rag_diffusion.knowledge.manifest import Manifest
+from rag_diffusion.knowledge.records import Reader, Rejection
+from rag_diffusion.knowledge.staging import PART_BYTES, PART_CANDIDATES, Candidate, Embedded, Staging, digest
+from rag_diffusion.knowledge.stored import Stored
+from rag_diffusion.knowledge.vector_file import MappedVectors
+from rag_diffusion.progress import Progress
+from rag_diffusion.retrieval.stream import PairEncoder, in_order
+from rag_diffusion.types import Pair
+
+Floats = NDArray[np.float32]
+Kind = TypeVar("Kind")
+
+BATCH = 64  # candidates a worker takes at a time
+_KEPT_AT_A_TIME = 512
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """How candidates of one data set become embedded pairs.
+
+    Args:
+        facts: name, image size, licence and attribution of the data set.
+        encoder: makes the vectors.
+    """
+
+    facts: Manifest
+    encoder: PairEncoder
+
+    def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
+        """Go on with a build until its source is at its end."""
+        self.take(staging, staging.resume(reader))
+
+    def take(self, staging: Staging, source: Iterator[Candidate]) -> None:
+        """Put the rest of a source into further parts of a build."""
+        waiting = list[Embedded]()
+        done = sum(part.candidates for part in staging.parts)
+        try:
+            with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
+                for batch in in_order(self.embedded, _batches(source)):
+                    bar.update(batch.candidates)
+                    waiting.append(batch)
+                    candidates = sum(one.candidates for one in waiting)
+                    size = sum(len(pair.image) for one in waiting for pair in one.pairs)
+                    if candidates >= PART_CANDIDATES or size >= PART_BYTES:
+                        staging.write(waiting)
+                        waiting = []
+        finally:
+            if waiting:  # also of a source that failed: what was embedded is not embedded again
+                staging.write(waiting)
+
+    def embedded(self, candidates: Sequence[Candidate]) -> Embedded:
+        """Check and embed a batch."""
+        made = [self._made(one) for one in candidates]
+        taken = [one for one in made if not isinstance(one, Rejection)]
+        image, text = self._vectors([pair.caption for pair, _ in taken], [picture for _, picture in taken])
+        return Embedded(
+            digest=digest(candidates),
+            candidates=len(candidates),
+            pairs=[pair for pair, _ in taken],
+            rejected=[one for one in made if isinstance(one, Rejection)],
+            image=image,
+            text=text,
+        )
+
+    def _made(self, candidate: Candidate) -> tuple[Pair, Image.Image] | Rejection:
+        if isinstance(candidate, Pair):
+            return candidate, Image.open(io.BytesIO(candidate.image)).convert("RGB")
+        if isinstance(candidate, Rejection):
+            return candidate
+        facts = self.facts
+        return checked_pair(
+            candidate,
+            data_set=facts.name,
+            size=facts.image_size,
+            licence=facts.licence,
+            attribution=facts.attribution,
+        )
+
+    def _vectors(self, captions: Sequence[str], pictures: Sequence[Image.Image]) -> tuple[Floats, Floats]:
+        if not captions:
+            return np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.float32)
+        pixels = np.stack([np.asarray(picture) for picture in pictures])
+        return self.encoder.images(pixels), self.encoder.texts(captions)
+
+
+def keep(staging: Staging, stored: Stored, vectors: MappedVectors) -> None:
+    """Put a data set that has its vectors into a build as it is.
+
+    Args:
+        staging: of the build.
+        stored: N pairs, and what was rejected.
+        vectors: (N, D) of them.
+    """
+    none = np.empty((0, 0), dtype=np.float32)
+    for rejected in _batches(stored.rejected()):
+        kept = Embedded(
+            digest=digest(rejected), candidates=len(rejected), pairs=[], rejected=rejected, image=none, text=none
+        )
+        staging.write([kept])
+    source, start = stored.pairs(), 0
+    while batch := list(islice(source, _KEPT_AT_A_TIME)):
+        rows = slice(start, start + len(batch))
+        start += len(batch)
+        kept = Embedded(
+            digest=digest(batch),
+            candidates=len(batch),
+            pairs=batch,
+            rejected=[],
+            image=vectors.image[rows],
+            text=vectors.text[rows],
+        )
+        staging.write([kept])
+
+
+def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
+    while batch := list(islice(source, BATCH)):
+        yield batch

@@ -1,0 +1,173 @@
+"""Where the parts of a knowledge base lie, and who may write them.
+
+data/kb/<name>/manifest.json        the data set's present state; replaced as one file, so readers see old or new
+data/kb/<name>/00001/...            what the manifest names: pairs, vectors, indexes of one generation
+data/kb/.building/<name>/           finished parts of a build that is under way, or was killed
+data/kb/.cache/<name>/              images of a remote data set
+data/kb/.locks/<name>.lock          held by the one process that writes the data set
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rag_diffusion.errors import BusyError, ConfigError, RagDiffusionError
+from rag_diffusion.knowledge.manifest import Manifest
+from rag_diffusion.layout import KB
+
+CORPUS_NAME = "corpus"
+RESERVED = (CORPUS_NAME, "iconify", "folder")  # the pipeline's own: its pair ids begin so
+MANIFEST, REMOVED = "manifest.json", "removed.json"
+MADE, PUBLISHED = "made", "published"  # in a build: its result, and the generation that it became
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def check_name(name: str) -> str:
+    """The name of a data set, if it can be one.
+
+    Raises:
+        ConfigError: it has other characters than file names and pair ids may have, or is the pipeline's own.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"kb: expected a name of at most 63 small letters, digits, `-`, `_` and `.`, as my-photos, got {name!r}"
+        )
+    if name in RESERVED:
+        raise ConfigError(f"kb: expected a name of your own, got {name!r}: what `dvc repro` makes is called so")
+    return name
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths below a project's root."""
+
+    root: Path
+
+    @property
+    def base(self) -> Path:
+        """The folder of all data sets."""
+        return self.root / KB
+
+    def folder(self, name: str) -> Path:
+        """Of a data set."""
+        return self.base / name
+
+    def manifest(self, name: str) -> Path:
+        """What says which generation of a data set holds."""
+        return self.base / name / MANIFEST
+
+    def generation(self, name: str, number: int) -> Path:
+        """The files of one state of a data set."""
+        return self.base / name / f"{number:05d}"
+
+    def building(self, name: str) -> Path:
+        """Scratch of a data set's build."""
+        return self.base / ".building" / name
+
+    def cache(self, name: str) -> Path:
+        """Images of a remote data set."""
+        return self.base / ".cache" / name
+
+    def names(self) -> list[str]:
+        """Data sets that there are, by the alphabet."""
+        return sorted(path.parent.name for path in self.base.glob(f"[!.]*/{MANIFEST}"))
+
+    @contextmanager
+    def writing(self, name: str, wait: float) -> Iterator[None]:
+        """Hold the right to write a data set; a process that is killed loses it.
+
+        Args:
+            name: of the data set.
+            wait: seconds to wait for another writer.
+
+        Raises:
+            BusyError: another one still writes.
+        """
+        path = self.base / ".locks" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, holder = FileLock(path, timeout=wait), path.with_suffix(".pid")
+        try:
+            lock.acquire()
+        except Timeout:
+            who = f"process {holder.read_text().strip()}" if holder.is_file() else "another process"
+            raise BusyError(
+                f"kb: expected to be the only one that writes {name!r}, but {who} does so and went on for {wait:g} s; "
+                "wait until it is done and run it again: nothing was changed"
+            ) from None
+        try:
+            holder.write_text(f"{os.getpid()}\n")
+            self._sweep(name)
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def drop(self, name: str) -> None:
+        """Remove a data set and all that was made from it; a kill in between leaves a mark, see `finish`.
+
+        The caller holds the right to write it.
+        """
+        mark = self.folder(name) / REMOVED
+        if self.manifest(name).exists():
+            os.replace(self.manifest(name), mark)
+        for path in (self.cache(name), self.building(name)):
+            _remove(path)
+        for path in sorted(self.folder(name).glob("*")):
+            if path != mark:
+                _remove(path)
+        _remove(self.folder(name))
+
+    def finish(self) -> None:
+        """End the removals and the builds of processes that were killed after they had taken effect.
+
+        Those that another process is at are left to it.
+        """
+        marks = (*self.base.glob(f"[!.]*/{REMOVED}"), *self.base.glob(f".building/*/{PUBLISHED}"))
+        for mark in marks:
+            try:
+                with self.writing(mark.parent.name, wait=0):
+                    pass
+            except BusyError:
+                continue
+
+    def _sweep(self, name: str) -> None:
+        """Clear away what killed writers of a data set left.
+
+        A removal half done, generations that nothing names, the scratch of a build that holds.
+        """
+        folder, manifest = self.folder(name), self.manifest(name)
+        if (folder / REMOVED).exists():
+            if manifest.exists():  # removed, added again
+                (folder / REMOVED).unlink()
+            else:
+                self.drop(name)
+        try:
+            held = Manifest.read(manifest).generation if manifest.exists() else 0
+        except RagDiffusionError:
+            return  # damaged, or of another version: whoever reads it says so
+        published = self.building(name) / PUBLISHED
+        if published.is_file() and published.read_text() == str(held):
+            _remove(self.building(name))
+        if not folder.exists():
+            return
+        for path in folder.iterdir():
+            if path.is_dir() and path != self.generation(name, held):
+                _remove(path)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there; what cannot be removed is an error, never passed over."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,161 @@
+"""clip-retrieval's protocol: what is asked and what is answered; `remote_answer` checks what others answer.
+
+    POST /knn-service   text, image (base64), image_url or embedding_input -> [{id, similarity, caption, url, ...}]
+    POST /metadata      ids                                                -> [{id, metadata: {caption, url, ...}}]
+    GET  /indices-list                                                     -> [name, ...]
+
+Beyond it, and ignored by its own servers: `with_images` asks for images as base64 in the field `image` (which its own
+servers send wherever they have a path), `where` and `exclude` filter, and answers tell `pair_id`, `source`, `licence`
+and so on. `use_mclip`, `use_safety_model`, `use_violence_detector`, `aesthetic_score` and `aesthetic_weight` are taken
+and have no effect, as on a server of its own that was started without those models.
+
+Source: clip-retrieval 2.45, clip_back.py and clip_client.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rag_diffusion.errors import DataError
+
+KNN, METADATA, INDICES = "knn-service", "metadata", "indices-list"
+MAX_TEXT = 10_000  # characters of a query
+MAX_WIDTH = 8192  # numbers of a query by vector
+MAX_IMAGES = 1_000  # results with metadata
+MAX_IDS = 10_000  # results in all; clip-retrieval's web page asks for 3000
+MAX_IMAGE_BYTES = 2**25  # of one encoded image
+
+_ID_BITS = 63
+
+
+def global_id(pair_id: str) -> int:
+    """The protocol's id of a pair: the first 63 bits of its id's sha256, so that it is the same on every machine."""
+    return int.from_bytes(hashlib.sha256(pair_id.encode()).digest()[:8], "big") >> (64 - _ID_BITS)
+
+
+class Where(BaseModel):
+    """Pairs that may come; an empty list lets all through."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    source: tuple[str, ...] = ()
+    label: tuple[str, ...] = Field(default=(), alias="class")
+    licence: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
+
+
+class KnnRequest(BaseModel):
+    """A query; of text, image, image_url and embedding_input the first that is there counts, as on their servers."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    text: str | None = Field(default=None, max_length=MAX_TEXT)
+    image: str | None = None
+    image_url: str | None = None
+    embedding_input: tuple[float, ...] | None = Field(default=None, max_length=MAX_WIDTH)
+    modality: Literal["image", "text"] = "image"
+    num_images: int = Field(default=40, ge=0, le=MAX_IMAGES)
+    num_result_ids: int | None = Field(default=None, ge=0, le=MAX_IDS)
+    indice_name: str | None = None
+    deduplicate: bool = False
+    with_images: bool = False
+    where: Where = Where()
+    exclude: tuple[str, ...] = Field(default=(), max_length=MAX_IDS)
+
+    @field_validator("text", "image", "image_url", mode="after")
+    @classmethod
+    def _none_for_empty(cls, value: str | None) -> str | None:
+        return value if value and value.strip() else None
+
+    @field_validator("embedding_input", mode="after")
+    @classmethod
+    def _finite(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (value and all(math.isfinite(one) for one in value) and any(value)):
+            raise ValueError("expected finite numbers that are not all zero")
+        return value
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> KnnRequest:
+        if all(given is None for given in (self.text, self.image, self.image_url, self.embedding_input)):
+            raise ValueError("expected one of text, image, image_url and embedding_input, got none")
+        return self
+
+    @property
+    def num_results(self) -> int:
+        """Results asked for, with metadata or without."""
+        return self.num_images if self.num_result_ids is None else self.num_result_ids
+
+    @property
+    def needs_fetch(self) -> bool:
+        """Whether its image has to be fetched from elsewhere."""
+        return self.text is None and self.image is None and self.image_url is not None
+
+
+class MetadataRequest(BaseModel):
+    """Ids whose metadata is asked for."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    ids: tuple[int, ...] = Field(max_length=MAX_IDS)
+    indice_name: str | None = None
+    with_images: bool = False
+
+
+def text_query(text: str, *, index: str | None, top_k: int) -> dict[str, Any]:
+    """A message to any server of the protocol that asks for the best `top_k` images of a text, with all it knows.
+
+    Near-duplicates are left in: its own servers take two pictures for one from a cosine of 0.94 on, which leaves one of
+    five where all pictures are of a kind, as icons are.
+    """
+    return {
+        "text": text,
+        "image": None,
+        "image_url": None,
+        "embedding_input": None,
+        "modality": "image",
+        "num_images": top_k,
+        "num_result_ids": top_k,
+        "indice_name": index,
+        "use_mclip": False,
+        "deduplicate": False,
+        "use_safety_model": False,
+        "use_violence_detector": False,
+        "aesthetic_score": "",
+        "aesthetic_weight": "",
+        "with_images": True,
+    }
+
+
+def decode_base64(text: str, what: str, most: int) -> bytes:
+    """Bytes of a base64 text, with or without `data:...;base64,` before it.
+
+    Args:
+        text: what came.
+        what: name used in the error.
+        most: bytes that it may have.
+
+    Raises:
+        DataError: it is none, empty or too long.
+    """
+    bare = text.partition(",")[2] if text.startswith("data:") else text
+    if len(bare) > most * 4 // 3 + 8:
+        raise DataError(f"too large: expected at most {most} bytes in {what}, got {len(bare)} characters of base64")
+    try:
+        content = base64.b64decode("".join(bare.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"not base64: expected an image as base64 in {what}, got {error}") from None
+    if not content:
+        raise DataError(f"empty image: expected an image as base64 in {what}, got none")
+    return content
+
+
+def messages(errors: Sequence[Any]) -> str:
+    """What pydantic found wrong, in one line: place and message of each."""
+    return "; ".join(f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in errors)

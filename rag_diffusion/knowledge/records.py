@@ -1,0 +1,67 @@
+"""What the readers of a knowledge base yield: candidates, and what could not be one, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One candidate pair as it lay in its file; nothing is decoded or checked yet.
+
+    Attributes:
+        name: stable inside its data set: a relative path, a row's key, a frame `clip.webp#0012`.
+        image: an encoded image file, byte for byte.
+        caption: the text as it stood there; may be empty or unclean.
+        label: object class, empty where there is none.
+        style: drawing style, empty where there is none.
+        title: the thing in words, empty where there is none.
+        licence: SPDX identifier or own words; empty means that of the data set.
+        attribution: author; empty means that of the data set.
+        split: `train`, `validation` or `test`; empty means `train`.
+        url: where the image can be looked up, if anywhere.
+    """
+
+    name: str
+    image: bytes
+    caption: str
+    label: str = ""
+    style: str = ""
+    title: str = ""
+    licence: str = ""
+    attribution: str = ""
+    split: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """What was not taken, and why.
+
+    Attributes:
+        what: the item's name, or the place in its file, e.g. `metadata.jsonl:3`.
+        reason: a short class, a colon, and what came, e.g. `truncated image: 200 of 512 bytes`. Rejections are
+            counted by what stands before the colon.
+    """
+
+    what: str
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """The short class of the reason."""
+        return self.reason.split(":")[0]
+
+
+class Reader(Protocol):
+    """Items of one source, in the same order every time, in constant memory whatever its size.
+
+    A bad file, row or member is a `Rejection` and the reading goes on; only a source that is not there at all, or is
+    of another form, raises `DataError`.
+    """
+
+    def __iter__(self) -> Iterator[Item | Rejection]:
+        """Begin from the start."""
+        ...

@@ -1,0 +1,112 @@
+"""A folder of one's own pictures becomes a knowledge base by one command, with the real encoder and no pipeline run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from rag_diffusion.cli import app
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.layout import ENCODER
+from rag_diffusion.models.dual_encoder import create_embedded, load_dual_encoder, save_weights
+from rag_diffusion.retrieval.embedder import Embedder
+from tests.conftest import tiny_pairs
+from tests.unit.knowledge.bases import write_params
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """params.yaml, an encoder, and a folder of drawings that is no part of the project."""
+    root = tmp_path_factory.mktemp("user")
+    write_params(root, 64)
+    (root / ENCODER).mkdir(parents=True)
+    encoder = create_embedded(root / ENCODER, image_size=32, embed_dim=32, seed=0)
+    save_weights(encoder, root / ENCODER)
+    photos = root / "photos"
+    photos.mkdir()
+    for number, pair in enumerate(tiny_pairs()[:70]):
+        (photos / f"{number:03d}.png").write_bytes(pair.image)
+        (photos / f"{number:03d}.txt").write_text(pair.caption)
+    (photos / "broken.png").write_bytes(b"\x89PNG")
+    (photos / "broken.txt").write_text("broken")
+    return root
+
+
+def kb(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["kb", *arguments, "--root", str(root)])
+
+
+def test_one_command_makes_a_folder_a_knowledge_base(project: Path, tmp_path: Path) -> None:
+    done = kb(project, "add", "drawings", str(project / "photos"), "--licence", "CC0-1.0", "--attribution", "me")
+    assert done.exit_code == 0, done.output
+    assert "drawings: 70 pairs, 1 rejected" in done.output
+    again = kb(project, "add", "drawings", str(project / "photos"))
+    assert again.exit_code == 1
+    assert "give --replace" in again.stderr
+    listed = kb(project, "list").output.splitlines()
+    assert len(listed) == 2
+    assert listed[1].split()[:3] == ["drawings", "70", "1"]
+    told = kb(project, "info", "drawings", "--check").output
+    assert re.search(r"recall@10 +image 1.0000, text 1.0000, index Flat", told)
+    assert "every file is as its manifest tells" in told
+
+    page = tmp_path / "page.html"
+    found = kb(project, "search", "a red circle", "--top-k", "3", "--explain", str(page))
+    lines = found.output.splitlines()[:3]
+    assert all("drawings/" in line for line in lines)
+    assert "red circle" in lines[0]
+    assert page.read_text().count("<img") == 3
+    best = lines[0].split()[1]
+    less = kb(project, "search", "a red circle", "--top-k", "3", "--exclude", best).output
+    assert best not in less
+    assert "no hits" in kb(project, "search", "a red circle", "--licence", "MIT").output
+    assert "no hits" in kb(project, "search", "a red circle", "--source", "others").output
+    assert best in kb(project, "search", "red circle", "--source", "drawings", "--split", "train").output
+
+    removed = kb(project, "remove", "drawings")
+    assert removed.exit_code == 0
+    assert "no data set yet" in kb(project, "list").output
+    assert kb(project, "search", "a red circle").exit_code == 1
+
+
+def test_vectors_are_those_of_the_pipelines_embedder(project: Path) -> None:
+    base = KnowledgeBase.open(project)
+    base.add("set", [*_items(project)])
+    retriever = base.retriever()
+    embedder = Embedder(load_dual_encoder(project / ENCODER))
+    rows = np.arange(len(retriever.corpus))
+    captions = retriever.corpus.cells("caption", rows)
+    np.testing.assert_allclose(retriever.vectors.text[rows], embedder.texts(captions), atol=1e-5)
+    np.testing.assert_allclose(retriever.vectors.image[rows], embedder.images(retriever.corpus.pixels(rows)), atol=1e-5)
+    base.remove("set")
+    left = [
+        path for path in (project / "data").rglob("*") if path.is_file() and path.parent.name != ENCODER.split("/")[1]
+    ]
+    assert all(path.suffix == ".lock" for path in left)
+
+
+def _items(project: Path):
+    from rag_diffusion.knowledge.readers import open_reader
+
+    return open_reader("image_text", project / "photos")
+
+
+def test_wrong_wishes_are_refused(project: Path) -> None:
+    for arguments, message in (
+        (("add", "x"), "expected a path, or --remote URL"),
+        (("add", "../x", str(project / "photos")), "expected a name"),
+        (("add", "x", str(project / "none")), "none"),
+        (("remove", "x"), "expected one of no data set, got 'x'"),
+        (("info", "x"), "expected a data set 'x', found none"),
+    ):
+        done = kb(project, *arguments)
+        assert done.exit_code == 1, arguments
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+    assert list(KnowledgeBase.open(project).names()) == []

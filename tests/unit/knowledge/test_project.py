@@ -1,0 +1,131 @@
+"""The pipeline's own corpus as the data set `corpus`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_diffusion import layout
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelError
+from rag_diffusion.knowledge.filters import Filter
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.vectors import Vectors, write_stamp
+from rag_diffusion.stages import index
+from rag_diffusion.stages.context import StageContext
+from rag_diffusion.tracking import NullTracker
+
+from .bases import TinyEncoder, items, make_base, settings, write_params
+
+QUERIES = ["red square, noto style", "a blue ring", "a green moon and a red cross"]
+
+
+@pytest.fixture(scope="module")
+def project(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 420 pairs, embedded and indexed."""
+    root = tmp_path_factory.mktemp("pipeline")
+    shutil.copytree(tiny_corpus.path, root / layout.CORPUS)
+    encoder = TinyEncoder()
+    vectors = Vectors(
+        image=encoder.images(tiny_corpus.pixels()),
+        text=encoder.texts(tiny_corpus.table["caption"].tolist()),
+        corpus_hash=tiny_corpus.hash,
+        encoder_hash=encoder.hash,
+    )
+    (root / layout.VECTORS).mkdir(parents=True)
+    vectors.save(root / layout.VECTORS)
+    index.run(StageContext(config=settings(), root=root, tracker=NullTracker()))
+    return root
+
+
+@pytest.fixture
+def copy(project: Path, tmp_path: Path) -> Path:
+    shutil.copytree(project / "data", tmp_path / "data")
+    return tmp_path
+
+
+def by_hand(root: Path) -> Retriever:
+    """As `Retriever.load` puts it together, with the small encoder."""
+    corpus, encoder = Corpus.open(root / layout.CORPUS), TinyEncoder()
+    return Retriever(
+        corpus,
+        Vectors.open(root / layout.VECTORS, corpus),
+        LexicalIndex.load(root / layout.INDEX),
+        {name: VectorIndex.load(root / layout.INDEX / file) for name, file in
+         (("text_to_text", "text.index"), ("text_to_image", "image.index"))},
+        weights=Method.of(settings().retrieval),
+        embed=encoder.texts,
+        embed_images=encoder.images,
+    )  # fmt: skip
+
+
+def test_the_corpus_alone_gives_the_pipelines_own_hits_bit_for_bit(project: Path) -> None:
+    base = make_base(project)
+    ours, theirs = base.retriever(), by_hand(project)
+    assert ours.search(QUERIES, top_k=20) == theirs.search(QUERIES, top_k=20)
+    assert ours.corpus.hash == theirs.corpus.hash
+    assert base.encoder.num_images == 0
+    pair = theirs.corpus.pair("tiny/noto/red-square")
+    assert ours.corpus.pair(pair.pair_id) == pair
+
+
+def test_corpus_and_data_sets_are_searched_together(copy: Path) -> None:
+    base = make_base(copy)
+    base.add("mine", items(range(50)))
+    assert list(base.names()) == ["corpus", "mine"]
+    assert len(base.retriever().corpus) == 470
+    found = {hit.split("/")[0] for hit in base.search(["a red fox"], top_k=470)[0].pair_ids}
+    assert found == {"tiny", "mine"}
+    for source, prefix in (("corpus", "tiny/"), ("tiny/noto", "tiny/noto/"), ("mine", "mine/"), ("tiny", "tiny/")):
+        hits = base.search(["a red square"], top_k=470, where=Filter(sources=(source,)))[0].pair_ids
+        assert hits
+        assert all(hit.startswith(prefix) for hit in hits)
+    shown = base.retriever().corpus.pixels(np.asarray([0, 469]))
+    assert shown.shape == (2, 32, 32, 3)
+    assert len(base.retriever(["mine"]).corpus) == 50
+
+
+def test_the_corpus_is_read_only(project: Path) -> None:
+    base = make_base(project)
+    for change in (
+        lambda: base.remove("corpus"),
+        lambda: base.replace("corpus", items([1])),
+        lambda: base.rebuild("corpus"),
+        lambda: base.insert("corpus", items([1])),
+    ):
+        with pytest.raises(ConfigError, match="dvc repro"):
+            change()
+
+
+def test_a_corpus_that_is_not_indexed_yet_is_listed_with_what_to_run(copy: Path) -> None:
+    shutil.rmtree(copy / layout.INDEX)
+    base = make_base(copy)
+    base.add("mine", items(range(5)))
+    assert "run `dvc repro index`" in base.list()[0].trouble
+    assert len(base.retriever().corpus) == 5
+    with pytest.raises(DataError, match="run the stage `index`"):
+        base.retriever(["corpus", "mine"])
+
+
+def test_an_index_of_another_encoder_or_corpus_is_refused(copy: Path) -> None:
+    with pytest.raises(LineageError, match="those of 'corpus' were made by encoder tiny.*run `dvc repro index`"):
+        make_base(copy, TinyEncoder("other")).retriever()
+    write_stamp(copy / layout.INDEX, {"corpus_hash": "another", "encoder_hash": TinyEncoder().hash, "factory": "Flat"})
+    with pytest.raises(LineageError, match="expected an artifact of corpus"):
+        make_base(copy).retriever()
+
+
+def test_a_project_without_encoder_says_what_to_run(tmp_path: Path) -> None:
+    write_params(tmp_path)
+    base = KnowledgeBase.open(tmp_path)
+    with pytest.raises(
+        ModelError, match="expected the dual encoder that makes vectors, found none; run `dvc repro align`"
+    ):
+        base.add("mine", items(range(5)))
+    assert list(base.names()) == []
