@@ -262,3 +262,14 @@ class KnowledgeBase(Writer):
             embed=self.encoder.texts,
             embed_images=self.encoder.images,
         )
+
+
+def open_retriever(root: Path | str) -> Retriever:
+    """A retriever over every data set of a project that lies on this machine.
+
+    Raises:
+        ConfigError: params.yaml is missing or wrong.
+        DataError, LineageError: a data set is missing or damaged, or was made with another encoder.
+    """
+    base = KnowledgeBase.open(root)
+    return base.retriever() if set(base.searchable()) - {CORPUS_NAME} else Retriever.open(root)

@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
+from rag_diffusion.knowledge.knowledge_base import open_retriever
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
@@ -103,8 +104,8 @@ class RetrievalPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: folder, or hub name of a published pipeline.
-            retriever: as in the constructor, or the project's root, whose corpus, encoder and index are read. It is not
-                part of the generator's folder.
+            retriever: as in the constructor, or the project's root: its corpus and what `rag-diffusion kb add` has
+                added. It is not part of the generator's folder.
             scheduler: as in the constructor; None is the one that was saved, where it fits.
             precision: as in the constructor.
             device: where the weights are to live.
@@ -112,10 +113,10 @@ class RetrievalPipeline(DiffusionPipeline):
 
         Raises:
             ModelError: as `load_generator`.
-            DataError, LineageError: as `Retriever.load`.
+            DataError, LineageError: as `open_retriever`.
         """
         if isinstance(retriever, str | Path):
-            retriever = Retriever.open(retriever)
+            retriever = open_retriever(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
         saved = generator.saved_scheduler if generator.saved_scheduler in SCHEDULERS else DEFAULT_SCHEDULER
         return cls(generator, retriever, scheduler or str(saved), precision)
