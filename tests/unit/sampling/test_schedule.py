@@ -143,7 +143,7 @@ def test_a_query_by_the_image_so_far_finds_what_looks_like_it(
     assert asked[0].shape == (1, 64, 64, 3)
     nearest = search([PROMPT], top_k=1, query_images=asked[0], image_weight=1.0)[0]
     assert found.neighbors[-1].pair_id == nearest.pair_ids[0]
-    vectors = retriever.vectors.image @ retriever._vectors_of(asked[0])[0]
+    vectors = retriever.vectors.image @ retriever.image_vectors(asked[0])[0]
     assert nearest.pair_ids[0] == retriever.corpus.table["pair_id"].iloc[int(vectors.argmax())]
 
 
