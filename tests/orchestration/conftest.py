@@ -65,7 +65,8 @@ for out in map(Path, outs):
         interval = {"mean": 0.5, "low": 0, "high": 1}
         interval["high"] = int(text[:4], 16) / 65535
         gain = {"retrieved-none": {"joint": {"mean": 0.1, "low": 0.05, "high": 0.2}}}
-        out.write_text(json.dumps({"variants": {"none": {"joint": interval}}, "differences": gain, "text": text}))
+        told = {"variants": {"none": {"joint": interval}}, "differences": gain, "text": text, "of": str(out)}
+        out.write_text(json.dumps(told))
     elif out.suffix == ".csv":
         out.write_text("step,loss\\n1,0.5\\n2,0.4\\n")
     elif out.suffix:
