@@ -47,12 +47,16 @@ class Ablation:
         model, train: settings of params.yaml that differ.
         lists: what training sees as neighbors, out of corpus and the retrieved ones.
         kind: of generator.
+        change: what else is done to the new generator.
+        count: the most neighbors that training shows; None is `retrieval.num_neighbors`.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     lists: Callable[[Corpus, Lists], Lists] | None = None
     kind: type[Generator] = Generator
+    change: Callable[[Generator], None] | None = None
+    count: int | None = None
 
 
 def random_lists(corpus: Corpus, retrieved: Lists) -> Lists:
@@ -109,6 +113,13 @@ class Noised(Generator):
         return found
 
 
+def everywhere(generator: Generator) -> None:
+    """No local bias: sigma is far beyond the map and stays there, so that content alone decides who is looked at."""
+    for layer in generator.unet.neighbor_attention.values():
+        layer.log_sigma.data.fill_(6.0)
+        layer.log_sigma.requires_grad_(False)
+
+
 ABLATIONS = {
     "default": Ablation(),
     "no-neighbor-text": Ablation(kind=WithoutText),
@@ -117,6 +128,8 @@ ABLATIONS = {
     "no-neighbor-gradient": Ablation(train={"neighbor_gradient": False}),
     "bottleneck-only": Ablation(model={"neighbor_skips": []}),
     "bottleneck-and-8px": Ablation(model={"neighbor_skips": [7]}),
+    "no-local-bias": Ablation(change=everywhere),
+    "one-neighbor": Ablation(count=1),
     "heads-of-16": Ablation(model={"neighbor_head_dim": 16}),
     "trained-on-random": Ablation(lists=random_lists),
     "trained-on-oracle": Ablation(lists=oracle_lists),
@@ -180,9 +193,11 @@ def measured(
     codec = PatchCodec.fit(corpus.pixels(corpus.rows(table.training)), model.patch_size)
     built = build_generator(model, codec, config.corpus.image_size, choose_device(config.device))
     generator = ablation.kind(**vars(built))
+    if ablation.change is not None:
+        ablation.change(generator)
     lists = table.training if ablation.lists is None else ablation.lists(corpus, table.training)
     count = config.retrieval.num_neighbors
-    batches = Batches(corpus, lists, settings, count, config.seed)
+    batches = Batches(corpus, lists, settings, ablation.count or count, config.seed)
     result = train(generator, batches, settings, seed=config.seed, scratch=folder, tracker=NullTracker())
     probe = make_probe(generator, corpus, table.validation, count, 192, config.seed)
     row = neighbor_gain(result.generator, probe)
