@@ -52,6 +52,8 @@ def run(ctx: StageContext) -> None:
         update={"sample": ctx.config.sample.model_copy(update={"prompts": ctx.config.evaluate.prompts})}
     )
     bench = Bench.open(ctx.root, config)
+    ctx.tracker.log_dataset("corpus", bench.corpus.hash, layout.CORPUS)
+    ctx.tracker.log_dataset("model", tree_hash(ctx.root / layout.MODEL), layout.MODEL)
     made = make_baselines(bench)
     if made.judge is None:
         raise ModelError(f"evaluate: expected the default corpus, got one that cannot be judged: {bench.reason}")
@@ -262,8 +264,6 @@ def _write(folder: Path, report: dict[str, Any], page: str) -> None:
 
 
 def _track(ctx: StageContext, report: Mapping[str, Any]) -> None:
-    ctx.tracker.log_dataset("corpus", report["corpus_hash"], layout.CORPUS)
-    ctx.tracker.log_dataset("model", report["model_hash"], layout.MODEL)
     for name, row in report["variants"].items():
         ctx.tracker.log_metrics(
             {f"{name}.{key}": value["mean"] for key, value in row.items() if isinstance(value, dict)}

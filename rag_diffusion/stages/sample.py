@@ -55,6 +55,8 @@ def run(ctx: StageContext) -> None:
     check_exclusions(table, corpus, prompts)
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
+    ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
+    ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
     drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
     ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
@@ -62,8 +64,6 @@ def run(ctx: StageContext) -> None:
     lists = {
         variant: [neighbors_of(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
     }
-    ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
-    ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)}
     origins: dict[str, list[Provenance]] = {variant: found.provenance for variant, found in drawn.items()}
     _write_samples(ctx.root / layout.SAMPLES, prompts, images, origins, stamp)

@@ -28,6 +28,7 @@ def run(ctx: StageContext) -> None:
         "guidance": config.sample.guidance,
         "num_neighbors": config.retrieval.num_neighbors,
     }
+    ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     try:
         prompts = ValidationPrompts.open(ctx.root, config, config.sweep.num_prompts)
     except ModelError as error:  # a corpus of the user's own
@@ -41,5 +42,4 @@ def run(ctx: StageContext) -> None:
         content |= {"num_prompts": len(prompts.prompts), **means}
         content |= {f"joint_{end}": found["joint"][end] for end in ("low", "high")}
         ctx.tracker.log_metrics(means)
-    ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     atomic_write(ctx.root / report_of(ctx.item), json.dumps(content, indent=1) + "\n")
