@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import parse_yaml
 
-from orchestration.mend import mend
+from orchestration.mend import is_whole, mend
 from rag_diffusion.layout import BASE, RULER, RUNS
 
 if TYPE_CHECKING:
     from dvc.output import Output
 
+T = TypeVar("T")
 EXTERNAL = {Path(path).name: path for path in (BASE, RULER)}  # made by pipelines of their own, tracked by git
 
 
@@ -80,9 +82,16 @@ class Project:
 
     @classmethod
     def load(cls, root: Path | str) -> Project:
-        """Read dvc.yaml, params.yaml and the graph of the project at `root`; mends a half-written dvc.lock before."""
+        """Read dvc.yaml, params.yaml and the graph of the project at `root`; mends a half-written dvc.lock before.
+
+        Raises:
+            DvcException: one of its files is not as DVC wants it.
+        """
         root = Path(root).resolve()
-        mend(root)
+        return _undisturbed(root, lambda: cls._read(root))
+
+    @classmethod
+    def _read(cls, root: Path) -> Project:
         with Repo(str(root)) as repo:
             index = repo.index
             own = [stage for stage in index.stages if Path(stage.path) == root / "dvc.yaml" and stage.name]
@@ -121,9 +130,13 @@ class Project:
     def _lock(self) -> dict[str, Any]:
         """DVC's own reader: to PyYAML the 5e-05 that DVC writes is a text."""
         path = self.root / "dvc.lock"
-        lock = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
-        stages: dict[str, Any] = lock.get("stages", {})
-        return stages
+
+        def read() -> dict[str, Any]:
+            lock = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
+            stages: dict[str, Any] = lock.get("stages", {})
+            return stages
+
+        return _undisturbed(self.root, read)
 
     def _made(self, stage: Stage, locks: Mapping[str, Any]) -> Made:
         lock = locks[stage.name]
@@ -134,6 +147,30 @@ class Project:
             code_version=digest({"cmd": lock["cmd"], **own}),
             inputs={name: _input_version(name, paths, deps, locks) for name, paths in stage.reads.items()},
         )
+
+
+def _undisturbed(root: Path, read: Callable[[], T]) -> T:
+    """What `read` finds of dvc.lock while DVC does not write it."""
+    while True:
+        mend(root)
+        before = _written(root)
+        try:
+            found = read()
+        except (DvcException, FileNotFoundError):
+            if is_whole(root) and _written(root) == before:
+                raise
+        else:
+            if is_whole(root) and _written(root) == before:
+                return found
+
+
+def _written(root: Path) -> tuple[int, int] | None:
+    """When dvc.lock was written, and its bytes; None where there is none."""
+    try:
+        found = (root / "dvc.lock").stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _data_version(lock: Mapping[str, Any]) -> str:

@@ -12,16 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from orchestration.assets import GPU_POOL
 from orchestration.dead_runs import bury
-from orchestration.mend import mend
+from orchestration.mend import SECONDS_BETWEEN_LOOKS, mend
 from orchestration.project import Project
+from rag_diffusion.errors import DataError
 from rag_diffusion.tracking import STORE
 from tests.orchestration.conftest import commit
 from tests.orchestration.test_reproduce import ALL, dvc, materialize, processes, ran, running
@@ -188,7 +191,9 @@ def test_a_half_written_lock_is_mended_and_nothing_runs_again(
     dvc(project, environment, "repro", "embed")
     whole = (project / "dvc.lock").read_bytes()
     ran(project)
-    for part in (b"", whole[: len(whole) // 2].rstrip(), whole[:-40]):
+    cut_off = (b"", whole[: len(whole) // 2].rstrip(), whole[:-40])
+    for part in cut_off:
+        (project / ".dvc/tmp/dvc.lock.whole").unlink(missing_ok=True)
         (project / "dvc.lock").write_bytes(part)
         (project / ".dvc/tmp/rwlock").write_text("")
         mended = mend(project)
@@ -197,10 +202,42 @@ def test_a_half_written_lock_is_mended_and_nothing_runs_again(
         assert done(project) == {"ingest", "align"}
         dvc(project, environment, "repro", "embed")
         assert (project / "dvc.lock").read_bytes() == whole
+    assert mend(project) == []
+    for part in cut_off:
+        (project / "dvc.lock").write_bytes(part)
+        assert "last seen whole" in mend(project)[0]
+        assert (project / "dvc.lock").read_bytes() == whole
+    (project / ".dvc/tmp/dvc.lock.whole").unlink()
     (project / "dvc.lock").write_bytes(whole[: len(whole) // 2])
     assert materialize(project_root, environment, "--select", "ingest,align,embed").startswith("0\n")
     assert ran(project) == [], "the run-cache has what git does not know"
     assert mend(project) == []
+
+
+def test_a_lock_that_dvc_is_writing_is_waited_for(project: Path, environment: dict[str, str]) -> None:
+    """DVC holds its own lock while it writes; on a busy machine that may be seconds."""
+    dvc(project, environment, "repro", "ingest", "align")
+    lock = project / "dvc.lock"
+    whole = lock.read_bytes()
+    with Repo(str(project)) as repo, repo.lock, ThreadPoolExecutor() as pool:
+        lock.write_bytes(whole[:100])
+        seen = pool.submit(lambda: Project.load(project).made())
+        time.sleep(3 * SECONDS_BETWEEN_LOOKS)
+        assert not seen.done()
+        lock.write_bytes(whole)
+    assert set(seen.result()) == {"ingest", "align"}
+    assert lock.read_bytes() == whole
+    assert not (project / "dvc.lock.broken").exists()
+
+
+def test_a_merge_conflict_in_the_lock_is_left_to_its_user(project: Path, environment: dict[str, str]) -> None:
+    dvc(project, environment, "repro", "ingest")
+    lock = project / "dvc.lock"
+    lock.write_text(f"<<<<<<< HEAD\n{lock.read_text()}=======\n>>>>>>> other\n")
+    conflict = lock.read_bytes()
+    with pytest.raises(DataError, match="found a merge's conflict; take one side"):
+        mend(project)
+    assert lock.read_bytes() == conflict
 
 
 @pytest.mark.slow
