@@ -102,3 +102,15 @@ def test_the_drawing_has_a_box_for_each_step_and_no_two_overlap(root: Path) -> N
     boxes = [(int(one.get("x", 0)), int(one.get("y", 0))) for one in drawing.iter() if one.get("rx")]
     assert len(boxes) == len(set(boxes)) == 6
     assert len([one for one in drawing.iter() if one.tag.endswith("path")]) == 7
+
+
+def test_pipelines_of_their_own_reach_code_where_dvc_leaves_its_bytecode_out(pytestconfig: pytest.Config) -> None:
+    pipelines = pytestconfig.rootpath / "pipelines"
+    assert "__pycache__" in (pipelines / ".dvcignore").read_text()  # holds inside of that project alone
+    for path in pipelines.glob("*/dvc.yaml"):
+        stage = next(iter(yaml.safe_load(path.read_text())["stages"].values()))
+        code = [dep for dep in stage["deps"] if dep.endswith(".py") or "/code/" in dep or "rag_diffusion" in dep]
+        assert code
+        for dep in code:
+            assert dep.startswith("../code/")
+            assert (path.parent / dep).exists()
