@@ -54,6 +54,7 @@ def run(ctx: StageContext) -> None:
     bench = Bench.open(ctx.root, config)
     ctx.tracker.log_dataset("corpus", bench.corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(ctx.root / layout.MODEL), layout.MODEL)
+    ctx.tracker.begin()
     made = make_baselines(bench)
     if made.judge is None:
         raise ModelError(f"evaluate: expected the default corpus, got one that cannot be judged: {bench.reason}")

@@ -57,6 +57,7 @@ def run(ctx: StageContext) -> None:
     refuse_seen(read_card(model), corpus, layout.MODEL)
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
+    ctx.tracker.begin()
     drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
     drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
     ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])

@@ -29,6 +29,7 @@ def run(ctx: StageContext) -> None:
         "num_neighbors": config.retrieval.num_neighbors,
     }
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
+    ctx.tracker.begin()
     try:
         prompts = ValidationPrompts.open(ctx.root, config, config.sweep.num_prompts)
     except ModelError as error:  # a corpus of the user's own

@@ -47,6 +47,9 @@ class Tracker(Protocol):
     def resume(self, run_id: str) -> None:
         """Go on with an earlier run; parameters, tags and datasets alone may come before."""
 
+    def begin(self) -> None:
+        """Begin the run now: it is seen at once, with the machine's load. Else it begins with the first result."""
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; nested mappings become dotted keys."""
 
@@ -78,6 +81,7 @@ class NullTracker:
     run_id: str | None = None
 
     def resume(self, run_id: str) -> None: ...
+    def begin(self) -> None: ...
     def log_params(self, params: Mapping[str, object]) -> None: ...
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
     def log_image(self, image: Image, name: str, step: int | None = None) -> None: ...
@@ -141,6 +145,10 @@ class MlflowTracker:
     def resume(self, run_id: str) -> None:
         """See `Tracker`."""
         self._send("resume", run_id)
+
+    def begin(self) -> None:
+        """See `Tracker`."""
+        self._send("metrics", [])  # a result, with nothing in it yet
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """See `Tracker`."""

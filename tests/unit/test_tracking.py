@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -20,6 +15,7 @@ from PIL import Image
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.spans import Span, recording, span
 from rag_diffusion.tracking import SPOOL, STORE, NullTracker, Tracker, flatten, open_tracker
+from tests.unit.stores import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -66,46 +62,6 @@ def question() -> Span:
         part.outputs = [{"page_content": "apple", "metadata": {"score": 1.0}}]
     root.outputs = {"pairs": 1}
     return root
-
-
-def mlflow_client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def at(config: Config, uri: str) -> Config:
-    """The same with another store."""
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
-
-
-def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """An MLflow server in a group of its own, once it answers."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'served.db'}"]
-    command += ["--default-artifact-root", (folder / "served").as_uri()]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | quiet
-        )
-    wait_for(lambda: answers(port))
-    return server
-
-
-def answers(port: int) -> bool:
-    try:
-        urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 120.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.3)
 
 
 def ended(root: Path, run_id: str, seconds: float = 60.0) -> Any:
@@ -267,57 +223,6 @@ def test_three_stages_at_once_can_make_the_store(tmp_path: Path, config: Config)
 
 
 @pytest.mark.slow
-def test_a_store_that_never_answers_is_told_loudly_and_does_not_stop_the_stage(
-    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAG_DIFFUSION_TRACKING_PATIENCE", "1")
-    with open_tracker(at(config, "http://127.0.0.1:9"), tmp_path, "score") as tracker:
-        tracker.log_metrics({"loss": 1.0})
-
-    assert tracker.run_id is None
-    shown = capfd.readouterr().err
-    assert "*** TRACKING FAILED: the store does not answer (open the store" in shown
-    assert "2 message(s) of stage score did not reach http://127.0.0.1:9" in shown
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("back", ["while the stage runs", "after its end"])
-def test_what_is_logged_while_the_server_is_dead_reaches_the_store(
-    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str], back: str
-) -> None:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    server = serve(tmp_path, port)
-    with open_tracker(at(config, uri), tmp_path, "finetune") as tracker:
-        tracker.log_metrics({"loss": 1.0}, 0)
-        assert tracker.run_id is not None
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        for step in range(1, 51):
-            tracker.log_metrics({"loss": 1.0 / (step + 1)}, step)
-        tracker.log_image(Image.new("RGB", (8, 8), "red"), "last")
-        if back == "while the stage runs":
-            time.sleep(5)
-            server = serve(tmp_path, port)
-    if back == "after its end":
-        assert "goes on without the stage" in tracker.errors[0]
-        server = serve(tmp_path, port)
-
-    assert "the store does not answer" in capfd.readouterr().err
-    try:
-        store = mlflow_client(uri)
-        wait_for(lambda: store.get_run(tracker.run_id).info.status == "FINISHED")
-        steps = [point.step for point in store.get_metric_history(tracker.run_id, "loss")]
-        assert sorted(steps) == list(range(51))
-        assert [file.path for file in store.list_artifacts(tracker.run_id)] == ["images"]
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-@pytest.mark.slow
 def test_each_family_of_stages_is_an_experiment_and_a_sweep_is_nested(root: Path, config: Config) -> None:
     runs = []
     for stage, parent in (("index", ""), ("sweep@joint-1", "guidance"), ("sweep@joint-3", "guidance")):
@@ -333,6 +238,17 @@ def test_each_family_of_stages_is_an_experiment_and_a_sweep_is_nested(root: Path
     assert above.info.run_name == "guidance"
     assert three.data.tags["mlflow.parentRunId"] == above.info.run_id
     assert "mlflow.parentRunId" not in index.data.tags
+
+
+@pytest.mark.slow
+def test_a_run_that_has_begun_is_seen_before_it_has_a_result(root: Path, config: Config) -> None:
+    with open_tracker(config, root, "sample") as tracker:
+        tracker.log_dataset("corpus", "0" * 64, "data/corpus")
+        tracker.begin()
+        runs = client(root).get_experiment_by_name("rag-diffusion/generator")
+        wait_for(lambda: any(run.info.status == "RUNNING" for run in client(root).search_runs([runs.experiment_id])))
+    run = client(root).get_run(tracker.run_id)
+    assert (run.info.status, run.data.tags["dataset.corpus"]) == ("FINISHED", "0" * 64)
 
 
 @pytest.mark.slow
@@ -365,40 +281,6 @@ def test_a_store_that_was_moved_with_its_project_has_its_pictures_still(tmp_path
         assert [file.path for file in store.list_artifacts(run, "images")] == ["images/last.png"]
         assert store.get_run(run).info.artifact_uri.startswith(after.as_uri())
     assert not before.exists()
-
-
-def test_a_tracking_process_that_dies_is_told_loudly_and_does_not_stop_the_stage(
-    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with open_tracker(config, tmp_path, "score") as tracker:
-        tracker._process.kill()
-        tracker._process.wait()
-        tracker.log_metrics({"loss": 1.0})
-
-    assert tracker.run_id is None
-    assert "*** TRACKING FAILED: the tracking process ended early" in capfd.readouterr().err
-
-
-@pytest.fixture
-def idle_tracker(tmp_path: Path, config: Config) -> Iterator[Tracker]:
-    """A tracker whose process is stopped, as slow as can be, and killed in the end."""
-    with suppress(KeyboardInterrupt), open_tracker(config, tmp_path, "score") as tracker:
-        os.kill(tracker._process.pid, signal.SIGSTOP)
-        yield tracker
-        tracker._process.kill()
-
-
-def test_logging_does_not_wait_for_a_slow_store(idle_tracker: Tracker) -> None:
-    start = time.monotonic()
-    for step in range(100):
-        idle_tracker.log_metrics({"loss": 1.0}, step)
-
-    assert time.monotonic() - start < 1.0
-
-
-def test_logging_a_path_that_is_not_there_is_an_error_of_the_stage(idle_tracker: Tracker, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a file or directory to log, found none"):
-        idle_tracker.log_artifact(tmp_path / "missing.json")
 
 
 def test_parameters_are_flattened_to_dotted_keys_and_json() -> None:
