@@ -15,7 +15,10 @@ kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
 Name = Annotated[str, typer.Argument(help="of the data set, as my-photos")]
 ALLOW = "A host that may have a private address, HOST or HOST:PORT."
-FORMS = "imagefolder, image_text, webdataset, parquet, coco, iconify, video, archive; auto looks what it is"
+FORMS = (
+    "imagefolder, image_text, photos (captioned by their names), webdataset, parquet, coco, iconify, video, archive; "
+    "auto looks what it is"
+)
 
 
 @kb.command()

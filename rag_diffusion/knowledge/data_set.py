@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -24,6 +24,18 @@ from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.retrieval.ann import Exhaustive, Nearest, VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.types import Pair
+
+
+class Images(Protocol):
+    """The images of a data set's pairs, by row: `Shards`, or what is held in memory."""
+
+    def image(self, row: int) -> bytes:
+        """The image file of a pair."""
+        ...
+
+    def both(self, row: int) -> tuple[bytes, bytes | None]:
+        """The image file of a pair, and what it was rendered from, if anything."""
+        ...
 
 
 class PairColumns:
@@ -67,7 +79,7 @@ class DataSet:
 
     manifest: Manifest
     columns: PairColumns
-    shards: Shards
+    shards: Images
     vectors: MappedVectors
     indexes: Mapping[str, Nearest]
     counts: TermCounts

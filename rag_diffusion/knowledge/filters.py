@@ -35,6 +35,11 @@ class Filter:
     def __bool__(self) -> bool:
         return bool(self.sources or self.classes or self.licences or self.splits)
 
+    def asked(self) -> dict[str, list[str]]:
+        """What a remote is asked for, as `protocol.Where`; the sources inside of it are its own matter."""
+        told = {"class": self.classes, "licence": self.licences, "split": self.splits}
+        return {name: list(values) for name, values in told.items() if values}
+
     def of(self, name: str, table: pa.Table) -> Mask:
         """(n,) which pairs of a data set pass."""
         found = np.ones(table.num_rows, dtype=bool)

@@ -7,42 +7,36 @@ they see the state before or after a write. Writers of one data set wait for eac
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
+from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
 from rag_diffusion.knowledge import project
-from rag_diffusion.knowledge.data_set import DataSet, check_files
+from rag_diffusion.knowledge.assemble import Shelf, assembled
+from rag_diffusion.knowledge.catalogue import State
+from rag_diffusion.knowledge.data_set import DataSet
+from rag_diffusion.knowledge.everywhere import Everywhere
 from rag_diffusion.knowledge.filters import Filter
-from rag_diffusion.knowledge.manifest import PIPELINE, REMOTE, Manifest, rebuild_hint
+from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.places import CORPUS_NAME
-from rag_diffusion.knowledge.stacked import StackedIndex, StackedPairs, StackedVectors, in_order_of_ids
+from rag_diffusion.knowledge.remote import DEADLINE, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.stacked import StackedPairs
+from rag_diffusion.knowledge.visitors import Visitors
 from rag_diffusion.knowledge.writer import Writer
 from rag_diffusion.layout import ENCODER
-from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.several import things
 from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
-from rag_diffusion.retrieval.weighting import LexicalName
+from rag_diffusion.retrieval.tokens import readable
+from rag_diffusion.spans import span
 from rag_diffusion.types import Hits
 
+ASKED = 20  # images that a remote is asked for at least: some will be excluded, or worse than what lies here
 WAIT = 60.0  # seconds for another writer of the same data set
 _KEPT = 4  # retrievers over different choices of data sets
 _TRIES = 5  # to open a data set that is being replaced
-
-State = tuple[tuple[str, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """A data set, and what is the matter with it: empty where it can be searched."""
-
-    manifest: Manifest
-    trouble: str = ""
 
 
 class KnowledgeBase(Writer):
@@ -72,63 +66,6 @@ class KnowledgeBase(Writer):
         root = Path(root)
         return cls(root, load_config(root / "params.yaml"), StreamEncoder(root / ENCODER), wait=wait)
 
-    def names(self) -> Sequence[str]:
-        """Data sets that there are, the pipeline's corpus first."""
-        return [CORPUS_NAME] * (project.corpus_manifest(self.root) is not None) + self.places.names()
-
-    def searchable(self) -> Sequence[str]:
-        """Data sets that lie on this machine, the pipeline's corpus once it is indexed."""
-        return self._local()
-
-    def version(self) -> State:
-        """Another one whenever a data set came, went or changed; nothing is read but the state of files."""
-        found: list[tuple[str, tuple[int, ...]]] = []
-        for name in self.places.names():
-            with suppress(ConfigError):  # removed just now
-                found.append((name, self._state(name)))
-        if project.indexed(self.root):
-            found.append((CORPUS_NAME, project.state(self.root)))
-        return tuple(found)
-
-    def info(self, name: str) -> Manifest:
-        """What a data set says of itself.
-
-        Raises:
-            DataError: there is none of that name, or its manifest is damaged.
-        """
-        if name == CORPUS_NAME:
-            found = project.corpus_manifest(self.root)
-            if found is None:
-                raise DataError("kb: expected the pipeline's corpus, found none in data/corpus; run `dvc repro index`")
-            return found
-        return Manifest.read(self.places.manifest(name))
-
-    def list(self) -> Sequence[Listed]:
-        """All data sets, each with what is the matter with it."""
-        found = []
-        for name in self.names():
-            try:
-                manifest = self.info(name)
-            except RagDiffusionError as error:
-                found.append(Listed(manifest=Manifest(name=name, form="damaged"), trouble=str(error)))
-                continue
-            found.append(Listed(manifest=manifest, trouble=self._trouble(manifest)))
-        unfinished = {path.name for path in self.places.building("").glob("*") if path.is_dir()}
-        for name in sorted(unfinished - {one.manifest.name for one in found}):
-            trouble = "a build was stopped; run the same `rag-diffusion kb add` again to go on"
-            found.append(Listed(manifest=Manifest(name=name, form="unfinished"), trouble=trouble))
-        return found
-
-    def check(self, name: str) -> None:
-        """Compare every byte of a data set with its manifest.
-
-        Raises:
-            DataError: a file is missing, cut or changed.
-        """
-        manifest = self.info(name)
-        if manifest.form not in (PIPELINE, REMOTE):
-            check_files(self.places.generation(name, manifest.generation), manifest, whole=True)
-
     def retriever(self, sets: Collection[str] | None = None) -> Retriever:
         """A retriever over data sets together, of their present state; kept until one of them changes.
 
@@ -139,89 +76,92 @@ class KnowledgeBase(Writer):
             DataError: there is no pair to find, or a file is damaged.
             LineageError: vectors were made by another encoder.
         """
-        names = tuple(sorted(self._local() if sets is None else set(sets)))
+        names = tuple(sorted(self.searchable() if sets is None else set(sets)))
         if not names:
             raise DataError(
                 "kb: expected at least one data set to search, found none; run `rag-diffusion kb add NAME PATH`, or "
                 "`dvc repro index`"
             )
         with self._lock:
-            state = tuple((name, self._state(name)) for name in names)
+            try:
+                state = tuple((name, self._state(name)) for name in names)
+            except ConfigError:
+                if sets is None and set(names) - set(self.searchable()):  # removed just now
+                    return self.retriever()
+                raise
             if names not in self._retrievers or self._retrievers[names][0] != state:
                 self._retrievers.pop(names, None)
-                self._retrievers[names] = (state, self._assembled([self._open(name) for name in names]))
-                self._opened = {name: one for name, one in self._opened.items() if name in self._local()}
+                self._retrievers[names] = (
+                    state,
+                    assembled([self._open(name) for name in names], self.config, self.encoder),
+                )
+                self._opened = {name: one for name, one in self._opened.items() if name in self.searchable()}
                 while len(self._retrievers) > _KEPT:
                     self._retrievers.pop(next(iter(self._retrievers)))
             return self._retrievers[names][1]
 
     def search(
-        self,
-        queries: Sequence[str],
-        *,
-        top_k: int,
-        where: Filter | None = None,
-        exclude: Sequence[Collection[str]] | None = None,
-        sets: Collection[str] | None = None,
-        **options: Any,
-    ) -> Sequence[Hits]:
-        """Best pairs of every query.
+        self, queries: Sequence[str], *, top_k: int, sets: Collection[str] | None = None, **options: Any
+    ) -> list[Hits]:
+        """Best pairs of every query that lie on this machine; see `everywhere` for remote ones as well.
 
         Args:
             queries: texts.
             top_k: hits asked for.
-            where: which pairs may come.
-            exclude: per query, pair ids that must not come.
             sets: data sets to search; the words and scores are then those of these alone, unlike with `where`.
-            options: more of `Retriever.search`.
+            options: more of `Everywhere.search`: `where`, `exclude`, ...
         """
-        retriever = self.retriever(sets)
-        pairs = retriever.corpus
-        assert isinstance(pairs, StackedPairs)
-        return retriever.search(queries, top_k=top_k, within=pairs.mask(where), exclude=exclude, **options)
+        here = Everywhere(retrievers=[self.retriever(sets)] * len(queries))
+        return here.search(queries, top_k=top_k, **options)
 
-    def _local(self) -> Sequence[str]:
-        """Data sets that can be searched here; one with trouble is among them, so that it is not passed over."""
-        names = [name for name in self.places.names() if not self._is_remote(name)]
-        return [CORPUS_NAME] * project.indexed(self.root) + names
+    def everywhere(
+        self, queries: Sequence[str], *, top_k: int, where: Filter | None = None, deadline: float = DEADLINE
+    ) -> Everywhere:
+        """Where queries are searched among all pairs: those on this machine, and what remotes send for each query.
 
-    def _is_remote(self, name: str) -> bool:
-        try:
-            return Manifest.read(self.places.manifest(name)).remote
-        except DataError:
-            return not self.places.manifest(name).exists()  # removed just now
+        Remotes are asked by text, all at the same time; one that is slow, dead or lies is told in `trouble`, and the
+        search goes on without what it did not send.
 
-    def _trouble(self, manifest: Manifest) -> str:
-        if manifest.remote:
-            return ""
-        if manifest.form == PIPELINE and not project.indexed(self.root):
-            return f"not indexed; {project.REMEDY}"
-        try:
-            self._check_encoder(manifest)
-            if manifest.form != PIPELINE:
-                check_files(self.places.generation(manifest.name, manifest.generation), manifest)
-        except RagDiffusionError as error:
-            return str(error)
-        return ""
+        Args:
+            queries: texts.
+            top_k: hits that will be asked for; a remote is asked for `ASKED` at least.
+            where: which pairs will be asked for. Servers of this package filter; of others five times as many are
+                asked for, as they do not.
+            deadline: seconds for all remotes, images included.
 
-    def _check_encoder(self, manifest: Manifest) -> None:
-        if manifest.encoder_hash != self.encoder.hash:
-            remedy = project.REMEDY if manifest.form == PIPELINE else rebuild_hint(manifest.name)
-            raise LineageError(
-                f"kb: expected vectors of encoder {self.encoder.hash[:12]}…, but those of {manifest.name!r} were made "
-                f"by encoder {manifest.encoder_hash[:12]}…; {remedy}"
-            )
-
-    def _state(self, name: str) -> tuple[int, ...]:
-        """Changes with the data set."""
-        if name == CORPUS_NAME:
-            return project.state(self.root)
-        path = self.places.manifest(name)
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            raise ConfigError(f"kb: expected one of {', '.join(self.names()) or 'no data set'}, got {name!r}") from None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        Raises:
+            DataError, LineageError: as `retriever`.
+        """
+        where = where or Filter()
+        remotes = [one for one in self.remotes() if not where.sources or one.name in where.sources]
+        size = self.config.corpus.image_size
+        sources = [RemoteSource.open(self.places, manifest, size=size) for manifest in remotes]
+        asked = [(text, number) for number, query in enumerate(queries) for text in _texts(readable(query))]
+        many = ASKED * (5 if where.asked() else 1)
+        with span("ask remotes", "TOOL", remotes=[one.name for one in remotes]):
+            texts = [text for text, _ in asked]
+            answers = find_everywhere(sources, texts, top_k=max(top_k, many), deadline=deadline, where=where.asked())
+        with span("embed visitors", "EMBEDDING"):
+            numbers = [number for _, number in asked]
+            came = [Visitors.received(one, answers[one.name], numbers, self.encoder, size) for one in remotes]
+        with span("put together", "TOOL"):
+            here = self.retriever() if self.searchable() or not self.remotes() else None
+            parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
+            found, shelf = [], Shelf()
+            for number in range(len(queries)):
+                guests = [part for one in came if (part := one.of(number)) is not None]
+                together = [*parts, *guests]
+                found.append(assembled(together, self.config, self.encoder, shelf) if guests else here)
+        return Everywhere(
+            retrievers=found,
+            remotes=tuple(one.name for one in remotes),
+            trouble=tuple(
+                text
+                for one in came
+                for text in (answers[one.manifest.name].trouble, one.trouble, one.filtered(where))
+                if text
+            ),
+        )
 
     def _open(self, name: str) -> DataSet:
         """A data set in its present state; opened again only if that is another one."""
@@ -244,32 +184,20 @@ class KnowledgeBase(Writer):
     def _data_set(self, manifest: Manifest) -> DataSet:
         return DataSet.open(self.places.generation(manifest.name, manifest.generation), manifest)
 
-    def _assembled(self, parts: Sequence[DataSet]) -> Retriever:
-        """One retriever over data sets; words are indexed sparsely, with rank_bm25's scores, whatever is chosen."""
-        parts = in_order_of_ids(parts)
-        counts = TermCounts.merged([part.counts for part in parts])
-        method = Method.of(self.config.retrieval)
-        names: tuple[LexicalName, ...] = ("bm25", "tf_idf") if method.weights["tf_idf"] else ("bm25",)
-        lexical: dict[str, Lexical] = {
-            name: LexicalIndex(counts, name) if len(counts.terms) else NoWords(len(counts.lengths)) for name in names
-        }
-        return Retriever(
-            StackedPairs(parts, self.config.corpus.image_size),
-            StackedVectors.of(parts),
-            lexical,
-            {name: StackedIndex([part.indexes[name] for part in parts]) for name in ("text_to_text", "text_to_image")},
-            weights=method,
-            embed=self.encoder.texts,
-            embed_images=self.encoder.images,
-        )
+
+def _texts(query: str) -> list[str]:
+    """What a remote is asked for a query: the query, and each thing by itself where it names several."""
+    return [query, *(thing.query for thing in things(query))]
 
 
-def open_retriever(root: Path | str) -> Retriever:
-    """A retriever over every data set of a project that lies on this machine.
+def open_retriever(root: Path | str) -> KnowledgeBase:
+    """What finds pairs in every data set of a project.
 
     Raises:
         ConfigError: params.yaml is missing or wrong.
-        DataError, LineageError: a data set is missing or damaged, or was made with another encoder.
+        DataError, LineageError: there is no data set, one is damaged, or it was made with another encoder.
     """
     base = KnowledgeBase.open(root)
-    return base.retriever() if set(base.searchable()) - {CORPUS_NAME} else Retriever.open(root)
+    if base.searchable() or not base.remotes():
+        base.retriever()  # says at once what is the matter
+    return base

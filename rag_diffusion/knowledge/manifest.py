@@ -89,13 +89,22 @@ class Manifest:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw["format"]
+            unknown = set(raw) - {one.name for one in fields(cls)}
         except FileNotFoundError:
             raise DataError(f"kb: expected a data set {name!r}, found none; see `rag-diffusion kb list`") from None
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected the manifest of a data set, got {error!r}; {again}") from None
         if version != FORMAT:
             raise LineageError(f"{path}: expected a data set of format {FORMAT}, got {version}; {again}")
-        unknown = set(raw) - {one.name for one in fields(cls)}
         if unknown:
             raise DataError(f"{path}: expected the manifest of a data set, got the keys {sorted(unknown)}; {again}")
-        return cls(**raw)
+        try:
+            found = cls(**raw)
+            for one in fields(cls):
+                value = getattr(found, one.name)
+                kind = {"str": str, "int": int}.get(str(one.type), dict if "Mapping" in str(one.type) else list)
+                if not isinstance(value, kind):
+                    raise TypeError(f"{one.name}: {value!r}")
+        except TypeError as error:
+            raise DataError(f"{path}: expected the manifest of a data set, got {error}; {again}") from None
+        return found

@@ -104,7 +104,7 @@ class Places:
             ) from None
         try:
             holder.write_text(f"{os.getpid()}\n")
-            self._sweep(name)
+            self.sweep(name)
             yield
         finally:
             holder.unlink(missing_ok=True)
@@ -125,23 +125,38 @@ class Places:
                 _remove(path)
         _remove(self.folder(name))
 
+    def forget(self, name: str) -> None:
+        """Remove the images that were fetched for a remote data set; the caller holds the right to write it."""
+        _remove(self.cache(name))
+
     def finish(self) -> None:
         """End the removals and the builds of processes that were killed after they had taken effect.
 
         Those that another process is at are left to it.
         """
         marks = (*self.base.glob(f"[!.]*/{REMOVED}"), *self.base.glob(f".building/*/{PUBLISHED}"))
-        for mark in marks:
+        names = {mark.parent.name for mark in marks}
+        names |= {path.name for path in self.base.glob(".cache/*") if not self.manifest(path.name).exists()}
+        names |= {path.parent.name for path in self.base.glob("[!.]*/[0-9]*") if path != self._held(path.parent.name)}
+        for name in sorted(names):
             try:
-                with self.writing(mark.parent.name, wait=0):
+                with self.writing(name, wait=0):
                     pass
             except BusyError:
                 continue
 
-    def _sweep(self, name: str) -> None:
+    def _held(self, name: str) -> Path | None:
+        """The generation that a data set's manifest names, if it can be read."""
+        try:
+            return self.generation(name, Manifest.read(self.manifest(name)).generation)
+        except RagDiffusionError:
+            return None
+
+    def sweep(self, name: str) -> None:
         """Clear away what killed writers of a data set left.
 
-        A removal half done, generations that nothing names, the scratch of a build that holds.
+        A removal half done, generations that nothing names, the scratch of a build that holds, images of no remote. The
+        caller holds the right to write it.
         """
         folder, manifest = self.folder(name), self.manifest(name)
         if (folder / REMOVED).exists():
@@ -150,9 +165,12 @@ class Places:
             else:
                 self.drop(name)
         try:
-            held = Manifest.read(manifest).generation if manifest.exists() else 0
+            known = Manifest.read(manifest) if manifest.exists() else None
         except RagDiffusionError:
             return  # damaged, or of another version: whoever reads it says so
+        held = 0 if known is None else known.generation
+        if known is None or not known.remote:
+            _remove(self.cache(name))
         published = self.building(name) / PUBLISHED
         if published.is_file() and published.read_text() == str(held):
             _remove(self.building(name))
@@ -168,6 +186,9 @@ class Places:
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if it is there; what cannot be removed is an error, never passed over."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        for last in (False, False, True):
+            shutil.rmtree(path, ignore_errors=not last)  # a file may come while it is emptied
+            if not path.exists():
+                break
     else:
         path.unlink(missing_ok=True)

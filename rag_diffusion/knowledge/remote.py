@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
-from rag_diffusion.corpus.images import ImageError
-from rag_diffusion.errors import DataError, RemoteError
+from rag_diffusion.corpus.images import ImageError, encode_png
+from rag_diffusion.errors import DataError, RagDiffusionError, RemoteError
 from rag_diffusion.knowledge import protocol
 from rag_diffusion.knowledge.deadline import Deadline
 from rag_diffusion.knowledge.download import JSON_TYPES, Limits, get, parse_json, post_json
@@ -90,18 +92,28 @@ class RemoteSource:
         name: of the data set.
         remote: where it is.
         cache: of its images; None fetches them every time.
+        size: side of the square that a picture is scaled into as soon as it is decoded; None leaves it as it came.
     """
 
-    def __init__(self, name: str, remote: Remote, cache: ImageCache | None = None) -> None:
+    def __init__(self, name: str, remote: Remote, cache: ImageCache | None = None, *, size: int | None = None) -> None:
         self.name = name
         self.remote = remote
         self._cache = cache
+        self._size = size
 
     @classmethod
-    def open(cls, places: Places, manifest: Manifest) -> RemoteSource:
-        """A remote data set of a knowledge base; its images are cached in `places.cache`."""
+    def open(cls, places: Places, manifest: Manifest, *, size: int | None = None) -> RemoteSource:
+        """A remote data set of a knowledge base; its images are cached in `places.cache` until it is removed."""
         remote = Remote(url=manifest.url, index=manifest.index, allow_hosts=tuple(manifest.allow_hosts))
-        return cls(manifest.name, remote, ImageCache(places.cache(manifest.name)))
+        path = places.manifest(manifest.name)
+
+        def wanted() -> bool:
+            try:
+                return Manifest.read(path) == manifest
+            except RagDiffusionError:
+                return False
+
+        return cls(manifest.name, remote, ImageCache(places.cache(manifest.name), wanted=wanted), size=size)
 
     def indices(self, deadline: float = DEADLINE) -> list[str]:
         """Names of the server's indexes; also the way to see whether it is one.
@@ -120,17 +132,21 @@ class RemoteSource:
             raise RemoteError(f"{url}: expected an index {self.remote.index!r}, got {', '.join(found)}"[:1000])
         return found
 
-    def find(self, queries: Sequence[str], *, top_k: int, deadline: float = DEADLINE) -> RemoteAnswer:
+    def find(
+        self, queries: Sequence[str], *, top_k: int, deadline: float = DEADLINE, where: Mapping[str, Any] | None = None
+    ) -> RemoteAnswer:
         """The remote's best images of some texts; never raises for what the remote does.
 
         Args:
             queries: texts.
             top_k: results asked for, for each of them.
             deadline: seconds for everything, images included.
+            where: as in `KnnRequest`, what may come; servers that are not ours do not know it, so filter again.
         """
         top_k = min(top_k, protocol.MAX_IMAGES)
+        more = {"where": where} if where else {}
         with Deadline(deadline) as until, ThreadPoolExecutor(WORKERS) as pool:
-            answers = list(pool.map(lambda query: self._ask(query, top_k, until), queries))
+            answers = list(pool.map(lambda query: self._ask(query, top_k, until, more), queries))
             wanted, rejections = _together(answers)
             room = _Room(MAX_IMAGES)
             items = list(pool.map(lambda found: self._item(found[0], until, room), wanted))
@@ -147,10 +163,10 @@ class RemoteSource:
             rejections=tuple(rejections),
         )
 
-    def _ask(self, query: str, top_k: int, until: Deadline) -> list[Answer | Rejection] | str:
+    def _ask(self, query: str, top_k: int, until: Deadline, more: Mapping[str, Any]) -> list[Answer | Rejection] | str:
         """Checked results of one query, or why there are none."""
         url = self.remote.endpoint(protocol.KNN)
-        message = text_query(query[: protocol.MAX_TEXT], index=self.remote.index or None, top_k=top_k)
+        message = text_query(query[: protocol.MAX_TEXT], index=self.remote.index or None, top_k=top_k) | dict(more)
         try:
             return list(parse_answer(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
@@ -169,7 +185,7 @@ class RemoteSource:
             with _DECODING:
                 if not until.left:
                     raise RemoteError(f"{what}: expected a checked image within {until.seconds:g} s, got none in time")
-                checked_image(content, what, 1)
+                square = checked_image(content, what, self._size or 1)
         except RemoteError as error:
             return Rejection(what=what, reason=_plain(f"image not fetched: {error}"))
         except ImageError as error:
@@ -177,8 +193,10 @@ class RemoteSource:
         except DataError as error:
             return Rejection(what=what, reason=str(error))
         if not (answer.image or kept or self._cache is None):
-            self._cache.put(answer.url, content)
-        return Item(name=str(answer.key), image=content, caption=answer.caption, url=answer.url, **answer.words)
+            with suppress(OSError, DataError):  # a full disk makes the next query slower, and this one no worse
+                self._cache.put(answer.url, content)
+        image = content if self._size is None else encode_png(square)
+        return Item(name=str(answer.key), image=image, caption=answer.caption, url=answer.url, **answer.words)
 
     def _limits(self, most: int) -> Limits:
         return Limits(max_bytes=most, allow_hosts=self.remote.allow_hosts)
@@ -198,7 +216,12 @@ class RemoteSource:
 
 
 def find_everywhere(
-    sources: Sequence[RemoteSource], queries: Sequence[str], *, top_k: int, deadline: float = DEADLINE
+    sources: Sequence[RemoteSource],
+    queries: Sequence[str],
+    *,
+    top_k: int,
+    deadline: float = DEADLINE,
+    where: Mapping[str, Any] | None = None,
 ) -> dict[str, RemoteAnswer]:
     """What several remotes find, all asked at the same time; see `RemoteSource.find`.
 
@@ -208,7 +231,7 @@ def find_everywhere(
     if not sources:
         return {}
     with ThreadPoolExecutor(len(sources)) as pool:
-        answers = pool.map(lambda source: source.find(queries, top_k=top_k, deadline=deadline), sources)
+        answers = pool.map(lambda source: source.find(queries, top_k=top_k, deadline=deadline, where=where), sources)
         return {source.name: answer for source, answer in zip(sources, answers, strict=True)}
 
 

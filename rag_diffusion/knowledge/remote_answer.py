@@ -9,10 +9,11 @@ from typing import Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.records import Rejection
+from rag_diffusion.types import SPLITS
 
 MAX_CAPTION = 100_000  # characters
 MAX_WORD = 1_000  # characters of a licence, a title, ...
-_WORDS = ("licence", "attribution", "style", "title", "label")
+_WORDS = ("licence", "attribution", "style", "title", "label", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Answer:
         caption: not empty.
         url: where the image lies; empty where `image` has it.
         image: base64; empty where it has to be fetched.
-        words: licence, attribution, style, title and label, where the remote told them.
+        words: licence, attribution, style, title, label and split, where the remote told them.
     """
 
     key: int
@@ -95,6 +96,8 @@ def _entry(entry: Any) -> Answer:
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise DataError(f"malformed url: expected http or https, got {_short(url)}")
     words = {name: text for name in _WORDS if isinstance(text := entry.get(name), str) and text and _encodes(text)}
+    if words.get("split", "").lower() not in (*SPLITS, ""):
+        raise DataError(f"unknown split: expected one of {', '.join(SPLITS)}, got {_short(words['split'])}")
     licence = entry.get("license")  # as LAION's tables spell it
     if isinstance(licence, str) and licence and "licence" not in words and _encodes(licence):
         words["licence"] = licence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rag_diffusion.knowledge.knowledge_base import Listed
+from rag_diffusion.knowledge.catalogue import Listed
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.search import printable
 

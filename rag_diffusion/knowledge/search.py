@@ -23,7 +23,7 @@ small {{ color: #666; }}
 </style></head><body>
 <h1><bdi>{query}</bdi></h1>
 <p>Words with their idf: {words}. Not in any caption: {unknown}. The score is the {fusion} of the parts.</p>
-<table><tr><th></th><th>image</th><th>pair and caption</th><th>score</th>{names}<th>shared words</th></tr>
+{trouble}<table><tr><th></th><th>image</th><th>pair and caption</th><th>score</th>{names}<th>shared words</th></tr>
 {rows}
 </table></body></html>
 """
@@ -60,14 +60,18 @@ def search(
     if page is not None and not page.resolve().parent.is_dir():
         raise ConfigError(f"kb search --explain: expected a file in a folder that exists, got {page}; make the folder")
     base = KnowledgeBase.open(root)
-    hits = base.search([query], top_k=top_k, where=where, exclude=[exclude] if exclude else None)[0]
-    retriever = base.retriever()
+    places = base.everywhere([query], top_k=top_k, where=where)
+    (retriever,) = places.retrievers
+    trouble = [f"trouble   {printable(text)}" for text in places.trouble]
+    if retriever is None:
+        return "\n".join(["no hits: there is not one pair", *trouble])
+    hits = places.search([query], top_k=top_k, where=where, exclude=[exclude] if exclude else None)[0]
     found = explain(retriever, query, hits)
     if page is None:
-        return as_text(found)
+        return "\n".join([as_text(found), *trouble])
     pictures = {one.pair_id: retriever.corpus.pair(one.pair_id).image for one in found.hits}
-    atomic_write(page, as_html(found, pictures).encode())
-    return "\n".join([as_text(found), "", *_reasons(found), f"page      {page.resolve()}"])
+    atomic_write(page, as_html(found, pictures, places.trouble).encode())
+    return "\n".join([as_text(found), "", *_reasons(found), *trouble, f"page      {page.resolve()}"])
 
 
 def as_text(found: Explanation) -> str:
@@ -78,12 +82,13 @@ def as_text(found: Explanation) -> str:
     return "\n".join(f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}" for one in found.hits)
 
 
-def as_html(found: Explanation, pictures: Mapping[str, bytes]) -> str:
+def as_html(found: Explanation, pictures: Mapping[str, bytes], trouble: Sequence[str] = ()) -> str:
     """A page that needs no other file; every text is escaped.
 
     Args:
         found: the hits.
         pictures: PNG bytes by pair id.
+        trouble: at remotes, in words.
     """
     names = list(found.hits[0].parts) if found.hits else []
     return _PAGE.format(
@@ -91,6 +96,7 @@ def as_html(found: Explanation, pictures: Mapping[str, bytes]) -> str:
         words=_html(_listed(found.words)),
         unknown=_html(", ".join(found.unknown) or "none"),
         fusion=_FUSIONS[found.fusion],
+        trouble="".join(f"<p><b>{_html(text)}</b></p>\n" for text in trouble),
         names="".join(f'<th class="number">{escape(name)}</th>' for name in names),
         rows="\n".join(_row(rank, one, pictures[one.pair_id]) for rank, one in enumerate(found.hits, start=1)),
     )

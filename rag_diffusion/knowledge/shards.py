@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError
 
-_FILES, _STRETCHES = 16, 32  # kept open, kept in memory
+_FILES, _STRETCHES = 16, 32  # parsed ones, stretches in memory
+_HELD = 256  # files held open from the start: they can be read even when the data set was replaced or removed
 
 
 class Shards:
@@ -34,6 +35,14 @@ class Shards:
         self._files: OrderedDict[int, tuple[pq.ParquetFile, list[int]]] = OrderedDict()
         self._stretches: OrderedDict[tuple[int, int], tuple[pa.ChunkedArray, pa.ChunkedArray]] = OrderedDict()
         self._lock = Lock()
+        try:
+            self._held = [(folder / name).open("rb") for name in self._names[:_HELD]]
+        except OSError as error:
+            raise DataError(f"{folder}: expected a shard of pairs, got {error}; {remedy}") from None
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_held", ()):
+            file.close()
 
     def image(self, row: int) -> bytes:
         """The image file of a pair."""
@@ -63,11 +72,12 @@ class Shards:
     def _open(self, number: int) -> tuple[pq.ParquetFile, list[int]]:
         """A shard's file, and where its row groups begin."""
         if number not in self._files:
-            file = pq.ParquetFile(self._folder / self._names[number])
+            held = self._held[number] if number < len(self._held) else self._folder / self._names[number]
+            file = pq.ParquetFile(held)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             self._files[number] = (file, [0, *accumulate(sizes)][:-1])
             if len(self._files) > _FILES:
-                self._files.popitem(last=False)[1][0].close()
+                self._files.popitem(last=False)  # a held file stays open
         self._files.move_to_end(number)
         return self._files[number]
 

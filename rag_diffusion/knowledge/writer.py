@@ -1,8 +1,7 @@
-"""Writing data sets: what is made beside the old state takes its place in one step, or not at all."""
+"""Writing data sets: what is made beside the old one takes its place in one step, or not at all."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -10,23 +9,21 @@ from pathlib import Path
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, LineageError
-from rag_diffusion.files import atomic_write, file_hash
-from rag_diffusion.knowledge.build import TABLE, VECTORS, write_data_set
+from rag_diffusion.knowledge.build import TABLE, VECTORS
+from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.data_set import PairColumns, mapped_table
+from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.images import escaped
 from rag_diffusion.knowledge.ingest import Ingest, keep
-from rag_diffusion.knowledge.manifest import FORMAT, REMOTE, UPLOADED, Manifest, rebuild_hint
-from rag_diffusion.knowledge.places import CORPUS_NAME, MADE, PUBLISHED, Places, check_name
+from rag_diffusion.knowledge.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
+from rag_diffusion.knowledge.places import CORPUS_NAME, check_name
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
-from rag_diffusion.knowledge.staging import Staging
-from rag_diffusion.knowledge.stored import Stored
-from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.retrieval.stream import PairEncoder
 
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
 
 
-class Writer:
+class Writer(Catalogue):
     """Writes the data sets of a project; writers of one data set wait for each other.
 
     Args:
@@ -37,8 +34,9 @@ class Writer:
     """
 
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float) -> None:
-        self.root, self.config, self.encoder = root, config, encoder
-        self.places = Places(root)
+        super().__init__(root, encoder)
+        self.config = config
+        self._generations = Generations(self.places, config, encoder)
         self._wait = wait
 
     def add(
@@ -70,16 +68,16 @@ class Writer:
             ModelError: there is no encoder.
         """
         with self.places.writing(check_name(name), self._wait):
-            old = self._present(name)
+            old = self._generations.present(name)
             if old is not None and not replace:
                 raise ConfigError(
                     f"kb: expected a new name, but there is a data set {name!r} of {old.num_pairs} pairs; give "
                     "--replace, or another name"
                 )
-            facts = self._facts(name, form, origin=origin, licence=licence, attribution=attribution)
-            staging = self._staging(facts)
+            facts = self._generations.facts(name, form, origin=origin, licence=licence, attribution=attribution)
+            staging = self._generations.staging(facts)
             Ingest(facts, self.encoder).fill(staging, reader)
-            return self._publish(facts, staging, old)
+            return self._generations.publish(facts, staging, old)
 
     def replace(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: str) -> Manifest:
         """`add` in the place of a data set that may be there."""
@@ -111,11 +109,9 @@ class Writer:
             ConfigError: there is one of that name.
         """
         with self.places.writing(check_name(name), self._wait):
-            old = self._present(name)
+            old = self._generations.present(name)
             if old is not None and not replace:
                 raise ConfigError(f"kb: expected a new name, but there is a data set {name!r}; give --replace")
-            if old is not None:
-                self.places.drop(name)
             manifest = Manifest(
                 name=name,
                 form=REMOTE,
@@ -126,7 +122,9 @@ class Writer:
                 licence=licence,
                 attribution=attribution,
             )
+            self.places.forget(name)
             manifest.write(self.places.manifest(name))
+            self.places.sweep(name)
             return manifest
 
     def insert(
@@ -148,13 +146,13 @@ class Writer:
             DataError: it would be empty.
         """
         with self.places.writing(check_name(name), self._wait):
-            old = self._present(name)
+            old = self._generations.present(name)
             if old is not None and old.form != UPLOADED:
                 raise ConfigError(
                     f"kb: expected a data set of uploaded pairs, but {name!r} was read from "
                     f"{old.origin or old.form!r}; add to its source and replace it, or upload into another data set"
                 )
-            facts = self._facts(name, UPLOADED, licence=licence, attribution=attribution)
+            facts = self._generations.facts(name, UPLOADED, licence=licence, attribution=attribution)
             shutil.rmtree(self.places.building(name), ignore_errors=True)
             try:
                 return self._inserted(facts, items, old)
@@ -174,15 +172,17 @@ class Writer:
             if old.form == REMOTE:
                 raise ConfigError(f"kb: expected a data set on this machine, but {name!r} is served by {old.url}")
             facts = replace(
-                self._facts(name, old.form, origin=old.origin, licence=old.licence, attribution=old.attribution),
+                self._generations.facts(
+                    name, old.form, origin=old.origin, licence=old.licence, attribution=old.attribution
+                ),
                 image_size=old.image_size,
             )
-            staging = self._staging(facts)
-            if old.encoder_hash == facts.encoder_hash and self._intact(old, VECTORS):
-                keep(staging, self._stored(old), self._vectors(old))
+            staging = self._generations.staging(facts)
+            if old.encoder_hash == facts.encoder_hash and self._generations.intact(old, VECTORS):
+                keep(staging, self._generations.stored(old), self._generations.vectors(old))
             else:
-                Ingest(facts, self.encoder).fill(staging, self._stored(old))
-            return self._publish(facts, staging, old)
+                Ingest(facts, self.encoder).fill(staging, self._generations.stored(old))
+            return self._generations.publish(facts, staging, old)
 
     def remove(self, name: str) -> None:
         """Remove a data set and all that was made from it: pairs, vectors, indexes, cached images, unfinished builds.
@@ -205,22 +205,22 @@ class Writer:
     def _inserted(
         self, facts: Manifest, items: Iterable[Item | Rejection], old: Manifest | None
     ) -> tuple[Manifest, list[Rejection]]:
-        staging, source = self._staging(facts), iter(items)
+        staging, source = self._generations.staging(facts), iter(items)
         if old is not None:
             if old.encoder_hash != facts.encoder_hash:
                 raise LineageError(
                     f"kb: expected {old.name!r} to be of the present encoder, but another one made its vectors; "
                     f"{rebuild_hint(old.name)} before you add to it"
                 )
-            keep(staging, self._stored(old), self._vectors(old))
+            keep(staging, self._generations.stored(old), self._generations.vectors(old))
             source = self._not_taken(source, old)
         before = len(staging.parts)
         Ingest(facts, self.encoder).take(staging, source)
         new = staging.parts[before:]
         rejected = [one for part in new for one in part.rejected()]
-        if old is not None and not any(part.rows for part in new):
+        if old is not None and not any(part.rows for part in new) and not rejected:
             return old, rejected
-        return self._publish(facts, staging, old), rejected
+        return self._generations.publish(facts, staging, old), rejected
 
     def _not_taken(self, items: Iterable[Item | Rejection], old: Manifest) -> Iterator[Item | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
@@ -231,53 +231,3 @@ class Writer:
                 yield Rejection(what=escaped(one.name), reason="name taken: an earlier pair has this id")
             else:
                 yield one
-
-    def _facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
-        return Manifest(
-            name=name,
-            form=form,
-            origin=origin,
-            licence=licence,
-            attribution=attribution,
-            image_size=self.config.corpus.image_size,
-            encoder_hash=self.encoder.hash,
-        )
-
-    def _staging(self, facts: Manifest) -> Staging:
-        names = ("name", "form", "origin", "licence", "attribution", "image_size", "encoder_hash")
-        return Staging(
-            self.places.building(facts.name), {key: getattr(facts, key) for key in names} | {"format": FORMAT}
-        )
-
-    def _publish(self, facts: Manifest, staging: Staging, old: Manifest | None) -> Manifest:
-        """Write a generation beside the old one; the manifest makes it hold, in one step."""
-        name = facts.name
-        facts = replace(facts, generation=old.generation + 1 if old is not None else 1)
-        made, folder = staging.folder / MADE, self.places.generation(name, facts.generation)
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-        manifest = write_data_set(made, staging.parts, self.config.index, facts)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made, folder)
-        atomic_write(staging.folder / PUBLISHED, str(facts.generation))
-        manifest.write(self.places.manifest(name))
-        shutil.rmtree(self.places.building(name), ignore_errors=True)
-        shutil.rmtree(self.places.cache(name), ignore_errors=True)  # of a remote one that was here
-        if old is not None:
-            shutil.rmtree(self.places.generation(name, old.generation), ignore_errors=True)
-        return manifest
-
-    def _present(self, name: str) -> Manifest | None:
-        path = self.places.manifest(name)
-        return Manifest.read(path) if path.exists() else None
-
-    def _stored(self, manifest: Manifest) -> Stored:
-        return Stored(self.places.generation(manifest.name, manifest.generation), manifest)
-
-    def _vectors(self, manifest: Manifest) -> MappedVectors:
-        path = self.places.generation(manifest.name, manifest.generation) / VECTORS
-        return MappedVectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
-
-    def _intact(self, manifest: Manifest, name: str) -> bool:
-        path = self.places.generation(manifest.name, manifest.generation) / name
-        return path.is_file() and file_hash(path) == manifest.files[name]["sha256"]

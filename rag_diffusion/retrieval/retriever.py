@@ -297,6 +297,10 @@ class Retriever:
             found.append(np.concatenate([rows, may.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
         return found
 
+    def showing(self, pixels: Pixels, vector: Floats) -> Ints:
+        """Rows that show a picture (H, W, 3) with that image vector (D,), and their near-duplicates."""
+        return self._duplicates.of_image(pixels, vector)
+
     def image_vectors(self, images: Pixels) -> Floats:
         """Unit vectors of pictures: (Q, H, W, 3) uint8 -> (Q, D).
 

@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
-from rag_diffusion.knowledge.knowledge_base import open_retriever
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
@@ -69,7 +69,8 @@ class RetrievalPipeline(DiffusionPipeline):
 
     Args:
         generator: U-Net, codec, text encoder and variance schedule.
-        retriever: finds neighbors for prompts; without one they are given by hand.
+        retriever: finds neighbors for prompts; a knowledge base finds them in all its data sets, remote ones too, as
+            they are at each drawing; without one they are given by hand.
         scheduler: one of `denoise.SCHEDULERS`, by class name; later `Other.from_config(pipe.scheduler.config)`.
         precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
             at it.
@@ -80,7 +81,7 @@ class RetrievalPipeline(DiffusionPipeline):
     def __init__(
         self,
         generator: Generator,
-        retriever: Retriever | None = None,
+        retriever: Retriever | KnowledgeBase | None = None,
         scheduler: str = DEFAULT_SCHEDULER,
         precision: str = "fp32",
     ) -> None:
@@ -93,7 +94,7 @@ class RetrievalPipeline(DiffusionPipeline):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        retriever: Retriever | str | Path | None = None,
+        retriever: Retriever | KnowledgeBase | str | Path | None = None,
         *,
         scheduler: str | None = None,
         precision: str = "fp32",
@@ -105,7 +106,7 @@ class RetrievalPipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: folder, or hub name of a published pipeline.
             retriever: as in the constructor, or the project's root: its corpus and what `rag-diffusion kb add` has
-                added. It is not part of the generator's folder.
+                added, remote data sets among it. It is not part of the generator's folder.
             scheduler: as in the constructor; None is the one that was saved, where it fits.
             precision: as in the constructor.
             device: where the weights are to live.
@@ -278,17 +279,20 @@ class RetrievalPipeline(DiffusionPipeline):
             "guidance": asdict(guidance),
             "thresholding": thresholding,
         } | ({} if image is None else {"strength": strength})
+        if source.trouble:
+            settings["trouble"] = list(source.trouble)
+        hashes = [found for found in source.corpus_hashes for _ in range(num_images_per_prompt)]
         provenance = [
             Provenance(
                 prompt=text,
                 seed=seed,
-                corpus_hash=source.corpus_hash,
+                corpus_hash=corpus_hash,
                 model_hash=self.generator.fingerprint,
                 neighbors=one.sources(),
                 null_attention=round(one.null, 5),
                 settings=settings,
             )
-            for text, seed, one in zip(repeated, seeds, looked, strict=True)
+            for text, seed, corpus_hash, one in zip(repeated, seeds, hashes, looked, strict=True)
         ]
         return RetrievalPipelineOutput(
             images=images, provenance=provenance, heat_maps=[list(one.heat) for one in looked]

@@ -5,9 +5,9 @@ One JSON schema, version `VERSION`, beside the image and inside the PNG (text ch
     {"version": 3, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
      "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "score", "attention"}, ...]}
 
-`seed` is null where no seed draws the image again. `settings` holds scheduler, steps, guidance, thresholding. `score`
-is the fused retrieval score, null where the neighbor was given by hand. `attention` of all neighbors and
-`null_attention` sum to 1.
+`seed` is null where no seed draws the image again. `settings` holds scheduler, steps, guidance, thresholding, and as
+`trouble`, where there was any, which remote data sets did not send what they were asked for. `score` is the fused
+retrieval score, null where the neighbor was given by hand. `attention` of all neighbors and `null_attention` sum to 1.
 """
 
 from __future__ import annotations

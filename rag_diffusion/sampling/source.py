@@ -1,13 +1,16 @@
-"""Where the neighbors of a drawing come from: the retriever, or the caller's hand."""
+"""Where the neighbors of a drawing come from: the retriever, a knowledge base with remotes, or the caller's hand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_diffusion.knowledge.everywhere import Everywhere
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
@@ -23,7 +26,7 @@ class NeighborSource:
         prompts: P texts.
         images_per_prompt: B / P.
         given: by hand; None asks the retriever.
-        retriever: finds them.
+        retriever: finds them; a knowledge base asks its remotes as well, once a drawing.
         exclude: for each prompt, pair ids that must not be retrieved.
         count: neighbors a prompt, where they are retrieved.
         schedule: how many at most, whether to look again, and by how much of the image.
@@ -35,7 +38,7 @@ class NeighborSource:
     prompts: Sequence[str]
     images_per_prompt: int
     given: Given | None
-    retriever: Retriever | None
+    retriever: Retriever | KnowledgeBase | None
     exclude: Exclude
     count: int
     schedule: RetrievalSchedule
@@ -46,9 +49,16 @@ class NeighborSource:
             raise ValueError("query_again: expected a retriever and no neighbors by hand; leave one of them out")
 
     @property
-    def corpus_hash(self) -> str:
-        """Of the knowledge base; empty for neighbors by hand."""
-        return "" if self.given is not None or self.retriever is None else self.retriever.corpus.hash
+    def corpus_hashes(self) -> list[str]:
+        """Of what each of P prompts was searched in; empty where none was."""
+        if not self._looks:
+            return [""] * len(self.prompts)
+        return ["" if one is None else one.corpus.hash for one in self._everywhere.retrievers]
+
+    @property
+    def trouble(self) -> tuple[str, ...]:
+        """Which remotes did not send what they were asked for, in words."""
+        return self._everywhere.trouble if self._looks else ()
 
     def first(self) -> list[list[Neighbor]]:
         """Neighbors of B images at the first step."""
@@ -57,36 +67,54 @@ class NeighborSource:
         elif self._most == 0:
             lists = [[] for _ in self.prompts]
         else:
-            lists = self._search(self.prompts, self.exclude, None)
+            lists = self._search(1, None)
         return [one for one in lists for _ in range(self.images_per_prompt)]
 
     def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
         """Neighbors of B images (B, H, W, 3) as they look so far."""
-        prompts = [text for text in self.prompts for _ in range(self.images_per_prompt)]
-        return self._search(prompts, repeat(self.exclude, self.images_per_prompt), pixels)
+        return self._search(self.images_per_prompt, pixels)
+
+    @property
+    def _looks(self) -> bool:
+        """Whether anything is looked for."""
+        return self.given is None and self.retriever is not None and self._most > 0
 
     @property
     def _most(self) -> int:
         return self.schedule.most(self.count)
 
-    def _search(
-        self, prompts: Sequence[str], exclude: Exclude, pixels: NDArray[np.uint8] | None
-    ) -> list[list[Neighbor]]:
+    @cached_property
+    def _everywhere(self) -> Everywhere:
+        """Where the P prompts are searched."""
+        if isinstance(self.retriever, KnowledgeBase):
+            return self.retriever.everywhere(self.prompts, top_k=self._most)
+        return Everywhere(retrievers=[self.retriever] * len(self.prompts))
+
+    def _search(self, times: int, pixels: NDArray[np.uint8] | None) -> list[list[Neighbor]]:
+        """Neighbors of every prompt, `times` over."""
         if self.retriever is None:
             raise ValueError(
                 "expected a retriever, or neighbors by hand, got neither; give one to the pipeline, "
                 "or draw without by num_neighbors=0"
             )
-        empty = [number for number, text in enumerate(prompts) if not text.strip()]
+        empty = [number for number, text in enumerate(self.prompts) if not text.strip()]
         if empty:
             raise ValueError(
                 f"prompt: expected a text to retrieve with, got an empty one at {empty}; give neighbors by hand, "
                 "or draw without by num_neighbors=0"
             )
-        weight = self.schedule.image_weight
-        with span("retrieve", "RETRIEVER", prompts=list(prompts), top_k=self._most) as part:
-            hits = self.retriever.search(
-                prompts, top_k=self._most, exclude=exclude, query_images=pixels, image_weight=weight
+        prompts = [text for text in self.prompts for _ in range(times)]
+        with span("retrieve", "RETRIEVER", prompts=prompts, top_k=self._most) as part:
+            places = self._everywhere.repeated(times)
+            hits = places.search(
+                prompts,
+                top_k=self._most,
+                exclude=repeat(self.exclude, times),
+                query_images=pixels,
+                image_weight=self.schedule.image_weight,
             )
             part.outputs = [asdict(found) for found in hits]
-        return [neighbors_from(self.retriever.corpus, found.pair_ids, found.scores) for found in hits]
+        return [
+            [] if one is None else neighbors_from(one.corpus, found.pair_ids, found.scores)
+            for one, found in zip(places.retrievers, hits, strict=True)
+        ]

@@ -24,7 +24,7 @@ import torch
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.protocol import global_id
 from rag_diffusion.knowledge.remote import Remote, RemoteSource
-from tests.unit.knowledge.served import STYLES, items, make_encoder, open_base, served
+from tests.unit.knowledge.served import served, two_data_sets
 from tests.unit.knowledge.wild import says, wild
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -58,11 +58,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> KnowledgeBase:
-    root = tmp_path_factory.mktemp("project")
-    found = open_base(root, request.config.rootpath, make_encoder(root))
-    for style in STYLES:
-        found.add(style, items(style))
-    return found
+    return two_data_sets(tmp_path_factory.mktemp("project"), request.config.rootpath)
 
 
 def test_its_client_gets_correct_answers_from_our_server(there: Path, base: KnowledgeBase, tmp_path: Path) -> None:

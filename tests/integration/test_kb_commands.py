@@ -42,6 +42,20 @@ def kb(root: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["kb", *arguments, "--root", str(root)])
 
 
+def test_a_folder_of_photos_without_a_word_is_captioned_by_its_names(project: Path, tmp_path: Path) -> None:
+    pair = tiny_pairs()[0]
+    for name in ("birds/red_parrot_3.png", "birds/IMG_2041.png", "IMG_2042.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(pair.image)
+    done = kb(project, "add", "holiday", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert "as photos: it holds IMG_2042.png and no text file: captions are made of names" in done.output
+    assert "the name itself says nothing" in done.output or "image without a caption" in done.output
+    found = kb(project, "search", "a red parrot", "--source", "holiday", "--top-k", "1").output
+    assert "holiday/birds/red_parrot_3.png  red parrot, birds" in found
+    kb(project, "remove", "holiday")
+
+
 def test_one_command_makes_a_folder_a_knowledge_base(project: Path, tmp_path: Path) -> None:
     done = kb(project, "add", "drawings", str(project / "photos"), "--licence", "CC0-1.0", "--attribution", "me")
     assert done.exit_code == 0, done.output

@@ -31,6 +31,7 @@ def _archive(path: Path, *, limits: Limits | None = None, scratch: Path | None =
 _READERS: dict[str, Callable[..., Reader]] = {
     "imagefolder": FolderReader,
     "image_text": partial(FolderReader, sidecars=True),
+    "photos": partial(FolderReader, sidecars=True, names=True),
     "webdataset": WebDatasetReader,
     "parquet": TableReader,
     "coco": CocoReader,

@@ -81,12 +81,17 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
         if (package / "icons.json").is_file() and (package / "info.json").is_file():
             return "iconify", "it holds icons.json and info.json"
     found: dict[str, str] = {}
+    images, texts = set[str](), set[str]()
     for name in islice(_names(path), _LOOKS_AT):
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 (many names)
+        (texts if suffix.lower() == ".txt" else images).add(stem)
         for form in _told_by(name):
             found[form] = min(name, found.get(form, name))
     if "photo" not in found and "image_text" in found and is_animated(path / found["image_text"]):
         return "video", f"{found['image_text']} has several frames"
-    for form in ("imagefolder", "webdataset", "parquet", "coco", "image_text", "video"):
+    if "image_text" in found and images.isdisjoint(texts):
+        found["photos"] = f"{found.pop('image_text')} and no text file: captions are made of names"
+    for form in ("imagefolder", "webdataset", "parquet", "coco", "image_text", "photos", "video"):
         if form in found:
             return form, f"it holds {found[form]}"
     raise DataError(
@@ -96,7 +101,7 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
 
 
 def _told_by(name: str) -> Iterator[str]:
-    """Forms that a file name speaks for."""
+    """Forms that a file name speaks for; `photo` chooses among them."""
     base, suffix = name.rpartition("/")[2], os.path.splitext(name)[1].lower()  # noqa: PTH122 (many names)
     if base == METADATA:
         yield "imagefolder"

@@ -59,7 +59,9 @@ def _named(row: Row) -> Row:
     path = PurePosixPath(row.name)
     folders = [words for words in map(_words, path.parts[:-1]) if words]
     caption = ", ".join(words for words in (_words(path.stem), *reversed(folders)) if words)
-    return replace(row, caption=caption, fields={"label": (folders or [""])[-1]}, problem="") if caption else row
+    if not caption:
+        return replace(row, problem=f"{NO_CAPTION}: no text file of the same name, and the name itself says nothing")
+    return replace(row, caption=caption, fields={"label": (folders or [""])[-1]}, problem="")
 
 
 def _words(name: str) -> str:

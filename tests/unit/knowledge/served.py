@@ -57,6 +57,14 @@ def open_base(root: Path, project_root: Path, encoder: PairEncoder) -> Knowledge
     return KnowledgeBase(root, load_config(project_root / "params.yaml"), encoder, wait=10)
 
 
+def two_data_sets(root: Path, project_root: Path) -> KnowledgeBase:
+    """120 drawings in two data sets, one a style."""
+    made = open_base(root, project_root, make_encoder(root))
+    for style in STYLES:
+        made.add(style, items(style))
+    return made
+
+
 def copy_of(base: KnowledgeBase, root: Path) -> KnowledgeBase:
     """A copy of its data sets, to change; the encoder is the same."""
     shutil.copytree(base.root / KB, root / KB)

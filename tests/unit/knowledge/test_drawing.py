@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
 from rag_diffusion.knowledge.records import Item
 from rag_diffusion.layout import ENCODER
@@ -15,8 +15,17 @@ from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.provenance import Provenance
 from tests.conftest import tiny_pairs
-from tests.unit.knowledge.bases import write_params
+from tests.unit.knowledge.bases import make_base, write_params
+from tests.unit.knowledge.served import make_encoder, served
+
+
+def tiny_items() -> list[Item]:
+    return [
+        Item(name=f"{number:03d}.png", image=pair.image, caption=pair.caption)
+        for number, pair in enumerate(tiny_pairs()[:40])
+    ]
 
 
 @pytest.mark.slow
@@ -24,17 +33,51 @@ def test_a_data_set_of_ones_own_is_retrieved_by_the_pipeline(tmp_path: Path, tin
     write_params(tmp_path, 64)
     (tmp_path / ENCODER).mkdir(parents=True)
     save_weights(create_embedded(tmp_path / ENCODER, image_size=32, embed_dim=32, seed=0), tmp_path / ENCODER)
-    items = [
-        Item(name=f"{number:03d}.png", image=pair.image, caption=pair.caption, licence="CC0-1.0")
-        for number, pair in enumerate(tiny_pairs()[:40])
-    ]
-    KnowledgeBase.open(tmp_path).add("mine", items)
+    base = KnowledgeBase.open(tmp_path)
+    base.add("first", tiny_items()[:1])
     save_generator(tiny_generator, tmp_path / "model")
 
     pipe = RetrievalPipeline.from_pretrained(tmp_path / "model", retriever=tmp_path)
     pipe.set_progress_bar_config(disable=True)
+    base.remove("first")
+    base.add("mine", tiny_items(), licence="CC0-1.0")  # after the pipeline was opened
     found = pipe("a red circle", num_neighbors=2, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     neighbors = found.provenance[0].neighbors
     assert len(neighbors) == 2
     assert all(one.pair_id.startswith("mine/") and one.licence == "CC0-1.0" for one in neighbors)
-    assert not isinstance(open_retriever(tmp_path).corpus, Corpus)
+    assert isinstance(open_retriever(tmp_path), KnowledgeBase)
+
+
+@pytest.mark.slow
+def test_what_another_machine_serves_is_retrieved_and_its_silence_told(
+    tmp_path: Path, tiny_generator: Generator
+) -> None:
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+    encoder = make_encoder(tmp_path / "there")
+    there = make_base(tmp_path / "there", encoder, corpus={"image_size": 64})
+    there.add("photos", tiny_items(), licence="CC0-1.0")
+    here = make_base(tmp_path / "here", encoder, corpus={"image_size": 64})
+    pipe = RetrievalPipeline(tiny_generator, here)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(prompts: list[str]) -> list[Provenance]:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+        found = pipe(prompts, num_neighbors=2, num_inference_steps=2, generator=generators, output_type="np")
+        return found.provenance
+
+    with served(there) as client:
+        here.add_remote("far", client.url, allow_hosts=["127.0.0.1"])
+        circle, square = draw(["a red circle", "a blue square"])
+        alone = draw(["a red circle"])[0]
+    for one in (circle, square):
+        assert len(one.neighbors) == 2
+        assert "trouble" not in one.settings
+        assert all(pair.pair_id.startswith("far/") and pair.licence == "CC0-1.0" for pair in one.neighbors)
+    assert alone == circle
+    assert circle.corpus_hash
+    assert circle.corpus_hash != square.corpus_hash
+    silent = draw(["a red circle"])[0]
+    assert silent.neighbors == ()
+    assert silent.settings["trouble"][0].startswith("remote far: ")
+    assert Provenance.from_dict(json.loads(silent.as_json())) == silent

@@ -174,3 +174,19 @@ def test_a_second_writer_that_may_not_wait_is_told_who_writes(tmp_path: Path) ->
     first.join()
     assert base.info("photos").num_pairs == 40
     assert base.names() == ["another", "photos"]
+
+
+@pytest.mark.parametrize("content", ['{"format": 1}', '{"format": 1, "name": 3, "form": "x"}', "[1]", "{", ""])
+def test_a_damaged_manifest_harms_its_own_data_set_alone(tmp_path: Path, content: str) -> None:
+    base = make_base(tmp_path)
+    base.add("good", items(range(5)))
+    base.add("bad", items(range(5)))
+    base.places.manifest("bad").write_text(content, encoding="utf-8")
+    again = make_base(tmp_path)
+    assert {one.manifest.name: bool(one.trouble) for one in again.list()} == {"bad": True, "good": False}
+    with pytest.raises(DataError, match="rag-diffusion kb remove bad"):
+        again.search(["a fox"], top_k=1)
+    again.remove("bad")
+    assert again.names() == ["good"]
+    assert not again.places.folder("bad").exists()
+    assert len(again.search(["a fox"], top_k=5)[0].pair_ids) == 5

@@ -18,7 +18,8 @@ CASES: list[tuple[str, dict[str, bytes]]] = [
     ("imagefolder", {"metadata.jsonl": b"{}", "a.png": b"", "a.txt": b""}),
     ("imagefolder", {"train/metadata.jsonl": b"{}", "train/a.png": b"", "README.md": b""}),
     ("image_text", {"a.png": b"", "a.txt": b"", "movie.mp4": b""}),
-    ("image_text", {"cats/a.jpg": b"", "dogs/b.jpg": b"", ".hidden/metadata.jsonl": b""}),
+    ("photos", {"cats/a.jpg": b"", "dogs/b.jpg": b"", ".hidden/metadata.jsonl": b"", "README.txt": b""}),
+    ("image_text", {"cats/a.jpg": b"", "dogs/b.jpg": b"", "dogs/b.txt": b""}),
     ("webdataset", {"00000.tar": b"", "00000.parquet": b"", "00000_stats.json": b""}),
     ("parquet", {"data/train-00000.parquet": b"", "README.md": b"", "dataset_infos.json": b""}),
     ("coco", {"annotations/captions_val2017.json": b"", "val2017/a.jpg": b""}),
@@ -79,6 +80,7 @@ def test_an_opened_reader_says_what_was_guessed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(picture())
     reader = open_reader("auto", tmp_path)
-    assert (reader.form, reader.path, reader.why) == ("image_text", tmp_path, "it holds a.png")
-    asked = open_reader("image_text", tmp_path)
-    assert (asked.form, asked.path, asked.why) == ("image_text", tmp_path, "")
+    assert (reader.form, reader.path) == ("photos", tmp_path)
+    assert reader.why == "it holds a.png and no text file: captions are made of names"
+    asked = open_reader("photos", tmp_path)
+    assert (asked.form, asked.path, asked.why) == ("photos", tmp_path, "")

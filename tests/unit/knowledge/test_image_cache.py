@@ -4,6 +4,9 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
+from rag_diffusion.knowledge import image_cache
 from rag_diffusion.knowledge.image_cache import ImageCache
 
 
@@ -36,7 +39,7 @@ def test_a_file_cut_in_the_middle_is_not_taken_and_goes(tmp_path: Path) -> None:
 
 
 def test_the_files_used_longest_ago_go_first(tmp_path: Path) -> None:
-    cache = ImageCache(tmp_path, max_bytes=1000)
+    cache = ImageCache(tmp_path, max_bytes=1100)
     for number, name in enumerate("abc"):
         cache.put(name, bytes(200))
         os.utime(cache._path(name), (number, number))
@@ -44,7 +47,7 @@ def test_the_files_used_longest_ago_go_first(tmp_path: Path) -> None:
     cache.put("d", bytes(400))
 
     assert [name for name in "abcd" if cache.get(name)] == ["a", "c", "d"]
-    assert used(cache) <= 900
+    assert used(cache) <= 990
 
 
 def test_a_restarted_cache_knows_how_full_it_is(tmp_path: Path) -> None:
@@ -76,3 +79,23 @@ def test_many_writers_keep_the_bound(tmp_path: Path) -> None:
         writer.join()
 
     assert 0 < used(cache) <= 5000
+
+
+def test_an_old_image_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ImageCache(tmp_path)
+    cache.put("x", b"picture")
+    assert cache.get("x") == b"picture"
+    monkeypatch.setattr(image_cache, "MAX_AGE", -1.0)
+    assert cache.get("x") is None
+    monkeypatch.undo()
+    assert cache.get("x") is None  # it is gone
+
+
+def test_what_may_not_be_kept_any_more_is_not_kept(tmp_path: Path) -> None:
+    wanted = True
+    cache = ImageCache(tmp_path / "cache", wanted=lambda: wanted)
+    cache.put("x", b"picture")
+    wanted = False
+    cache.put("y", b"picture")
+    assert cache.get("y") is None
+    assert cache.get("x") == b"picture"  # whoever says so removes the rest

@@ -15,18 +15,14 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.protocol import global_id
 from rag_diffusion.knowledge.records import Item
 from rag_diffusion.knowledge.remote import Remote, RemoteSource
-from tests.unit.knowledge.served import STYLES, Client, copy_of, items, make_encoder, open_base, served
+from tests.unit.knowledge.served import STYLES, Client, copy_of, served, two_data_sets
 from tests.unit.knowledge.wild import png, says, wild
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> KnowledgeBase:
-    """120 drawings in two data sets; do not change it."""
-    root = tmp_path_factory.mktemp("project")
-    found = open_base(root, request.config.rootpath, make_encoder(root))
-    for style in STYLES:
-        found.add(style, items(style))
-    return found
+    """Do not change it."""
+    return two_data_sets(tmp_path_factory.mktemp("project"), request.config.rootpath)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,146 @@
+"""Which data sets a project has, what each says of itself, and what is the matter with it. Reading takes no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
+from rag_diffusion.knowledge import project
+from rag_diffusion.knowledge.data_set import check_files
+from rag_diffusion.knowledge.manifest import PIPELINE, REMOTE, Manifest, rebuild_hint
+from rag_diffusion.knowledge.places import CORPUS_NAME, Places
+from rag_diffusion.retrieval.stream import PairEncoder
+
+State = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A data set, and what is the matter with it: empty where it can be searched."""
+
+    manifest: Manifest
+    trouble: str = ""
+
+
+class Catalogue:
+    """The data sets of a project.
+
+    Args:
+        root: the directory that holds params.yaml.
+        encoder: of the present vectors.
+    """
+
+    def __init__(self, root: Path, encoder: PairEncoder) -> None:
+        self.root, self.encoder = root, encoder
+        self.places = Places(root)
+
+    def names(self) -> Sequence[str]:
+        """Data sets that there are, the pipeline's corpus first."""
+        return [CORPUS_NAME] * (project.corpus_manifest(self.root) is not None) + self.places.names()
+
+    def searchable(self) -> Sequence[str]:
+        """Data sets that lie on this machine, the pipeline's corpus once it is indexed.
+
+        One with trouble is among them, so that it is not passed over.
+        """
+        names = [name for name in self.places.names() if not self._is_remote(name)]
+        return [CORPUS_NAME] * project.indexed(self.root) + names
+
+    def remotes(self) -> Sequence[Manifest]:
+        """Data sets that other machines serve."""
+        found = []
+        for name in self.places.names():
+            with suppress(DataError):  # damaged is told by `list`; a search says it as well, for it is no remote then
+                manifest = Manifest.read(self.places.manifest(name))
+                found += [manifest] * manifest.remote
+        return found
+
+    def version(self) -> State:
+        """Another one whenever a data set came, went or changed; nothing is read but the state of files."""
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for name in self.places.names():
+            with suppress(ConfigError):  # removed just now
+                found.append((name, self._state(name)))
+        if project.indexed(self.root):
+            found.append((CORPUS_NAME, project.state(self.root)))
+        return tuple(found)
+
+    def info(self, name: str) -> Manifest:
+        """What a data set says of itself.
+
+        Raises:
+            DataError: there is none of that name, or its manifest is damaged.
+        """
+        if name == CORPUS_NAME:
+            found = project.corpus_manifest(self.root)
+            if found is None:
+                raise DataError("kb: expected the pipeline's corpus, found none in data/corpus; run `dvc repro index`")
+            return found
+        return Manifest.read(self.places.manifest(name))
+
+    def list(self) -> Sequence[Listed]:
+        """All data sets, each with what is the matter with it."""
+        found = []
+        for name in self.names():
+            try:
+                manifest = self.info(name)
+            except RagDiffusionError as error:
+                found.append(Listed(manifest=Manifest(name=name, form="damaged"), trouble=str(error)))
+                continue
+            found.append(Listed(manifest=manifest, trouble=self._trouble(manifest)))
+        unfinished = {path.name for path in self.places.building("").glob("*") if path.is_dir()}
+        for name in sorted(unfinished - {one.manifest.name for one in found}):
+            trouble = "a build was stopped; run the same `rag-diffusion kb add` again to go on"
+            found.append(Listed(manifest=Manifest(name=name, form="unfinished"), trouble=trouble))
+        return found
+
+    def check(self, name: str) -> None:
+        """Compare every byte of a data set with its manifest.
+
+        Raises:
+            DataError: a file is missing, cut or changed.
+        """
+        manifest = self.info(name)
+        if manifest.form not in (PIPELINE, REMOTE):
+            check_files(self.places.generation(name, manifest.generation), manifest, whole=True)
+
+    def _is_remote(self, name: str) -> bool:
+        try:
+            return Manifest.read(self.places.manifest(name)).remote
+        except DataError:
+            return not self.places.manifest(name).exists()  # removed just now
+
+    def _trouble(self, manifest: Manifest) -> str:
+        if manifest.remote:
+            return ""
+        if manifest.form == PIPELINE and not project.indexed(self.root):
+            return f"not indexed; {project.REMEDY}"
+        try:
+            self._check_encoder(manifest)
+            if manifest.form != PIPELINE:
+                check_files(self.places.generation(manifest.name, manifest.generation), manifest)
+        except RagDiffusionError as error:
+            return str(error)
+        return ""
+
+    def _check_encoder(self, manifest: Manifest) -> None:
+        if manifest.encoder_hash != self.encoder.hash:
+            remedy = project.REMEDY if manifest.form == PIPELINE else rebuild_hint(manifest.name)
+            raise LineageError(
+                f"kb: expected vectors of encoder {self.encoder.hash[:12]}…, but those of {manifest.name!r} were made "
+                f"by encoder {manifest.encoder_hash[:12]}…; {remedy}"
+            )
+
+    def _state(self, name: str) -> tuple[int, ...]:
+        """Changes with the data set."""
+        if name == CORPUS_NAME:
+            return project.state(self.root)
+        path = self.places.manifest(name)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise ConfigError(f"kb: expected one of {', '.join(self.names()) or 'no data set'}, got {name!r}") from None
+        return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,86 @@
+"""A generation of a data set: what its builder says of it, what is made beside the old one, and the step that swaps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+from rag_diffusion.config import Config
+from rag_diffusion.files import atomic_write, file_hash
+from rag_diffusion.knowledge.build import VECTORS, write_data_set
+from rag_diffusion.knowledge.manifest import FORMAT, Manifest, rebuild_hint
+from rag_diffusion.knowledge.places import MADE, PUBLISHED, Places
+from rag_diffusion.knowledge.staging import Staging
+from rag_diffusion.knowledge.stored import Stored
+from rag_diffusion.knowledge.vector_file import MappedVectors
+from rag_diffusion.retrieval.stream import PairEncoder
+
+
+class Generations:
+    """Generations of data sets; who writes one holds its lock.
+
+    Args:
+        places: where they lie.
+        config: of params.yaml.
+        encoder: makes their vectors.
+    """
+
+    def __init__(self, places: Places, config: Config, encoder: PairEncoder) -> None:
+        self.places, self.config, self.encoder = places, config, encoder
+
+    def facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
+        """What is known of a data set before it is built."""
+        return Manifest(
+            name=name,
+            form=form,
+            origin=origin,
+            licence=licence,
+            attribution=attribution,
+            image_size=self.config.corpus.image_size,
+            encoder_hash=self.encoder.hash,
+        )
+
+    def staging(self, facts: Manifest) -> Staging:
+        """The build of a data set; the one that was stopped, if it was of the same facts."""
+        names = ("name", "form", "origin", "licence", "attribution", "image_size", "encoder_hash")
+        return Staging(
+            self.places.building(facts.name), {key: getattr(facts, key) for key in names} | {"format": FORMAT}
+        )
+
+    def publish(self, facts: Manifest, staging: Staging, old: Manifest | None) -> Manifest:
+        """Write a generation beside the old one; the manifest makes it hold, in one step."""
+        name = facts.name
+        facts = replace(facts, generation=old.generation + 1 if old is not None else 1)
+        made, folder = staging.folder / MADE, self.places.generation(name, facts.generation)
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        manifest = write_data_set(made, staging.parts, self.config.index, facts)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made, folder)
+        atomic_write(staging.folder / PUBLISHED, str(facts.generation))
+        manifest.write(self.places.manifest(name))
+        shutil.rmtree(self.places.building(name), ignore_errors=True)
+        shutil.rmtree(self.places.cache(name), ignore_errors=True)  # of a remote one that was here
+        if old is not None:
+            shutil.rmtree(self.places.generation(name, old.generation), ignore_errors=True)
+        return manifest
+
+    def present(self, name: str) -> Manifest | None:
+        """The manifest that holds, if there is one."""
+        path = self.places.manifest(name)
+        return Manifest.read(path) if path.exists() else None
+
+    def stored(self, manifest: Manifest) -> Stored:
+        """A data set from its shards alone."""
+        return Stored(self.places.generation(manifest.name, manifest.generation), manifest)
+
+    def vectors(self, manifest: Manifest) -> MappedVectors:
+        """Its vectors, mapped."""
+        path = self.places.generation(manifest.name, manifest.generation) / VECTORS
+        return MappedVectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
+
+    def intact(self, manifest: Manifest, name: str) -> bool:
+        """Whether a file of it is as its manifest tells."""
+        path = self.places.generation(manifest.name, manifest.generation) / name
+        return path.is_file() and file_hash(path) == manifest.files[name]["sha256"]

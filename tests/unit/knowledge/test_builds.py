@@ -1,0 +1,126 @@
+"""Builds of data sets: stopped, killed, made again, for another encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_diffusion.errors import LineageError
+from rag_diffusion.files import tree_hash
+from rag_diffusion.knowledge import ingest, staging
+from rag_diffusion.knowledge.records import Item, Rejection
+
+from .bases import TinyEncoder, items, make_base
+
+
+def test_a_removal_that_was_killed_is_ended_by_whoever_opens_the_knowledge_base(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    base.add("gone", items(range(5)))
+    folder = base.places.folder("gone")
+    (folder / "manifest.json").rename(folder / "removed.json")
+    assert folder.is_dir()
+    assert make_base(tmp_path).names() == []
+    assert not folder.exists()
+
+
+def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
+    hashes = set()
+    for name, order in (("a", 1), ("b", -1)):
+        base = make_base(tmp_path / name)
+        base.add("photos", items(range(300))[::order])
+        hashes.add(tree_hash(base.places.folder("photos")))
+    assert len(hashes) == 1
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stops_after(count: int, source: list[Item]) -> Iterator[Item]:
+    yield from source[:count]
+    raise StoppedError
+
+
+def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
+    encoder, source = TinyEncoder(), items(range(400))
+    base = make_base(tmp_path, encoder)
+    with pytest.raises(StoppedError):
+        base.add("photos", stops_after(300, source))
+    assert base.names() == []
+    assert "run the same" in base.list()[0].trouble
+    assert encoder.num_images == 256  # whole batches of 64
+    base.add("photos", source)
+    assert encoder.num_images == 400
+    other = make_base(tmp_path / "other")
+    other.add("photos", source)
+    left, right = (tree_hash(one.places.folder("photos")) for one in (base, other))
+    assert left == right
+
+
+def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
+    encoder, source = TinyEncoder(), items(range(300))
+    base = make_base(tmp_path, encoder)
+    with pytest.raises(StoppedError):
+        base.add("photos", stops_after(299, source))
+    seen = encoder.num_images
+    source[100] = replace(source[100], caption="a changed caption")
+    base.add("photos", source)
+    assert encoder.num_images - seen == 300 - 64  # the first part alone still holds
+    assert base.retriever().corpus.pair("photos/00100.png").caption == "a changed caption"
+
+
+def test_vectors_of_another_encoder_name_the_command_that_makes_new_ones(tmp_path: Path) -> None:
+    base = make_base(tmp_path, TinyEncoder("old"))
+    base.insert("mine", items(range(30)))
+    encoder = TinyEncoder("new")
+    base = make_base(tmp_path, encoder)
+    with pytest.raises(LineageError, match="run `rag-diffusion kb rebuild mine`"):
+        base.retriever()
+    assert "kb rebuild mine" in base.list()[0].trouble
+    base.rebuild("mine")
+    assert encoder.num_images == 30
+    assert base.list()[0].trouble == ""
+    assert len(base.retriever().corpus) == 30
+    assert base.info("mine").form == "uploaded"
+
+
+def test_pairs_of_another_encoder_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    make_base(tmp_path, TinyEncoder("old")).insert("mine", [*items(range(5)), Item(name="x", image=b"", caption="x")])
+    base = make_base(tmp_path, TinyEncoder("new"))
+    with pytest.raises(LineageError, match="kb rebuild mine` before you add to it"):
+        base.insert("mine", items([9]))
+    rebuilt = base.rebuild("mine")
+    assert (rebuilt.num_pairs, rebuilt.num_rejected) == (5, 1)
+    assert base.insert("mine", items([9]))[0].num_pairs == 6
+
+
+def test_a_build_that_was_killed_after_it_took_effect_leaves_no_scratch(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    base.add("photos", items(range(5)))
+    building = base.places.building("photos")
+    building.mkdir(parents=True)
+    (building / "published").write_text("2")  # not yet
+    assert building.exists()
+    make_base(tmp_path)
+    assert building.exists()
+    (building / "published").write_text("1")
+    make_base(tmp_path)
+    assert not building.exists()
+
+
+def test_every_part_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    plan = {"name": "x"}
+    kept = staging.Staging(tmp_path / "x", plan)
+    kept.write([staging.Embedded(digest=b"1", candidates=1, pairs=[], rejected=[Rejection(what="a", reason="b")],
+                                 image=np.empty((0, 0), np.float32), text=np.empty((0, 0), np.float32))])  # fmt: skip
+    again = staging.Staging(tmp_path / "x", plan)
+    assert again.parts == kept.parts
+    assert list(again.parts[0].rejected()) == [Rejection(what="a", reason="b")]
+    assert again.parts[0].table().num_rows == 0
+    assert staging.Staging(tmp_path / "x", {"name": "y"}).parts == []
