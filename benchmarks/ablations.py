@@ -1,6 +1,7 @@
 """Which parts of the method make a model use its neighbors? Short runs from scratch, one change each.
 
-    python benchmarks/ablations.py [--steps 400] [--widths 32 48 96 96 128] [--seed 1] [--only default ...]
+    python benchmarks/ablations.py [--steps 400] [--widths 32 48 96 96 128] [--only NAME ...]
+        [--seed 1] [--train-on ROOT]
 
 Every run has the seed, batches and noise of the others. The measure is the neighbor gain: validation v-loss of entities
 never trained on, with no, random and retrieved neighbors on the same noise; it says within minutes what drawings say in
@@ -133,6 +134,11 @@ ABLATIONS = {
     "heads-of-16": Ablation(model={"neighbor_head_dim": 16}),
     "trained-on-random": Ablation(lists=random_lists),
     "trained-on-oracle": Ablation(lists=oracle_lists),
+    "objective-epsilon": Ablation(train={"objective": "epsilon"}),
+    "p2": Ablation(train={"weighting": "p2"}),
+    "patches-of-4": Ablation(model={"patch_size": 4, "block_out_channels": [128, 128, 160], "neighbor_skips": [1, 3]}),
+    "ema-0.9": Ablation(train={"ema_decay": 0.9}),
+    "ema-0.997": Ablation(train={"ema_decay": 0.997}),
     "min-snr": Ablation(train={"weighting": "min_snr"}),
     "moved-apart": Ablation(train={"augment_flip": 0.5, "augment_shift": 6}),
     "no-dropout": Ablation(train={"drop_both": 0.0, "drop_text": 0.0, "drop_neighbors": 0.0}),
@@ -147,15 +153,17 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
     arguments.add_argument("--seed", type=int, default=0, help="another one says how far chance alone moves a number")
     arguments.add_argument("--root", type=Path, default=Path())
+    arguments.add_argument("--train-on", type=Path, help="another project, to train on its corpus; --root validates")
     given = arguments.parse_args()
     config = load_config(given.root / "params.yaml", {"seed": str(given.seed)})
     corpus = Corpus.open(given.root / layout.CORPUS)
     table = NeighborTable.open(given.root / layout.NEIGHBORS, corpus)
+    trained = (corpus, table.training) if given.train_on is None else never_validated(given.train_on, corpus)
     rows = {
-        name: measured(given.root, config, corpus, table, ABLATIONS[name], given.steps, given.widths)
+        name: measured(given.root, config, corpus, table, trained, ABLATIONS[name], given.steps, given.widths)
         for name in given.only
     }
-    print(f"\n{given.steps} steps, widths {given.widths}, seed {given.seed}")
+    print(f"\n{given.steps} steps, widths {given.widths}, seed {given.seed}, {len(trained[1])} training pairs")
     print("validation v-loss none / random / retrieved, and the gain")
     for name, row in rows.items():
         losses = "   ".join(
@@ -168,8 +176,25 @@ def main() -> None:
     print(json.dumps(rows))
 
 
+def never_validated(root: Path, corpus: Corpus) -> tuple[Corpus, Lists]:
+    """Another project's corpus and training neighbors, without the entities that are held out in this one's."""
+    other = Corpus.open(root / layout.CORPUS)
+    held = set(corpus.table.loc[corpus.table["split"] != "train", "family"])
+    known = set(other.table.loc[~other.table["family"].isin(held), "pair_id"])
+    lists = NeighborTable.open(root / layout.NEIGHBORS, other).training
+    kept = {name: [one for one in found if one in known] for name, found in lists.items() if name in known}
+    return other, {name: found for name, found in kept.items() if found}
+
+
 def measured(
-    root: Path, config: Config, corpus: Corpus, table: NeighborTable, ablation: Ablation, steps: int, widths: list[int]
+    root: Path,
+    config: Config,
+    corpus: Corpus,
+    table: NeighborTable,
+    trained: tuple[Corpus, Lists],
+    ablation: Ablation,
+    steps: int,
+    widths: list[int],
 ) -> dict[str, float]:
     """Neighbor gain at the end of one run, which is only made where its result is not kept."""
     model = config.model.model_copy(update={"block_out_channels": widths, "neighbor_head_dim": 32} | ablation.model)
@@ -181,7 +206,7 @@ def measured(
         "name": name,
         "model": model.model_dump(),
         "train": settings.model_dump(),
-        "corpus": corpus.hash,
+        "corpus": trained[0].hash,
         "seed": config.seed,
     }
     folder = root / layout.SCRATCH / "ablations" / fingerprint(facts)
@@ -190,14 +215,14 @@ def measured(
         return dict(json.loads(kept.read_text()))
     print(f"{name} ...", flush=True)
     torch.manual_seed(config.seed)
-    codec = PatchCodec.fit(corpus.pixels(corpus.rows(table.training)), model.patch_size)
+    codec = PatchCodec.fit(trained[0].pixels(trained[0].rows(trained[1])), model.patch_size)
     built = build_generator(model, codec, config.corpus.image_size, choose_device(config.device))
     generator = ablation.kind(**vars(built))
     if ablation.change is not None:
         ablation.change(generator)
-    lists = table.training if ablation.lists is None else ablation.lists(corpus, table.training)
+    lists = trained[1] if ablation.lists is None else ablation.lists(*trained)
     count = config.retrieval.num_neighbors
-    batches = Batches(corpus, lists, settings, ablation.count or count, config.seed)
+    batches = Batches(trained[0], lists, settings, ablation.count or count, config.seed)
     result = train(generator, batches, settings, seed=config.seed, scratch=folder, tracker=NullTracker())
     probe = make_probe(generator, corpus, table.validation, count, 192, config.seed)
     row = neighbor_gain(result.generator, probe)

@@ -3,11 +3,13 @@
     python benchmarks/bench_knowledge_base.py ingest [--sizes 5000 20000]
     python benchmarks/bench_knowledge_base.py embed [--images 600]
     python benchmarks/bench_knowledge_base.py query [--size 20000] [--data-sets 4] [--queries 300]
+    python benchmarks/bench_knowledge_base.py remote [--size 20000] [--queries 50]
 
 `ingest` draws pairs (real captions' word statistics, 64 px PNG) and makes vectors of them without a network, so that
 it is the cost of all but the network, and shows whether memory grows with the number of pairs. `embed` compares
 `kb add` of a folder with the bare forward of both towers over batches that are prepared already, with as many workers.
-`query` asks a knowledge base of several data sets, text to hits with metadata and images, and tells each part.
+`query` asks a knowledge base of several data sets, text to hits with metadata and images, and tells each part. `remote`
+asks the same pairs and a server of 2,000 others on this machine, whose images are cached after the first time.
 
 Each measurement runs in a process of its own. Prints a table and one JSON line.
 """
@@ -23,28 +25,34 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from bench_lexical import synthetic
 from PIL import Image
 
 from rag_diffusion.config import load_config
+from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.knowledge.ingest import BATCH, Ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.readers import open_reader
 from rag_diffusion.knowledge.records import Item
+from rag_diffusion.knowledge.server import create_app
 from rag_diffusion.knowledge.staging import Staging
 from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.retrieval.stream import StreamEncoder, in_order
 from rag_diffusion.spans import recording, span
 from rag_diffusion.stages.neighbors import latencies
+from rag_diffusion.types import Hits
 
 WIDTH, SIDE = 256, 64
 TOP = 10
+REMOTE = 2000  # pairs of the other machine
 _PICTURES = 512  # distinct ones, for their bytes alone
 
 
@@ -68,7 +76,7 @@ class Synthetic:
 
 
 class Asked(Synthetic):
-    """The real encoder where a query is embedded."""
+    """The real encoder where a query, or what a remote sent for it, is embedded."""
 
     def __init__(self) -> None:
         self._real = StreamEncoder(Path(ENCODER))
@@ -76,6 +84,10 @@ class Asked(Synthetic):
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """As the real one has it."""
         return self._real.texts(texts)
+
+    def images(self, pixels: np.ndarray) -> np.ndarray:
+        """As the real one has it."""
+        return self._real.images(pixels)
 
 
 _WORDS: dict[str, np.ndarray] = {}
@@ -231,39 +243,79 @@ def _bare(encoder: StreamEncoder, captions: Sequence[str]) -> tuple[float, float
 
 def query(size: int, data_sets: int, queries: int, factory: str) -> dict[str, Any]:
     """Ask one text after the other."""
-    config = load_config()
-    config = config.model_copy(update={"index": config.index.model_copy(update={"factory": factory})})
     with tempfile.TemporaryDirectory() as name:
-        base = KnowledgeBase(Path(name), config, Synthetic())
-        for number in range(data_sets):
-            base.add(f"drawn-{number}", Drawn(size // data_sets, seed=number))
-        asked = KnowledgeBase(Path(name), config, Asked())
+        asked = _filled(Path(name), size, data_sets, factory)
         start = time.perf_counter()
         with Memory() as opening:
             asked.retriever()
         opened = time.perf_counter() - start
-        captions = Corpus.open(CORPUS).table["caption"].tolist()
-        roots = []
-        for text in synthetic(captions, queries + 1, seed=99):
-            with recording("query") as root:
-                hits = asked.search([text], top_k=TOP)[0]
-                pairs = asked.retriever().corpus
-                with span("metadata", "TOOL"):
-                    rows = pairs.rows(hits.pair_ids)
-                    told = [pairs.cells(column, rows) for column in ("caption", "source", "licence", "attribution")]
-                    assert len(told[0]) == TOP
-                with span("images", "TOOL"):
-                    assert len(pairs.images(rows)) == TOP
-            roots.append(root)
-    found = {key: round(value, 3) for key, value in latencies(roots).items()}
+        parts = _asked(queries, lambda text: (asked.search([text], top_k=TOP)[0], asked.retriever().corpus))
     return {"pairs": size, "data_sets": data_sets, "factory": factory, "open_s": opened,
-            "open_grown_mib": opening.peak - opening.before} | found  # fmt: skip
+            "open_grown_mib": opening.peak - opening.before} | parts  # fmt: skip
+
+
+def remote(size: int, queries: int) -> dict[str, Any]:
+    """The same with a remote data set, all of whose images have been fetched once."""
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as there:
+        asked = _filled(Path(name), size, 1, "Flat")
+        with _served(_filled(Path(there), REMOTE, 1, "Flat")) as url:
+            asked.add_remote("there", url, allow_hosts=["127.0.0.1"])
+
+            def ask(text: str) -> tuple[Hits, Pairs]:
+                places = asked.everywhere([text], top_k=TOP)
+                assert not places.trouble, places.trouble
+                assert places.retrievers[0] is not None
+                return places.search([text], top_k=TOP)[0], places.retrievers[0].corpus
+
+            _asked(queries, ask)
+            parts = _asked(queries, ask)
+    return {"pairs": size, "remote_pairs": REMOTE} | parts
+
+
+def _filled(root: Path, size: int, data_sets: int, factory: str) -> KnowledgeBase:
+    """A knowledge base that was made with vectors from nowhere, and is asked with the real encoder."""
+    config = load_config()
+    config = config.model_copy(update={"index": config.index.model_copy(update={"factory": factory})})
+    base = KnowledgeBase(root, config, Synthetic())
+    for number in range(data_sets):
+        base.add(f"drawn-{number}", Drawn(size // data_sets, seed=number))
+    return KnowledgeBase(root, config, Asked())
+
+
+def _asked(queries: int, search: Callable[[str], tuple[Hits, Pairs]]) -> dict[str, float]:
+    """Milliseconds by part, text to hits with metadata and images; the first query does not count."""
+    captions = Corpus.open(CORPUS).table["caption"].tolist()
+    roots = []
+    for text in synthetic(captions, queries + 1, seed=99):
+        with recording("query") as root:
+            hits, pairs = search(text)
+            with span("metadata", "TOOL"):
+                rows = pairs.rows(hits.pair_ids)
+                told = [pairs.cells(column, rows) for column in ("caption", "source", "licence", "attribution")]
+                assert len(told[0]) == TOP
+            with span("images", "TOOL"):
+                assert len([pairs.pair(pair_id).image for pair_id in hits.pair_ids]) == TOP
+        roots.append(root)
+    return {key: round(value, 3) for key, value in latencies(roots).items()}
+
+
+@contextmanager
+def _served(base: KnowledgeBase) -> Iterator[str]:
+    """URL of a server over it, in this process."""
+    server = uvicorn.Server(uvicorn.Config(create_app(base), host="127.0.0.1", port=0, log_level="error"))
+    running = threading.Thread(target=server.run, daemon=True)
+    running.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    running.join()
 
 
 def main() -> None:
     """Run one question."""
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("what", choices=["ingest", "embed", "query"])
+    arguments.add_argument("what", choices=["ingest", "embed", "query", "remote"])
     arguments.add_argument("--sizes", type=int, nargs="+", default=[5000, 20_000])
     arguments.add_argument("--size", type=int, default=20_000)
     arguments.add_argument("--images", type=int, default=608)
@@ -275,6 +327,8 @@ def main() -> None:
         results = [_apart(ingest, size) for size in given.sizes]
     elif given.what == "embed":
         results = [{"kind": kind} | _apart(embed, given.images, kind) for kind in ("png", "jpeg")]
+    elif given.what == "remote":
+        results = [_apart(remote, given.size, given.queries)]
     else:
         results = [_apart(query, given.size, given.data_sets, given.queries, factory) for factory in given.factories]
     for key in results[0]:
