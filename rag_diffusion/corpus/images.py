@@ -46,7 +46,8 @@ def decode(content: bytes, what: str, side: int | None = None) -> Image.Image:
     Args:
         content: bytes of a PNG, JPEG, WebP, GIF, AVIF, BMP or TIFF file.
         what: name used in the error.
-        side: where the caller scales it into a square of this side, so that a JPEG may be decoded smaller.
+        side: where the caller scales it into a square of this side, so that a JPEG may be decoded smaller: to twice the
+            width and height that it will have, or more.
 
     Raises:
         ImageError: no image, a truncated, corrupt or animated one, or one beyond `MAX_BYTES` or `MAX_PIXELS`.
@@ -59,7 +60,7 @@ def decode(content: bytes, what: str, side: int | None = None) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=raster_formats()) as image:
             _check_size(image, what)
             if side is not None:
-                image.draft(None, (2 * side, 2 * side))
+                _decode_smaller(image, side)
             image.load()
             return on_white(_upright(image))
     except ImageError:
@@ -84,6 +85,11 @@ def _check_size(image: Image.Image, what: str) -> None:
             what,
             f"animated image: a {image.format} of several frames or pages, expected one picture; read it as a video",
         )
+
+
+def _decode_smaller(image: Image.Image, side: int) -> None:
+    width, height = (max(1, 2 * side * one // max(image.size)) for one in image.size)
+    image.draft(None, (width, height))
 
 
 def _upright(image: Image.Image) -> Image.Image:

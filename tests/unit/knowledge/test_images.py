@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rag_diffusion.corpus.images import MAX_BYTES, ImageError, decode, on_white
+from rag_diffusion.corpus.images import MAX_BYTES, ImageError, decode, on_white, to_square
 from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.images import (
     MAX_CAPTION,
@@ -204,12 +204,17 @@ def test_damaged_exif_turns_nothing() -> None:
     assert checked_image(content, "x", 32).getpixel((16, 2)) == (255, 255, 255)
 
 
-def test_a_large_jpeg_decoded_smaller_looks_the_same() -> None:
-    photo = noise(3, 12, 16).resize((1600, 1200), Image.Resampling.BICUBIC)
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (2000, 300), (130, 130), (1, 900)])
+def test_a_jpeg_is_decoded_at_twice_its_size_in_the_square_or_more_and_looks_the_same(size: tuple[int, int]) -> None:
+    tiles = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    photo = Image.fromarray(tiles).resize(size, Image.Resampling.BICUBIC)
     content = encoded(photo, "JPEG", quality=95)
-    small = np.asarray(checked_image(content, "x", 64), dtype=int)
-    slow = np.asarray(decode(content, "x").resize((64, 48), Image.Resampling.BICUBIC), dtype=int)
-    assert np.abs(small[8:56] - slow).mean() < 2
+    wanted = [max(1, 128 * side // max(size)) for side in size]
+    smaller = decode(content, "x", side=64).size
+    assert all(small >= want for small, want in zip(smaller, wanted, strict=True))
+    assert smaller == size or max(smaller) < 4 * 64
+    seen, whole = (np.asarray(to_square(image, 64), np.int64) for image in (decode(content, "x", 64), photo))
+    assert np.abs(seen - whole).mean() < 2
 
 
 @pytest.mark.parametrize(
