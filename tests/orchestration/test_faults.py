@@ -61,8 +61,8 @@ def versions(project: Path) -> dict[str, str]:
 
 
 def done(project: Path) -> set[str]:
-    lock = project / "dvc.lock"
-    return set(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else set()
+    """Stages that dvc.lock knows; a DVC that outlived its parent may just be writing it."""
+    return set(Project.load(project).made())
 
 
 def kill_after(command: list[str], folder: Path, environment: Mapping[str, str], seconds: float) -> bool:
