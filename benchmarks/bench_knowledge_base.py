@@ -1,15 +1,13 @@
-"""What does a knowledge base cost: filling it, opening it, embedding a folder of images, asking it?
+"""What does a knowledge base cost: filling it, opening it, asking it? For embedding see `bench_embedding.py`.
 
     python benchmarks/bench_knowledge_base.py ingest [--sizes 5000 20000]
-    python benchmarks/bench_knowledge_base.py embed [--images 600] [--rounds 5]
     python benchmarks/bench_knowledge_base.py query [--size 20000] [--data-sets 4] [--queries 300]
     python benchmarks/bench_knowledge_base.py remote [--size 20000] [--queries 50]
 
 `ingest` draws pairs (real captions' word statistics, 64 px PNG) and makes vectors of them without a network, so that
-it is the cost of all but the network, and shows whether memory grows with the number of pairs. `embed` compares
-`kb add` of a folder with the bare forward of both towers over batches that are prepared already, with as many workers.
-`query` asks a knowledge base of several data sets, text to hits with metadata and images, and tells each part. `remote`
-asks the same pairs and a server of 2,000 others on this machine, whose images are cached after the first time.
+it is the cost of all but the network, and shows whether memory grows with the number of pairs. `query` asks a knowledge
+base of several data sets, text to hits with metadata and images, and tells each part. `remote` asks the same pairs and
+a server of 2,000 others on this machine, whose images are cached after the first time.
 
 Each measurement runs in a process of its own. Prints a table and one JSON line.
 """
@@ -24,7 +22,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,15 +35,11 @@ from PIL import Image
 from rag_diffusion.config import load_config
 from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.knowledge.ingest import BATCH, Ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.readers import open_reader
 from rag_diffusion.knowledge.records import Item
 from rag_diffusion.knowledge.server import create_app
-from rag_diffusion.knowledge.staging import Staging
 from rag_diffusion.layout import CORPUS, ENCODER
-from rag_diffusion.retrieval.stream import StreamEncoder, in_order
+from rag_diffusion.retrieval.stream import StreamEncoder
 from rag_diffusion.spans import recording, span
 from rag_diffusion.stages.neighbors import latencies
 from rag_diffusion.types import Hits
@@ -110,7 +104,7 @@ class Drawn:
         self._count, self._seed = count, seed
         self._captions = Corpus.open(CORPUS).table["caption"].tolist()
         rng = np.random.default_rng(seed)
-        self._pictures = [_png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(_PICTURES)]
+        self._pictures = [png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(_PICTURES)]
 
     def __iter__(self) -> Iterator[Item]:
         for number, caption in enumerate(synthetic(self._captions, self._count, self._seed)):
@@ -118,7 +112,8 @@ class Drawn:
             yield Item(name=f"{number:08d}", image=picture, caption=caption, label=f"class {number % 200}")
 
 
-def _png(tiles: np.ndarray, side: int = SIDE) -> bytes:
+def png(tiles: np.ndarray, side: int = SIDE) -> bytes:
+    """A PNG file of coloured tiles."""
     buffer = io.BytesIO()
     Image.fromarray(tiles).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "PNG")
     return buffer.getvalue()
@@ -175,76 +170,6 @@ def ingest(size: int) -> dict[str, float]:
         "open_s": opened,
         "open_grown_mib": opening.peak - opening.before,
     }
-
-
-def embed(images: int, kind: str, rounds: int) -> dict[str, float]:
-    """A folder through `kb add`, against the forward alone: one after the other, and the best round of each."""
-    encoder = StreamEncoder(Path(ENCODER))
-    times: dict[str, list[tuple[float, float]]] = {"bare": [], "streamed": [], "added": []}
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        captions = _folder(root / "photos", images, kind)
-        facts = Manifest(name="photos", form="imagefolder", image_size=SIDE, encoder_hash=encoder.hash)
-        stream = Ingest(facts, encoder).fill
-        for number in range(rounds):
-            times["bare"].append(_bare(encoder, captions))
-            parts, base = root / f"parts-{number}", KnowledgeBase(root / f"base-{number}", load_config(), encoder)
-            times["streamed"].append(
-                _timed(lambda: stream(Staging(parts, {}), open_reader("image_text", root / "photos")))  # noqa: B023
-            )
-            times["added"].append(
-                _timed(lambda: base.add("photos", open_reader("image_text", root / "photos")))  # noqa: B023
-            )
-    best = {name: [min(one) for one in zip(*found, strict=True)] for name, found in times.items()}
-    return (
-        {"images": images, "rounds": rounds}
-        | {f"{name}_per_second": images / seconds for name, (seconds, _) in best.items()}
-        | {f"{name}_cpu_ms": 1000 * cpu / images for name, (_, cpu) in best.items()}
-        | {f"{name}_share": best["bare"][0] / best[name][0] for name in ("streamed", "added")}
-        | {f"{name}_cpu_share": best["bare"][1] / best[name][1] for name in ("streamed", "added")}
-    )
-
-
-def _timed(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock, and of all cores together; the latter tells the truth on a machine with other work."""
-    start, cpu = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - start, time.process_time() - cpu
-
-
-def _folder(folder: Path, images: int, kind: str) -> list[str]:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    captions = list(synthetic(Corpus.open(CORPUS).table["caption"].tolist(), images, seed=0))
-    for number, caption in enumerate(captions):
-        tiles = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
-        if kind == "png":
-            (folder / f"{number:06d}.png").write_bytes(_png(tiles[:8, :8]))
-        else:
-            picture = Image.fromarray(tiles).resize((640, 480), Image.Resampling.BICUBIC)
-            picture.save(folder / f"{number:06d}.jpg", quality=90)
-        (folder / f"{number:06d}.txt").write_text(caption)
-    return captions
-
-
-def _bare(encoder: StreamEncoder, captions: Sequence[str]) -> tuple[float, float]:
-    """Seconds of both towers over as many images and captions, in batches as they come, prepared already."""
-    rng = np.random.default_rng(0)
-    batches = [captions[start : start + BATCH] for start in range(0, len(captions), BATCH)]
-    parts: list[Any] = []
-    for texts in batches:
-        pixels = rng.integers(0, 255, (len(texts), SIDE, SIDE, 3), dtype=np.uint8)
-        tokens = [one for _, one in encoder.token_batches(sorted(set(texts)))]
-        parts.append((encoder.image_batches(pixels), tokens))
-
-    def forward(part: Any) -> None:
-        for images in part[0]:
-            encoder.image_vectors(images)
-        for tokens in part[1]:
-            encoder.text_vectors(tokens)
-
-    list(in_order(forward, parts[:2]))
-    return _timed(lambda: list(in_order(forward, parts)))
 
 
 def query(size: int, data_sets: int, queries: int, factory: str) -> dict[str, Any]:
@@ -321,23 +246,24 @@ def _served(base: KnowledgeBase) -> Iterator[str]:
 def main() -> None:
     """Run one question."""
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("what", choices=["ingest", "embed", "query", "remote"])
+    arguments.add_argument("what", choices=["ingest", "query", "remote"])
     arguments.add_argument("--sizes", type=int, nargs="+", default=[5000, 20_000])
     arguments.add_argument("--size", type=int, default=20_000)
-    arguments.add_argument("--images", type=int, default=608)
-    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--data-sets", type=int, default=4)
     arguments.add_argument("--queries", type=int, default=300)
     arguments.add_argument("--factories", nargs="+", default=["Flat"])
     given = arguments.parse_args()
     if given.what == "ingest":
-        results = [_apart(ingest, size) for size in given.sizes]
-    elif given.what == "embed":
-        results = [{"kind": kind} | _apart(embed, given.images, kind, given.rounds) for kind in ("png", "jpeg")]
+        results = [apart(ingest, size) for size in given.sizes]
     elif given.what == "remote":
-        results = [_apart(remote, given.size, given.queries)]
+        results = [apart(remote, given.size, given.queries)]
     else:
-        results = [_apart(query, given.size, given.data_sets, given.queries, factory) for factory in given.factories]
+        results = [apart(query, given.size, given.data_sets, given.queries, factory) for factory in given.factories]
+    print_table(results)
+
+
+def print_table(results: Sequence[Mapping[str, Any]]) -> None:
+    """A row a key, a column a result; then the same as JSON."""
     for key in results[0]:
         print(f"| {key} | {' | '.join(_shown(one[key]) for one in results)} |")
     print(json.dumps(results))
@@ -347,7 +273,7 @@ def _shown(value: object) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
-def _apart(run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def apart(run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Run in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(run, arguments)

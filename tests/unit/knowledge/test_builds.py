@@ -12,6 +12,7 @@ import pytest
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.knowledge import ingest, staging
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.records import Item, Rejection
 
 from .bases import TinyEncoder, items, make_base
@@ -45,12 +46,18 @@ def stops_after(count: int, source: list[Item]) -> Iterator[Item]:
     raise StoppedError
 
 
+def stopped_base(root: Path, encoder: TinyEncoder, source: list[Item], count: int) -> KnowledgeBase:
+    """One whose build of `photos` was stopped after some items."""
+    base = make_base(root, encoder)
+    with pytest.raises(StoppedError):
+        base.add("photos", stops_after(count, source))
+    return base
+
+
 def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
     encoder, source = TinyEncoder(), items(range(400))
-    base = make_base(tmp_path, encoder)
-    with pytest.raises(StoppedError):
-        base.add("photos", stops_after(300, source))
+    base = stopped_base(tmp_path, encoder, source, 300)
     assert base.names() == []
     assert "run the same" in base.list()[0].trouble
     assert encoder.num_images == 256  # whole batches of 64
@@ -65,9 +72,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypat
 def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
     encoder, source = TinyEncoder(), items(range(300))
-    base = make_base(tmp_path, encoder)
-    with pytest.raises(StoppedError):
-        base.add("photos", stops_after(299, source))
+    base = stopped_base(tmp_path, encoder, source, 299)
     seen = encoder.num_images
     source[100] = replace(source[100], caption="a changed caption")
     base.add("photos", source)
