@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import islice, pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rag_diffusion.corpus.captioned import IMAGE_SUFFIXES, METADATA, VIDEO_SUFFIXES
 from rag_diffusion.errors import DataError
@@ -83,8 +83,8 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
     found: dict[str, str] = {}
     images, texts = set[str](), set[str]()
     for name in islice(_names(path), _LOOKS_AT):
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122 (many names)
-        (texts if suffix.lower() == ".txt" else images).add(stem)
+        shown = PurePath(name)
+        (texts if shown.suffix.lower() == ".txt" else images).add(str(shown.with_suffix("")))
         for form in _told_by(name):
             found[form] = min(name, found.get(form, name))
     if "photo" not in found and "image_text" in found and is_animated(path / found["image_text"]):
@@ -102,7 +102,7 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
 
 def _told_by(name: str) -> Iterator[str]:
     """Forms that a file name speaks for; `photo` chooses among them."""
-    base, suffix = name.rpartition("/")[2], os.path.splitext(name)[1].lower()  # noqa: PTH122 (many names)
+    base, suffix = PurePath(name).name, PurePath(name).suffix.lower()
     if base == METADATA:
         yield "imagefolder"
     elif base.endswith(TAR_SUFFIXES):
