@@ -140,7 +140,7 @@ ABLATIONS = {
     "ema-0.9": Ablation(train={"ema_decay": 0.9}),
     "ema-0.997": Ablation(train={"ema_decay": 0.997}),
     "min-snr": Ablation(train={"weighting": "min_snr"}),
-    "moved-apart": Ablation(train={"augment_flip": 0.5, "augment_shift": 6}),
+    "moved-apart": Ablation(train={"augment_targets": 1.0, "augment_neighbors": 1.0, "augment_shift": 6}),
     "no-dropout": Ablation(train={"drop_both": 0.0, "drop_text": 0.0, "drop_neighbors": 0.0}),
 }
 

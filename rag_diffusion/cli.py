@@ -27,8 +27,10 @@ TELEMETRY_OFF = {
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
+pack = typer.Typer(help="A training as one folder, for a machine with a GPU and no network.", no_args_is_help=True)
 app.add_typer(base, name="base")
 app.add_typer(kb, name="kb")
+app.add_typer(pack, name="pack")
 app.add_typer(ruler, name="ruler")
 
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
@@ -63,6 +65,37 @@ def base_promote(root: Root = Path()) -> None:
 
     with clean_errors():
         print(f"promoted to {promote_base(root)}; commit it with its card")
+
+
+@pack.command("pretrain")
+def pack_pretrain(
+    out: Annotated[Path, typer.Argument(help="the folder to make")],
+    max_mb: Annotated[float, typer.Option(help="The most megabytes of all files; pairs fill what is left.")] = 60.0,
+    wheels: Annotated[Path | None, typer.Option(help="A folder of wheels that the other machine lacks.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="The corpus to train on; data/corpus where not given.")] = None,
+    root: Root = Path(),
+) -> None:
+    """Write all that training the base needs: code, drawings as SVG, a small text encoder. There: `python run.py`."""
+    from rag_diffusion.packing.pack import pack_pretrain as write
+
+    with clean_errors():
+        found = write(root, out, max_mb=max_mb, wheels=wheels, corpus=corpus)
+        print(
+            f"{out}: {found['pairs']} pairs, {found['left_out']} left out for want of room, {found['megabytes']} MB; "
+            "there: python run.py --out OUT --minutes 10, then here: rag-diffusion pack result OUT"
+        )
+
+
+@pack.command("result")
+def pack_result(
+    out: Annotated[Path, typer.Argument(help="the folder that run.py wrote")],
+    root: Root = Path(),
+) -> None:
+    """Put the parts of a trained pack together as pipelines/pretrain/result; `rag-diffusion base promote` goes on."""
+    from rag_diffusion.packing.result import bring_home
+
+    with clean_errors():
+        print(f"{bring_home(root, out)}; `rag-diffusion base promote` makes it data/base")
 
 
 @ruler.command("promote")

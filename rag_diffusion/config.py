@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,10 +19,24 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class IconifyConfig(_Section):
-    """Which drawings of the Iconify emoji sets are taken."""
+class OwnConfig(_Section):
+    """A folder of SVG files, named by what they show, as a style that is never trained on; no path: none."""
 
+    path: str
+    style: str
+    words: str
+    licence: str
+    attribution: str
+
+
+class IconifyConfig(_Section):
+    """Which drawings of Iconify's sets are taken, and in which colours the monochrome ones are drawn."""
+
+    sets: Literal["emoji", "wide"] | list[str]
     sources: str
+    wide_sources: str
+    colours: Literal["entity", "drawing", "black"]
+    own: OwnConfig
     skin_tones: bool
     flags: bool
     people: bool
@@ -116,6 +130,10 @@ class ModelConfig(_Section):
     neighbor_skips: list[int]
     neighbor_head_dim: int = Positive
     neighbor_encoder: Literal["shared", "separate"]
+    neighbor_fine_skips: list[int]
+    neighbor_fine_dim: int = Positive
+    neighbor_free_heads: float = Probability
+    neighbor_roles: bool
 
 
 class TrainConfig(_Section):
@@ -133,13 +151,25 @@ class TrainConfig(_Section):
     weighting: Literal["constant", "snr", "min_snr", "p2"]
     neighbor_gradient: bool
     group_size: int = Positive
+    focus_styles: list[str]
+    focus_share: float = Probability
+    style_neighbors: int = Field(ge=0)
+    style_share: float = Probability
+    wrong_neighbors: float = Probability
+    only_wrong_neighbors: float = Probability
     drop_both: float = Probability
     drop_text: float = Probability
     drop_neighbors: float = Probability
+    augment_targets: float = Probability
+    augment_neighbors: float = Probability
     augment_flip: float = Probability
     augment_shift: int = Field(ge=0)
+    augment_scale: list[Annotated[float, Field(gt=0.05, lt=10)]] = Field(min_length=2, max_length=2)
+    augment_turn: float = Field(ge=0.0, le=180.0)
+    augment_beside: float = Probability
     augment_together: float = Probability
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    compile: bool
     checkpoint_every: int = Positive
     validate_every: int = Positive
     score_every: int = Field(ge=0)

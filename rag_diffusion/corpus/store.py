@@ -118,6 +118,23 @@ class Corpus:
         tables = [_read_shard(path / shard["name"], shard) for shard in manifest["shards"]]
         return cls(path, manifest, pa.concat_tables(tables))
 
+    @classmethod
+    def in_memory(cls, path: Path, table: pd.DataFrame, pixels: NDArray[np.uint8], corpus_hash: str) -> Corpus:
+        """A corpus whose images are rendered already.
+
+        Args:
+            path: where it is from, for messages.
+            table: the columns of `Pair` but the images.
+            pixels: (N, H, W, 3) images of its rows.
+            corpus_hash: its identity.
+        """
+        bare = pa.Table.from_pandas(table, preserve_index=False)
+        for name in _BYTES:
+            bare = bare.append_column(name, pa.nulls(len(table), pa.binary()))
+        corpus = cls(path, {"hash": corpus_hash, "image_size": pixels.shape[1]}, bare)
+        corpus._pixels = pixels
+        return corpus
+
     def __len__(self) -> int:
         return len(self.table)
 

@@ -105,7 +105,13 @@ class Generator:
             captions: of the N neighbors.
         """
         maps = self.neighbor_maps(neighbors.images, captions)
-        return self.unet.project_neighbors(maps, neighbors.rows.to(self.device), neighbors.weights.to(self.device))
+        return self.project(maps, neighbors)
+
+    def project(self, maps: Mapping[str, Tensor], neighbors: NeighborBatch) -> dict[str, NeighborKV]:
+        """Keys and values of B images out of `neighbor_maps` of the N distinct neighbors."""
+        roles = None if neighbors.roles is None else neighbors.roles.to(self.device)
+        rows, weights = neighbors.rows.to(self.device), neighbors.weights.to(self.device)
+        return self.unet.project_neighbors(maps, rows, weights, roles)
 
     def predict(
         self,

@@ -13,6 +13,8 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import SPEC, load_own, save_own
 from rag_diffusion.models.published import load_published, save_published
 
+EXTENSIONS = ("neighbor_fine_skips", "neighbor_fine_dim", "neighbor_roles")
+
 
 def load_generator(name: Path | str, device: torch.device | str = "cpu", **options: Any) -> Generator:
     """Read a generator.
@@ -22,16 +24,19 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
             pipeline.
         device: where it is to live.
         **options: for a published pipeline, of `RetrievalUNet.from_pretrained`, e.g. `neighbor_skips=(2, 5)` and
-            `torch_dtype`.
+            `torch_dtype`; for a generator of this project, what it is extended by: `EXTENSIONS`.
 
     Raises:
         ModelError: there is none, it cannot be reached, is incomplete, or its weights have another shape.
     """
     folder = Path(name)
     own = (folder / SPEC).exists()
-    if own and options:
-        raise ModelError(f"{name}: expected no options for a generator of this project, got {sorted(options)}")
-    generator = load_own(folder, device) if own else load_published(str(name), device, **options)
+    unknown = sorted(set(options) - set(EXTENSIONS)) if own else []
+    if unknown:
+        raise ModelError(
+            f"{name}: expected no options but {', '.join(EXTENSIONS)} for a generator of this project, got {unknown}"
+        )
+    generator = load_own(folder, device, **options) if own else load_published(str(name), device, **options)
     generator.fingerprint = tree_hash(folder) if folder.is_dir() else str(name)
     return generator
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor
 from rag_diffusion.corpus.images import on_white, to_square
 from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.models.codec import pixels_to_images
+from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 
 Picture = Image.Image | NDArray[np.uint8]
+Role = Literal["content", "style"]
 
 
 def check_picture(picture: Picture, what: str) -> None:
@@ -52,11 +55,10 @@ class Neighbor:
     Attributes:
         image: PIL image or (H, W), (H, W, 3) or (H, W, 4) uint8 array of any size; transparency becomes white, gray
             becomes RGB, and an image that is not square stands in a white square.
-        caption: its text.
-        pair_id: its name; two neighbors of one name are one neighbor.
-        source, licence, attribution: for the provenance.
-        score: of the retrieval; None where it was given by hand.
-        weight: how much it counts: 2 counts twice, 0 not at all.
+        caption: its text. pair_id: its name; two neighbors of one name are one neighbor. source, licence,
+        attribution: for the provenance. score: of the retrieval; None where it was given by hand. weight: how much it
+        counts: 2 counts twice, 0 not at all. role: `content` where it shows the thing that is drawn, `style` where it
+        shows another thing in the manner wanted.
     """
 
     image: Picture
@@ -67,8 +69,11 @@ class Neighbor:
     attribution: str = ""
     score: float | None = None
     weight: float = 1.0
+    role: Role = "content"
 
     def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(f"neighbor {self.pair_id!r}: expected the role content or style, got {self.role!r}")
         if not (np.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"neighbor {self.pair_id!r}: expected a finite weight of at least 0, got {self.weight}")
         if self.score is not None and not np.isfinite(self.score):
@@ -102,6 +107,7 @@ class NeighborBatch:
         images: (N, 3, H, W) in [-1, 1].
         rows: (B, K) which of the N each image sees.
         weights: (B, K) how much each counts; 0 where there is none.
+        roles: (B, K) `CONTENT` or `STYLE` of `models.neighbor_attention`; None is content.
     """
 
     pair_ids: tuple[str, ...]
@@ -109,20 +115,33 @@ class NeighborBatch:
     images: Tensor
     rows: Tensor
     weights: Tensor
+    roles: Tensor | None = None
 
     @classmethod
-    def gather(cls, corpus: Pairs, lists: Sequence[Sequence[str]]) -> NeighborBatch:
+    def gather(
+        cls, corpus: Pairs, lists: Sequence[Sequence[str]], style: Sequence[Sequence[str]] | None = None
+    ) -> NeighborBatch:
         """Collect the neighbors named by `lists`, one list of pair ids an image; lists may differ in length.
+
+        Args:
+            corpus: where they are.
+            lists: content neighbors of B images.
+            style: style neighbors of them; None is none.
 
         Raises:
             LineageError: the corpus has no such pair.
         """
-        distinct = tuple(sorted({pair_id for names in lists for pair_id in names}))
-        rows, weights = places(distinct, lists, [[1.0] * len(names) for names in lists])
+        manners = [()] * len(lists) if style is None else style
+        both = [[*names, *others] for names, others in zip(lists, manners, strict=True)]
+        distinct = tuple(sorted({pair_id for names in both for pair_id in names}))
+        rows, weights = places(distinct, both, [[1.0] * len(names) for names in both])
+        roles = torch.full_like(rows, CONTENT)
+        for number, names in enumerate(lists):
+            roles[number, len(names) : len(both[number])] = STYLE
         corpus_rows = corpus.rows(distinct)
         captions = tuple(corpus.cells("caption", corpus_rows))
         images = pixels_to_images(torch.from_numpy(corpus.pixels(corpus_rows)))
-        return cls(pair_ids=distinct, captions=captions, images=images, rows=rows, weights=weights)
+        return cls(pair_ids=distinct, captions=captions, images=images, rows=rows, weights=weights, roles=roles)
 
     @property
     def mask(self) -> Tensor:
@@ -147,9 +166,9 @@ def places(
 
 
 def neighbors_from(
-    corpus: Pairs, pair_ids: Sequence[str], scores: Sequence[float | None] | None = None
+    corpus: Pairs, pair_ids: Sequence[str], scores: Sequence[float | None] | None = None, role: Role = "content"
 ) -> list[Neighbor]:
-    """Pairs of a corpus as neighbors.
+    """Pairs of a corpus as neighbors of one role.
 
     Raises:
         LineageError: the corpus has no such pair.
@@ -164,6 +183,7 @@ def neighbors_from(
             licence=licence,
             attribution=attribution,
             score=score,
+            role=role,
         )
         for image, pair_id, score, caption, source, licence, attribution in zip(
             corpus.pixels(rows),

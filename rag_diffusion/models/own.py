@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -69,6 +70,10 @@ def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, dev
             neighbor_skips=tuple(config.neighbor_skips),
             neighbor_head_dim=config.neighbor_head_dim,
             separate_neighbor_encoder=config.neighbor_encoder == "separate",
+            neighbor_fine_skips=tuple(config.neighbor_fine_skips),
+            neighbor_fine_dim=config.neighbor_fine_dim,
+            neighbor_free_heads=config.neighbor_free_heads,
+            neighbor_roles=config.neighbor_roles,
         )
     except ValueError as error:
         raise ConfigError(f"model: expected sizes that fit each other, got: {error}") from None
@@ -103,15 +108,21 @@ def save_own(generator: Generator, folder: Path) -> None:
     (folder / SPEC).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
 
 
-def load_own(folder: Path, device: torch.device | str) -> Generator:
+def load_own(folder: Path, device: torch.device | str, **extensions: Any) -> Generator:
     """Read a folder that `save_own` wrote, in float32.
+
+    Args:
+        folder: that one.
+        device: where it is to live.
+        **extensions: of `RetrievalUNet`, `neighbor_fine_skips` or `neighbor_roles` for example, that it had not; they
+            start so that the network stays what it is.
 
     Raises:
         ModelError: the folder is incomplete, or its weights have another shape.
     """
     try:
         spec = json.loads((folder / SPEC).read_text())
-        unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32, **extensions)
         codec = PatchCodec(patch_size=spec["patch_size"], **load_file(folder / _CODEC))
         name, tokens, image_size = spec["text_encoder"], spec["max_text_tokens"], spec["image_size"]
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

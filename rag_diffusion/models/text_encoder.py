@@ -127,15 +127,17 @@ class TextEncoder:
                 warn_cut(text[:end], text, self.max_tokens)
 
 
-def encode_all(conditioner: Conditioner, texts: Sequence[str], batch_size: int = 64) -> TextFeatures:
-    """Encode many texts in batches, on the CPU, in float16 to save memory; one warning for all that were cut."""
+def encode_all(
+    conditioner: Conditioner, texts: Sequence[str], batch_size: int = 64, device: torch.device | str = "cpu"
+) -> TextFeatures:
+    """Encode many texts in batches, kept on a device in float16 to save memory; one warning for all that were cut."""
     with warnings.catch_warnings(record=True) as cut:
         warnings.simplefilter("always")
         parts = [conditioner(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
     if cut:
         warnings.warn(f"{len(cut)} of {len(texts)} texts were too long; the first: {cut[0].message}", stacklevel=2)
     return TextFeatures.cat(
-        [part.map(lambda value: (value.half() if value.is_floating_point() else value).cpu()) for part in parts]
+        [part.map(lambda value: (value.half() if value.is_floating_point() else value).to(device)) for part in parts]
     )
 
 

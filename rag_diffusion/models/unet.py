@@ -2,7 +2,8 @@
 
 encode  f(x_t, c_p, t)    the base's own encoder and bottleneck: skip maps and bottleneck map      [0060-61]
         f(c_n, 0)         the same encoder (or a copy) on each neighbor's pixels and text, t = 0    [0066-68]
-attend  first maps to second maps, on the bottleneck and chosen skip maps, after the whole encoder [0069-70]
+attend  first maps to second maps, on the bottleneck and chosen skip maps, after the whole encoder [0069-70];
+        the weights of the finest of them may select still finer skip maps as well (models/fine_transfer.py)
 decode  the base's own decoder turns the attended maps into the prediction                         [0071]
 
 f(c_n, 0) depends neither on x_t nor on t: `encode_neighbors` and `project_neighbors` are called once an image,
@@ -32,6 +33,16 @@ BOTTLENECK = "mid"
 _DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 _OWN = ("neighbor_attention.", "neighbor_encoder.")
 
+_DEFAULTS: dict[str, Any] = {
+    "neighbor_skips": (),
+    "neighbor_head_dim": 32,
+    "separate_neighbor_encoder": False,
+    "neighbor_fine_skips": (),
+    "neighbor_fine_dim": 24,
+    "neighbor_free_heads": 0.0,
+    "neighbor_roles": False,
+}
+
 NeighborFeatures = Mapping[str, NeighborKV]
 
 
@@ -39,8 +50,7 @@ def _signature() -> inspect.Signature:
     """The base's own keywords and ours, so that diffusers' config keeps them all."""
     base = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
     own = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in (("neighbor_skips", ()), ("neighbor_head_dim", 32), ("separate_neighbor_encoder", False))
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in _DEFAULTS.items()
     ]
     return inspect.Signature([*base, *own])
 
@@ -52,10 +62,14 @@ class RetrievalUNet(UNet2DConditionModel):
         neighbor_skips: indices of the skip maps (0 is the output of `conv_in`) attended besides the bottleneck.
         neighbor_head_dim: width of a head of the neighbor attention; divides the width of every attended map.
         separate_neighbor_encoder: a second encoder for neighbors [0068], which starts as a copy of the first.
+        neighbor_fine_skips: indices of finer skip maps that the attention of the finest attended one selects as well.
+        neighbor_fine_dim: channels a head and finer map.
+        neighbor_free_heads: share of the heads that start without local prior.
+        neighbor_roles: whether neighbors are told apart into content and style.
         **base: every argument of `UNet2DConditionModel`.
 
     Raises:
-        ValueError: an index names no skip map, or a head does not fit.
+        ValueError: an index names no skip map, a finer one is not finer, or a head does not fit.
     """
 
     def __init__(
@@ -64,16 +78,32 @@ class RetrievalUNet(UNet2DConditionModel):
         neighbor_skips: Sequence[int] = (),
         neighbor_head_dim: int = 32,
         separate_neighbor_encoder: bool = False,
+        neighbor_fine_skips: Sequence[int] = (),
+        neighbor_fine_dim: int = 24,
+        neighbor_free_heads: float = 0.0,
+        neighbor_roles: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        channels = self._skip_channels()
-        wrong = [index for index in neighbor_skips if not 0 <= index < len(channels)]
+        channels = [width for width, _ in self._skip_maps()]
+        wrong = [index for index in (*neighbor_skips, *neighbor_fine_skips) if not 0 <= index < len(channels)]
         if wrong:
             raise ValueError(f"neighbor_skips: expected indices below {len(channels)}, got {wrong}")
         widths = {str(index): channels[index] for index in neighbor_skips} | {BOTTLENECK: channels[-1]}
+        finest = str(min(neighbor_skips)) if neighbor_skips else BOTTLENECK
+        fine = self._finer(neighbor_fine_skips, finest)
         self.neighbor_attention = nn.ModuleDict(
-            {name: NeighborAttention(width, neighbor_head_dim) for name, width in widths.items()}
+            {
+                name: NeighborAttention(
+                    width,
+                    neighbor_head_dim,
+                    free_heads=neighbor_free_heads,
+                    roles=neighbor_roles,
+                    fine=fine if name == finest else None,
+                    fine_dim=neighbor_fine_dim,
+                )
+                for name, width in widths.items()
+            }
         )
         self.neighbor_encoder = _encoder_alone(UNet2DConditionModel(**base)) if separate_neighbor_encoder else None
         self._copy_encoder()
@@ -102,8 +132,12 @@ class RetrievalUNet(UNet2DConditionModel):
                 f"e.g. {absent[:3]}; is it a checkpoint of this architecture?"
             )
         for name, attention in model.attentions():
-            if any(missing.startswith(f"neighbor_attention.{name}.") for missing in info["missing_keys"]):
+            prefix = f"neighbor_attention.{name}."
+            missing = [key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)]
+            if "to_out.weight" in missing:
                 attention.reset_parameters()
+            elif missing:
+                attention.reset_extensions(missing)
         if any(name.startswith("neighbor_encoder.") for name in info["missing_keys"]):
             model._copy_encoder()
         broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
@@ -202,45 +236,67 @@ class RetrievalUNet(UNet2DConditionModel):
         )
         return maps
 
-    def project_neighbors(self, maps: Mapping[str, Tensor], rows: Tensor, weights: Tensor) -> dict[str, NeighborKV]:
+    def project_neighbors(
+        self, maps: Mapping[str, Tensor], rows: Tensor, weights: Tensor, roles: Tensor | None = None
+    ) -> dict[str, NeighborKV]:
         """Keys and values for a batch out of maps of distinct neighbors.
 
         Args:
             maps: `encode_neighbors` of N distinct neighbors.
             rows: (B, K) which of the N each image sees; anything where the weight is zero.
             weights: (B, K) how much each neighbor counts: 1 plainly, 0 (or False) not at all.
+            roles: (B, K) `CONTENT` or `STYLE`; None is content. A network without roles takes all for content.
         """
-        return {name: attention(maps[name][rows], weights=weights) for name, attention in self.attentions()}
+        return {
+            name: attention(
+                maps[name], fine=[maps[finer] for finer in attention.fine], rows=rows, weights=weights, roles=roles
+            )
+            for name, attention in self.attentions()
+        }
 
     def attend(self, encoded: Encoded, neighbors: NeighborFeatures) -> Encoded:
         """Rewrite the bottleneck and the chosen skip maps by attention to the neighbors."""
-        skips = list(encoded.skips)
+        maps = self._attended_maps(encoded)
         for name, attention in self.attentions():
-            if name != BOTTLENECK:
-                skips[int(name)] = attention(skips[int(name)], neighbors[name])
-        mid = self.neighbor_attention[BOTTLENECK](encoded.mid, neighbors[BOTTLENECK])
-        return replace(encoded, skips=tuple(skips), mid=mid)
+            names = [name, *attention.fine]
+            found = attention(maps[name], neighbors[name], fine=[maps[finer] for finer in attention.fine])
+            maps |= dict(zip(names, found, strict=True))
+        skips = [maps.get(str(number), skip) for number, skip in enumerate(encoded.skips)]
+        return replace(encoded, skips=tuple(skips), mid=maps[BOTTLENECK])
 
     def randomize_output(self, deviation: float = 0.02) -> None:
         """Start the output projections of the neighbor attention from small random weights instead of zeros."""
         for _, attention in self.attentions():
-            nn.init.normal_(attention.to_out.weight, std=deviation)
+            attention.randomize_output(deviation)
 
     def _attended_maps(self, encoded: Encoded) -> dict[str, Tensor]:
-        return {
-            name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in self.neighbor_attention
-        }
+        names = [name for key, attention in self.attentions() for name in (key, *attention.fine)]
+        return {name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in names}
 
     def attentions(self) -> list[tuple[str, NeighborAttention]]:
         """Attended map -> its neighbor attention."""
         return [(name, cast(NeighborAttention, module)) for name, module in self.neighbor_attention.items()]
 
-    def _skip_channels(self) -> list[int]:
-        """Channels of every skip map, in order; the last is the bottleneck's as well."""
-        widths = [self.conv_in.out_channels]
+    def _skip_maps(self) -> list[tuple[int, int]]:
+        """(channels, how many times smaller than the input) of every skip map; the last is the bottleneck's."""
+        found, scale = [(self.conv_in.out_channels, 1)], 1
         for block, width in zip(self.down_blocks, self.config.block_out_channels, strict=True):
-            widths += [width] * (len(block.resnets) + (block.downsamplers is not None))
-        return widths
+            found += [(width, scale)] * len(block.resnets)
+            if block.downsamplers is not None:
+                scale *= 2
+                found.append((width, scale))
+        return found
+
+    def _finer(self, indices: Sequence[int], than: str) -> dict[str, tuple[int, int]]:
+        """(channels, how many times finer than an attended map) of skip maps, by name."""
+        maps = self._skip_maps()
+        coarse = maps[-1 if than == BOTTLENECK else int(than)][1]
+        wrong = [index for index in indices if maps[index][1] >= coarse]
+        if wrong:
+            raise ValueError(
+                f"neighbor_fine_skips: expected maps finer than the finest of neighbor_skips, {than!r}, got {wrong}"
+            )
+        return {str(index): (maps[index][0], coarse // maps[index][1]) for index in indices}
 
     def _copy_encoder(self) -> None:
         """Let a separate neighbor encoder start from the weights of the first."""

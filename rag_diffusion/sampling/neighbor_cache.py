@@ -13,9 +13,10 @@ from torch import Tensor
 
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.neighbor_attention import CONTENT, STYLE, NeighborKV
 from rag_diffusion.models.neighbor_batch import Neighbor, places
 
+_ROLES = {"content": CONTENT, "style": STYLE}
 _BATCH = 32  # neighbors encoded at a time
 
 
@@ -48,7 +49,10 @@ class NeighborCache:
         )
         device = self.generator.device
         maps = {key: torch.stack([self.maps[name][key] for name in names]) for key in self.maps[names[0]]}
-        return self.generator.unet.project_neighbors(maps, rows.to(device), weights.to(device))
+        roles = torch.full_like(rows, CONTENT)
+        for number, neighbors in enumerate(lists):
+            roles[number, : len(neighbors)] = torch.tensor([_ROLES[neighbor.role] for neighbor in neighbors])
+        return self.generator.unet.project_neighbors(maps, rows.to(device), weights.to(device), roles.to(device))
 
     def _encode(self, new: Sequence[Neighbor]) -> None:
         for start in range(0, len(new), _BATCH):

@@ -11,19 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.unet import RetrievalUNet
-from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.denoise import (
     DEFAULT_SCHEDULER,
@@ -60,6 +58,10 @@ from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
 from rag_diffusion.spans import span
+
+if TYPE_CHECKING:  # drawing with neighbors by hand needs neither faiss nor rank_bm25
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.retrieval.retriever import Retriever
 
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -117,6 +119,8 @@ class RetrievalPipeline(DiffusionPipeline):
             DataError, LineageError: as `open_retriever`.
         """
         if isinstance(retriever, str | Path):
+            from rag_diffusion.knowledge.knowledge_base import open_retriever
+
             retriever = open_retriever(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
         saved = generator.saved_scheduler if generator.saved_scheduler in SCHEDULERS else DEFAULT_SCHEDULER

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.knowledge.everywhere import Everywhere
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
-from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.spans import span
+
+if TYPE_CHECKING:
+    from rag_diffusion.knowledge.everywhere import Everywhere
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.retrieval.retriever import Retriever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +89,12 @@ class NeighborSource:
     @cached_property
     def _everywhere(self) -> Everywhere:
         """Where the P prompts are searched."""
+        from rag_diffusion.knowledge.everywhere import Everywhere
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+
         if isinstance(self.retriever, KnowledgeBase):
             return self.retriever.everywhere(self.prompts, top_k=self._most)
+        assert self.retriever is not None
         return Everywhere(retrievers=[self.retriever] * len(self.prompts))
 
     def _search(self, times: int, pixels: NDArray[np.uint8] | None) -> list[list[Neighbor]]:

@@ -1,6 +1,7 @@
 """Stage `pretrain` (pipelines/pretrain): the base generator, with neighbors, on the train split.
 
-From scratch, or from the weights in `pretrain.start`, whose card then stands on the new one.
+From scratch, or from the weights in `pretrain.start`, whose card then stands on the new one; what `model` asks of the
+neighbor attention and they have not is added to them.
 
 By one process or, started with `accelerate launch -m rag_diffusion run pretrain`, several: see `training.processes`.
 """
@@ -17,7 +18,7 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import tree_hash
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.load import load_generator
+from rag_diffusion.models.load import EXTENSIONS, load_generator
 from rag_diffusion.models.own import build_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
@@ -36,8 +37,9 @@ def run(ctx: StageContext) -> None:
         start = ctx.root / config.pretrain.start
         base = read_card(start) | {"name": config.pretrain.start}
         refuse_seen(base, corpus, config.pretrain.start)
-        generator = load_generator(start, accelerator.device)
-        facts: dict[str, Any] = {"start": tree_hash(start)}
+        extended = {name: getattr(config.model, name) for name in EXTENSIONS}
+        generator = load_generator(start, accelerator.device, **extended)
+        facts: dict[str, Any] = {"start": tree_hash(start), "extended": extended}
         ctx.tracker.log_dataset("start", facts["start"], config.pretrain.start)
     else:
         base, generator = None, _fresh(config, corpus, table, accelerator.device)

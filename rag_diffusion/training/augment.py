@@ -1,9 +1,13 @@
 """Augmentation of targets and neighbors: each with draws of its own, or all of a step as one.
 
-Each on its own (`Moves`), so that a model cannot learn to copy pixel by pixel. All as one (`Together`), so that it
-meets more entities than the corpus has, and can learn their colours and their direction from the neighbors alone.
+Each on its own (`Placement`): mirrored, scaled, turned and moved, so that a model cannot learn to copy pixel by pixel
+and meets neighbors as they are outside of an icon set, where nothing lies on the target. All as one (`Together`), so
+that it meets more entities than the corpus has, and can learn their colours and their direction from the neighbors
+alone.
 
-A mirrored or moved neighbor may happen to show what its target shows, though the pairs differ (hands that point left
+    x_out = s R F x_in + t      s scale, R turn by an angle, F mirror, t shift; x from the centre of the image
+
+A neighbor that was placed anew may happen to show what its target shows, though the pairs differ (hands that point left
 and right). Such a neighbor is taken away from that target: a model that sees its target among its neighbors copies.
 
 Shapes: B targets, K neighbors of each, N distinct neighbors, H/W image.
@@ -12,6 +16,7 @@ Shapes: B targets, K neighbors of each, N distinct neighbors, H/W image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,46 +24,124 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from rag_diffusion.config import TrainConfig
+
 SAME = 0.005  # mean squared difference of two images in [0, 1] at 32 px, as in corpus.duplicates
 _COMPARED = 32
+_SHRINKS = 1.3  # pixels of the image to one of its smaller self, above which a sample would miss lines
+_OVERSAMPLE = 2  # so such an image has more of them, in each direction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moves:
-    """Of n images: whether each is mirrored, (n,), and by how many pixels it moves down and right, (n, 2)."""
+class Placement:
+    """Where n images stand.
 
-    flip: NDArray[np.bool_]
-    shift: NDArray[np.int64]
+    Attributes:
+        matrix: (n, 2, 3), x_in = matrix (x_out, 1), in halves of the image's side.
+        moved: (n,) which images are placed anew.
+    """
+
+    matrix: NDArray[np.float32]
+    moved: NDArray[np.bool_]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, count: int, flip: float, shift: int) -> Moves:
-        """Draw for `count` images.
+    def of(
+        cls,
+        *,
+        scale: NDArray[np.float64],
+        shift: NDArray[np.float64],
+        flip: NDArray[np.bool_],
+        angle: NDArray[np.float64],
+        moved: NDArray[np.bool_] | None = None,
+    ) -> Placement:
+        """From the equation's terms.
+
+        Args:
+            scale: (n,) s.
+            shift: (n, 2) t, right and down, in halves of the side: 1 moves the centre to the edge.
+            flip: (n,) whether an image is mirrored, left to right.
+            angle: (n,) radians, clockwise.
+            moved: (n,) images that are placed anew; the others stay bit for bit. None is all.
+        """
+        cos, sin = np.cos(angle), np.sin(angle)
+        mirror = np.where(flip, -1.0, 1.0)
+        inverse = np.stack([np.stack([cos * mirror, sin * mirror], -1), np.stack([-sin, cos], -1)], 1)
+        inverse /= scale[:, None, None]
+        offset = -np.einsum("nij,nj->ni", inverse, shift)
+        matrix = np.concatenate([inverse, offset[..., None]], -1).astype(np.float32)
+        return cls(matrix=matrix, moved=np.ones(len(scale), dtype=bool) if moved is None else moved)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, count: int, config: TrainConfig, side: int, *, targets: bool) -> Placement:
+        """Draw for `count` images as `augment_*` says; a target keeps its size within a quarter, and does not turn.
 
         Args:
             rng: of the draws.
             count: n.
-            flip: probability of a mirror image, left to right.
-            shift: the most pixels it moves in each direction.
+            config: probabilities and ranges.
+            side: of the images in pixels.
+            targets: whether these are targets.
         """
-        return cls(flip=rng.random(count) < flip, shift=rng.integers(-shift, shift + 1, (count, 2)))
+        low, high = config.augment_scale
+        if targets:
+            low, high = max(low, 0.8), min(high, 1.25)
+        turn = 0.0 if targets else np.deg2rad(config.augment_turn)
+        moved = rng.random(count) < (config.augment_targets if targets else config.augment_neighbors)
+        return cls.of(
+            scale=np.exp(rng.uniform(np.log(low), np.log(high), count)),
+            shift=rng.uniform(-1.0, 1.0, (count, 2)) * 2 * config.augment_shift / side,
+            flip=rng.random(count) < config.augment_flip,
+            angle=rng.uniform(-1.0, 1.0, count) * turn,
+            moved=moved,
+        )
 
-    def __getitem__(self, rows: slice | list[int]) -> Moves:
-        return Moves(flip=self.flip[rows], shift=self.shift[rows])
+    def __getitem__(self, rows: slice | list[int]) -> Placement:
+        return Placement(matrix=self.matrix[rows], moved=self.moved[rows])
 
     def apply(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) -> (n, 3, H, W); what moves in at an edge repeats it."""
-        moved = [self._one(image, number) for number, image in enumerate(images)]
-        return torch.stack(moved) if moved else images
+        """(n, 3, H, W) in [-1, 1] -> the same, on white."""
+        if not self.moved.any():
+            return images
+        placed = images.clone()
+        shrinks = np.sqrt(np.abs(np.linalg.det(self.matrix[:, :, :2]))) > _SHRINKS
+        for chosen, samples in ((self.moved & ~shrinks, 1), (self.moved & shrinks, _OVERSAMPLE)):
+            rows = torch.from_numpy(np.flatnonzero(chosen)).to(images.device)
+            if len(rows):
+                matrix = torch.from_numpy(self.matrix[chosen]).to(images.device)
+                placed[rows] = _resample(images[rows], matrix, samples)
+        return placed
 
-    def _one(self, image: Tensor, number: int) -> Tensor:
-        image = image.flip(-1) if self.flip[number] else image
-        down, right = (int(value) for value in self.shift[number])
-        if not (down or right):
-            return image
-        height, width = image.shape[-2:]
-        most = max(abs(down), abs(right))
-        padded = F.pad(image[None], (most, most, most, most), mode="replicate")[0]
-        return padded[:, most - down : most - down + height, most - right : most - right + width]
+
+def _resample(images: Tensor, matrix: Tensor, samples: int) -> Tensor:
+    """Place (n, 3, H, W) on white, by the mean of so many samples a pixel and direction."""
+    count, channels, height, width = images.shape
+    grid = F.affine_grid(matrix, [count, channels, samples * height, samples * width], align_corners=False)
+    placed = F.grid_sample(images - 1, grid, padding_mode="zeros", align_corners=False)  # zero is white here
+    return F.avg_pool2d(placed, samples) + 1
+
+
+def beside(images: Tensor, others: Tensor, chosen: NDArray[np.bool_]) -> Tensor:
+    """Put another thing on the canvas of chosen images: each at half size, the image on the left, the other on the
+    right.
+
+    Args:
+        images: (n, 3, H, W) in [-1, 1].
+        others: (n, 3, H, W) what is put beside each.
+        chosen: (n,) which ones.
+    """
+    if not chosen.any():
+        return images
+    rows = torch.from_numpy(np.flatnonzero(chosen)).to(images.device)
+    count = len(rows)
+    half = {"scale": np.full(count, 0.5), "flip": np.zeros(count, dtype=bool), "angle": np.zeros(count)}
+    parts = [
+        Placement.of(shift=np.tile([[side, 0.0]], (count, 1)), **half).apply(source[rows])
+        for side, source in ((-0.5, images), (0.5, others))
+    ]
+    both = images.clone()
+    both[rows] = torch.minimum(*parts)
+    return both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +170,7 @@ class Together:
         grey = torch.full((3, 3), 1 / 3)
         cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
         turn = grey + float(np.cos(self.hue)) * (torch.eye(3) - grey) + float(np.sin(self.hue)) * cross
-        turned = torch.einsum("dc,nchw->ndhw", turn, images).clamp(-1, 1)
+        turned = torch.einsum("dc,nchw->ndhw", turn.to(images.device), images).clamp(-1, 1)
         return turned.flip(-1) if self.flip else turned
 
 

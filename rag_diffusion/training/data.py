@@ -1,8 +1,11 @@
-"""Training batches: targets grouped by entity, their precomputed neighbors, condition dropout and augmentation.
+"""Training batches: targets grouped by entity, their neighbors of both roles, condition dropout and augmentation.
 
 Targets of one entity share neighbors, and f(c_n, 0) depends on the neighbor alone: a batch of `group_size` targets an
 entity encodes each distinct neighbor once. Every draw depends on (seed, step) alone, so a resumed run sees the same,
 and each of several processes can load its rows of the one batch that all of them draw.
+
+A target sees `content` neighbors, which show its thing, and `style` neighbors, which show other things in its manner.
+Now and then some or all of the content neighbors are another target's: a model must learn to doubt what it is shown.
 
 Shapes: B targets of a batch, K neighbors of each, N distinct neighbors, H/W image.
 """
@@ -10,21 +13,30 @@ Shapes: B targets of a batch, K neighbors of each, N distinct neighbors, H/W ima
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
+from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.models.neighbor_batch import NeighborBatch
-from rag_diffusion.training.augment import Moves, Together, keep_apart
+from rag_diffusion.training.augment import Placement, Together, beside, keep_apart
 
 _POOL = 6  # best candidates from which a training sample draws its neighbors
-_MOVES, _TOGETHER = 1, 2  # mark the random streams of the augmentation
+_MOST_OFTEN = 0.6  # how often a sample sees as many neighbors as it may
+_STYLE_PAIRS = 3  # of one manner a step, from which its targets draw
+_REGULAR = 64  # distinct neighbors of a batch are a multiple of it, where shapes are to be few
+_PLACES, _TOGETHER = 1, 2  # mark the random streams of the augmentation
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +50,12 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What a step's B targets are, before any pixel is read."""
+    """What a step's B targets are, before any pixel is read; rows of the corpus."""
 
-    targets: list[str]
+    targets: list[int]
     captions: list[str]
-    lists: list[list[str]]  # neighbors of each target
+    content: list[list[int]]  # neighbors of each target
+    style: list[list[int]]
 
 
 class Batches:
@@ -51,12 +64,13 @@ class Batches:
     Args:
         corpus: where the pixels and captions are.
         neighbors: training pair -> candidates, best first; its keys are the training set.
-        config: batch and group size, dropout.
-        num_neighbors: the most neighbors a sample sees; it sees 1 to so many.
+        config: batch and group size, numbers of neighbors, dropout, augmentation.
+        num_neighbors: the most content neighbors a sample sees; it sees 1 to so many.
         seed: of every draw.
+        device: where batches are put together.
 
     Raises:
-        DataError: there is no training pair.
+        DataError: there is no training pair, or none in the styles of `focus_styles`.
     """
 
     def __init__(
@@ -66,83 +80,173 @@ class Batches:
         config: TrainConfig,
         num_neighbors: int,
         seed: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not neighbors:
             raise DataError("training: expected training pairs with neighbors, got none; run the stage `neighbors`")
-        self._corpus, self._neighbors, self._config = corpus, neighbors, config
-        self._num_neighbors, self._seed = num_neighbors, seed
-        table = corpus.table.iloc[corpus.rows(sorted(neighbors))]
-        self._groups = [group["pair_id"].tolist() for _, group in table.groupby("entity", sort=True)]
-        self.num_pairs = len(table)
+        self._config, self._num_neighbors, self._seed = config, num_neighbors, seed
+        self._pixels = torch.from_numpy(corpus.pixels()).to(device)
+        self._side = corpus.image_size
+        self._regular = self._pixels.device.type == "cuda"  # few shapes: a GPU chooses its kernels once for each
+        self._ids, self._captions = corpus.table["pair_id"].tolist(), corpus.table["caption"].tolist()
+        self._family = corpus.table["family"].factorize()[0]
+        self._style = corpus.table["style"].factorize()[0]
+        names = sorted(neighbors)
+        rows = corpus.rows(names)
+        self._candidates = {
+            int(row): corpus.rows(neighbors[name][:_POOL]) for row, name in zip(rows, names, strict=True)
+        }
+        self._focused, self._others = self._groups(corpus, rows)
+        self._of_style = _rows_by(self._style[rows], rows)
+        self.num_pairs = len(rows)
 
     def __getitem__(self, step: int) -> Batch:
         """The whole batch of a step."""
         return self.parts(step, [slice(None)])[0]
 
+    @property
+    def captions(self) -> list[str]:
+        """Every text that a batch may hold."""
+        return sorted({"", *(self._captions[row] for row in self._candidates)})
+
     def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
         """Some rows of the batch of a step, each slice with the neighbors of its own targets."""
         plan = self._plan(step)
-        moves = self._moves(plan, step) if self._config.augment_flip or self._config.augment_shift else None
         together = Together.draw(np.random.default_rng([self._seed, step, _TOGETHER]), self._config.augment_together)
-        return [self._load(plan, part, moves, together) for part in rows]
+        return [self._load(plan, part, step, together) for part in rows]
+
+    def _groups(self, corpus: Corpus, rows: Ints) -> tuple[list[Ints], list[Ints]]:
+        """Training rows by entity: those with a drawing in a style of `focus_styles`, and the others."""
+        wanted = set(self._config.focus_styles)
+        entities = corpus.table["entity"].to_numpy()[rows]
+        inside = np.isin(corpus.table["style"].to_numpy()[rows], sorted(wanted)) if wanted else np.ones(len(rows), bool)
+        if not inside.any():
+            raise DataError(f"focus_styles: expected styles of training pairs, got {sorted(wanted)}; see the corpus")
+        focused = _rows_by(entities[inside], rows[inside])
+        others = _rows_by(entities[~inside], rows[~inside])
+        return [focused[name] for name in sorted(focused)], [others[name] for name in sorted(others)]
 
     def _plan(self, step: int) -> _Plan:
         rng = np.random.default_rng([self._seed, step])
         targets = self._targets(rng)
-        captions = self._corpus.table["caption"].iloc[self._corpus.rows(targets)].tolist()
         drop_text, drop_neighbors = self._drops(rng, len(targets))
-        lists = [
-            [] if drop else self._draw_neighbors(rng, name) for name, drop in zip(targets, drop_neighbors, strict=True)
+        captions = ["" if drop else self._captions[row] for row, drop in zip(targets, drop_text, strict=True)]
+        content = [[] if drop else self._content(rng, row) for row, drop in zip(targets, drop_neighbors, strict=True)]
+        content = self._mislead(rng, targets, content)
+        memo: dict[int, Ints] = {}
+        style = [
+            [] if drop else self._manner(rng, row, memo) for row, drop in zip(targets, drop_neighbors, strict=True)
         ]
-        shown = ["" if drop else text for text, drop in zip(captions, drop_text, strict=True)]
-        return _Plan(targets=targets, captions=shown, lists=lists)
+        return _Plan(targets=targets, captions=captions, content=content, style=style)
 
-    def _load(
-        self, plan: _Plan, part: slice, moves: tuple[Moves, dict[str, int], Moves] | None, together: Together | None
-    ) -> Batch:
-        images = pixels_to_images(torch.from_numpy(self._corpus.pixels(self._corpus.rows(plan.targets[part]))))
-        neighbors = NeighborBatch.gather(self._corpus, plan.lists[part])
-        if moves is not None:
-            of_targets, places, of_neighbors = moves
-            images = of_targets[part].apply(images)
-            shown = of_neighbors[[places[name] for name in neighbors.pair_ids]].apply(neighbors.images)
+    def _load(self, plan: _Plan, part: slice, step: int, together: Together | None) -> Batch:
+        rng = np.random.default_rng([self._seed, step, _PLACES])
+        of_targets = Placement.draw(rng, len(plan.targets), self._config, self._side, targets=True)
+        everything = sorted({row for rows in (*plan.content, *plan.style) for row in rows})
+        of_neighbors = Placement.draw(rng, len(everything), self._config, self._side, targets=False)
+        crowded = rng.random(len(everything)) < self._config.augment_beside
+        content, style = plan.content[part], plan.style[part]
+        distinct = sorted({row for rows in (*content, *style) for row in rows})
+        if self._regular and distinct:
+            distinct += distinct[-1:] * (-len(distinct) % _REGULAR)
+        place = np.searchsorted(everything, distinct).tolist()
+        images = of_targets[part].apply(self._images(plan.targets[part]))
+        shown = of_neighbors[place].apply(self._images(distinct))
+        shown = beside(shown, self._images(np.roll(everything, 1)[place].tolist()), crowded[place])
+        neighbors = self._batch(distinct, shown, content, style)
+        if of_targets.moved.any() or of_neighbors.moved.any():
             weights = keep_apart(images, shown, neighbors.rows, neighbors.weights)
-            neighbors = replace(neighbors, images=shown, weights=weights)
-        if together is not None and len(neighbors.images):
-            with_neighbors = torch.tensor([bool(names) for names in plan.lists[part]])[:, None, None, None]
-            images = torch.where(with_neighbors, together.apply(images), images)
-            neighbors = replace(neighbors, images=together.apply(neighbors.images))
+            neighbors = replace(neighbors, weights=weights)
+        if together is not None and distinct:
+            seen = torch.tensor([bool(a or b) for a, b in zip(content, style, strict=True)], device=images.device)
+            images = torch.where(seen[:, None, None, None], together.apply(images), images)
+            neighbors = replace(neighbors, images=together.apply(shown))
         return Batch(images=images, captions=tuple(plan.captions[part]), neighbors=neighbors)
 
-    def _moves(self, plan: _Plan, step: int) -> tuple[Moves, dict[str, int], Moves]:
-        """Of the targets; where each distinct neighbor stands among the others; of those. For the whole batch."""
-        rng = np.random.default_rng([self._seed, step, _MOVES])
-        flip, shift = self._config.augment_flip, self._config.augment_shift
-        distinct = sorted({name for names in plan.lists for name in names})
-        of_targets = Moves.draw(rng, len(plan.targets), flip, shift)
-        places = {name: number for number, name in enumerate(distinct)}
-        return of_targets, places, Moves.draw(rng, len(distinct), flip, shift)
+    def _images(self, rows: list[int]) -> Tensor:
+        return pixels_to_images(self._pixels[torch.tensor(rows, dtype=torch.long, device=self._pixels.device)])
 
-    def _targets(self, rng: np.random.Generator) -> list[str]:
+    def _batch(
+        self, distinct: list[int], images: Tensor, content: list[list[int]], style: list[list[int]]
+    ) -> NeighborBatch:
+        width = max((len(a) + len(b) for a, b in zip(content, style, strict=True)), default=0)
+        if self._regular:
+            width = self._num_neighbors + self._config.style_neighbors
+        rows, weights = (
+            np.zeros((len(content), width), dtype=np.int64),
+            np.zeros((len(content), width), dtype=np.float32),
+        )
+        roles = np.full((len(content), width), CONTENT)
+        for number, (of_content, of_style) in enumerate(zip(content, style, strict=True)):
+            both = of_content + of_style
+            rows[number, : len(both)] = np.searchsorted(distinct, both)
+            weights[number, : len(both)] = 1.0
+            roles[number, len(of_content) : len(both)] = STYLE
+        return NeighborBatch(
+            pair_ids=tuple(self._ids[row] for row in distinct),
+            captions=tuple(self._captions[row] for row in distinct),
+            images=images,
+            rows=torch.from_numpy(rows).to(images.device),
+            weights=torch.from_numpy(weights).to(images.device),
+            roles=torch.from_numpy(roles).to(images.device),
+        )
+
+    def _targets(self, rng: np.random.Generator) -> list[int]:
         """Groups of targets of one entity, until the batch is full; an entity's chance is its number of pairs."""
-        sizes = np.array([len(group) for group in self._groups], dtype=float)
-        size, targets = self._config.batch_size, list[str]()
-        for number in rng.choice(len(sizes), min(size, len(sizes)), replace=False, p=sizes / sizes.sum()):
-            group = self._groups[number]
-            targets += rng.permutation(group)[: self._config.group_size].tolist()
-            if len(targets) >= size:
-                break
+        size = self._config.batch_size
+        focused = round(size * self._config.focus_share) if self._others else size
+        targets = self._draw_groups(rng, self._focused, focused) + self._draw_groups(rng, self._others, size - focused)
         while len(targets) < size:  # a corpus smaller than one batch
             targets += targets[: size - len(targets)]
+        return targets
+
+    def _draw_groups(self, rng: np.random.Generator, groups: list[Ints], size: int) -> list[int]:
+        if not size:
+            return []
+        sizes = np.array([len(group) for group in groups], dtype=float)
+        targets: list[int] = []
+        for number in rng.choice(len(sizes), min(size, len(sizes)), replace=False, p=sizes / sizes.sum()):
+            targets += rng.permutation(groups[number])[: self._config.group_size].tolist()
+            if len(targets) >= size:
+                break
         return targets[:size]
 
-    def _draw_neighbors(self, rng: np.random.Generator, pair_id: str) -> list[str]:
-        pool = list(self._neighbors[pair_id][:_POOL])
+    def _content(self, rng: np.random.Generator, row: int) -> list[int]:
+        pool = self._candidates[row]
         most = min(self._num_neighbors, len(pool))
         if not most:
             return []
-        count = most if rng.random() < 0.6 else int(rng.integers(1, most + 1))
-        return [pool[number] for number in rng.permutation(len(pool))[:count]]
+        count = most if rng.random() < _MOST_OFTEN else int(rng.integers(1, most + 1))
+        return [int(one) for one in rng.permutation(pool)[:count]]
+
+    def _mislead(self, rng: np.random.Generator, targets: list[int], lists: list[list[int]]) -> list[list[int]]:
+        """Put neighbors of other targets in the place of one content neighbor, or of all."""
+        some, only = self._config.wrong_neighbors, self._config.only_wrong_neighbors
+        if not some and not only:
+            return lists
+        pool = np.array(sorted({row for rows in lists for row in rows}), dtype=np.int64)
+        found = []
+        for row, rows in zip(targets, lists, strict=True):
+            draw, others = rng.random(), rng.permutation(pool)[: 3 * self._num_neighbors]
+            wrong = [int(one) for one in others if self._family[one] != self._family[row]]
+            if rows and draw < only:
+                rows = wrong[: len(rows)] or rows
+            elif rows and draw < only + some:
+                rows = rows[: max(1, len(rows) - 1)] + wrong[:1]
+            found.append(rows)
+        return found
+
+    def _manner(self, rng: np.random.Generator, row: int, memo: dict[int, Ints]) -> list[int]:
+        """Other things in the target's style; the targets of a step share them, so that few are encoded."""
+        draw, most = rng.random(), self._config.style_neighbors
+        if not most or draw >= self._config.style_share:
+            return []
+        style = int(self._style[row])
+        if style not in memo:
+            pool = self._of_style[style]
+            memo[style] = rng.choice(pool, min(len(pool), max(_STYLE_PAIRS, most)), replace=False)
+        others = [int(one) for one in memo[style] if self._family[one] != self._family[row]]
+        return others[: int(rng.integers(1, most + 1))]
 
     def _drops(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Which rows lose their text, which their neighbors: three separate probabilities."""
@@ -151,3 +255,37 @@ class Batches:
         text = both | ((draw >= config.drop_both) & (draw < config.drop_both + config.drop_text))
         edge = config.drop_both + config.drop_text
         return text, both | ((draw >= edge) & (draw < edge + config.drop_neighbors))
+
+
+class Ahead:
+    """Batches by step; where a GPU computes, the next one is put together meanwhile. A context manager."""
+
+    def __init__(self, batches: Batches, rows: Sequence[slice], device: torch.device) -> None:
+        self._batches, self._rows = batches, rows
+        self._pool = ThreadPoolExecutor(1) if device.type == "cuda" else None
+        self._next: tuple[int, Future[list[Batch]]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """The parts of a step's batch."""
+        if self._pool is None:
+            return self._batches.parts(step, self._rows)
+        waiting = self._next if self._next is not None and self._next[0] == step else None
+        found = waiting[1].result() if waiting else self._batches.parts(step, self._rows)
+        self._next = step + 1, self._pool.submit(self._batches.parts, step + 1, self._rows)
+        return found
+
+
+def _rows_by(keys: NDArray[Any], rows: Ints) -> dict[Any, Ints]:
+    """Rows by key."""
+    if not len(rows):
+        return {}
+    order = np.argsort(keys, kind="stable")
+    values, starts = np.unique(keys[order], return_index=True)
+    return dict(zip(values.tolist(), np.split(rows[order], starts[1:]), strict=True))

@@ -1,6 +1,7 @@
 """The training loop of `pretrain` and `finetune`: resumable, by one process or several (see `training.processes`).
 
-warm-up to the learning rate, constant, linear to zero over the last two fifths of the steps
+warm-up to the learning rate, constant, linear to zero over the last two fifths of the steps, or of `max_minutes` where
+they end first
 
 Noise, timesteps, targets and neighbors of a step follow from (seed, step) alone, and each process takes its share of
 them in `accumulation` parts of equal size: the mean of their losses is that of the whole batch, and so is the gradient.
@@ -26,11 +27,11 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training import run as state
-from rag_diffusion.training.data import Batch, Batches
+from rag_diffusion.training.data import Ahead, Batch, Batches
 from rag_diffusion.training.processes import open_accelerator, out_of_memory_told, shares
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import batch_loss, draw_noised
-from rag_diffusion.training.validation import GainProbe, neighbor_gain
+from rag_diffusion.training.validation import GainProbe, neighbor_gain, placement_curve
 
 _DECAY_SHARE = 0.4
 _LOG_EVERY = 10
@@ -88,6 +89,10 @@ def train(
         precision = str(autocast_dtype(config.precision, generator.device))
         facts = {"batch": config.batch_size, "precision": precision, "processes": accelerator.num_processes}
         tracker.set_tags({name: str(value) for name, value in facts.items()})
+    if generator.device.type == "cuda":
+        run.texts.remember(
+            batches.captions, generator.device
+        )  # at once, else a GPU waits for a tokenizer at every step
     out_of_memory_told(config, lambda: _steps(run, batches, rows, seed, tracker, probe, hooks))
     state.end(run)
     return TrainResult(
@@ -111,9 +116,9 @@ def _steps(
 ) -> None:
     config = run.config
     start = time.monotonic() - run.seconds
-    with _progress(run) as shown:
+    with _progress(run) as shown, Ahead(batches, rows, run.generator.device) as ahead:
         while run.step < config.steps and not _out_of_time(run):
-            loss = _step(run, batches.parts(run.step, rows), rows, seed)
+            loss = _step(run, ahead[run.step], rows, seed)
             run.step += 1
             loss, run.seconds = _agree(run.accelerator, loss, time.monotonic() - start)
             _judge(run, loss)
@@ -133,7 +138,7 @@ def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int) 
     """Move the weights; returns the mean loss of this process' rows."""
     config, total = run.config, 0.0
     for number, (batch, part) in enumerate(zip(batches, rows, strict=True)):
-        draws = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
+        draws = torch.Generator(run.generator.device).manual_seed(seed * 1_000_003 + run.step)
         noised = draw_noised(run.generator, batch.images, part, config.batch_size, draws)
         waiting: AbstractContextManager[None] = (
             nullcontext() if number == len(rows) - 1 else run.accelerator.no_sync(run.module)
@@ -151,7 +156,7 @@ def _update(run: Run) -> None:
     run.scale.unscale(weights)
     norm = run.accelerator.clip_grad_norm_(weights, run.config.max_grad_norm)
     if run.scale.accept(math.isfinite(float(norm))):
-        run.optimizer.step(_rate(run.step + 1, run.config))
+        run.optimizer.step(_rate(run.step + 1, run.config, run.seconds))
         state.average(run)
     elif run.scale.exhausted:
         _stop(run, run.step + 1, "a finite loss and gradient", f"a gradient of norm {float(norm)}")
@@ -190,17 +195,19 @@ def _stop(run: Run, step: int, expected: str, got: str) -> NoReturn:
     )
 
 
-def _rate(step: int, config: TrainConfig) -> float:
-    """Learning rate of the step with number `step`, from 1."""
+def _rate(step: int, config: TrainConfig, seconds: float = 0.0) -> float:
+    """Learning rate of the step with number `step`, from 1, after so much time."""
     warm = min(1.0, step / max(config.warmup_steps, 1))
-    left = (config.steps - step + 1) / (_DECAY_SHARE * config.steps)
-    return config.learning_rate * min(warm, left, 1.0)
+    left = (config.steps - step + 1) / config.steps
+    if config.max_minutes:
+        left = min(left, max(0.0, 1 - seconds / (60 * config.max_minutes)))
+    return config.learning_rate * min(warm, left / _DECAY_SHARE, 1.0)
 
 
 def _log(run: Run, tracker: Tracker) -> None:
     if run.step % _LOG_EVERY == 0:
         recent = [value for _, value in run.losses[-_LOG_EVERY:]]
-        rate = _rate(run.step, run.config)
+        rate = _rate(run.step, run.config, run.seconds)
         tracker.log_metrics({"loss": sum(recent) / len(recent), "learning_rate": rate}, run.step)
 
 
@@ -221,7 +228,7 @@ def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequen
 
 
 def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tracker) -> dict[str, float]:
-    gains = {} if probe is None else neighbor_gain(averaged, probe)
+    gains = {} if probe is None else neighbor_gain(averaged, probe) | placement_curve(averaged, probe)
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
     told = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())

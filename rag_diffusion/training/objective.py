@@ -124,6 +124,7 @@ def _plain(snr: Tensor, kind: str) -> Tensor:
 
 def stratified_timesteps(batch_size: int, num_timesteps: int, generator: torch.Generator) -> Tensor:
     """(B,) uniform timesteps, one from each of B equal strata, in random order: less variance than independent ones."""
-    offsets = torch.rand(batch_size, generator=generator)
-    steps = ((torch.arange(batch_size) + offsets) / batch_size * num_timesteps).long()
-    return steps[torch.randperm(batch_size, generator=generator)]
+    device = generator.device
+    offsets = torch.rand(batch_size, generator=generator, device=device)
+    steps = ((torch.arange(batch_size, device=device) + offsets) / batch_size * num_timesteps).long()
+    return steps[torch.randperm(batch_size, generator=generator, device=device)]

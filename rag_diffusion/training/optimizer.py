@@ -1,12 +1,11 @@
 """Muon for the matrices of the hidden layers and AdamW for the rest, or AdamW for all.
 
-Muon (Jordan 2024) replaces the momentum of a matrix by the nearest orthogonal matrix: every direction moves alike, also
-those in which few images pull, where Adam follows the many.
+Muon (see `training.muon`) replaces the momentum of a matrix by the nearest orthogonal matrix: every direction moves
+alike, also those in which few images pull, where Adam follows the many. Its updates have the size of AdamW's. A
+convolution (out, in, h, w) counts as the matrix (out, h * w * in), a view of the kernel.
 
-    M <- mu M + G;   W <- W - lr * 0.2 sqrt(max(rows, columns)) * orthogonal(G + mu M)
-
-so the root mean square of an update is 0.2 lr, about that of AdamW. A convolution (out, in, h, w) counts as the matrix
-(out, h * w * in). `torch.optim.Muon` takes matrices alone, so it is given views of the kernels.
+The widths of the neighbor attention's local prior and its other single logits take ten times AdamW's rate: with the
+plain one they hardly leave where they start.
 """
 
 from __future__ import annotations
@@ -16,11 +15,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from rag_diffusion.training.muon import Muon
+
+_FAST = ("log_sigma", "null_logit", "role.logit")  # single numbers in front of a softmax, which have far to go
+_FAST_RATE = 10.0  # of AdamW's learning rate
+_EMBEDDINGS = ("role.",)  # of the neighbor attention
 _OUTER = ("conv_in.", "conv_out.", "time_embedding.", "add_embedding.", "encoder_hid_proj.")  # not hidden layers
 _WEIGHT_DECAY = 0.01
 _MUON_RATE = 5.0  # of AdamW's learning rate
 _BETAS = (0.9, 0.99)
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Optimizer:
@@ -35,60 +39,55 @@ class Optimizer:
     def __init__(self, weights: Mapping[str, nn.Parameter], name: str, learning_rate: float) -> None:
         self._weights = dict(weights)
         chosen = {key: value for key, value in self._weights.items() if name == "muon" and _is_hidden(key, value)}
-        self._matrices = {key: nn.Parameter(_matrix(value.detach(), value)) for key, value in chosen.items()}
-        rest = [value for key, value in self._weights.items() if key not in chosen]
-        self._adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY)
-        self._muon = (
-            torch.optim.Muon(self._matrices.values(), weight_decay=_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
-            if chosen
-            else None
-        )
+        self._muon = Muon({key: _matrix(value.detach(), value) for key, value in chosen.items()}, _WEIGHT_DECAY)
+        rest = {key: value for key, value in self._weights.items() if key not in chosen}
+        fast = [value for key, value in rest.items() if key.endswith(_FAST)]
+        slow = [value for key, value in rest.items() if not key.endswith(_FAST)]
+        groups = [
+            {"params": slow, "weight_decay": _WEIGHT_DECAY, "factor": 1.0},
+            {"params": fast, "weight_decay": 0.0, "factor": _FAST_RATE},
+        ]
+        self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=_BETAS)
 
     def step(self, learning_rate: float) -> None:
         """Update every weight from its gradient, then forget the gradients."""
         _set_rate(self._adamw, learning_rate)
         self._adamw.step()
-        if self._muon is not None:
-            for key, matrix in self._matrices.items():
-                gradient = self._weights[key].grad
-                matrix.grad = None if gradient is None else _matrix(gradient, self._weights[key])
-            _set_rate(self._muon, learning_rate * _MUON_RATE)
-            self._muon.step()
+        given = {key: self._weights[key].grad for key in self._muon.matrices}
+        gradients = {key: _matrix(value, self._weights[key]) for key, value in given.items() if value is not None}
+        self._muon.step(gradients, learning_rate * _MUON_RATE)
         self.forget()
 
     def forget(self) -> None:
         """Drop the gradients without a step."""
-        for weight in (*self._weights.values(), *self._matrices.values()):
+        for weight in self._weights.values():
             weight.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Moments by name: `exp_avg.NAME`, `momentum_buffer.NAME`, ..."""
-        found: dict[str, Tensor] = {}
-        for key in self._weights:
-            state = self._state_of(key)
+        found = {f"momentum_buffer.{key}": value for key, value in self._muon.buffers.items()}
+        for key, weight in self._weights.items():
+            state = self._adamw.state.get(weight, {})
             found |= {f"{moment}.{key}": state[moment] for moment in _MOMENTS if moment in state}
         return found
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave; `step` stays on the CPU, as torch wants it."""
         for key, weight in self._weights.items():
+            if key in self._muon.matrices:
+                if (value := tensors.get(f"momentum_buffer.{key}")) is not None:
+                    self._muon.buffers[key] = value.to(weight.device, copy=True)
+                continue
             for moment in _MOMENTS:
                 if (value := tensors.get(f"{moment}.{key}")) is not None:
-                    self._state_of(key)[moment] = (
+                    self._adamw.state[weight][moment] = (
                         value.clone() if moment == "step" else value.to(weight.device, copy=True)
                     )
 
-    def _state_of(self, key: str) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = (
-            self._muon.state[self._matrices[key]]
-            if self._muon is not None and key in self._matrices
-            else self._adamw.state[self._weights[key]]
-        )
-        return found
-
 
 def _is_hidden(name: str, weight: Tensor) -> bool:
-    return weight.ndim in (2, 4) and not name.startswith(_OUTER)
+    embedding = any(f".{part}" in name for part in _EMBEDDINGS)
+    return weight.ndim in (2, 4) and not name.startswith(_OUTER) and not embedding
 
 
 def _matrix(values: Tensor, weight: Tensor) -> Tensor:
@@ -104,4 +103,4 @@ def _matrix(values: Tensor, weight: Tensor) -> Tensor:
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)

@@ -63,8 +63,7 @@ class TrainingStep(nn.Module):
             if captions is not None:
                 with torch.set_grad_enabled(self._neighbor_gradient and torch.is_grad_enabled()):
                     maps = generator.neighbor_maps(neighbors.images, captions)
-                rows, weights = neighbors.rows.to(device), neighbors.weights.to(device)
-                features = self.unet.project_neighbors(maps, rows, weights)
+                features = generator.project(maps, neighbors)
             prediction = generator.predict(sample, timesteps, text, features)
         return self._tied(prediction)
 
@@ -77,19 +76,28 @@ class TrainingStep(nn.Module):
 
 
 class TextMemo:
-    """Each caption is encoded once."""
+    """Each text is encoded once, and kept in float16 on the device that asked for it."""
 
     def __init__(self, encoder: Conditioner) -> None:
         self._encoder = encoder
-        self._memo: dict[str, TextFeatures] = {}
+        self._rows: dict[str, int] = {}
+        self._features: TextFeatures | None = None
+
+    def remember(self, texts: Sequence[str], device: torch.device) -> None:
+        """Encode what is new of some texts."""
+        new = sorted(set(texts) - set(self._rows))
+        if new:
+            size = 64 if device.type == "cpu" else 1024
+            added = encode_all(self._encoder, new, size, device)
+            self._rows |= {text: len(self._rows) + number for number, text in enumerate(new)}
+            self._features = added if self._features is None else TextFeatures.cat([self._features, added])
 
     def __call__(self, texts: Sequence[str], device: torch.device) -> TextFeatures:
         """Features of B texts."""
-        new = sorted(set(texts) - set(self._memo))
-        if new:
-            features = encode_all(self._encoder, new)
-            self._memo |= {text: features[[row]] for row, text in enumerate(new)}
-        found = TextFeatures.cat([self._memo[text] for text in texts])
+        self.remember(texts, device)
+        assert self._features is not None
+        rows = torch.tensor([self._rows[text] for text in texts]).to(self._features.states.device)
+        found = self._features[rows]
         return found.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
 
 
@@ -101,13 +109,13 @@ def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: i
         images: (b, 3, H, W), those of `rows`.
         rows: of the batch.
         batch_size: B.
-        draws: a fresh generator of the step's seed.
+        draws: a fresh generator of the step's seed, on the CPU or where the generator lives.
     """
     device, schedule = generator.device, generator.schedule
     with torch.no_grad():
         clean = generator.codec.encode(images.to(device)).float()
     timesteps = stratified_timesteps(batch_size, schedule.config.num_train_timesteps, draws)
-    noise = torch.randn((batch_size, *clean.shape[1:]), generator=draws)
+    noise = torch.randn((batch_size, *clean.shape[1:]), generator=draws, device=draws.device)
     return add_noise(schedule, clean, noise[rows].to(device), timesteps[rows].to(device))
 
 

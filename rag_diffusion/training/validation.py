@@ -1,12 +1,16 @@
 """Neighbor gain: validation loss with no, random and retrieved neighbors on the same noise at fixed timesteps.
 
-The early signal of whether a model uses its neighbors: `none` and `random` above `retrieved`.
+The early signal of whether a model uses its neighbors: `none` and `random` above `retrieved`. `styled` has neighbors in
+the target's style beside the retrieved ones.
+
+The shift and scale curve says how: the same with every neighbor moved, scaled, mirrored or turned. A model that lays
+neighbors on the target like stencils loses by what one that reads them keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,15 +20,21 @@ from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.training.augment import Placement
 from rag_diffusion.training.objective import add_noise, weighted_loss
 
 TIMESTEPS = (600, 850, 950)
-KINDS = ("none", "random", "retrieved")
+KINDS = ("none", "random", "retrieved", "styled")
+_STYLE = 2  # style neighbors of `styled`
+SHIFTS = (4, 8, 12, 16, 24)  # pixels of 64
+SIZES = (0.4, 0.5, 0.7, 1.2, 1.4)
+CURVE_KINDS = ("retrieved", "random")
+_CURVE_TIMESTEP = 950
 
 
 @dataclass(frozen=True, kw_only=True)
 class GainProbe:
-    """A fixed set of validation pairs with their three kinds of neighbors."""
+    """A fixed set of validation pairs with their kinds of neighbors."""
 
     images: torch.Tensor
     captions: TextFeatures
@@ -40,7 +50,7 @@ def make_probe(
     size: int,
     seed: int,
 ) -> GainProbe:
-    """Choose validation pairs and neighbors, always the same for a seed."""
+    """Choose validation pairs and neighbors, always the same for a seed; `styled` where the network knows roles."""
     rng = np.random.default_rng(seed)
     names = sorted(neighbors)
     chosen = [names[number] for number in rng.permutation(len(names))[:size]]
@@ -56,6 +66,9 @@ def make_probe(
         "retrieved": [list(neighbors[name][:num_neighbors]) for name in chosen],
     }
     batches = {kind: NeighborBatch.gather(corpus, rows) for kind, rows in lists.items()}
+    if generator.unet.config.neighbor_roles:
+        manners = [same_style(corpus, name, _STYLE, rng) for name in chosen]
+        batches["styled"] = NeighborBatch.gather(corpus, lists["retrieved"], manners)
     encode = generator.text_encoder
     rows = corpus.rows(chosen)
     return GainProbe(
@@ -66,22 +79,81 @@ def make_probe(
     )
 
 
-@torch.inference_mode()
+def same_style(corpus: Corpus, pair_id: str, count: int, rng: np.random.Generator) -> list[str]:
+    """Training pairs of other families in a pair's style."""
+    table, row = corpus.table, corpus.table.iloc[corpus.row(pair_id)]
+    may = (table["split"] == "train") & (table["style"] == row["style"]) & (table["family"] != row["family"])
+    names = table.loc[may, "pair_id"].to_numpy()
+    return [str(name) for name in rng.choice(names, min(count, len(names)), replace=False)]
+
+
 def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
     """Validation v-loss: `loss_<kind>_t<timestep>`, and `gain_t<timestep>` = none - retrieved."""
+    losses = {
+        f"loss_{kind}_t{timestep}": loss
+        for kind in KINDS
+        if kind in probe.neighbors
+        for timestep, loss in _losses(generator, probe, probe.neighbors[kind], kind, TIMESTEPS).items()
+    }
+    return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}
+
+
+def placement_curve(generator: Generator, probe: GainProbe, seed: int = 0) -> dict[str, float]:
+    """The shift and scale curve at t = 950: `curve_<kind>_<placement>`, the loss minus that without neighbors.
+
+    Args:
+        generator: judged.
+        probe: its retrieved and random neighbors are placed anew.
+        seed: of the directions in which they move.
+
+    Returns:
+        For retrieved and random neighbors; below zero where neighbors help. Placements: `aligned`, `shift<pixels of
+        64>`, `size<scale>`, `mirrored`, `upside_down`.
+    """
+    (none,) = _losses(generator, probe, probe.neighbors["none"], "none", (_CURVE_TIMESTEP,)).values()
+    found: dict[str, float] = {}
+    for kind in CURVE_KINDS:
+        batch = probe.neighbors[kind]
+        for name, placement in placements(len(batch.images), seed).items():
+            placed = replace(batch, images=placement.apply(batch.images))
+            (loss,) = _losses(generator, probe, placed, kind, (_CURVE_TIMESTEP,)).values()
+            found[f"curve_{kind}_{name}"] = loss - none
+    return found
+
+
+def placements(count: int, seed: int = 0) -> dict[str, Placement]:
+    """Where `count` neighbors stand, by name; each moves in a direction of its own, the same at every distance."""
+    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, count)
+    direction = np.stack([np.cos(angle), np.sin(angle)], -1)
+    still, no, one = np.zeros((count, 2)), np.zeros(count, dtype=bool), np.ones(count)
+
+    def place(**changed: np.ndarray) -> Placement:
+        return Placement.of(**({"scale": one, "shift": still, "flip": no, "angle": 0 * one} | changed))
+
+    return {
+        "aligned": place(),
+        **{f"shift{pixels}": place(shift=direction * pixels / 32) for pixels in SHIFTS},
+        **{f"size{size:g}": place(scale=one * size) for size in SIZES},
+        "mirrored": place(flip=~no),
+        "upside_down": place(angle=one * np.pi),
+    }
+
+
+@torch.inference_mode()
+def _losses(
+    generator: Generator, probe: GainProbe, batch: NeighborBatch, kind: str, timesteps: Sequence[int]
+) -> dict[int, float]:
+    """Mean loss at each timestep with these neighbors, always on the same noise."""
     device, schedule = generator.device, generator.schedule
     clean = generator.codec.encode(probe.images.to(device))
     text = probe.captions.to(device)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    losses: dict[str, float] = {}
-    for kind in KINDS:
-        features = None
-        if kind in probe.neighbor_captions:
-            captions = probe.neighbor_captions[kind].to(device)
-            features = generator.neighbor_features(probe.neighbors[kind], captions)
-        for timestep in TIMESTEPS:
-            noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
-            output = generator.predict(noised.sample, noised.timesteps, text, features)
-            error = weighted_loss(generator.prediction_type, output, noised)
-            losses[f"loss_{kind}_t{timestep}"] = float(error.mean())
-    return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}
+    features = None
+    if batch.captions:
+        features = generator.neighbor_features(batch, probe.neighbor_captions[kind].to(device))
+    found = {}
+    for timestep in timesteps:
+        noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
+        output = generator.predict(noised.sample, noised.timesteps, text, features)
+        found[timestep] = float(weighted_loss(generator.prediction_type, output, noised).mean())
+    return found

@@ -80,3 +80,63 @@ def test_saved_and_loaded_it_gives_the_same(tiny_unet: RetrievalUNet, tmp_path: 
 def test_a_skip_map_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"neighbor_skips: expected indices below 4, got \[9\]"):
         RetrievalUNet(**TINY, neighbor_skips=(9,), neighbor_head_dim=16)
+
+
+FINE = {"neighbor_fine_skips": (0, 1), "neighbor_fine_dim": 4, "neighbor_roles": True}
+
+
+@pytest.fixture
+def coarse_unet() -> RetrievalUNet:
+    """It attends to a map at half the size of the input."""
+    torch.manual_seed(0)
+    unet = RetrievalUNet(**TINY, neighbor_skips=(2,), neighbor_head_dim=16)
+    for attention in unet.neighbor_attention.values():
+        torch.nn.init.normal_(attention.to_out.weight)
+    return unet.eval()
+
+
+def test_a_trained_base_that_is_extended_stays_what_it_is(coarse_unet: RetrievalUNet, tmp_path: Path) -> None:
+    """Finer maps and roles start as nothing, whatever its own attention has learned."""
+    coarse_unet.save_pretrained(tmp_path)
+    extended = RetrievalUNet.from_pretrained(tmp_path, **FINE).eval()
+    sample, timestep, text, mask = inputs()
+    shown = torch.ones(3, 2, dtype=torch.bool)
+    expected = coarse_unet(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(coarse_unet, shown))
+    got = extended(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(extended, shown))
+    torch.testing.assert_close(got.sample, expected.sample, atol=1e-5, rtol=1e-5)
+
+
+def test_an_extended_base_is_saved_and_loaded_with_what_it_learned(coarse_unet: RetrievalUNet, tmp_path: Path) -> None:
+    coarse_unet.save_pretrained(tmp_path / "base")
+    extended = RetrievalUNet.from_pretrained(tmp_path / "base", **FINE).eval()
+    extended.randomize_output(0.2)
+    extended.save_pretrained(tmp_path / "extended")
+    loaded = RetrievalUNet.from_pretrained(tmp_path / "extended").eval()
+    sample, timestep, text, mask = inputs()
+    shown = torch.ones(3, 2, dtype=torch.bool)
+    one, other = (
+        unet(sample, timestep, text, encoder_attention_mask=mask, neighbors=features(unet, shown)).sample
+        for unet in (extended, loaded)
+    )
+    assert torch.equal(one, other)
+    plain = coarse_unet(
+        sample, timestep, text, encoder_attention_mask=mask, neighbors=features(coarse_unet, shown)
+    ).sample
+    assert not torch.allclose(one, plain, atol=1e-3)
+
+
+def test_with_finer_maps_rows_without_neighbors_equal_the_base(coarse_unet: RetrievalUNet, tmp_path: Path) -> None:
+    coarse_unet.save_pretrained(tmp_path)
+    extended = RetrievalUNet.from_pretrained(tmp_path, **FINE).eval()
+    extended.randomize_output(0.5)
+    sample, timestep, text, mask = inputs()
+    kv = features(extended, torch.tensor([[True, True], [False, False], [True, False]]))
+    mixed = extended(sample, timestep, text, encoder_attention_mask=mask, neighbors=kv).sample
+    plain = coarse_unet(sample, timestep, text, encoder_attention_mask=mask).sample
+    assert torch.equal(mixed[1], plain[1])
+    assert not torch.allclose(mixed[0], plain[0], atol=1e-3)
+
+
+def test_a_map_that_is_not_finer_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected maps finer than the finest of neighbor_skips, '1', got"):
+        RetrievalUNet(**TINY, neighbor_skips=(1,), neighbor_head_dim=16, neighbor_fine_skips=(1,))

@@ -43,7 +43,8 @@ def test_muon_moves_a_kernel_as_torch_moves_its_matrix() -> None:
         reference.step()
         optimizer.step(0.01)
 
-    assert torch.allclose(network.hidden.weight.flatten(1), matrix, atol=1e-6)
+    # torch iterates in bfloat16 always, ours where the hardware is fast at it: 1 % of three updates of about 0.01
+    assert torch.allclose(network.hidden.weight.flatten(1), matrix, atol=1e-3)
 
 
 def test_only_hidden_matrices_are_left_to_muon() -> None:

@@ -37,7 +37,9 @@ def test_a_batch_in_two_parts_gives_the_losses_of_one(trainer: Trainer, tmp_path
 
 
 def test_parts_are_the_rows_of_the_whole_batch(trainer: Trainer) -> None:
-    moving = trainer.config.model_copy(update={"augment_flip": 0.5, "augment_shift": 3})
+    moving = trainer.config.model_copy(
+        update={"augment_targets": 0.5, "augment_neighbors": 0.5, "augment_beside": 0.3, "augment_shift": 3}
+    )
     batches = Batches(trainer.corpus, trainer.neighbors["train"], moving, 3, seed=0)
     whole, parts = batches[4], batches.parts(4, [slice(0, 4), slice(4, 8)])
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
@@ -59,7 +61,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(trainer: Trainer, tmp_path: Pa
 
 @pytest.mark.parametrize("parts", ["all", "neighbors", "lora"])
 def test_a_run_cut_in_two_continues_bit_for_bit(trainer: Trainer, tmp_path: Path, parts: Any) -> None:
-    changes: dict[str, Any] = {"accumulation": 2, "augment_flip": 0.5, "batch_size": 4}
+    changes: dict[str, Any] = {"accumulation": 2, "augment_neighbors": 0.5, "batch_size": 4}
     begun = trainer.weights()
     adapt(trainer, parts)
     whole = trainer(tmp_path / "whole", **changes).losses
@@ -93,7 +95,7 @@ def test_two_processes_give_the_losses_of_one(trainer: Trainer, tmp_path: Path) 
     save_generator_of(trainer, tmp_path)
     one = launched(ONE, tmp_path, "one", {})
     two = launched(TWO, tmp_path, "two", {})
-    both = launched(TWO, tmp_path, "both", {"accumulation": 2, "augment_shift": 0})
+    both = launched(TWO, tmp_path, "both", {"accumulation": 2})
     assert (one["processes"], two["processes"], both["processes"]) == (1, 2, 2)
     assert len(one["losses"]) == 8
     for found in (two, both):

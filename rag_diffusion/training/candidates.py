@@ -1,0 +1,45 @@
+"""Content neighbors of training pairs without a retriever: other drawings of the same entity.
+
+Right neighbors train as well as retrieved ones (benchmarks/2026-11-23-ablations.md), and a corpus of a hundred
+thousand pairs need not be ranked for them. Drawings of another source stand first: the manners of one set (thin,
+bold, filled) lie on each other line by line, and a model that is shown them learns to trace.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection
+
+from rag_diffusion.corpus.captions import stable_hash
+from rag_diffusion.corpus.store import Corpus
+
+_KEPT = 12
+
+
+def same_entity(corpus: Corpus, first_styles: Collection[str] = ()) -> dict[str, list[str]]:
+    """Training pair -> other training pairs of its entity in other styles, best first, in an order that is always the
+    same.
+
+    Args:
+        corpus: its train split alone is read.
+        first_styles: a pair in one of these styles is shown those of them before any other.
+
+    Returns:
+        An entry for each training pair; its list is empty where the entity has no other drawing.
+    """
+    table = corpus.table[corpus.table["split"] == "train"]
+    salt = [stable_hash(name) for name in table["pair_id"]]
+    columns = [table[name].tolist() for name in ("entity", "pair_id", "source", "style", "duplicate_group")]
+    groups: dict[str, list[tuple[str, str, str, str, int]]] = {}
+    for entity, name, source, style, group, number in zip(*columns, salt, strict=True):
+        groups.setdefault(entity, []).append((name, source, style, group, number))
+    found: dict[str, list[str]] = {}
+    for rows in groups.values():
+        for name, source, style, group, number in rows:
+            others = [
+                (style in first_styles and one[2] not in first_styles, one[1] == source, one[4] ^ number, one[0])
+                for one in rows
+                if one[2] != style and one[3] != group
+            ]
+            found[name] = [best[-1] for best in heapq.nsmallest(_KEPT, others)]
+    return found

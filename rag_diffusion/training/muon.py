@@ -1,0 +1,79 @@
+"""Muon (Jordan 2024), all matrices of one shape at a time.
+
+    M <- mu M + (1 - mu) G;   W <- (1 - lr wd) W - lr 0.2 sqrt(max(rows, columns)) orthogonal((1 - mu) G + mu M)
+
+orthogonal(X) by five Newton-Schulz iterations, X <- a X + (b A + c A A) X with A = X X^T.
+
+It is `torch.optim.Muon` (which a test compares it with), but for two things. That one starts 27 small kernels a
+matrix: half of a training step on a GPU; here matrices of one shape are iterated as one batch. And it iterates in
+bfloat16 everywhere, which a CPU without instructions for it does a hundred times slower than float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rag_diffusion.device import autocast_dtype
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_MOMENTUM = 0.95
+_LEAST_NORM = 1e-7
+
+
+class Muon:
+    """The optimizer of some matrices.
+
+    Args:
+        matrices: by name; updated in place.
+        weight_decay: wd.
+
+    Attributes:
+        buffers: M by name, from the first step on.
+    """
+
+    def __init__(self, matrices: Mapping[str, Tensor], weight_decay: float) -> None:
+        self.matrices, self.weight_decay = dict(matrices), weight_decay
+        self.buffers: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor], learning_rate: float) -> None:
+        """Update the matrices that have a gradient.
+
+        Args:
+            gradients: of each matrix, by name.
+            learning_rate: lr.
+        """
+        for names in _by_shape(gradients):
+            given = [gradients[name] for name in names]
+            buffers = [self.buffers.setdefault(name, torch.zeros_like(self.matrices[name])) for name in names]
+            torch._foreach_lerp_(buffers, given, 1 - _MOMENTUM)
+            updates = orthogonal(torch.stack(torch._foreach_lerp(given, buffers, _MOMENTUM)))
+            matrices = [self.matrices[name] for name in names]
+            torch._foreach_mul_(matrices, 1 - learning_rate * self.weight_decay)
+            rate = learning_rate * 0.2 * max(updates.shape[1:]) ** 0.5
+            torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-rate)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(n, rows, columns) -> about the nearest orthogonal matrix of each: singular values between 0.7 and 1.2."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x.to(autocast_dtype("auto", matrices.device) or torch.float32)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_LEAST_NORM)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
+
+
+def _by_shape(matrices: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of matrices of one shape and type together."""
+    groups: dict[tuple[torch.Size, torch.dtype, torch.device], list[str]] = {}
+    for name, matrix in matrices.items():
+        groups.setdefault((matrix.shape, matrix.dtype, matrix.device), []).append(name)
+    return list(groups.values())
