@@ -49,7 +49,7 @@ class Ablation:
         lists: what training sees as neighbors, out of corpus and the retrieved ones.
         kind: of generator.
         change: what else is done to the new generator.
-        count: the most neighbors that training shows; None is `retrieval.num_neighbors`.
+        count: the most neighbors that training shows; None is `retrieval.content`.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -221,7 +221,7 @@ def measured(
     if ablation.change is not None:
         ablation.change(generator)
     lists = trained[1] if ablation.lists is None else ablation.lists(*trained)
-    count = config.retrieval.num_neighbors
+    count = config.retrieval.content
     batches = Batches(trained[0], lists, settings, ablation.count or count, config.seed)
     result = train(generator, batches, settings, seed=config.seed, scratch=folder, tracker=NullTracker())
     probe = make_probe(generator, corpus, table.validation, count, 192, config.seed)

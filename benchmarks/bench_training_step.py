@@ -104,7 +104,7 @@ def main() -> None:
     start = {name: value.clone() for name, value in generator.unet.state_dict().items()}
 
     def make() -> Timed:
-        neighbors = config.retrieval.num_neighbors
+        neighbors = config.retrieval.content
         return Timed(corpus, table.training, config.pretrain, neighbors, 0, period=asked.steps)
 
     size, batches, texts = config.pretrain.batch_size, make(), TextMemo(generator.text_encoder)

@@ -109,7 +109,8 @@ class RetrievalConfig(_Section):
     selection: Literal["top_k", "threshold", "both"]
     threshold: float = Probability
     diversity: float = Probability
-    num_neighbors: int = Field(ge=1, le=16)
+    content: int = Field(ge=1, le=16)
+    style: int = Field(ge=0, le=16)
     training_candidates: int = Field(ge=1)
 
 
@@ -196,7 +197,7 @@ class SampleConfig(_Section):
     """What is drawn, and how."""
 
     prompts: Literal["default", "all", "validation"]
-    variants: list[Literal["none", "random", "retrieved", "oracle"]]
+    variants: list[Literal["none", "style", "random", "retrieved", "oracle"]]
     scheduler: str
     num_inference_steps: int = Positive
     guidance: Literal["none", "text", "neighbor", "alternate", "interleaved", "joint"]

@@ -12,7 +12,8 @@ from PIL import Image
 
 METRICS = {"joint": "#1b6e53", "entity": "#7fb8a4", "style": "#e0a458"}
 WORDS = {
-    "none": "no\nneighbors", "random": "random\nneighbors", "retrieved": "retrieved", "oracle": "oracle\nneighbors",
+    "none": "no\nneighbors", "style": "style\nneighbors", "random": "random\nneighbors", "retrieved": "retrieved",
+    "oracle": "oracle\nneighbors",
     "copied": "copied", "copied_best": "best of K\ncopied", "copied_snap": "copied +\npalette",
     "real_degraded": "real,\nnoised and\ndenoised", "real": "real",
 }  # fmt: skip

@@ -19,7 +19,18 @@ from rag_diffusion.metrics.judge import METRICS, Verdicts
 from rag_diffusion.types import Prompt
 
 REFERENCE = "real"
-ORDER = ("none", "random", "retrieved", "oracle", "copied", "copied_best", "copied_snap", "real_degraded", "real")
+ORDER = (
+    "none",
+    "style",
+    "random",
+    "retrieved",
+    "oracle",
+    "copied",
+    "copied_best",
+    "copied_snap",
+    "real_degraded",
+    "real",
+)
 COMPARED = (
     ("retrieved", "none"), ("retrieved", "copied_snap"), ("retrieved", "random"), ("retrieved", "copied"),
     ("retrieved", "copied_best"), ("oracle", "none"), ("oracle", "retrieved"), ("random", "none"),

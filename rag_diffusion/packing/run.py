@@ -69,11 +69,9 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
     accelerator = open_accelerator(config.device)
     generator = _fresh(config, corpus, restore(pack / TEXT_ENCODER), accelerator.device)
     candidates = same_entity(corpus, config.pretrain.focus_styles)
-    batches = Batches(
-        corpus, candidates, config.pretrain, config.retrieval.num_neighbors, config.seed, accelerator.device
-    )
+    batches = Batches(corpus, candidates, config.pretrain, config.retrieval.content, config.seed, accelerator.device)
     validation = _known(json.loads((pack / VALIDATION).read_text()), corpus)
-    probe = make_probe(generator, corpus, validation, config.retrieval.num_neighbors, _PROBE, config.seed)
+    probe = make_probe(generator, corpus, validation, config.retrieval.content, _PROBE, config.seed)
     _told(start, f"{batches.num_pairs} training pairs")
     left = given.minutes - (time.monotonic() - start) / 60 - given.spare
     minutes = max(left, 0.01) if given.minutes else config.pretrain.max_minutes
@@ -128,7 +126,7 @@ def _write(
     folder.mkdir(exist_ok=True)
     save_generator(generator, folder)
     settings = {"model": config.model.model_dump(), "pretrain": config.pretrain.model_dump(), "seed": config.seed}
-    settings["num_neighbors"] = config.retrieval.num_neighbors
+    settings["num_neighbors"] = config.retrieval.content
     write_card(folder, make_card(corpus, pair_ids, result, settings))
     for path in sorted(folder.rglob("*.safetensors")):
         _split(path, int(part_mb * 1_000_000))

@@ -62,6 +62,7 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
         ("retrieved", entry.retrieved),
         ("oracle", entry.oracle),
         ("random", entry.random),
+        ("style", entry.style),
     ):
         rows = corpus.rows(ids)
         _refuse(
@@ -75,6 +76,9 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
     if prompt.style != NO_STYLE:
         wrong |= drawings.style[rows] == prompt.style
     _refuse(corpus, rows[wrong], f"{who}, random", "other families in other styles")
+    rows = corpus.rows(entry.style)
+    wrong = (drawings.family[rows] == prompt.family) | (drawings.style[rows] != prompt.style)
+    _refuse(corpus, rows[wrong], f"{who}, style", "other families in its style")
 
 
 def _refuse(corpus: Corpus, rows: NDArray[np.int64], who: str, expected: str, verb: str = "has") -> None:

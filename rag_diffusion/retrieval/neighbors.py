@@ -44,6 +44,7 @@ class PromptNeighbors:
         parts: what each similarity gave to each of them.
         oracle: the retriever's best among the pairs of the prompt's entity.
         random: pairs of other families, never in the prompt's style.
+        style: the retriever's best pairs of other families in the prompt's style: how it is to be drawn, not what.
     """
 
     exclude: tuple[str, ...]
@@ -52,6 +53,7 @@ class PromptNeighbors:
     parts: dict[str, tuple[float, ...]]
     oracle: tuple[str, ...]
     random: tuple[str, ...]
+    style: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,15 +153,16 @@ def pair_neighbors(retriever: Retriever, rows: Ints, candidates: NDArray[np.bool
 
 
 def prompt_neighbors(
-    retriever: Retriever, prompts: Sequence[Prompt], *, num_neighbors: int, seed: int
+    retriever: Retriever, prompts: Sequence[Prompt], *, num_neighbors: int, seed: int, num_style: int = 0
 ) -> dict[str, PromptNeighbors]:
-    """Retrieved, oracle and random neighbors of prompts, over all pairs but the excluded.
+    """Retrieved, oracle, random and style neighbors of prompts, over all pairs but the excluded.
 
     Args:
         retriever: over the whole corpus.
         prompts: with the target entity and style.
         num_neighbors: of each kind; fewer come where the corpus has fewer.
         seed: of the random ones, together with the prompt's own seed.
+        num_style: style neighbors of each; none in a corpus without styles.
     """
     corpus = _corpus(retriever)
     drawings = Drawings(corpus)
@@ -183,6 +186,7 @@ def prompt_neighbors(
             parts=hits.parts,
             oracle=_ids(corpus, oracle),
             random=_ids(corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
+            style=_ids(corpus, _style_rows(drawings, prompt, ranking.rows, num_style)),
         )
     return found
 
@@ -228,6 +232,15 @@ def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int,
     may[excluded] = False
     rows = np.flatnonzero(may)
     return np.random.default_rng([seed, prompt.seed]).choice(rows, size=min(count, len(rows)), replace=False)
+
+
+def _style_rows(drawings: Drawings, prompt: Prompt, ranked: Ints, count: int) -> Ints:
+    """The first of the ranked rows that show other families in the prompt's style."""
+    if prompt.style == NO_STYLE:
+        return ranked[:0]
+    may = (drawings.style[ranked] == prompt.style) & (drawings.family[ranked] != prompt.family)
+    found: Ints = ranked[may][:count]
+    return found
 
 
 def _ids(corpus: Corpus, rows: Ints) -> tuple[str, ...]:

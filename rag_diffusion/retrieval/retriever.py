@@ -211,6 +211,47 @@ class Retriever:
                 found[row] = take_turns([self.hits(ranking, top_k) for ranking in turns], most)
         return found
 
+    def search_style(
+        self,
+        query: str,
+        style: str,
+        *,
+        top_k: int,
+        unlike: Collection[str] = (),
+        exclude: Collection[str] = (),
+    ) -> Hits:
+        """Best pairs in a style that show other things than some pairs do: how to draw, not what.
+
+        Args:
+            query: a text; what is akin to it comes first.
+            style: of the corpus.
+            top_k: hits asked for.
+            unlike: pair ids, hits of the same query, whose entities must not come.
+            exclude: pair ids that must not come.
+
+        Raises:
+            ValueError: the corpus has no such style.
+        """
+        every = np.arange(len(self.corpus))
+        styles = np.array(self.corpus.cells("style", every))
+        within = styles == style
+        if not within.any():
+            known = ", ".join(sorted(set(styles.tolist()))[:12])
+            raise ValueError(f"style: expected one of the knowledge base, as {known}, got {style!r}")
+        shown = self.corpus.cells("entity", self.corpus.rows(unlike))
+        same = np.flatnonzero(np.isin(self.corpus.cells("entity", every), shown)) if shown else every[:0]
+        rows = np.union1d(same, self.corpus.rows(exclude))
+        (ranking,) = self.rank([readable(query)], depth=top_k, exclude=[rows], within=within)
+        return self.hits(ranking, top_k)
+
+    def style_named_in(self, text: str) -> str | None:
+        """The style of the corpus whose words stand in a text, the longest where several do; None where none does."""
+        words: Mapping[str, str] = getattr(self.corpus, "manifest", {}).get("style_words", {})
+        if not words:
+            words = {name: name for name in self.corpus.cells("style", np.arange(len(self.corpus)))}
+        found = [(len(said), style) for style, said in words.items() if said and said.lower() in text.lower()]
+        return max(found)[1] if found else None
+
     def hits(self, ranking: Ranking, top_k: int) -> Hits:
         """The selected hits of a ranking, by pair id: `top_k` where the selection says nothing else."""
         selection = self.method.selection

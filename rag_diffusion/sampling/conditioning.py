@@ -54,6 +54,7 @@ class Looked:
                 attribution=neighbor.attribution,
                 score=None if neighbor.score is None else float(neighbor.score),
                 attention=round(share, 5),
+                role=neighbor.role,
             )
             for neighbor, share in zip(self.neighbors, self.shares, strict=True)
         )
@@ -104,7 +105,7 @@ class Conditioning:
         if phase.query:
             assert self.find is not None
             self.lists = self.find(estimate())
-        seen = [neighbors[: phase.count] for neighbors in self.lists]
+        seen = [_first(neighbors, phase.count) for neighbors in self.lists]
         with span("encode neighbors", pairs=sum(map(len, seen))):
             self.features = self.cache.features(seen)
         self.shown = [any(neighbor.weight > 0 for neighbor in neighbors) for neighbors in seen]
@@ -117,6 +118,14 @@ class Conditioning:
         """What each image looked at, over all steps."""
         parts = [(share, seen, recorder.result()) for share, seen, recorder in self._passed]
         return [_looked(row, parts) for row in range(len(self.lists))]
+
+
+def _first(neighbors: list[Neighbor], count: int | None) -> list[Neighbor]:
+    """So many content neighbors, all where it is None, and the style neighbors beside them; none at all for 0."""
+    if count is None or count == 0:
+        return neighbors if count is None else []
+    content = [neighbor for neighbor in neighbors if neighbor.role == "content"]
+    return content[:count] + [neighbor for neighbor in neighbors if neighbor.role == "style"]
 
 
 def _looked(row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attention]]) -> Looked:

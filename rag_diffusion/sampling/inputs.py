@@ -88,7 +88,7 @@ def check_counts(**counts: int) -> None:
         ValueError: one is not.
     """
     for name, value in counts.items():
-        least = 0 if name == "num_neighbors" else 1
+        least = 0 if name.endswith("neighbors") else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 

@@ -36,10 +36,20 @@ class NeighborCache:
 
         Args:
             lists: neighbors of each image; lists may differ in length.
+
+        Raises:
+            ValueError: one is a style neighbor, and the network does not tell roles apart.
         """
         pairs = {neighbor.name: neighbor for neighbors in lists for neighbor in neighbors}
         if not pairs:
             return None
+        styled = next((name for name, neighbor in pairs.items() if neighbor.role == "style"), None)
+        if styled is not None and not self.generator.unet.config.neighbor_roles:
+            raise ValueError(
+                f"neighbor {styled!r}: expected content neighbors alone, got one of style: this generator was trained "
+                "without them and would take it for what is to be drawn; leave it out (retrieval.style: 0), or train "
+                "one with model.neighbor_roles"
+            )
         self._encode([neighbor for name, neighbor in pairs.items() if name not in self.maps])
         names = sorted(pairs)
         rows, weights = places(

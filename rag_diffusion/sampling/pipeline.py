@@ -181,6 +181,8 @@ class RetrievalPipeline(DiffusionPipeline):
         neighbors: Given | None = None,
         *,
         num_neighbors: int = 3,
+        num_style_neighbors: int = 0,
+        style: str | None = None,
         exclude: Exclude = None,
         retrieval_schedule: RetrievalSchedule | None = None,
         guidance: Guidance | None = None,
@@ -201,6 +203,8 @@ class RetrievalPipeline(DiffusionPipeline):
             neighbors: by hand, for all prompts, or a list for each of P prompts; None asks the retriever.
             num_neighbors: pairs asked of the retriever for each prompt; 0 draws without. Fewer come where the knowledge
                 base has fewer. Without effect on neighbors given by hand.
+            num_style_neighbors: pairs that show other things in the manner asked for, for a generator that knows roles.
+            style: that manner, a style of the knowledge base; None takes the one that a prompt names.
             exclude: for each prompt, pair ids that must not be retrieved.
             retrieval_schedule: how neighbors change over the steps; None keeps them.
             guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
@@ -223,6 +227,7 @@ class RetrievalPipeline(DiffusionPipeline):
         """
         check_counts(
             num_neighbors=num_neighbors,
+            num_style_neighbors=num_style_neighbors,
             num_inference_steps=num_inference_steps,
             num_images_per_prompt=num_images_per_prompt,
         )
@@ -241,6 +246,8 @@ class RetrievalPipeline(DiffusionPipeline):
             exclude=exclude,
             count=num_neighbors,
             schedule=changes,
+            style_count=num_style_neighbors,
+            style=style,
         )
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         check_fits(self.scheduler, self.generator.schedule)

@@ -2,12 +2,13 @@
 
 One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
 
-    {"version": 3, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
-     "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "score", "attention"}, ...]}
+    {"version": 4, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
+     "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "role", "score", "attention"}, ...]}
 
 `seed` is null where no seed draws the image again. `settings` holds scheduler, steps, guidance, thresholding, and as
-`trouble`, where there was any, which remote data sets did not send what they were asked for. `score` is the fused
-retrieval score, null where the neighbor was given by hand. `attention` of all neighbors and `null_attention` sum to 1.
+`trouble`, where there was any, which remote data sets did not send what they were asked for. `role` is `content` or
+`style`. `score` is the fused retrieval score, null where the neighbor was given by hand. `attention` of all and
+`null_attention` sum to 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from PIL.PngImagePlugin import PngInfo
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
 
-VERSION = 3
+VERSION = 4
 CHUNK = "rag_diffusion"
 
 
@@ -41,6 +42,7 @@ class Source:
     attribution: str
     score: float | None
     attention: float
+    role: str = "content"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.spans import span
+from rag_diffusion.types import Hits
 
 if TYPE_CHECKING:
     from rag_diffusion.knowledge.everywhere import Everywhere
@@ -32,6 +33,8 @@ class NeighborSource:
         retriever: finds them; a knowledge base asks its remotes as well, once a drawing.
         exclude: for each prompt, pair ids that must not be retrieved.
         count: neighbors a prompt, where they are retrieved.
+        style_count: style neighbors a prompt beside them.
+        style: the manner asked for, of the retriever's corpus; None takes the one that a prompt names.
         schedule: how many at most, whether to look again, and by how much of the image.
 
     Raises:
@@ -45,11 +48,17 @@ class NeighborSource:
     exclude: Exclude
     count: int
     schedule: RetrievalSchedule
+    style_count: int = 0
+    style: str | None = None
 
     def __post_init__(self) -> None:
         check_exclude(self.exclude, len(self.prompts), by_hand=self.given is not None)
         if self.schedule.query_again and (self.given is not None or self.retriever is None):
             raise ValueError("query_again: expected a retriever and no neighbors by hand; leave one of them out")
+        if self.style_count and self.given is not None:
+            raise ValueError(
+                "num_style_neighbors: expected 0 with neighbors by hand; give some with role='style' instead"
+            )
 
     @property
     def corpus_hashes(self) -> list[str]:
@@ -121,7 +130,23 @@ class NeighborSource:
                 image_weight=self.schedule.image_weight,
             )
             part.outputs = [asdict(found) for found in hits]
+        excluded = repeat(self.exclude, times) or [()] * len(prompts)
         return [
-            [] if one is None else neighbors_from(one.corpus, found.pair_ids, found.scores)
-            for one, found in zip(places.retrievers, hits, strict=True)
+            []
+            if one is None
+            else neighbors_from(one.corpus, found.pair_ids, found.scores) + self._style(one, prompt, found, names)
+            for one, prompt, found, names in zip(places.retrievers, prompts, hits, excluded, strict=True)
         ]
+
+    def _style(self, retriever: Retriever, prompt: str, hits: Hits, exclude: Collection[str]) -> list[Neighbor]:
+        """Style neighbors of a prompt."""
+        if not self.style_count:
+            return []
+        style = self.style or retriever.style_named_in(prompt)
+        if style is None:
+            raise ValueError(
+                f"style: expected a style, or a prompt that names one of the knowledge base, got {prompt!r}; give "
+                "style, or num_style_neighbors=0"
+            )
+        found = retriever.search_style(prompt, style, top_k=self.style_count, unlike=hits.pair_ids, exclude=exclude)
+        return neighbors_from(retriever.corpus, found.pair_ids, found.scores, role="style")

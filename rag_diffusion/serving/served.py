@@ -75,7 +75,7 @@ class RetrievalModel(PythonModel):
         with recording("draw", prompts=prompts, **asked) as root:
             drawn = self.pipeline(
                 prompts,
-                num_neighbors=self.config.retrieval.num_neighbors if neighbors < 0 else neighbors,
+                num_neighbors=self.config.retrieval.content if neighbors < 0 else neighbors,
                 num_inference_steps=self.config.sample.num_inference_steps if steps < 0 else steps,
                 guidance=Guidance.from_config(self.config.sample),
                 generator=seeded([int(asked["seed"]) + number for number in range(len(prompts))]),

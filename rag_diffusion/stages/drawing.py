@@ -36,8 +36,8 @@ DEGRADED = "real_degraded"  # the real image, noised and denoised with the retri
 
 
 def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
-    """Pair ids that condition a prompt in a variant: none, random, retrieved, oracle, or `DEGRADED`."""
-    shown = {"none": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
+    """Content that a prompt is shown in a variant, pair ids: none, style, random, retrieved, oracle, `DEGRADED`."""
+    shown = {"none": (), "style": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
     shown[DEGRADED] = found.retrieved
     return shown[variant]
 
@@ -88,6 +88,7 @@ class Drawing:
                     begin = {"image": list(pictures[start : start + size]), "strength": strength}
                 shown_pairs = [self._names(variant, prompt) for prompt in batch]
                 facts = {"prompts": [asdict(prompt) for prompt in batch], "neighbors": shown_pairs}
+                facts["style"] = [self._style(variant, prompt) for prompt in batch]
                 named = fingerprint(facts | _told(begin))
                 path = self._scratch / f"{variant}-{named}.npz"
                 if not path.exists():
@@ -113,14 +114,25 @@ class Drawing:
         self.traces.extend(_trace(batch, origin) for origin in origins)
         return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
 
+    def shown(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
+        """Pair ids of every neighbor of a prompt in a variant, content first."""
+        return self._names(variant, prompt) + self._style(variant, prompt)
+
     def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
         found = self.table.prompts[prompt.prompt_id]
-        return neighbors_of(variant, found)[: self.config.retrieval.num_neighbors]
+        return neighbors_of(variant, found)[: self.config.retrieval.content]
 
     def _neighbors(self, variant: str, prompt: Prompt) -> list[Neighbor]:
         names, found = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]
         scores = dict(zip(found.retrieved, found.scores, strict=True))
-        return neighbors_from(self.corpus, names, [scores.get(name) for name in names])
+        content = neighbors_from(self.corpus, names, [scores.get(name) for name in names])
+        return content + neighbors_from(self.corpus, self._style(variant, prompt), role="style")
+
+    def _style(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
+        """Style neighbors, of every variant but that without neighbors."""
+        if variant == "none":
+            return ()
+        return self.table.prompts[prompt.prompt_id].style[: self.config.retrieval.style]
 
     @cached_property
     def _pipeline(self) -> RetrievalPipeline:

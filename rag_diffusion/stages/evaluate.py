@@ -137,7 +137,7 @@ class Curves:
         """{what varies: {variant: {its value: interval}}}."""
         prompts = ValidationPrompts.open(self.root, self.config, self.config.evaluate.curve_prompts)
         settings = self.config.evaluate
-        most = self.config.retrieval.num_neighbors
+        most = self.config.retrieval.content
 
         def curve(variant: str, points: Mapping[str, Config]) -> Curve:
             return {name: prompts.accuracies(config, variant)["joint"] for name, config in points.items()}
@@ -155,7 +155,7 @@ class Curves:
         }
 
     def _with(self, num_neighbors: int | None = None, **sample: Any) -> Config:
-        retrieval = {} if num_neighbors is None else {"num_neighbors": num_neighbors}
+        retrieval = {} if num_neighbors is None else {"content": num_neighbors}
         return self.config.model_copy(
             update={
                 "sample": self.config.sample.model_copy(update=sample),

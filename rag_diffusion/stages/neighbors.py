@@ -40,11 +40,13 @@ def run(ctx: StageContext) -> None:
     split = corpus.table["split"].to_numpy()
     train, validation = split == "train", split == "validation"
     prompts = _all_prompts(ctx.root, corpus)
-    by_prompt = prompt_neighbors(retriever, prompts, num_neighbors=config.num_neighbors, seed=ctx.config.seed)
+    by_prompt = prompt_neighbors(
+        retriever, prompts, num_neighbors=config.content, num_style=config.style, seed=ctx.config.seed
+    )
     top_k = config.training_candidates
     by_train = pair_neighbors(retriever, np.flatnonzero(train), train, top_k=top_k)
     by_validation = pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=top_k)
-    queries = asked_apart(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.num_neighbors)
+    queries = asked_apart(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.content)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(
             folder,

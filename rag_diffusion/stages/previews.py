@@ -59,7 +59,7 @@ def pictures(ctx: StageContext, corpus: Corpus, neighbors: Mapping[str, Sequence
     """A preview that draws a few validation captions and logs a grid: neighbors above, the drawing below."""
     names = sorted(neighbors)
     chosen = [names[number] for number in np.random.default_rng(ctx.config.seed).permutation(len(names))[:_PICTURES]]
-    lists = [list(neighbors[name][: ctx.config.retrieval.num_neighbors]) for name in chosen]
+    lists = [list(neighbors[name][: ctx.config.retrieval.content]) for name in chosen]
     captions = corpus.table["caption"].iloc[corpus.rows(chosen)].tolist()
 
     def preview(generator: Generator, step: int) -> None:

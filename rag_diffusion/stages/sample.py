@@ -22,7 +22,7 @@ from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.drawing import Drawing, neighbors_of
+from rag_diffusion.stages.drawing import Drawing
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.types import Prompt
 
@@ -62,9 +62,7 @@ def run(ctx: StageContext) -> None:
     drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
     ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
     images: Images = {variant: found.pixels for variant, found in drawn.items()}
-    lists = {
-        variant: [neighbors_of(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
-    }
+    lists = {variant: [drawing.shown(variant, prompt) for prompt in prompts] for variant in images}
     stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)}
     origins: dict[str, list[Provenance]] = {variant: found.provenance for variant, found in drawn.items()}
     _write_samples(ctx.root / layout.SAMPLES, prompts, images, origins, stamp)

@@ -26,7 +26,7 @@ def run(ctx: StageContext) -> None:
     config, model = ctx.config, ctx.root / layout.MODEL
     content: dict[str, object] = {
         "guidance": config.sample.guidance,
-        "num_neighbors": config.retrieval.num_neighbors,
+        "num_neighbors": config.retrieval.content,
     }
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     ctx.tracker.begin()

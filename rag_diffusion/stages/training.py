@@ -57,7 +57,7 @@ def run_training(
     Returns:
         The result, and its card.
     """
-    count, seed = ctx.config.retrieval.num_neighbors, ctx.config.seed
+    count, seed = ctx.config.retrieval.content, ctx.config.seed
     made_of = {"corpus": corpus.hash, "neighbors": tree_hash(ctx.root / layout.NEIGHBORS)}
     facts = dict(fingerprint_of) | made_of | {"stage": name, "seed": seed, "num_neighbors": count}
     scratch = ctx.root / layout.SCRATCH / f"{name}-{fingerprint(facts | config.model_dump(exclude=_LENGTH))}"

@@ -88,7 +88,7 @@ def _retrieved(root: Path, bench: Bench, asked: list[TwoPrompt]) -> dict[str, Pr
 
 
 def _drawn(root: Path, bench: Bench, asked: list[TwoPrompt], found: dict[str, PromptNeighbors]) -> dict[str, Pixels]:
-    retrieval = bench.config.retrieval.model_copy(update={"num_neighbors": NEIGHBORS})
+    retrieval = bench.config.retrieval.model_copy(update={"content": NEIGHBORS})
     drawing = Drawing(
         root=root,
         model=root / layout.MODEL,

@@ -83,7 +83,7 @@ def test_an_unknown_key_is_named_with_its_place(tmp_path: Path, params: dict[str
         ("retrieval", "threshold", 1.5, r"retrieval.threshold: .*less than or equal to 1"),
         ("retrieval", "diversity", -0.1, r"retrieval.diversity: .*greater than or equal to 0"),
         ("retrieval", "rank_constant", 0, r"retrieval.rank_constant: .*greater than 0"),
-        ("retrieval", "num_neighbors", 17, r"retrieval.num_neighbors: .*less than or equal to 16"),
+        ("retrieval", "content", 17, r"retrieval.content: .*less than or equal to 16"),
     ],
 )
 def test_a_wrong_value_is_told_with_what_was_expected_and_what_came(

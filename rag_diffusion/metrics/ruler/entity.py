@@ -69,7 +69,7 @@ class Prototypes:
         if len(kept) < MIN_PROTOTYPE_STYLES:
             raise DataError(
                 f"prototypes: expected at least {MIN_PROTOTYPE_STYLES} styles that were not shown, got {len(kept)} of "
-                f"{len(self.styles)}; lower retrieval.num_neighbors"
+                f"{len(self.styles)}; lower retrieval.content"
             )
         return unit(self._drawings[:, kept].sum(axis=1))
 

@@ -59,7 +59,7 @@ def write(retriever: Retriever, prompts: list[Prompt], folder: Path) -> None:
         corpus_hash=retriever.corpus.hash,
         training=pair_neighbors(retriever, np.flatnonzero(train), train, top_k=8),
         validation=pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=8),
-        prompts=prompt_neighbors(retriever, prompts, num_neighbors=3, seed=0),
+        prompts=prompt_neighbors(retriever, prompts, num_neighbors=3, num_style=2, seed=0),
     )
 
 
@@ -95,6 +95,47 @@ def test_duplicates_of_the_target_are_excluded_too(table: NeighborTable) -> None
     assert table.prompts["test-0001"].exclude == ("tiny/openmoji/blue-ring",)
     shown = {*entry.retrieved, *entry.oracle, *entry.random}
     assert not shown & set(entry.exclude)
+
+
+def test_style_neighbors_show_another_family_in_the_prompt_s_style(
+    table: NeighborTable, prompts: list[Prompt], corpus: Corpus
+) -> None:
+    column = corpus.table.set_index("pair_id")
+    for one in prompts:
+        entry = table.prompts[one.prompt_id]
+        assert len(set(entry.style)) == 2
+        assert set(column.loc[list(entry.style), "style"]) == {one.style}
+        assert one.family not in set(column.loc[list(entry.style), "family"])
+        assert not set(entry.style) & set(entry.exclude)
+
+
+@pytest.mark.parametrize("leak", ["tiny/noto/red-square", "tiny/twemoji/red-square", "tiny/openmoji/blue-square"])
+def test_a_style_neighbor_that_shows_the_target_or_another_style_is_a_leak(
+    table: NeighborTable, prompts: list[Prompt], corpus: Corpus, leak: str
+) -> None:
+    """The target itself, its entity in another style, another entity in another style."""
+    entry = replace(table.prompts["test-0000"], style=(leak,))
+    leaky = replace(table, prompts=table.prompts | {"test-0000": entry})
+    with pytest.raises(LineageError, match=r"test-0000 .*style"):
+        check_exclusions(leaky, corpus, prompts)
+
+
+def test_a_retriever_finds_other_things_in_a_style(retriever: Retriever, corpus: Corpus) -> None:
+    column = corpus.table.set_index("pair_id")
+    content = retriever.search(["red square"], top_k=3)[0]
+    found = retriever.search_style("red square", "openmoji", top_k=4, unlike=content.pair_ids)
+    assert set(column.loc[list(found.pair_ids), "style"]) == {"openmoji"}
+    assert not set(column.loc[list(found.pair_ids), "entity"]) & set(column.loc[list(content.pair_ids), "entity"])
+    fewer = retriever.search_style("red square", "openmoji", top_k=4, exclude=found.pair_ids[:1])
+    assert found.pair_ids[0] not in fewer.pair_ids
+    with pytest.raises(ValueError, match=r"style: expected one of the knowledge base, as .*, got 'baroque'"):
+        retriever.search_style("red square", "baroque", top_k=1)
+
+
+def test_a_text_names_its_style_by_the_longest_words(retriever: Retriever) -> None:
+    assert retriever.style_named_in("a red square in Noto-v1 style") == "noto-v1"
+    assert retriever.style_named_in("a red square, Noto style") == "noto"
+    assert retriever.style_named_in("a red square") is None
 
 
 def test_oracle_shows_the_entity_and_random_another_family_in_another_style(

@@ -70,7 +70,7 @@ def test_shares_are_the_mean_of_the_softmax(tiny_generator: Generator, tiny_corp
     sample, maps = torch.randn(1, 64, 4, 4, generator=draws), torch.randn(1, 2, 64, 4, 4, generator=draws)
     heard: list[torch.Tensor] = []
     with torch.no_grad():
-        kv = attention(maps, weights=torch.ones(1, 2))
+        kv = attention(maps[0], rows=torch.tensor([[0, 1]]), weights=torch.ones(1, 2))
         attention.listener = heard.append
         attention(sample, kv)
         attention.listener = None
@@ -100,5 +100,5 @@ def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None
     Image.new("RGB", (2, 2)).save(tmp_path / "bare.png")
     with pytest.raises(DataError, match="expected an image with its provenance inside"):
         read_png(tmp_path / "bare.png")
-    with pytest.raises(DataError, match="expected version 3, got 1"):
+    with pytest.raises(DataError, match="expected version 4, got 1"):
         Provenance.from_dict({"version": 1})

@@ -148,3 +148,11 @@ def test_a_long_prompt_is_cut_with_a_warning_that_says_where(
     long = "red circle " * 7 + "with a very blue moon"
     with pytest.warns(UserWarning, match="reads 15 tokens; cut after .* not seen: 'circle with a very blue moon'"):
         pipeline(long, neighbors[0], num_inference_steps=1)
+
+
+def test_a_style_neighbor_is_refused_by_a_generator_that_does_not_know_roles(pipeline: RetrievalPipeline) -> None:
+    shown = Neighbor(image=np.zeros((8, 8, 3), np.uint8), caption="a circle", role="style")
+    with pytest.raises(ValueError, match="expected content neighbors alone, got one of style"):
+        pipeline(PROMPTS[0], [shown], num_inference_steps=1)
+    with pytest.raises(ValueError, match="expected the role content or style, got 'colour'"):
+        Neighbor(image=np.zeros((8, 8, 3), np.uint8), caption="a circle", role="colour")  # type: ignore[arg-type]

@@ -142,7 +142,9 @@ def test_a_scheduler_is_saved_and_read_again(
     assert type(again.scheduler) is EulerDiscreteScheduler
     settings = again(PROMPTS[0], neighbors[0], num_inference_steps=1).provenance[0].settings
     assert settings["scheduler"] == "EulerDiscreteScheduler"
-    with pytest.raises(ModelError, match=r"expected no options but .* for a generator of this project, got \['sheduler'\]"):
+    with pytest.raises(
+        ModelError, match=r"expected no options but .* for a generator of this project, got \['sheduler'\]"
+    ):
         RetrievalPipeline.from_pretrained(tmp_path, sheduler="x")
 
 
