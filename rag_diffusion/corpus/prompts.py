@@ -26,11 +26,13 @@ FOLDER_PROMPTS = 120  # of a user's own corpus the default run draws so many
 def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
     """Prompts of every entity of a split that stands in six or more styles, in three balanced styles.
 
-    Deterministic in the corpus. One prompt of each entity is a default one; over all of them captions and
+    Deterministic in the corpus; of a wide one its aligned sets alone count, so that it has the prompts of the emoji
+    corpus. One prompt of each entity is a default one; over all of them captions and
     sentences, and the styles, are balanced.
     """
-    table = corpus.table[corpus.table["split"] == split]
     words: dict[str, str] = corpus.manifest["style_words"]
+    aligned = corpus.table["style"].isin(corpus.manifest.get("aligned_styles", list(words)))
+    table = corpus.table[(corpus.table["split"] == split) & aligned]
     used: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     prompts: list[Prompt] = []
     entities = {str(entity): rows for entity, rows in table.groupby("entity") if rows["style"].nunique() >= MIN_STYLES}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,49 @@ from PIL import Image
 
 from rag_diffusion import layout
 from rag_diffusion.config import CorpusConfig
-from rag_diffusion.corpus import folder, iconify
+from rag_diffusion.corpus import folder, iconify, wide
 from rag_diffusion.corpus.duplicates import duplicate_groups
 from rag_diffusion.corpus.split import assign_splits, families, styles_per_entity
 from rag_diffusion.corpus.store import write_corpus
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.types import Pair
 
+_More = Callable[[list[Pair]], tuple[list[Pair], dict[str, Any]]]
+
 
 def run(ctx: StageContext) -> None:
     """Write data/corpus."""
     config = ctx.config.corpus
+    more: _More | None = None
     if config.source == "iconify":
         cache = ctx.root / layout.SCRATCH / "packages"
-        pairs, facts = iconify.load_pairs(config.iconify, ctx.root, config.image_size, cache)
+        sources = iconify.load_sources(ctx.root / config.iconify.sources, cache)
+        pairs, facts = iconify.load_pairs(config.iconify, sources, config.image_size)
+        if config.iconify.sets != "emoji" or config.iconify.own.path:
+            more = partial(
+                wide.extend, sources=sources, config=config.iconify, root=ctx.root, size=config.image_size, cache=cache
+            )
     else:
         pairs, facts = folder.load_pairs(config.folder, ctx.root, config.image_size)
-    manifest = build_corpus(ctx.root / layout.CORPUS, pairs, config, facts)
+    manifest = build_corpus(ctx.root / layout.CORPUS, pairs, config, facts, more)
     _report(ctx, manifest)
 
 
-def build_corpus(path: Path, pairs: list[Pair], config: CorpusConfig, facts: dict[str, Any]) -> dict[str, Any]:
-    """Split pairs by family, mark duplicates, write the corpus; returns the manifest."""
+def build_corpus(
+    path: Path, pairs: list[Pair], config: CorpusConfig, facts: dict[str, Any], more: _More | None = None
+) -> dict[str, Any]:
+    """Split pairs by family, mark duplicates, add more pairs to the finished ones, write the corpus.
+
+    Args:
+        path: folder to make or to replace.
+        pairs: without family, split and duplicate group.
+        config: how they are split.
+        facts: entries for the manifest.
+        more: gives finished pairs, theirs and those that it adds, with entries for the manifest.
+
+    Returns:
+        The manifest.
+    """
     pairs = sorted(pairs, key=lambda pair: pair.pair_id)
     pixels = _pixels(pairs)
     entities, styles = [pair.entity for pair in pairs], [pair.style for pair in pairs]
@@ -56,9 +79,14 @@ def build_corpus(path: Path, pairs: list[Pair], config: CorpusConfig, facts: dic
             for pair, group in zip(pairs, groups, strict=True)
         ]
         facts |= {"split_salt": salt, "num_duplicates": len(pairs) - len(set(groups))}
+    if more is not None:
+        pairs, added = more(pairs)
+        facts |= added
     facts["kind"] = config.source
-    facts["num_rejected"] = len(facts["rejected"])
-    facts["rejected_by_reason"] = dict(Counter(row["reason"].split(":")[0] for row in facts["rejected"]))
+    reasons = Counter(row["reason"].split(":")[0] for row in facts["rejected"])
+    more_reasons = Counter(facts.get("wide", {}).get("rejected_by_reason", {}))
+    facts["num_rejected"] = reasons.total() + more_reasons.total()
+    facts["rejected_by_reason"] = dict(reasons + more_reasons)
     return write_corpus(path, pairs, image_size=config.image_size, facts=facts)
 
 
@@ -84,7 +112,7 @@ def _pixels(pairs: list[Pair]) -> NDArray[np.uint8]:
 
 
 def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:
-    splits = manifest["counts"]["split"]
+    splits, wide_facts = manifest["counts"]["split"], manifest.get("wide", {})
     ctx.tracker.log_dataset("corpus", manifest["hash"], layout.CORPUS)
     ctx.tracker.log_metrics(
         {
@@ -94,11 +122,15 @@ def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:
             "num_duplicates": manifest.get("num_duplicates", 0),
         }
         | {f"num_{name}": count for name, count in splits.items()}
+        | {f"num_{name}": count for name, count in wide_facts.items() if name.startswith("held_out_by_")}
     )
     ctx.tracker.log_artifact(ctx.root / layout.CORPUS / "manifest.json")
     print(
         f"{manifest['num_pairs']} pairs of {manifest['num_entities']} entities in {manifest['num_families']} families "
         f"({', '.join(f'{name} {count}' for name, count in splits.items())}), {manifest['num_rejected']} rejected"
     )
+    for name, count in wide_facts.items():
+        if name.startswith("held_out_by_"):
+            print(f"  {name.replace('_', ' ')}: {count} drawings")
     for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1])[:5]:
         print(f"  rejected {count}: {reason}")

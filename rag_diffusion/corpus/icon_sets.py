@@ -1,0 +1,269 @@
+"""The drawings of one package with every set of Iconify, and why others of its drawings are left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rag_diffusion.corpus.iconify import svg_source
+from rag_diffusion.corpus.manners import Manners, Reading
+from rag_diffusion.corpus.packages import Package, read_members
+from rag_diffusion.errors import DataError
+
+_TRADEMARK = re.compile(r"(brand|logo|logotype|flag|flags)-.*|.*-(logo|logotype|brand)s?|.*\bflag-(of|for)\b.*")
+_TRADEMARK_CATEGORY = re.compile(
+    r"\b(brands?|logos?|flags?|social ?medias?\w*|developer ?communities)\b", re.IGNORECASE
+)
+_UNDRAWN = (
+    ("<image", "bitmap"),
+    ("<animate", "animated"),
+    ("<set ", "animated"),
+    ("<text", "text"),
+    ("<script", "script"),
+)
+_LOGO_SETS = 2  # sets of logos that must know a name before it counts as a trademark
+_USUAL_SIZE = 24
+_SHOWN = 12  # names of each reason in the manifest
+
+
+@dataclass
+class Tally:
+    """Counted rejections by reason, with a few names each for a look."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, what: str, reason: str) -> None:
+        """Count one rejected drawing; what follows a colon in the reason is told in the examples alone."""
+        short = reason.split(":")[0]
+        self.counts[short] += 1
+        if len(self.examples[short]) < _SHOWN:
+            self.examples[short].append(f"{what}{reason.removeprefix(short)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """One drawing before it is joined and rendered.
+
+    Attributes:
+        prefix: its set.
+        name: its name there.
+        aliases: other names that its set has for it.
+        code_points: what the set's table of characters says it is.
+        reading: its name taken apart.
+        category: of the drawing within the set, else of the set.
+        svg: the file, `currentColor` still in it.
+        monochrome: whether its colour may be chosen.
+    """
+
+    prefix: str
+    name: str
+    aliases: tuple[str, ...]
+    code_points: tuple[str, ...]
+    reading: Reading
+    category: str
+    svg: str
+    monochrome: bool
+
+    @property
+    def style(self) -> str:
+        """The manner among those of all sets, e.g. `ph-duotone`."""
+        return f"{self.prefix}-{self.reading.manner}" if self.reading.manner else self.prefix
+
+    @property
+    def where(self) -> str:
+        """Set and name, e.g. `ph/acorn-duotone`."""
+        return f"{self.prefix}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetCard:
+    """Whose a set is: name in words, licence, author, house (sets by one hand)."""
+
+    words: str
+    licence: str
+    attribution: str
+    house: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideSource:
+    """data/sources/wide.yaml."""
+
+    package: Package
+    licences: tuple[str, ...]
+    left_out_categories: frozenset[str]
+    left_out_sets: Mapping[str, str]
+    logo_sets: frozenset[str]
+    house_of: Mapping[str, str]
+    least_drawings: int
+    least_houses: int
+    colours: Mapping[str, str]
+    weak_words: frozenset[str]
+    synonyms: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    @classmethod
+    def read(cls, path: Path) -> WideSource:
+        """Read and check the file.
+
+        Raises:
+            DataError: an entry is missing or is of another form.
+        """
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            return cls(
+                package=Package.parse(rows["package"]),
+                licences=tuple(rows["licences"]),
+                left_out_categories=frozenset(rows["left_out_categories"]),
+                left_out_sets=dict(rows["left_out_sets"]),
+                logo_sets=frozenset(rows["logo_sets"]),
+                house_of={prefix: house for house, sets in rows["houses"].items() for prefix in sets},
+                least_drawings=int(rows["least"]["drawings"]),
+                least_houses=int(rows["least"]["houses"]),
+                colours=dict(rows["colours"]),
+                weak_words=frozenset(rows["weak_words"]),
+                synonyms={
+                    title: {how: tuple(map(str, words)) for how, words in row.items()}
+                    for title, row in rows["synonyms"].items()
+                },
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: expected the entries of a wide source, got {error!r}; restore the file") from None
+
+    def why_not(self, prefix: str, info: Mapping[str, Any]) -> str:
+        """Why a whole set is left out; empty where it is taken."""
+        licence = info["license"].get("spdx", "none")
+        if prefix in self.left_out_sets:
+            return f"set left out, {self.left_out_sets[prefix]}"
+        if info.get("category") in self.left_out_categories:
+            return f"category left out, {info['category']}"
+        return "" if licence.startswith(self.licences) and "NC" not in licence else f"licence left out, {licence}"
+
+    def card(self, prefix: str, info: Mapping[str, Any]) -> SetCard:
+        """Whose a set is."""
+        name = re.sub(r"\b(free )?icons?\b|\bsystem\b|\(.*\)", "", info["name"], flags=re.IGNORECASE)
+        return SetCard(
+            words=" ".join(name.split()) if re.search(r"\w", name) else info["name"],
+            licence=info["license"]["spdx"],
+            attribution=info["author"]["name"],
+            house=self.house_of.get(prefix, prefix.split("-")[0]),
+        )
+
+
+def read_drawings(
+    source: WideSource, archive: Path, prefixes: Collection[str], tally: Tally
+) -> tuple[list[Drawing], dict[str, SetCard]]:
+    """Every drawing that may be taken, one size of each.
+
+    Args:
+        source: what is left out.
+        archive: the package.
+        prefixes: sets that are asked for; none: all of them.
+        tally: where rejections are counted.
+
+    Returns:
+        Drawings by set and name, and the card of each set that has one.
+
+    Raises:
+        DataError: a set that was asked for is not there, or may not be used.
+    """
+    drawings: list[Drawing] = []
+    cards: dict[str, SetCard] = {}
+    logos: Counter[str] = Counter()
+    seen: set[str] = set()
+    for _, content in read_members(archive, lambda name: bool(re.fullmatch(r"json/[^/]+\.json", name))):
+        data = json.loads(content)
+        prefix, info = data["prefix"], data["info"]
+        seen.add(prefix)
+        why_not = source.why_not(prefix, info)
+        if prefix in source.logo_sets:
+            logos.update(list(data["icons"]))
+        if why_not and prefix in prefixes:
+            raise DataError(f"corpus.iconify.sets: expected sets that may be used, got {prefix} ({why_not}); remove it")
+        if prefixes and prefix not in prefixes:
+            continue
+        if why_not:
+            for name in data["icons"]:
+                tally.add(f"{prefix}/{name}", why_not)
+            continue
+        cards[prefix] = source.card(prefix, info)
+        drawings += _drawings(data, tally)
+    if missing := sorted(set(prefixes) - seen):
+        raise DataError(f"corpus.iconify.sets: expected prefixes of {source.package.name}, got {missing}; correct them")
+    drawings.sort(key=lambda drawing: drawing.where)
+    return [drawing for drawing in drawings if not _is_logo(drawing, logos, tally)], _told_apart(cards)
+
+
+def _told_apart(cards: Mapping[str, SetCard]) -> dict[str, SetCard]:
+    """Sets of one name in words are called by their prefixes."""
+    count = Counter(card.words.lower() for card in cards.values())
+    return {
+        prefix: replace(card, words=prefix.replace("-", " ").title()) if count[card.words.lower()] > 1 else card
+        for prefix, card in cards.items()
+    }
+
+
+def _is_logo(drawing: Drawing, logos: Counter[str], tally: Tally) -> bool:
+    if logos[drawing.reading.stem] < _LOGO_SETS:
+        return False
+    tally.add(drawing.where, "name of a logo")
+    return True
+
+
+def _drawings(data: Mapping[str, Any], tally: Tally) -> Iterator[Drawing]:
+    prefix, icons = data["prefix"], data["icons"]
+    manners = Manners(icons, data.get("suffixes") or {}, data.get("prefixes") or {})
+    categories = {name: category for category, names in data.get("categories", {}).items() for name in names}
+    aliases, chars = defaultdict(list), defaultdict(list)
+    for alias, target in data.get("aliases", {}).items():
+        if not {"rotate", "hFlip", "vFlip"} & set(target):
+            aliases[target["parent"]].append(alias)
+    for points, name in data.get("chars", {}).items():
+        chars[name].append(points)
+    readings = _one_size(prefix, {name: manners.read(name) for name in sorted(icons)}, tally)
+    for name, reading in readings.items():
+        icon, category = icons[name], categories.get(name, "")
+        reason = _why_not(icon, reading.stem, category)
+        if reason:
+            tally.add(f"{prefix}/{name}", reason)
+            continue
+        yield Drawing(
+            prefix=prefix,
+            name=name,
+            aliases=tuple(sorted(aliases[name])),
+            code_points=tuple(sorted(point for point in chars[name] if int(point.split("-")[0], 16) > 0xFF)),
+            reading=reading,
+            category=(category or data["info"].get("category") or "icons").lower(),
+            svg=svg_source(icon, data.get("width", 16), data.get("height", 16), square=True),
+            monochrome="currentColor" in icon["body"] and not data["info"].get("palette", False),
+        )
+
+
+def _one_size(prefix: str, readings: dict[str, Reading], tally: Tally) -> dict[str, Reading]:
+    best: dict[tuple[str, str], str] = {}
+    for name, reading in readings.items():
+        key = (reading.stem, reading.manner)
+        best[key] = min((best.get(key, name), name), key=lambda other: _distance(readings[other].size))
+    for name in sorted(set(readings) - set(best.values())):
+        tally.add(f"{prefix}/{name}", "second size of a drawing")
+    kept = set(best.values())
+    return {name: reading for name, reading in readings.items() if name in kept}
+
+
+def _distance(size: int) -> tuple[int, int]:
+    return abs((size or _USUAL_SIZE) - _USUAL_SIZE), -size
+
+
+def _why_not(icon: Mapping[str, Any], stem: str, category: str) -> str:
+    if icon.get("hidden"):
+        return "withdrawn by its set"
+    if _TRADEMARK.fullmatch(stem) or _TRADEMARK_CATEGORY.search(category):
+        return "logo or flag"
+    return next((f"body holds {what}" for mark, what in _UNDRAWN if mark in icon["body"]), "")

@@ -1,0 +1,145 @@
+"""What each drawing of the wide corpus shows: an entity of the emoji corpus, or the name that several sets have."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rag_diffusion.corpus.emoji import Annotation, EntityResolver, IconSet
+from rag_diffusion.corpus.held_out import Found, HeldOutNames, Names, words_of
+from rag_diffusion.corpus.icon_sets import Drawing, SetCard, Tally, WideSource
+from rag_diffusion.corpus.wide_pairs import Placed
+
+OWN_NAME = "name:"  # begins the entities that are no emoji
+_RARE_TAG = 2  # entities that may share a tag which is as good as a name
+_NO_THINGS = ("people-body", "component", "flags", "extras-openmoji", "extras-unicode")
+_HELD = "test"  # split of drawings that may not be trained on though their entity is
+_COMMON = 2  # names of sets that hold a word before it counts as one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of an entity of the emoji corpus."""
+
+    title: str
+    family: str
+    split: str
+
+
+def called_names(
+    emoji: Mapping[str, Known],
+    sets: Mapping[str, IconSet],
+    annotations: Mapping[str, Annotation],
+    synonyms: Mapping[str, Mapping[str, tuple[str, ...]]],
+) -> dict[str, Names]:
+    """What entities of the emoji corpus are called: titles, names in every set, aliases, synonyms and rare tags."""
+    resolver = EntityResolver(sets)
+    names: dict[str, set[str]] = defaultdict(set)
+    for style, icon_set in sets.items():
+        for name in {*icon_set.icons, *icon_set.aliases, *icon_set.chars.values()}:
+            names[resolver.resolve(style, name) or ""].add(name)
+    tags = Counter(tag for row in annotations.values() if row.group not in _NO_THINGS for tag in set(row.tags))
+    called = {}
+    for entity, known in emoji.items():
+        rare = [tag for tag in annotations[entity].tags if tags[tag] <= _RARE_TAG]
+        more = synonyms.get(known.title, {})
+        called[entity] = Names(
+            full=(known.title, *sorted(names[entity])),
+            also=more.get("names", ()),
+            hints=(*rare, *more.get("exact", ())),
+        )
+    return called
+
+
+def place(
+    drawings: Sequence[Drawing],
+    known: Mapping[str, Known],
+    called: Mapping[str, Names],
+    weak_words: frozenset[str],
+    untrained: str = "",
+) -> list[Placed]:
+    """Say of each drawing what it shows and where it may be used.
+
+    Args:
+        drawings: of all sets.
+        known: entities of the emoji corpus.
+        called: what they are called.
+        weak_words: words that do not tell one thing from another.
+        untrained: a set none of whose drawings may be trained on.
+    """
+    names = {entity: called[entity] for entity in called if known[entity].split != "train"}
+    held_out = HeldOutNames(names, weak_words, _vocabulary(drawings, called))
+    trained: dict[str, str] = {}
+    for entity in sorted((one for one in called if known[one].split == "train"), reverse=True):
+        trained |= {"".join(words_of(name)): entity for name in called[entity].full}
+    titles = _titles(drawings)
+    twins: dict[str, str] = {}
+    placed = []
+    for drawing in drawings:
+        shown, found_by = _shown(drawing, held_out)
+        held = drawing.prefix == untrained and not shown
+        trains = "" if held or shown else trained.get("".join(words_of(drawing.reading.entity)), "")
+        entity = shown.entity if shown and shown.exact else trains
+        what, title = known.get(shown.entity if shown else entity), titles[_key(drawing)]
+        placed.append(
+            Placed(
+                drawing=drawing,
+                entity=entity or OWN_NAME + title,
+                title=known[entity].title if entity else title.replace("-", " "),
+                family=what.family if what else OWN_NAME + title,
+                split=_HELD if held else what.split if what else "train",
+                twin=twins.setdefault(drawing.svg, drawing.where),
+                found_by=found_by,
+                alone=bool(shown and shown.alone),
+            )
+        )
+    return placed
+
+
+def _shown(drawing: Drawing, held_out: HeldOutNames) -> tuple[Found | None, str]:
+    """Held-out entity that a drawing shows, and which check found it."""
+    reading = drawing.reading
+    points = held_out.by_code_point((reading.entity, reading.stem, drawing.name, *drawing.aliases), drawing.code_points)
+    if points:
+        return Found(entity=points, exact=True, alone=True), "code_point"
+    words = held_out.by_words((reading.entity, reading.stem, *drawing.aliases))
+    return words, "words" if words else ""
+
+
+def _key(drawing: Drawing) -> str:
+    """Words in any order: `cup-coffee` is `coffee-cup`."""
+    return "-".join(sorted(drawing.reading.entity.split("-")))
+
+
+def _titles(drawings: Iterable[Drawing]) -> dict[str, str]:
+    """The order of words that most drawings have."""
+    orders: dict[str, Counter[str]] = defaultdict(Counter)
+    for drawing in drawings:
+        orders[_key(drawing)][drawing.reading.entity] += 1
+    return {key: min(counts, key=lambda name: (-counts[name], name)) for key, counts in orders.items()}
+
+
+def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, Names]) -> set[str]:
+    names = {(drawing.prefix, drawing.reading.entity) for drawing in drawings}
+    found = Counter(word for _, name in names for word in set(words_of(name)))
+    known = {word for names in called.values() for name in names.full for word in words_of(name)}
+    return known | {word for word, count in found.items() if count >= _COMMON}
+
+
+def enough(
+    placed: Sequence[Placed], cards: Mapping[str, SetCard], source: WideSource, own: str, tally: Tally
+) -> list[Placed]:
+    """Entities that several hands have drawn; those of the emoji corpus and of one's own set always."""
+    drawings: Counter[str] = Counter(one.entity for one in placed)
+    houses: dict[str, set[str]] = defaultdict(set)
+    for one in placed:
+        houses[one.entity].add(cards[one.drawing.prefix].house)
+    kept = []
+    for one in placed:
+        few = drawings[one.entity] < source.least_drawings or len(houses[one.entity]) < source.least_houses
+        if few and one.entity.startswith(OWN_NAME) and one.drawing.prefix != own:
+            tally.add(one.drawing.where, "name with too few drawings")
+        else:
+            kept.append(one)
+    return kept

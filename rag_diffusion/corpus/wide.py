@@ -1,0 +1,146 @@
+"""The wide corpus: the emoji corpus as it is, and the drawings of all other sets of Iconify joined by name.
+
+Nothing that shows a validation or test entity of the emoji corpus has the split `train`, under whichever name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_diffusion.config import IconifyConfig
+from rag_diffusion.corpus.duplicates import UnionFind
+from rag_diffusion.corpus.icon_sets import Drawing, SetCard, Tally, WideSource, read_drawings
+from rag_diffusion.corpus.iconify import EmojiSources
+from rag_diffusion.corpus.joining import OWN_NAME, Known, called_names, enough, place
+from rag_diffusion.corpus.keep_out import keep_out, taken_out, untorn
+from rag_diffusion.corpus.own import read_own
+from rag_diffusion.corpus.packages import fetch_package
+from rag_diffusion.corpus.rendering import in_processes
+from rag_diffusion.corpus.wide_pairs import Placed, Rendered, render, style_words
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.progress import progress
+from rag_diffusion.types import Pair
+
+# Mean squared difference of 16 px thumbnails of two drawings of one entity, their colours left aside:
+NEAR_IDENTICAL = 0.002  # one of them is left out
+NEAR_DUPLICATE = 0.005  # they are marked as duplicates, so that neither is a neighbor of the other
+
+
+def extend(
+    pairs: Sequence[Pair], *, sources: EmojiSources, config: IconifyConfig, root: Path, size: int, cache: Path
+) -> tuple[list[Pair], dict[str, Any]]:
+    """Add the drawings of other sets to the finished emoji corpus.
+
+    Args:
+        pairs: of the emoji corpus, with their splits.
+        sources: the emoji sets and what characters are called.
+        config: `sets` and `colours`, and where the source list is.
+        root: project root.
+        size: side of the images in pixels.
+        cache: folder for package archives.
+
+    Returns:
+        The pairs that were given, unchanged, with those of the other sets; and facts for the manifest.
+
+    Raises:
+        DataError: the package cannot be had, or a set that was asked for is not in it or may not be used.
+    """
+    source, tally = WideSource.read(root / config.wide_sources), Tally()
+    drawings, cards = _drawings(source, config, root, cache, tally)
+    known = {pair.entity: Known(title=pair.title, family=pair.family, split=pair.split) for pair in pairs}
+    called = called_names(known, sources.sets, sources.annotations, source.synonyms)
+    own = config.own.style if config.own.path else ""
+    placed = enough(place(drawings, known, called, source.weak_words, own), cards, source, own, tally)
+    rendered = _near_identical(_rendered(placed, cards, size, source, config, tally), own, tally)
+    rendered = keep_out(rendered, [pair for pair in pairs if pair.split != "train"])
+    facts = {
+        "aligned_styles": sorted(sources.sets),
+        "style_words": {style: icon_set.words for style, icon_set in sources.sets.items()}
+        | {one.drawing.style: style_words(cards[one.drawing.prefix], one.drawing) for one in placed},
+        "wide": {
+            "package": f"{source.package.name}@{source.package.version}",
+            "rejected_by_reason": dict(tally.counts.most_common()),
+            "examples": dict(tally.examples),
+        }
+        | taken_out(rendered),
+    }
+    return [*pairs, *untorn([one.pair for one in rendered])], facts
+
+
+def _drawings(
+    source: WideSource, config: IconifyConfig, root: Path, cache: Path, tally: Tally
+) -> tuple[list[Drawing], dict[str, SetCard]]:
+    """Drawings of the package and of one's own folder, and whose they are."""
+    drawings: list[Drawing] = []
+    cards: dict[str, SetCard] = {}
+    if config.sets != "emoji":
+        prefixes = () if config.sets == "wide" else tuple(config.sets)
+        drawings, cards = read_drawings(source, fetch_package(source.package, cache), prefixes, tally)
+    if config.own.path:
+        mine, card = read_own(config.own, root, tally)
+        if config.own.style in {drawing.style for drawing in drawings} | set(cards):
+            raise ConfigError(f"corpus.iconify.own.style: expected a name that no set has, got {config.own.style!r}")
+        drawings, cards = [*drawings, *mine], cards | {config.own.style: card}
+    return drawings, cards
+
+
+def _rendered(
+    placed: Sequence[Placed],
+    cards: Mapping[str, SetCard],
+    size: int,
+    source: WideSource,
+    config: IconifyConfig,
+    tally: Tally,
+) -> list[Rendered]:
+    found = []
+    function = partial(render, size=size, colours=source.colours, how=config.colours)
+    results = in_processes(function, [(one, cards[one.drawing.prefix]) for one in placed])
+    for one, result in zip(placed, progress(results, total=len(placed), desc="rendering", unit="img"), strict=True):
+        if isinstance(result, Rendered):
+            found.append(result)
+        else:
+            tally.add(one.drawing.where, result)
+    return found
+
+
+def _near_identical(rendered: Sequence[Rendered], own: str, tally: Tally) -> list[Rendered]:
+    """Leave out all but one of the near-identical drawings of an entity, mark near-duplicates, drop lonely ones."""
+    groups: dict[tuple[str, bool], list[Rendered]] = defaultdict(list)
+    for one in rendered:
+        groups[one.pair.entity, one.monochrome].append(one)
+    kept: list[Rendered] = []
+    duplicates = UnionFind(name for one in rendered for name in (one.pair.pair_id, one.pair.duplicate_group))
+    for group in groups.values():
+        vectors = np.stack([one.ink if one.monochrome else one.colours for one in group]).astype(np.float32) / 255
+        chosen: list[int] = []
+        for row, one in enumerate(group):
+            differences = np.square(vectors[chosen] - vectors[row]).mean(axis=1)
+            if (differences < NEAR_IDENTICAL).any() and one.pair.style != own:
+                tally.add(one.pair.pair_id, "near-identical drawing of the same entity")
+                continue
+            duplicates.join(one.pair.pair_id, one.pair.duplicate_group)
+            for other in np.flatnonzero(differences < NEAR_DUPLICATE):
+                duplicates.join(one.pair.pair_id, group[chosen[other]].pair.pair_id)
+            chosen.append(row)
+        kept += [group[row] for row in chosen]
+    count = Counter(one.pair.entity for one in kept)
+    kept = [one for one in kept if not _lonely(one.pair, count, own, tally)]
+    return [replace(one, pair=_grouped(one.pair, duplicates)) for one in sorted(kept, key=lambda one: one.pair.pair_id)]
+
+
+def _grouped(pair: Pair, duplicates: UnionFind) -> Pair:
+    return replace(pair, duplicate_group=duplicates.find(pair.pair_id))
+
+
+def _lonely(pair: Pair, count: Counter[str], own: str, tally: Tally) -> bool:
+    if count[pair.entity] > 1 or pair.style == own or not pair.entity.startswith(OWN_NAME):
+        return False
+    tally.add(pair.pair_id, "name with too few drawings")
+    return True
