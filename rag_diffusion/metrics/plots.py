@@ -57,13 +57,20 @@ def accuracy_plot(table: Mapping[str, Mapping[str, Any]], *, num_prompts: int) -
     return _png(figure)
 
 
-def curves_plot(curves: Mapping[str, Mapping[str, Mapping[str, float]]], *, xlabel: str, title: str) -> bytes:
+def curves_plot(
+    curves: Mapping[str, Mapping[str, Mapping[str, float]]],
+    *,
+    xlabel: str,
+    title: str,
+    ylabel: str = "share of images recognised",
+) -> bytes:
     """Points with intervals, joined by lines where x is a number.
 
     Args:
         curves: {name of the line: {x, as text: {"mean", "low", "high"}}}; the x are numbers or words, in their order.
         xlabel: what x is.
         title: on top.
+        ylabel: what the points are; below zero where one of them is.
 
     Returns:
         PNG bytes; the same curves give the same bytes.
@@ -79,10 +86,11 @@ def curves_plot(curves: Mapping[str, Mapping[str, Mapping[str, float]]], *, xlab
         below = [max(0.0, point["mean"] - point["low"]) for point in points.values()]
         above = [max(0.0, point["high"] - point["mean"]) for point in points.values()]
         axes.errorbar(places, means, yerr=[below, above], marker="o", capsize=3, ls=line, lw=1.4, label=name)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(bottom=0)
+    axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 8 else 0)
+    if all(point["low"] >= 0 for points in curves.values() for point in points.values()):
+        axes.set_ylim(bottom=0)
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("share of images recognised")
+    axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)

@@ -85,7 +85,7 @@ def check_fits(scheduler: Any, schedule: DDPMScheduler) -> None:
     fault = None
     if config.prediction_type != schedule.config.prediction_type:
         fault = f"a network that predicts {config.prediction_type}, not {schedule.config.prediction_type}"
-    elif not torch.allclose(scheduler.alphas_cumprod, schedule.alphas_cumprod, rtol=1e-3, atol=1e-9):
+    elif not torch.allclose(scheduler.alphas_cumprod.cpu(), schedule.alphas_cumprod.cpu(), rtol=1e-3, atol=1e-9):
         fault = "other betas than the network was trained with"
     elif any(config.get(key) for key in ("clip_sample", "thresholding")):
         fault = "thresholding of its own; the pipeline's `thresholding` knows what pixels are"

@@ -21,7 +21,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.stages import align, embed, evaluate, index
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.evaluate import aims, by_drawings, by_training_step
+from rag_diffusion.stages.evaluate import aims, by_drawings, by_training_step, kept
 from rag_diffusion.stages.promote import publish_evaluation
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import write_card
@@ -131,6 +131,12 @@ def report(retrieved: float) -> dict[str, Any]:
         "differences": {"retrieved-none": row, "retrieved-copied_snap": row},
         "by_kind": {"sentence": {"retrieved": plain}, "caption": {"retrieved": row}},
         "two_entities": {"difference": interval(retrieved)},
+        "by_placement": {
+            "curve_retrieved_aligned": -0.02,
+            "curve_retrieved_shift16": -0.015,
+            "curve_retrieved_size0.5": 0.01,
+            "curve_random_aligned": 0.003,
+        },
     }
 
 
@@ -152,11 +158,21 @@ def test_aims_say_what_is_reached() -> None:
         "retrieved / none, KID": True,
         "random / none, style": False,
         "sentences / captions, entity": True,
+        "retrieved, style": False,
+        "moved by 16 px / aligned, gain": True,
+        "half size / aligned, gain": False,
+        "random - none, loss at t = 950": True,
         "two entities, retrieved - none, both, low end": True,
     }
     found = {name: one["reached"] for name, one in aims(report(0.1)).items()}
     assert not found["retrieved - none, joint, low end"]
     assert not found["retrieved / real, joint"]
+
+
+def test_the_share_of_the_gain_that_is_kept_is_none_without_a_gain() -> None:
+    assert kept({"curve_retrieved_aligned": -0.04, "curve_retrieved_shift16": -0.03}, "shift16") == 0.75
+    assert kept({"curve_retrieved_aligned": -0.04, "curve_retrieved_shift16": 0.02}, "shift16") == -0.5
+    assert kept({"curve_retrieved_aligned": 0.01, "curve_retrieved_shift16": -0.02}, "shift16") == 0
 
 
 def test_the_page_escapes_prompts_and_marks_verdicts(tiny_corpus: Corpus) -> None:
