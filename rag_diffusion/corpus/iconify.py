@@ -93,7 +93,7 @@ def load_pairs(config: IconifyConfig, sources: EmojiSources, image_size: int) ->
     rejections = Rejections()
     drawings = list(_select(sets, annotations, config, rejections))
     pairs = []
-    with ThreadPoolExecutor(2) as pool:  # resvg releases the interpreter lock while it renders
+    with ThreadPoolExecutor(2) as pool:  # Pillow releases the interpreter lock, resvg does not
         rendered = pool.map(lambda drawing: _render(drawing, image_size), drawings)
         for drawing, pair in zip(
             drawings,

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from rag_diffusion.config import OwnConfig
-from rag_diffusion.corpus.icon_sets import Drawing, SetCard, Tally
+from rag_diffusion.corpus.icon_sets import Drawing
 from rag_diffusion.corpus.manners import Reading, without_number
+from rag_diffusion.corpus.wide_source import SetCard, Tally
 from rag_diffusion.errors import ConfigError
 
 _MAX_BYTES = 1 << 20  # of one file

@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
     with atomic_dir(path) as folder:
         shards = []
         for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
-            table = pa.Table.from_pylist([asdict(pair) for pair in rows[start : start + SHARD_ROWS]], schema=SCHEMA)
+            table = pa.Table.from_pylist([vars(pair) for pair in rows[start : start + SHARD_ROWS]], schema=SCHEMA)
             name = f"pairs-{number:05d}.parquet"
             pq.write_table(table, folder / name, compression="zstd")
             shards.append({"name": name, "rows": table.num_rows, "sha256": file_hash(folder / name)})
