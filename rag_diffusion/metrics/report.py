@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval
 from rag_diffusion.metrics.distances import frechet, kid_interval
 from rag_diffusion.metrics.judge import METRICS, Verdicts
+from rag_diffusion.retrieval.controls import why_without
 from rag_diffusion.types import Prompt
 
 REFERENCE = "real"
@@ -28,14 +29,16 @@ CSV_COLUMNS = ("variant", "metric", "mean", "low", "high")
 
 T = TypeVar("T")
 Table = dict[str, dict[str, Any]]
+Ints = NDArray[np.int64]
 
 
 def accuracy_table(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> Table:
     """Accuracy of every variant with intervals."""
-    return {
-        name: {metric: bootstrap.interval(found.values(metric)).as_dict() for metric in METRICS}
-        for name, found in in_order(verdicts).items()
-    }
+    table: Table = {}
+    for name, found in in_order(verdicts).items():
+        part = bootstrap.of(found.answers)
+        table[name] = {metric: part.interval(found.values(metric)).as_dict() for metric in METRICS}
+    return table
 
 
 def unjudged_table(names: Sequence[str], reason: str) -> Table:
@@ -44,20 +47,30 @@ def unjudged_table(names: Sequence[str], reason: str) -> Table:
 
 
 def distance_table(
-    features: Mapping[str, NDArray[np.float32]], frechet_name: str, bootstrap: ClusterBootstrap
+    features: Mapping[str, NDArray[np.float32]],
+    frechet_name: str,
+    bootstrap: ClusterBootstrap,
+    answers: Mapping[str, Ints] | None = None,
 ) -> Table:
     """KID with its interval and the Frechet distance of every variant to the real images of the same prompts.
 
     The real images are the reference themselves: no distance.
+
+    Args:
+        features: (N, D) by variant.
+        frechet_name: how the Frechet distance is called.
+        bootstrap: over all prompts.
+        answers: by variant, (N,) numbers of the prompts that its images answer; None: all of them.
     """
     table: Table = {}
     for name, ours in in_order(features).items():
         if name == REFERENCE or len(ours) < 2:
             table[name] = {"kid": None, frechet_name: None}
             continue
-        real = features[REFERENCE]
+        rows = np.arange(len(ours)) if answers is None else answers[name]
+        real = features[REFERENCE][rows]
         table[name] = {
-            "kid": kid_interval(ours, real, bootstrap).as_dict(),
+            "kid": kid_interval(ours, real, bootstrap.of(rows)).as_dict(),
             frechet_name: round(frechet(ours, real), 6),
         }
     return table
@@ -66,15 +79,17 @@ def distance_table(
 def differences(
     verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Paired differences between variants that are both there."""
-    return {
-        f"{one}-{other}": {
-            metric: bootstrap.difference(verdicts[one].values(metric), verdicts[other].values(metric)).as_dict()
-            for metric in METRICS
-        }
-        for one, other in COMPARED
-        if one in verdicts and other in verdicts
-    }
+    """Paired differences between variants that are both there, over the prompts that both answer."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for one, other in COMPARED:
+        if one in verdicts and other in verdicts:
+            both = np.intersect1d(verdicts[one].answers, verdicts[other].answers)
+            if len(both):
+                part, pair = bootstrap.of(both), (verdicts[one], verdicts[other])
+                found[f"{one}-{other}"] = {
+                    metric: part.difference(*(side.at(both, metric) for side in pair)).as_dict() for metric in METRICS
+                }
+    return found
 
 
 def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draws: int, seed: int) -> dict[str, Any]:
@@ -82,12 +97,25 @@ def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draw
     kinds = np.array([prompt.kind for prompt in prompts])
     report: dict[str, Any] = {}
     for kind in sorted(set(kinds.tolist())):
-        rows = kinds == kind
+        rows = np.flatnonzero(kinds == kind)
         bootstrap = ClusterBootstrap([p.entity for p in prompts if p.kind == kind], draws=draws, seed=seed)
-        report[kind] = {"num_prompts": int(rows.sum())} | {
-            name: {metric: bootstrap.interval(found.values(metric)[rows]).as_dict() for metric in METRICS[:3]}
-            for name, found in in_order(verdicts).items()
-        }
+        report[kind] = {"num_prompts": len(rows)}
+        for name, found in in_order(verdicts).items():
+            own = np.intersect1d(rows, found.answers)
+            if len(own):
+                part = bootstrap.of(np.searchsorted(rows, own))
+                report[kind][name] = {metric: part.interval(found.at(own, metric)).as_dict() for metric in METRICS[:3]}
+    return report
+
+
+def unanswered(answers: Mapping[str, Ints], prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
+    """Variants without neighbors for some of the prompts, which their columns leave out: how many, which, and why."""
+    report = {}
+    for name, rows in answers.items():
+        missing = np.setdiff1d(np.arange(len(prompts)), rows)
+        if len(missing):
+            ids = [prompts[number].prompt_id for number in missing]
+            report[name] = {"count": len(ids), "why": why_without(name), "prompts": ids}
     return report
 
 

@@ -24,6 +24,7 @@ from rag_diffusion.metrics.report import (
     differences,
     distance_table,
     merge,
+    unanswered,
     unjudged_table,
 )
 from rag_diffusion.metrics.ruler.entity import Prototypes
@@ -99,14 +100,28 @@ class Bench:
         drawn = self.corpus.table.iloc[self.candidates]
         return Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
 
-    def report(self, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
-        """The report without the checks: the table, differences, kinds of prompt, and what it was made from."""
+    def report(
+        self,
+        variants: Mapping[str, Variant],
+        verdicts: Mapping[str, Verdicts],
+        absent: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The report without the checks: the table, differences, kinds of prompt, and what it was made from.
+
+        Args:
+            variants: images by name; what has no neighbors for a prompt has no image for it.
+            verdicts: on them; empty where nothing can be judged.
+            absent: variants that cannot be, and why.
+        """
         features = {name: self._features(variant) for name, variant in variants.items()}
-        distances = distance_table(features, self.extractor.frechet_name, self.bootstrap)
+        answers = {name: variant.answers for name, variant in variants.items()}
+        distances = distance_table(features, self.extractor.frechet_name, self.bootstrap, answers)
+        distances = {name: row | {"num_images": len(answers[name])} for name, row in distances.items()}
         facts = {"num_prompts": len(self.prompts), "num_entities": len({prompt.entity for prompt in self.prompts}),
                  "prompts": self.config.sample.prompts, "extractor": self.extractor.name, "reason": self.reason,
                  "bootstrap_draws": self.config.score.bootstrap_draws, "corpus_hash": self.corpus.hash,
-                 "ruler_sha256": self.ruler.sha256}  # fmt: skip
+                 "ruler_sha256": self.ruler.sha256, "absent": dict(absent or {}),
+                 "without_neighbors": unanswered(answers, self.prompts)}  # fmt: skip
         if self.reason is not None:
             return {"variants": merge(unjudged_table(list(distances), self.reason), distances)} | facts
         kinds = by_kind(verdicts, self.prompts, draws=self.config.score.bootstrap_draws, seed=self.config.seed)

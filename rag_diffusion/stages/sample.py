@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,15 @@ from PIL import Image
 from rag_diffusion import layout
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.errors import LineageError
 from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.retrieval.controls import answered, shown_to, why_without
+from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.drawing import Drawing, neighbors_of
+from rag_diffusion.stages.drawing import Drawing
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.types import Prompt
 
@@ -38,7 +40,8 @@ SCHEMA = pa.schema(
 _COMPARED = 24  # prompts on the comparison sheet
 _TRACED = 40  # samples that MLflow shows with query, hits and times
 
-Images = dict[str, NDArray[np.uint8]]
+Image_ = tuple[NDArray[np.uint8], Provenance]
+Samples = dict[str, dict[str, Image_]]  # by variant and prompt id
 
 
 def run(ctx: StageContext) -> None:
@@ -46,12 +49,9 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     prompts = load_prompts(ctx.root, ctx.config.sample.prompts, corpus)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    missing = [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in table.prompts]
-    if missing:
-        raise LineageError(
-            f"{layout.NEIGHBORS}: expected neighbors of every prompt, got none for {missing[:3]}; "
-            "run the stage `neighbors`"
-        )
+    asked: dict[str, NDArray[np.int64]] = {
+        variant: answered(variant, prompts, table.prompts) for variant in ctx.config.sample.variants
+    }
     check_exclusions(table, corpus, prompts)
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
@@ -59,41 +59,51 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     ctx.tracker.begin()
     drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
-    drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
-    ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
-    images: Images = {variant: found.pixels for variant, found in drawn.items()}
-    lists = {
-        variant: [neighbors_of(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in images
+    drawn: Samples = {
+        variant: {
+            prompts[row].prompt_id: one for row, one in zip(rows, _drawn(drawing, variant, prompts, rows), strict=True)
+        }
+        for variant, rows in asked.items()
+        if len(rows)
     }
-    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)}
-    origins: dict[str, list[Provenance]] = {variant: found.provenance for variant, found in drawn.items()}
-    _write_samples(ctx.root / layout.SAMPLES, prompts, images, origins, stamp)
-    _write_sheets(ctx, corpus, prompts, images, lists)
+    ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
+    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, asked)
+    for variant, reason in stamp["absent"].items():
+        print(f"{variant}: not drawn for any prompt: {reason}")
+    _write_samples(ctx.root / layout.SAMPLES, prompts, drawn, stamp)
+    _write_sheets(ctx, corpus, prompts, drawn, table)
 
 
-def _write_samples(
-    folder: Path,
-    prompts: Sequence[Prompt],
-    images: Images,
-    origins: Mapping[str, Sequence[Provenance]],
-    stamp: Mapping[str, str],
-) -> None:
+def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: NDArray[np.int64]) -> list[Image_]:
+    found = drawing.draw(variant, [prompts[row] for row in rows])
+    return list(zip(found.pixels, found.provenance, strict=True))
+
+
+def _missing(prompts: Sequence[Prompt], asked: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Variants that cannot be and why, and the prompts that the others have no neighbors for."""
+    absent = {variant: why_without(variant) for variant, rows in asked.items() if not len(rows)}
+    without = {
+        variant: [prompts[row].prompt_id for row in sorted(set(range(len(prompts))) - set(rows.tolist()))]
+        for variant, rows in asked.items()
+        if variant not in absent
+    }
+    return {"absent": absent, "without": {variant: names for variant, names in without.items() if names}}
+
+
+def _write_samples(folder: Path, prompts: Sequence[Prompt], drawn: Samples, stamp: Mapping[str, Any]) -> None:
+    seeds = {prompt.prompt_id: prompt.seed for prompt in prompts}
     rows = [
         {
-            "prompt_id": prompt.prompt_id,
+            "prompt_id": name,
             "variant": variant,
-            "image": to_png(drawn[number], origins[variant][number]),
-            "neighbors": [source.pair_id for source in origins[variant][number].neighbors],
-            "seed": prompt.seed,
+            "image": to_png(pixels, origin),
+            "neighbors": [source.pair_id for source in origin.neighbors],
+            "seed": seeds[name],
         }
-        for variant, drawn in images.items()
-        for number, prompt in enumerate(prompts)
+        for variant, found in drawn.items()
+        for name, (pixels, origin) in found.items()
     ]
-    listed = [
-        {"prompt_id": prompt.prompt_id} | origin.as_dict()
-        for found in origins.values()
-        for prompt, origin in zip(prompts, found, strict=True)
-    ]
+    listed = [{"prompt_id": name} | origin.as_dict() for found in drawn.values() for name, (_, origin) in found.items()]
     content = {"version": VERSION, **stamp, "images": listed}
     with atomic_dir(folder) as beside:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside / "samples.parquet", compression="zstd")
@@ -101,31 +111,23 @@ def _write_samples(
 
 
 def _write_sheets(
-    ctx: StageContext,
-    corpus: Corpus,
-    prompts: Sequence[Prompt],
-    images: Images,
-    lists: dict[str, list[tuple[str, ...]]],
+    ctx: StageContext, corpus: Corpus, prompts: Sequence[Prompt], drawn: Samples, table: NeighborTable
 ) -> None:
     captions = dict(zip(corpus.table["pair_id"], corpus.table["caption"], strict=True))
+    lists = {variant: [shown_to(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in drawn}
     with atomic_dir(ctx.root / layout.REPORTS / "sheets") as beside:
-        for variant, drawn in images.items():
+        for variant, found in drawn.items():
             cards = [
                 Card(
                     title=prompt.text,
                     neighbors=corpus.pixels(corpus.rows(names)),
-                    image=drawn[number],
+                    image=found[prompt.prompt_id][0] if prompt.prompt_id in found else None,
                     neighbor_names=tuple(captions[name] for name in names),
                 )
-                for number, (prompt, names) in enumerate(zip(prompts, lists[variant], strict=True))
+                for prompt, names in zip(prompts, lists[variant], strict=True)
             ]
-            _save(
-                ctx,
-                beside,
-                variant,
-                contact_sheet(f"{variant}: neighbors, then the drawing", cards),
-            )
-        _save(ctx, beside, "comparison", _comparison(corpus, prompts, images, lists))
+            _save(ctx, beside, variant, contact_sheet(f"{variant}: neighbors, then the drawing", cards))
+        _save(ctx, beside, "comparison", _comparison(corpus, prompts, drawn, lists))
     rows = [
         {"prompt": prompt.text, "variant": variant, "neighbors": ", ".join(names)}
         for variant, chosen in lists.items()
@@ -135,33 +137,23 @@ def _write_sheets(
 
 
 def _comparison(
-    corpus: Corpus,
-    prompts: Sequence[Prompt],
-    images: Images,
-    lists: dict[str, list[tuple[str, ...]]],
+    corpus: Corpus, prompts: Sequence[Prompt], drawn: Samples, lists: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> Image.Image:
     chosen = range(0, len(prompts), max(1, len(prompts) // _COMPARED))
-    white = np.full((corpus.image_size, corpus.image_size, 3), 255, dtype=np.uint8)
-    pairs = zip(corpus.table["entity"], corpus.table["style"], strict=True)
-    real = {pair: row for row, pair in enumerate(pairs)}
+    drawings = Drawings(corpus)
 
-    def row(number: int) -> list[NDArray[np.uint8]]:
-        prompt = prompts[number]
+    def row(number: int) -> list[NDArray[np.uint8] | None]:
+        name = prompts[number].prompt_id
         shown = lists.get("retrieved", lists[next(iter(lists))])[number]
-        target = real.get((prompt.entity, prompt.style))
-        neighbor = corpus.pixels(corpus.rows(shown[:1]))[0] if shown else white
-        return [
-            neighbor,
-            *(drawn[number] for drawn in images.values()),
-            white if target is None else corpus.pixels([target])[0],
-        ]
+        images = [found[name][0] if name in found else None for found in drawn.values()]
+        target = drawings.target(prompts[number])
+        real = None if target is None else corpus.pixels([target])[0]
+        return [corpus.pixels(corpus.rows(shown[:1]))[0] if shown else None, *images, real]
 
-    columns = ["top neighbor", *images, "real"]
-    titles = [prompts[number].text for number in chosen]
     return comparison_sheet(
         "the same prompt and noise, different neighbors",
-        columns,
-        titles,
+        ["top neighbor", *drawn, "real"],
+        [prompts[number].text for number in chosen],
         [row(number) for number in chosen],
     )
 

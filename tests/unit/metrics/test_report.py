@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rag_diffusion.metrics.report import (
     distance_table,
     flat_metrics,
     in_order,
+    unanswered,
     unjudged_table,
     verdict,
 )
@@ -68,6 +70,27 @@ def test_distances_are_to_the_real_images_which_have_none_themselves(rng: np.ran
     assert table["real"] == {"kid": None, "frechet": None}
     assert table["near"]["kid"]["mean"] < table["far"]["kid"]["mean"]
     assert table["near"]["frechet"] == pytest.approx(4 * 0.01, rel=1e-4)
+
+
+def test_prompts_without_neighbors_are_left_out_of_a_column_and_of_its_differences(rng: np.random.Generator) -> None:
+    oracle = replace(verdicts([1, 1], [1, 1]), rows=np.array([0, 3]))
+    found = {"oracle": oracle, "none": verdicts([0, 1, 1, 0], [1, 1, 1, 1])}
+    assert accuracy_table(found, bootstrap(4))["oracle"]["joint"]["mean"] == 1.0
+    assert differences(found, bootstrap(4))["oracle-none"]["joint"]["mean"] == 1.0, "prompts 0 and 3, by hand"
+    prompts = [prompt(0, "caption"), prompt(1, "sentence"), prompt(2, "caption"), prompt(3, "sentence")]
+    kinds = by_kind(found, prompts, draws=50, seed=0)
+    assert kinds["caption"]["oracle"]["joint"]["mean"] == 1.0
+    assert kinds["sentence"]["none"]["joint"]["mean"] == 0.5
+    told = unanswered({"oracle": oracle.answers, "none": np.arange(4)}, prompts)
+    assert list(told) == ["oracle"]
+    assert told["oracle"]["count"] == 2
+    assert told["oracle"]["prompts"] == ["test-1", "test-2"]
+
+    real = rng.normal(size=(12, 4))
+    rows = np.arange(0, 12, 2)
+    features = {"real": real, "oracle": real[rows] + 0.1}
+    table = distance_table(features, "frechet", bootstrap(12), {"real": np.arange(12), "oracle": rows})
+    assert table["oracle"]["frechet"] == pytest.approx(4 * 0.01, rel=1e-4), "to the real images of those prompts alone"
 
 
 def test_unjudged_variants_say_why_and_give_no_number() -> None:

@@ -68,7 +68,9 @@ def test_baselines_table_has_every_variant_that_needs_no_generator(baselined: Pa
     found = report(baselined, "baselines")
     assert list(found["variants"]) == ["copied", "copied_best", "copied_snap", "real"]
     assert found["num_prompts"] == len(tiny_prompts)
-    assert set(found["variants"]["copied"]) == {"joint", "entity", "style", "style_check", "kid", "frechet"}
+    assert set(found["variants"]["copied"]) == {
+        "joint", "entity", "style", "style_check", "kid", "frechet", "num_images",
+    }  # fmt: skip
     assert found["extractor"] == "efficientnet_lite2"
     assert found["by_kind"].keys() == {"caption", "sentence"}
 
@@ -129,6 +131,52 @@ def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(
         .startswith("variant,metric,mean,low,high\nnone,joint,")
     )
     assert (ready / layout.REPORTS / "plots/accuracy.png").stat().st_size > 10_000
+
+
+def test_a_variant_is_scored_on_the_prompts_that_it_has_neighbors_for(
+    ready: Path, scoring_config: Config, tiny_corpus: Corpus, tiny_prompts: list[Prompt]
+) -> None:
+    path = ready / layout.SAMPLES / "samples.parquet"
+    real = tiny_corpus.pixels(real_rows(tiny_corpus, tiny_prompts))
+    rows = pq.read_table(path).to_pylist()
+    rows += [{"prompt_id": prompt.prompt_id, "variant": "oracle", "image": encode_png(real[number])}
+             for number, prompt in enumerate(tiny_prompts) if number % 2]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    even = [prompt.prompt_id for number, prompt in enumerate(tiny_prompts) if number % 2 == 0]
+    said = {"corpus_hash": tiny_corpus.hash, "without": {"oracle": even}, "absent": {"random": "one family alone"}}
+    (ready / layout.SAMPLES / "provenance.json").write_text(json.dumps(said))
+    score.run(context(ready, scoring_config))
+    found = report(ready, "metrics")
+    assert found["variants"]["oracle"]["num_images"] == len(tiny_prompts) // 2
+    assert found["variants"]["oracle"]["frechet"] == pytest.approx(0, abs=1e-3)
+    assert found["without_neighbors"]["oracle"]["prompts"] == even
+    assert "no other pair of the corpus shows" in found["without_neighbors"]["oracle"]["why"]
+    assert found["absent"] == {"random": "one family alone"}
+    assert "random" not in found["variants"]
+
+    (ready / layout.SAMPLES / "provenance.json").write_text(json.dumps(said | {"without": {}}))
+    with pytest.raises(LineageError, match="expected 12 prompts of variant 'oracle', got 6"):
+        score.run(context(ready, scoring_config))
+
+
+def test_copies_are_left_out_where_nothing_was_retrieved(project: Path, scoring_config: Config) -> None:
+    path = project / layout.NEIGHBORS / "prompts.json"
+    entries = json.loads(path.read_text())
+    for number, name in enumerate(name for name in entries if name.startswith("test-")):
+        if number < 30:
+            entries[name] |= {"retrieved": [], "scores": []}
+    path.write_text(json.dumps(entries))
+    baselines.run(context(project, scoring_config))
+    found = report(project, "baselines")
+    count = found["without_neighbors"]["copied_snap"]["count"]
+    assert found["variants"]["copied"]["num_images"] == 12 - count > 0
+    for name in entries:
+        entries[name] |= {"retrieved": [], "scores": []}
+    path.write_text(json.dumps(entries))
+    baselines.run(context(project, scoring_config))
+    found = report(project, "baselines")
+    assert list(found["variants"]) == ["real"]
+    assert "retrieval found nothing" in found["absent"]["copied"]
 
 
 def test_score_refuses_a_ruler_that_does_not_know_real_images(ready: Path, scoring_config: Config) -> None:
