@@ -20,6 +20,7 @@ from rag_diffusion.retrieval.controls import why_without
 from rag_diffusion.types import Prompt
 
 REFERENCE = "real"
+LEAST = {"kid": 30, "frechet": 100}  # images, below which a distance is not told
 ORDER = ("none", "random", "retrieved", "oracle", "copied", "copied_best", "copied_snap", "real_degraded", "real")
 COMPARED = (
     ("retrieved", "none"), ("retrieved", "copied_snap"), ("retrieved", "random"), ("retrieved", "copied"),
@@ -54,7 +55,8 @@ def distance_table(
 ) -> Table:
     """KID with its interval and the Frechet distance of every variant to the real images of the same prompts.
 
-    The real images are the reference themselves: no distance.
+    The real images are the reference themselves: no distance. Neither is there one of fewer images than `LEAST` says:
+    KID's interval is then wider than what it is to tell apart, and the Frechet distance's covariance means nothing.
 
     Args:
         features: (N, D) by variant.
@@ -64,15 +66,15 @@ def distance_table(
     """
     table: Table = {}
     for name, ours in in_order(features).items():
-        if name == REFERENCE or len(ours) < 2:
-            table[name] = {"kid": None, frechet_name: None}
+        table[name] = {"kid": None, frechet_name: None}
+        if name == REFERENCE:
             continue
         rows = np.arange(len(ours)) if answers is None else answers[name]
         real = features[REFERENCE][rows]
-        table[name] = {
-            "kid": kid_interval(ours, real, bootstrap.of(rows)).as_dict(),
-            frechet_name: round(frechet(ours, real), 6),
-        }
+        if len(ours) >= LEAST["kid"]:
+            table[name]["kid"] = kid_interval(ours, real, bootstrap.of(rows)).as_dict()
+        if len(ours) >= LEAST["frechet"]:
+            table[name][frechet_name] = round(frechet(ours, real), 6)
     return table
 
 
@@ -117,6 +119,27 @@ def unanswered(answers: Mapping[str, Ints], prompts: Sequence[Prompt]) -> dict[s
             ids = [prompts[number].prompt_id for number in missing]
             report[name] = {"count": len(ids), "why": why_without(name), "prompts": ids}
     return report
+
+
+def notes(
+    table: Table, frechet_name: str, absent: Mapping[str, str], without: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What the table does not show and why, one sentence each."""
+    found = [f"{name}: no such column, {reason}" for name, reason in absent.items()]
+    found += [
+        f"{name}: {row['count']} of {row['count'] + table[name]['num_images']} prompts are left out, {row['why']}"
+        for name, row in without.items()
+    ]
+    for key, name in (("kid", "KID"), ("frechet", frechet_name)):
+        short = [f"{one} {row['num_images']}" for one, row in table.items()
+                 if one != REFERENCE and row["num_images"] < LEAST[key]]  # fmt: skip
+        if short:
+            found.append(
+                f"{name} is not told: expected at least {LEAST[key]} images of a variant, got {', '.join(short)}; with "
+                "fewer it says more of which pictures they are than of the generator. Hold out more pairs "
+                "(corpus.split.test)"
+            )
+    return found
 
 
 def merge(*tables: Table) -> Table:

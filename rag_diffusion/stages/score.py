@@ -21,7 +21,14 @@ from rag_diffusion.tracking import Tracker
 
 REPORT = f"{layout.REPORTS}/metrics.json"
 SCORES = f"{layout.REPORTS}/scores.json"
-SHOWN = ("joint", "entity", "style", "kid")  # few enough for a table that one can read
+SHOWN = (
+    "joint",
+    "entity",
+    "style",
+    "kid",
+    "own_real_nearest",
+    "prompt_agreement",
+)  # few enough for a table that one can read
 CSV = f"{layout.REPORTS}/plots/accuracy.csv"
 PLOT = f"{layout.REPORTS}/plots/accuracy.png"
 
@@ -54,7 +61,8 @@ def run(ctx: StageContext) -> None:
     report["verdict"] = verdict(report["differences"]) if bench.reason is None else f"not judged: {bench.reason}"
     _write(ctx.root, report)
     _track(ctx.tracker, ctx.root, report)
-    print(report["verdict"])
+    for sentence in (*report["notes"], report["verdict"]):
+        print(sentence)
 
 
 def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:

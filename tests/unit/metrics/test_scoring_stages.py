@@ -17,6 +17,8 @@ from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError, ModelError
 from rag_diffusion.files import tree_hash
+from rag_diffusion.metrics.own import Agree
+from rag_diffusion.metrics.report import LEAST
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.stages import baselines, score
 from rag_diffusion.stages.context import StageContext
@@ -46,7 +48,10 @@ def baselined(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory, requ
     root = Path(shutil.copytree(tiny_project, tmp_path_factory.mktemp("baselined") / "project"))
     config = load_config(request.config.rootpath / "params.yaml")
     update = {"bootstrap_draws": 300, "min_real_accuracy": 0.0}
-    baselines.run(context(root, config.model_copy(update={"score": config.score.model_copy(update=update)})))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LEAST:
+            patch.setitem(LEAST, name, 2)
+        baselines.run(context(root, config.model_copy(update={"score": config.score.model_copy(update=update)})))
     return root
 
 
@@ -251,7 +256,13 @@ def test_a_ruler_that_has_seen_test_entities_stops_baselines(
         baselines.run(context(project, scoring_config))
 
 
-def test_a_corpus_without_known_styles_gets_distances_and_a_reason(ready: Path, scoring_config: Config) -> None:
+def test_a_corpus_without_known_styles_gets_distances_and_measures_of_its_own(
+    ready: Path, scoring_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def brightness(folder: Path) -> Agree:
+        return lambda pixels, texts: pixels.mean(axis=(1, 2, 3)) / 255
+
+    monkeypatch.setattr("rag_diffusion.metrics.scoring.dual_encoder_agreement", brightness)
     path = ready / layout.RULER / "ruler.json"
     card = json.loads(path.read_text())
     path.write_text(json.dumps(card | {"styles": [f"other-{number}" for number in range(len(card["styles"]))]}))
@@ -263,4 +274,10 @@ def test_a_corpus_without_known_styles_gets_distances_and_a_reason(ready: Path, 
         assert found["variants"]["copied"]["joint"] is None
         assert "not trained on the styles" in found["reason"]
         assert found["variants"]["copied"]["kid"]["mean"] > 0
+        assert 0 < found["variants"]["real"]["prompt_agreement"]["mean"] < 1
+        assert found["chance"] == {"own_real_nearest": pytest.approx(1 / 12, abs=1e-6)}
+    table = report(ready, "metrics")["variants"]
+    assert table["retrieved"]["own_real_nearest"]["mean"] == 1.0, "they are the real images here"
+    assert table["retrieved"]["agreement_to_real"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert table["none"]["own_real_nearest"]["mean"] < 0.4, "noise"
     assert report(ready, "metrics")["verdict"].startswith("not judged: the ruler was not trained on the styles")
