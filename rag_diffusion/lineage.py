@@ -26,6 +26,7 @@ from rag_diffusion.runs import not_in_store
 _RUN = re.compile(r"[0-9a-f]{6,32}")
 _SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "mlflow_store", "tracking_error")
 _WIDTH, _HEIGHT = 210, 62  # of a box in the drawing
+_LONG = ("scheduler_config", "begin_image")  # settings of a picture that are not for reading
 _EXTERNAL = {BASE: "base", RULER: "ruler"}
 
 
@@ -159,7 +160,8 @@ def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step]) ->
     found = read_png(path)
     seen = [f"{one.pair_id} ({one.licence}), attention {one.attention:.2f}" for one in found.neighbors]
     notes = [f"prompt {found.prompt!r}, seed {found.seed}", *(f"neighbor {one}" for one in seen)]
-    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in found.settings.items())}")
+    told = {key: value for key, value in found.settings.items() if key not in _LONG}
+    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in told.items())}")
     here = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
     said = {CORPUS: found.corpus_hash, MODEL: found.model_hash}
     makers = []

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.knowledge.everywhere import Everywhere
+from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.spans import span
+
+NOTHING_TO_RETRIEVE = (
+    "expected a retriever or neighbors by hand, got neither: drawing by the prompt alone. Give the pipeline a "
+    'knowledge base, RetrievalPipeline.from_pretrained(..., retriever="."), or a neighbor, as in '
+    'pipe("an apple", "photo.png"); num_neighbors=0 says that none are wanted'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,7 @@ class NeighborSource:
         exclude: for each prompt, pair ids that must not be retrieved.
         count: neighbors a prompt, where they are retrieved.
         schedule: how many at most, whether to look again, and by how much of the image.
+        where: which pairs may be retrieved.
 
     Raises:
         ValueError: one of them does not fit another.
@@ -42,18 +51,27 @@ class NeighborSource:
     exclude: Exclude
     count: int
     schedule: RetrievalSchedule
+    where: Filter = field(default_factory=Filter)
 
     def __post_init__(self) -> None:
         check_exclude(self.exclude, len(self.prompts), by_hand=self.given is not None)
         if self.schedule.query_again and (self.given is not None or self.retriever is None):
             raise ValueError("query_again: expected a retriever and no neighbors by hand; leave one of them out")
 
+        if self.where and (self.given is not None or not isinstance(self.retriever, KnowledgeBase)):
+            raise ValueError(
+                "source, where: expected neighbors out of a knowledge base, got "
+                f"{'neighbors by hand' if self.given is not None else 'a retriever of one corpus'}; open one by "
+                'RetrievalPipeline.from_pretrained(..., retriever="."), or use exclude'
+            )
+
     @property
     def corpus_hashes(self) -> list[str]:
-        """Of what each of P prompts was searched in; empty where none was."""
-        if not self._looks:
-            return [""] * len(self.prompts)
-        return ["" if one is None else one.corpus.hash for one in self._everywhere.retrievers]
+        """Of what the prompt of each of B images was searched in; empty where none was."""
+        found = [""] * len(self.prompts)
+        if self._looks:
+            found = ["" if one is None else one.corpus.hash for one in self._everywhere.retrievers]
+        return [one for one in found for _ in range(self.images_per_prompt)]
 
     @property
     def trouble(self) -> tuple[str, ...]:
@@ -63,7 +81,10 @@ class NeighborSource:
     def first(self) -> list[list[Neighbor]]:
         """Neighbors of B images at the first step."""
         if self.given is not None:
-            lists = by_prompt(self.given, len(self.prompts))
+            lists = by_prompt(self.given, self.prompts)
+        elif self.retriever is None and self._most > 0:
+            warnings.warn(NOTHING_TO_RETRIEVE, stacklevel=6)
+            lists = [[] for _ in self.prompts]
         elif self._most == 0:
             lists = [[] for _ in self.prompts]
         else:
@@ -87,16 +108,12 @@ class NeighborSource:
     def _everywhere(self) -> Everywhere:
         """Where the P prompts are searched."""
         if isinstance(self.retriever, KnowledgeBase):
-            return self.retriever.everywhere(self.prompts, top_k=self._most)
+            return self.retriever.everywhere(self.prompts, top_k=self._most, where=self.where or None)
         return Everywhere(retrievers=[self.retriever] * len(self.prompts))
 
     def _search(self, times: int, pixels: NDArray[np.uint8] | None) -> list[list[Neighbor]]:
         """Neighbors of every prompt, `times` over."""
-        if self.retriever is None:
-            raise ValueError(
-                "expected a retriever, or neighbors by hand, got neither; give one to the pipeline, "
-                "or draw without by num_neighbors=0"
-            )
+        assert self.retriever is not None
         empty = [number for number, text in enumerate(self.prompts) if not text.strip()]
         if empty:
             raise ValueError(
@@ -110,6 +127,7 @@ class NeighborSource:
                 prompts,
                 top_k=self._most,
                 exclude=repeat(self.exclude, times),
+                where=self.where or None,
                 query_images=pixels,
                 image_weight=self.schedule.image_weight,
             )

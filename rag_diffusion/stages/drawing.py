@@ -25,10 +25,10 @@ from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.controls import shown_to
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt

@@ -15,10 +15,10 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import RetrievalPipelineOutput
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, Source, read_png, save_png
+from rag_diffusion.sampling.seeds import seeded
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]
@@ -100,5 +100,5 @@ def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None
     Image.new("RGB", (2, 2)).save(tmp_path / "bare.png")
     with pytest.raises(DataError, match="expected an image with its provenance inside"):
         read_png(tmp_path / "bare.png")
-    with pytest.raises(DataError, match="expected version 3, got 1"):
+    with pytest.raises(DataError, match="expected version 4, got 1"):
         Provenance.from_dict({"version": 1})

@@ -18,10 +18,10 @@ from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.vectors import Vectors
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.schedule import Phase, RetrievalSchedule
+from rag_diffusion.sampling.seeds import seeded
 
 PROMPT = "red circle, noto style"
 
