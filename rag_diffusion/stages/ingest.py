@@ -100,5 +100,9 @@ def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:
         f"{manifest['num_pairs']} pairs of {manifest['num_entities']} entities in {manifest['num_families']} families "
         f"({', '.join(f'{name} {count}' for name, count in splits.items())}), {manifest['num_rejected']} rejected"
     )
+    for sentence in manifest.get("doubts", ()):
+        print(f"  warning: {sentence}")
+    if manifest["num_rejected"]:
+        print("  each of them with its reason: rag-diffusion kb info corpus --rejected")
     for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1])[:5]:
         print(f"  rejected {count}: {reason}")
