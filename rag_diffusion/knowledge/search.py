@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.knowledge.printable import printable
 from rag_diffusion.retrieval.explain import Explained, Explanation, explain
 
 _PAGE = """<!doctype html>
@@ -100,11 +100,6 @@ def as_html(found: Explanation, pictures: Mapping[str, bytes], trouble: Sequence
         names="".join(f'<th class="number">{escape(name)}</th>' for name in names),
         rows="\n".join(_row(rank, one, pictures[one.pair_id]) for rank, one in enumerate(found.hits, start=1)),
     )
-
-
-def printable(text: str) -> str:
-    """A text that a terminal can show: control characters and marks of direction become spaces."""
-    return "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Cs") else char for char in text)
 
 
 def _reasons(found: Explanation) -> list[str]:
