@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class PromptNeighbors:
         scores: their fused scores.
         parts: what each similarity gave to each of them.
         oracle: the retriever's best among the pairs of the prompt's entity.
+        raw: the similarities themselves of each retrieved one.
         random: pairs of other families; in other styles where the corpus has enough of them, see
             `Drawings.unrelated`.
     """
@@ -51,6 +52,7 @@ class PromptNeighbors:
     parts: dict[str, tuple[float, ...]]
     oracle: tuple[str, ...]
     random: tuple[str, ...]
+    raw: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ def prompt_neighbors(
             retrieved=hits.pair_ids,
             scores=hits.scores,
             parts=hits.parts,
+            raw=hits.raw,
             oracle=_ids(corpus, oracle),
             random=_ids(corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
         )
@@ -203,6 +206,9 @@ def _read_lists(path: Path) -> dict[str, list[str]]:
 
 def _prompt_neighbors(entry: Mapping[str, object]) -> PromptNeighbors:
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-    parts = frozen.pop("parts")
+    parts, raw = frozen.pop("parts"), frozen.pop("raw", {})
     assert isinstance(parts, dict)
-    return PromptNeighbors(parts={name: tuple(values) for name, values in parts.items()}, **frozen)  # type: ignore[arg-type]
+    assert isinstance(raw, dict)
+    by_name = {"parts": parts, "raw": raw}
+    told = {key: {name: tuple(values) for name, values in one.items()} for key, one in by_name.items()}
+    return PromptNeighbors(**told, **frozen)  # type: ignore[arg-type]

@@ -38,8 +38,8 @@ class Neighbors(Protocol):
         ...
 
     @property
-    def trouble(self) -> tuple[str, ...]:
-        """What went wrong, in words."""
+    def trouble(self) -> list[tuple[str, ...]]:
+        """What went wrong for each image, in words."""
         ...
 
     def first(self) -> list[list[Neighbor]]:
@@ -103,8 +103,8 @@ class Order:
             told |= {"begin_image": to_text(begin)} if self.keep else {}
         if self.latents is not None:
             told["latents"] = latents_digest(self.latents[row])
-        if self.source.trouble:
-            told["trouble"] = list(self.source.trouble)
+        if trouble := self.source.trouble[row]:
+            told["trouble"] = list(trouble)
         return told
 
 

@@ -38,17 +38,23 @@ class Recorded:
     Attributes:
         lists: of each phase, best first.
         corpus_hash: of where they were searched.
+        said: what went wrong then.
     """
 
     lists: Sequence[list[Neighbor]]
     corpus_hash: str
-    trouble: tuple[str, ...] = ()
+    said: tuple[str, ...]
     _next: int = field(default=1)
 
     @property
     def corpus_hashes(self) -> list[str]:
         """Of the one image."""
         return [self.corpus_hash]
+
+    @property
+    def trouble(self) -> list[tuple[str, ...]]:
+        """Of the one image."""
+        return [self.said]
 
     def first(self) -> list[list[Neighbor]]:
         """At the first step."""
@@ -99,7 +105,9 @@ def make_plan(
     order = Order(
         prompts=[origin.prompt],
         source=Recorded(
-            lists=[[found[name] for name in phase.pair_ids] for phase in origin.phases], corpus_hash=origin.corpus_hash
+            lists=[[found[name] for name in phase.pair_ids] for phase in origin.phases],
+            corpus_hash=origin.corpus_hash,
+            said=tuple(settings.get("trouble", ())),
         ),
         phases=lambda num_steps: [
             Phase(start=phase.start, count=None, query=number > 0) for number, phase in enumerate(origin.phases)

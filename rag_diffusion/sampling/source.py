@@ -15,6 +15,7 @@ from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.weakness import weak_match
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.spans import span
@@ -52,6 +53,7 @@ class NeighborSource:
     count: int
     schedule: RetrievalSchedule
     where: Filter = field(default_factory=Filter)
+    _weak: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_exclude(self.exclude, len(self.prompts), by_hand=self.given is not None)
@@ -74,9 +76,12 @@ class NeighborSource:
         return [one for one in found for _ in range(self.images_per_prompt)]
 
     @property
-    def trouble(self) -> tuple[str, ...]:
-        """Which remotes did not send what they were asked for, in words."""
-        return self._everywhere.trouble if self._looks else ()
+    def trouble(self) -> list[tuple[str, ...]]:
+        """For each of B images, which remotes did not send what they were asked for, and whether nothing fits."""
+        if not self._looks:
+            return [()] * (len(self.prompts) * self.images_per_prompt)
+        told = [(*self._everywhere.trouble, *self._weak.get(prompt, ())) for prompt in self.prompts]
+        return [one for one in told for _ in range(self.images_per_prompt)]
 
     def first(self) -> list[list[Neighbor]]:
         """Neighbors of B images at the first step."""
@@ -132,6 +137,9 @@ class NeighborSource:
                 image_weight=self.schedule.image_weight,
             )
             part.outputs = [asdict(found) for found in hits]
+        for prompt, one, found in zip(prompts, places.retrievers, hits, strict=True):
+            sentence = "" if one is None else weak_match(one, prompt, found)
+            self._weak.setdefault(prompt, (sentence,) if sentence else ())
         return [
             [] if one is None else neighbors_from(one.corpus, found.pair_ids, found.scores)
             for one, found in zip(places.retrievers, hits, strict=True)

@@ -20,7 +20,7 @@ from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
@@ -122,7 +122,7 @@ def _write_sheets(
                     title=prompt.text,
                     neighbors=corpus.pixels(corpus.rows(names)),
                     image=found[prompt.prompt_id][0] if prompt.prompt_id in found else None,
-                    neighbor_names=tuple(captions[name] for name in names),
+                    neighbor_names=_named(captions, names, table.prompts[prompt.prompt_id]),
                 )
                 for prompt, names in zip(prompts, lists[variant], strict=True)
             ]
@@ -134,6 +134,12 @@ def _write_sheets(
         for prompt, names in zip(prompts, chosen, strict=True)
     ]
     ctx.tracker.log_table(rows, "neighbors")
+
+
+def _named(captions: Mapping[str, str], names: Sequence[str], found: PromptNeighbors) -> tuple[str, ...]:
+    """Captions of neighbors, those that were retrieved with the cosine of prompt and caption."""
+    cosines = dict(zip(found.retrieved, found.raw.get("text_to_text", ()), strict=False))
+    return tuple(f"{cosines[name]:.2f} {captions[name]}" if name in cosines else captions[name] for name in names)
 
 
 def _comparison(

@@ -66,6 +66,16 @@ def test_neighbors_are_retrieved_with_their_scores(pipeline: RetrievalPipeline, 
     assert torch.equal(found.images, run(pipeline, given).images)
 
 
+def test_a_weak_match_is_trouble_of_its_own_image(pipeline: RetrievalPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weak(retriever: Retriever, query: str, hits: Any) -> str:
+        return "nothing here is much like it" if query == "a cheetah" else ""
+
+    monkeypatch.setattr("rag_diffusion.sampling.source.weak_match", weak)
+    found = pipeline([PROMPT, "a cheetah"], num_inference_steps=1, num_images_per_prompt=2).provenance
+    told = [one.settings.get("trouble") for one in found]
+    assert told == [None, None, ["nothing here is much like it"], ["nothing here is much like it"]]
+
+
 def test_excluded_pairs_condition_nothing(pipeline: RetrievalPipeline) -> None:
     first = run(pipeline, num_neighbors=1).provenance[0].neighbors[0].pair_id
     other = run(pipeline, num_neighbors=1, exclude=[[first]]).provenance[0].neighbors[0].pair_id
