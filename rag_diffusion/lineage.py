@@ -20,7 +20,7 @@ import yaml
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS
+from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS, SAMPLES
 from rag_diffusion.runs import not_in_store
 
 _RUN = re.compile(r"[0-9a-f]{6,32}")
@@ -81,10 +81,11 @@ def trace(root: Path | str, what: str) -> Lineage:
     if path.exists():
         inside = path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else ""
         maker = next((step.name for step in steps.values() if any(_within(inside, out) for out in step.outs)), None)
+        drawn = path.suffix.lower() == ".png" and (maker is None or _within(inside, SAMPLES))
+        if drawn:
+            return _of_picture(root, what, path, steps, maker)
         if maker is not None:
             return Lineage(of=what, steps=_up_to(steps, maker))
-        if path.suffix.lower() == ".png":
-            return _of_picture(root, what, path, steps)
         raise DataError(f"{what}: expected a result of a stage or a picture with its provenance, got another file")
     maker = next((step.name for step in steps.values() if _is_run(what, step.record)), None)
     if maker is None:
@@ -154,7 +155,8 @@ def _box(step: Step, x: int, y: int) -> str:
     return box + name + "".join(lines)
 
 
-def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step]) -> Lineage:
+def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step], stage: str | None) -> Lineage:
+    """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
     from rag_diffusion.sampling.provenance import read_png
 
     found = read_png(path)
@@ -164,7 +166,7 @@ def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step]) ->
     notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in told.items())}")
     here = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
     said = {CORPUS: found.corpus_hash, MODEL: found.model_hash}
-    makers = []
+    makers = [] if stage is None else [stage]
     for folder, version in said.items():
         maker = next((step.name for step in steps.values() if folder in step.outs), None)
         if version and version == here[folder] and maker:

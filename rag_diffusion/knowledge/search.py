@@ -81,7 +81,8 @@ def as_text(found: Explanation) -> str:
         return "no hits: nothing passes the filters, the exclusions and retrieval.threshold"
     width = max(len(one.pair_id) for one in found.hits)
     return "\n".join(
-        f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}  ({_similarities(one)})"
+        f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}"
+        + (f"  ({_similarities(one)})" if one.raw else "")
         for one in found.hits
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
     ]
 )
+IMAGES = "images"  # in data/samples: every drawing as a PNG file, a folder for each variant
 _COMPARED = 24  # prompts on the comparison sheet
 _TRACED = 40  # samples that MLflow shows with query, hits and times
 
@@ -79,6 +81,12 @@ def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: NDAr
     return list(zip(found.pixels, found.provenance, strict=True))
 
 
+def file_name(number: int, text: str) -> str:
+    """A drawing's file: its place among the prompts, and the words that it was asked for."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-")
+    return f"{number:04d}-{words}.png" if words else f"{number:04d}.png"
+
+
 def _missing(prompts: Sequence[Prompt], asked: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
     """Variants that cannot be and why, and the prompts that the others have no neighbors for."""
     absent = {variant: why_without(variant) for variant, rows in asked.items() if not len(rows)}
@@ -92,22 +100,32 @@ def _missing(prompts: Sequence[Prompt], asked: Mapping[str, NDArray[np.int64]]) 
 
 def _write_samples(folder: Path, prompts: Sequence[Prompt], drawn: Samples, stamp: Mapping[str, Any]) -> None:
     seeds = {prompt.prompt_id: prompt.seed for prompt in prompts}
+    names = {prompt.prompt_id: file_name(number, prompt.text) for number, prompt in enumerate(prompts)}
+    files = {
+        (variant, name): to_png(pixels, origin)
+        for variant, found in drawn.items()
+        for name, (pixels, origin) in found.items()
+    }
     rows = [
         {
             "prompt_id": name,
             "variant": variant,
-            "image": to_png(pixels, origin),
+            "image": files[variant, name],
             "neighbors": [source.pair_id for source in origin.neighbors],
             "seed": seeds[name],
         }
         for variant, found in drawn.items()
-        for name, (pixels, origin) in found.items()
+        for name, (_, origin) in found.items()
     ]
     listed = [{"prompt_id": name} | origin.as_dict() for found in drawn.values() for name, (_, origin) in found.items()]
     content = {"version": VERSION, **stamp, "images": listed}
     with atomic_dir(folder) as beside:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside / "samples.parquet", compression="zstd")
         (beside / "provenance.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        for (variant, name), png in files.items():
+            path = beside / IMAGES / variant / names[name]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png)
 
 
 def _write_sheets(

@@ -14,6 +14,7 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.lineage import as_svg, as_text, trace
 from rag_diffusion.sampling.provenance import Provenance, Source, save_png
+from rag_diffusion.stages.sample import file_name
 
 LOCK = {
     "score": (["data/samples", "data/corpus", "data/ruler"], ["reports/metrics.json"]),
@@ -86,6 +87,24 @@ def test_a_picture_tells_its_neighbors_and_leads_to_model_and_corpus(root: Path)
     found = trace(root, "drawn.png")
     assert set(found.steps) == {"ingest"}
     assert found.notes[-1].endswith("not what lies here now")
+
+
+def test_a_drawing_of_the_stage_tells_its_neighbors_and_the_stage(root: Path) -> None:
+    neighbor = Source(pair_id="a/b", caption="c", source="a", licence="MIT", attribution="me", score=1.0, attention=0.7)
+    given = Provenance(
+        prompt="an ant", seed=3, corpus_hash="the-corpus", model_hash=tree_hash(root / "data/model"),
+        neighbors=(neighbor,), null_attention=0.3,
+        settings={"num_inference_steps": 20, "scheduler_config": {"clip_sample": True}, "begin_image": "x" * 99},
+    )  # fmt: skip
+    (root / "data/samples/images/retrieved").mkdir(parents=True)
+    name = f"data/samples/images/retrieved/{file_name(3, 'An ant, drawn: «ameise»')}"
+    assert name.endswith("/0003-an-ant-drawn-ameise.png")
+    save_png(root / name, np.zeros((4, 4, 3), dtype=np.uint8), given)
+    found = trace(root, name)
+    assert set(found.steps) == {"ingest", "base", "finetune", "sample"}
+    assert "neighbor a/b (MIT), attention 0.70" in found.notes
+    assert found.notes[-1] == "drawn with num_inference_steps 20", "what is not for reading is left out"
+    assert (file_name(0, "…"), file_name(12, "x" * 90)) == ("0000.png", f"0012-{'x' * 48}.png")
 
 
 def test_a_file_of_nobody_and_a_project_without_a_lock_are_refused(root: Path) -> None:
