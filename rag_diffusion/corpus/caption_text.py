@@ -52,7 +52,7 @@ def choose(text: str, how: str) -> str:
 
 def scripts(text: str) -> set[str]:
     """The scripts of a text's letters, by their Unicode names; those that are written together count once."""
-    names = {unicodedata.name(char, "").split(" ")[0] for char in set(text) if char.isalpha()}
+    names = {re.split("[ -]", unicodedata.name(char, ""))[0] for char in set(text) if char.isalpha()}
     return {_ONE_SCRIPT.get(name, name) for name in names if name}
 
 

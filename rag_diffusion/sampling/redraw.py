@@ -190,7 +190,9 @@ def _begin(origin: Provenance, size: int, image: Picture | None) -> NDArray[np.u
 
 def _scheduler(settings: dict[str, Any], generator: Generator) -> Any:
     made = make_scheduler(settings["scheduler"], generator.schedule)
-    config = dict(made.config) | settings["scheduler_config"]
+    unusual = settings["scheduler_config"]
+    config = dict(made.config) | unusual
+    config["_use_default_values"] = [key for key in config.get("_use_default_values", []) if key not in unusual]
     try:
         return type(made).from_config(config)
     except (TypeError, ValueError) as error:

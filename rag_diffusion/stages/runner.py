@@ -65,7 +65,7 @@ def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] 
             content = {"run_id": "", "experiment": experiment_of(config, name), "stage": name, "skipped": reason}
             atomic_write(record, json.dumps(content, indent=2) + "\n")
             return
-        with open_tracker(config, root, name, parent=_parent(base, item, root)) as tracker:
+        with open_tracker(config, root, name, _parent(base, item, root), also=settings or ()) as tracker:
             stage = _load(base)
             stage(StageContext(config=config, root=root, tracker=tracker, item=item))
         atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")

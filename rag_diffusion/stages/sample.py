@@ -69,6 +69,7 @@ def run(ctx: StageContext) -> None:
         if len(rows)
     }
     ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
+    ctx.tracker.log_metrics(told(drawn, len(prompts)))
     stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, asked)
     for variant, reason in stamp["absent"].items():
         print(f"{variant}: not drawn for any prompt: {reason}")
@@ -79,6 +80,19 @@ def run(ctx: StageContext) -> None:
 def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: NDArray[np.int64]) -> list[Image_]:
     found = drawing.draw(variant, [prompts[row] for row in rows])
     return list(zip(found.pixels, found.provenance, strict=True))
+
+
+def told(drawn: Samples, num_prompts: int) -> dict[str, float]:
+    """By variant: images, prompts without neighbors, and how much of the attention went to neighbors at all."""
+    metrics: dict[str, float] = {}
+    for variant, found in drawn.items():
+        looked = [1 - origin.null_attention for _, origin in found.values()]
+        metrics |= {
+            f"{variant}.images": len(found),
+            f"{variant}.without_neighbors": num_prompts - len(found),
+            f"{variant}.attention_to_neighbors": float(np.mean(looked)),
+        }
+    return metrics
 
 
 def file_name(number: int, text: str) -> str:

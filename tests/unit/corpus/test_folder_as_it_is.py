@@ -110,6 +110,7 @@ def test_a_number_is_no_caption_a_hidden_picture_is_told_and_no_link_leads_out(f
         "a.png": "caption is no text",
         "c.png": "image without a caption",
         "out.txt": "caption without an image",
+        "c.json": "link out of its folder",
     }
     assert "secret" not in json.dumps([row["reason"] for row in facts["rejected"] if row["what"] == "out.png"])
 
