@@ -262,8 +262,8 @@ class RetrievalPipeline(DiffusionPipeline):
     ) -> RetrievalPipelineOutput:
         """Draw an image again: the same within 1e-4 where both are computed in float32, nearly so otherwise.
 
-        It is drawn alone. Beside others in a batch sums are rounded otherwise, which Heun's method alone makes visible: it
-        divides by the small sigma of its last step.
+        It is drawn alone. Beside others in a batch sums are rounded otherwise, which Heun's method alone makes visible:
+        it divides by the small sigma of its last step.
 
         Its neighbors come out of the provenance where it keeps their pixels, else from `neighbors`, else from the
         retriever. Scheduler and precision are those of the provenance.
