@@ -249,7 +249,7 @@ class RetrievalPipeline(DiffusionPipeline):
             on_step=None if callback_on_step_end is None else partial(self._tell, callback_on_step_end),
             keep=keep_pictures,
         )
-        return self._carry_out(order)
+        return self._carry_out(order, self.scheduler, self.precision)
 
     @torch.no_grad()
     def redraw(
@@ -281,18 +281,13 @@ class RetrievalPipeline(DiffusionPipeline):
         provenance = what if isinstance(what, Provenance) else read_png(Path(what))
         given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
         plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
-        before = self.scheduler, self.precision
-        try:
-            self.scheduler, self.precision = plan.scheduler, plan.precision
-            return self._carry_out(plan.order)
-        finally:
-            self.scheduler, self.precision = before
+        return self._carry_out(plan.order, plan.scheduler, plan.precision)
 
-    def _carry_out(self, order: Order) -> RetrievalPipelineOutput:
+    def _carry_out(self, order: Order, scheduler: Any, precision: str) -> RetrievalPipelineOutput:
         execution = Execution(
             generator=self.generator,
-            scheduler=self.scheduler,
-            precision=self.precision,
+            scheduler=scheduler,
+            precision=precision,
             progress=lambda total: self.progress_bar(total=total),
         )
         found = execution.run(order)
