@@ -127,7 +127,8 @@ def lineage(
     draw: Annotated[Path | None, typer.Option(help="Write it as an SVG drawing as well.")] = None,
 ) -> None:
     """Say which corpus, index, base, parameters, commit and runs made something."""
-    from rag_diffusion.lineage import as_svg, as_text, trace
+    from rag_diffusion.lineage import as_text, trace
+    from rag_diffusion.lineage_svg import as_svg
 
     with clean_errors():
         found = trace(root, what)

@@ -6,10 +6,9 @@ run) and, for a picture, from the provenance inside of it.
 
 from __future__ import annotations
 
-import html
+import base64
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -18,14 +17,13 @@ from typing import Any
 
 import yaml
 
-from rag_diffusion.errors import DataError
+from rag_diffusion.errors import DataError, RagDiffusionError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS, SAMPLES
 from rag_diffusion.runs import not_in_store
 
 _RUN = re.compile(r"[0-9a-f]{6,32}")
 _SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "mlflow_store", "tracking_error")
-_WIDTH, _HEIGHT = 210, 62  # of a box in the drawing
 _LONG = ("scheduler_config", "begin_image")  # settings of a picture that are not for reading
 _EXTERNAL = {BASE: "base", RULER: "ruler"}
 
@@ -52,16 +50,31 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A pair that conditioned a picture; its image, a PNG file, is empty where it does not lie here any more."""
+
+    pair_id: str
+    caption: str
+    licence: str
+    attention: float
+    image: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lineage:
     """Steps by name, those that another one needs before it; the last one made the result.
 
     Attributes:
         notes: what the result itself says, and what could not be found.
+        picture: its file, where the result is a picture.
+        seen: the neighbors that conditioned it.
     """
 
     of: str
     steps: Mapping[str, Step]
     notes: tuple[str, ...] = ()
+    picture: bytes = b""
+    seen: tuple[Seen, ...] = ()
 
 
 def trace(root: Path | str, what: str) -> Lineage:
@@ -110,51 +123,6 @@ def as_text(lineage: Lineage) -> str:
     return "\n".join(lines)
 
 
-def as_svg(lineage: Lineage) -> str:
-    """The lineage as a drawing: a box for each step, a line for what it read."""
-    places = _places(lineage)
-    size = (max(x for x, _ in places.values()) + _WIDTH + 20, max(y for _, y in places.values()) + _HEIGHT + 20)
-    parts = [f"<text x='20' y='26' font-size='15'>{html.escape(lineage.of)}</text>"]
-    parts += [_line(places[up], places[step.name]) for step in lineage.steps.values() for up in step.upstream]
-    parts += [_box(step, *places[step.name]) for step in lineage.steps.values()]
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{size[0]}' height='{size[1]}' "
-        f"font-family='system-ui, sans-serif'><rect width='100%' height='100%' fill='white'/>{''.join(parts)}</svg>\n"
-    )
-
-
-def _places(lineage: Lineage) -> dict[str, tuple[int, int]]:
-    """Upper left corners: a column for each length of the longest way from a source."""
-    columns: dict[str, int] = {}
-    rows: Counter[int] = Counter()
-    places = {}
-    for step in lineage.steps.values():
-        column = columns[step.name] = 1 + max((columns[name] for name in step.upstream), default=-1)
-        places[step.name] = (20 + column * (_WIDTH + 50), 50 + rows[column] * (_HEIGHT + 24))
-        rows[column] += 1
-    return places
-
-
-def _line(start: tuple[int, int], end: tuple[int, int]) -> str:
-    x, y, to_x, to_y = start[0] + _WIDTH, start[1] + _HEIGHT // 2, end[0], end[1] + _HEIGHT // 2
-    middle = (x + to_x) // 2
-    curve = f"M{x},{y} C{middle},{y} {middle},{to_y} {to_x},{to_y}"
-    return f"<path d='{curve}' fill='none' stroke='#7fb8a4' stroke-width='1.5'/>"
-
-
-def _box(step: Step, x: int, y: int) -> str:
-    version = next((md5[:12] for path, md5 in step.outs.items() if not path.startswith(f"{RUNS}/")), "")
-    facts = {"run": step.record.get("run_id"), "git": step.record.get("git_commit")}
-    origin = "   ".join(f"{name} {str(value)[:8]}" for name, value in facts.items() if value)
-    box = f"<rect x='{x}' y='{y}' width='{_WIDTH}' height='{_HEIGHT}' rx='6' fill='#f3f7f5' stroke='#1b6e53'/>"
-    name = f"<text x='{x + 10}' y='{y + 19}' font-size='13' font-weight='600'>{html.escape(step.name)}</text>"
-    lines = [
-        f"<text x='{x + 10}' y='{y + 36 + 17 * number}' font-size='11' fill='#555'>{html.escape(text)}</text>"
-        for number, text in enumerate((f"out {version}", origin))
-    ]
-    return box + name + "".join(lines)
-
-
 def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step], stage: str | None) -> Lineage:
     """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
     from rag_diffusion.sampling.provenance import read_png
@@ -174,7 +142,32 @@ def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step], st
         else:
             notes.append(f"{folder} {version or 'unknown'}: not what lies here now")
     kept = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
-    return Lineage(of=what, steps={name: step for name, step in steps.items() if name in kept}, notes=tuple(notes))
+    return Lineage(
+        of=what,
+        steps={name: step for name, step in steps.items() if name in kept},
+        notes=tuple(notes),
+        picture=path.read_bytes(),
+        seen=tuple(
+            Seen(
+                pair_id=one.pair_id,
+                caption=one.caption,
+                licence=one.licence,
+                attention=one.attention,
+                image=base64.b64decode(one.image) if one.image else _image(root, one.pair_id),
+            )
+            for one in found.neighbors
+        ),
+    )
+
+
+def _image(root: Path, pair_id: str) -> bytes:
+    """The image of a pair of the pipeline's corpus; empty where it has none of that name."""
+    from rag_diffusion.corpus.store import Corpus
+
+    try:
+        return Corpus.open(root / CORPUS).pair(pair_id).image
+    except RagDiffusionError:
+        return b""
 
 
 def _corpus_hash(root: Path) -> str:

@@ -68,7 +68,7 @@ def add(
                 replace=replace,
             )
         else:
-            reader = open_reader(form, path, caption=caption)
+            reader = open_reader(form, path, part=caption)
             if licence == UNSPECIFIED and path.is_dir() and (carded := card_licence(path)):
                 licence = carded
                 print(f"licence {licence}, as {path / CARD} says")

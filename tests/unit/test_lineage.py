@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,8 +13,9 @@ import yaml
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.lineage import as_svg, as_text, trace
-from rag_diffusion.sampling.provenance import Provenance, Source, save_png
+from rag_diffusion.lineage import as_text, trace
+from rag_diffusion.lineage_svg import as_svg
+from rag_diffusion.sampling.provenance import Provenance, Source, save_png, to_text
 from rag_diffusion.stages.sample import file_name
 
 LOCK = {
@@ -121,6 +123,39 @@ def test_the_drawing_has_a_box_for_each_step_and_no_two_overlap(root: Path) -> N
     boxes = [(int(one.get("x", 0)), int(one.get("y", 0))) for one in drawing.iter() if one.get("rx")]
     assert len(boxes) == len(set(boxes)) == 6
     assert len([one for one in drawing.iter() if one.tag.endswith("path")]) == 7
+    assert on_a_page(drawing)
+
+
+def on_a_page(drawing: ElementTree.Element) -> bool:
+    """Whether it fits an upright A4 page, and nothing of it is cut."""
+    width, height = (float(drawing.get(name, "").removesuffix("mm")) for name in ("width", "height"))
+    right, bottom = map(float, drawing.get("viewBox", "").split()[2:])
+    boxes = [one for one in drawing.iter() if one.get("x") and one.get("width", "").isdigit()]
+    whole = all(float(one.get("x", 0)) + float(one.get("width", 0)) <= right for one in boxes)
+    whole &= all(float(one.get("y", 0)) + float(one.get("height", 0)) <= bottom for one in boxes)
+    return whole and width <= 190.1 and height <= 277.1
+
+
+def test_a_picture_and_its_neighbors_are_nodes_of_the_drawing(root: Path) -> None:
+    kept = to_text(np.zeros((4, 4, 3), dtype=np.uint8))
+    sources = tuple(
+        Source(pair_id=f"a/{n}", caption="<c>", source="a", licence="MIT", attribution="", score=1.0, attention=0.4,
+               image=kept if n else "")
+        for n in range(2)
+    )  # fmt: skip
+    given = Provenance(prompt="an ant", seed=3, corpus_hash="the-corpus", model_hash="gone", neighbors=sources,
+                       null_attention=0.2)  # fmt: skip
+    save_png(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
+    found = trace(root, "drawn.png")
+    assert [bool(one.image) for one in found.seen] == [False, True]
+    drawing = ElementTree.fromstring(as_svg(found))
+    texts = [one.text for one in drawing.iter() if one.text]
+    assert {"a/0", "a/1", "<c>", "not here", "prompt 'an ant', seed 3"} <= set(texts)
+    images = [one.get("href", "") for one in drawing.iter() if one.tag.endswith("image")]
+    own = b64encode((root / "drawn.png").read_bytes()).decode()
+    assert images == [f"data:image/png;base64,{text}" for text in (kept, own)]
+    assert len([one for one in drawing.iter() if one.tag.endswith("path")]) == 3, "two neighbors and ingest lead to it"
+    assert on_a_page(drawing)
 
 
 def test_pipelines_of_their_own_reach_code_where_dvc_leaves_its_bytecode_out(pytestconfig: pytest.Config) -> None:

@@ -28,7 +28,7 @@ __all__ = ["FORMS", "Limits", "OpenReader", "open_reader"]
 
 def _archive(path: Path, *, limits: Limits | None = None, scratch: Path | None = None) -> Reader:
     return ArchiveReader(
-        path, lambda folder: open_reader("auto", folder, caption=ALL), limits=limits or Limits(), scratch=scratch
+        path, lambda folder: open_reader("auto", folder, part=ALL), limits=limits or Limits(), scratch=scratch
     )
 
 
@@ -54,12 +54,12 @@ class OpenReader:
         form: one of `FORMS`, never `auto`.
         path: what is read.
         why: what told the form, empty where it was asked for.
-        caption: which part of a text is one, see `caption_text.choose`.
+        part: of a text that is the caption, see `caption_text.choose`.
         doubts: captions of the last reading that are hardly such.
     """
 
-    def __init__(self, reader: Reader, *, form: str, path: Path, why: str, caption: str) -> None:
-        self._reader, self.caption = reader, caption
+    def __init__(self, reader: Reader, *, form: str, path: Path, why: str, part: str) -> None:
+        self._reader, self.part = reader, part
         self.form, self.path, self.why = form, path, why
         self.doubts = Doubts()
 
@@ -77,28 +77,28 @@ class OpenReader:
         if isinstance(one, Rejection):
             return one
         try:
-            caption = choose(one.caption, self.caption)
+            caption = choose(one.caption, self.part)
         except DataError as error:
             return Rejection(what=one.name, reason=str(error))
         self.doubts.look(one.name, one.caption, caption)
         return one if caption == one.caption else replace(one, caption=caption)
 
 
-def open_reader(form: str, path: Path | str, *, caption: str = FIRST_LINE, **options: Any) -> OpenReader:
+def open_reader(form: str, path: Path | str, *, part: str = FIRST_LINE, **options: Any) -> OpenReader:
     """Open a source of items.
 
     Args:
         form: one of `FORMS`; `auto` guesses from what lies there, and the reader's `form` and `why` say what.
         path: a file or a folder.
-        caption: which part of a text is one: `first-line`, `all`, or a language.
-        options: of the form's reader, e.g. `limits` of an archive.
+        part: of a text that is the caption: `first-line`, `all`, or a language.
+        options: of the form's reader, e.g. `caption` of a video or `limits` of an archive.
 
     Raises:
         ConfigError: an unknown form, or an option that the form does not have.
         DataError: nothing of the form lies there.
     """
     path, why = Path(path), ""
-    check_choice(caption)
+    check_choice(part)
     if form == "auto":
         form, path, why = guess_form(path)
     if form not in _READERS:
@@ -107,7 +107,7 @@ def open_reader(form: str, path: Path | str, *, caption: str = FIRST_LINE, **opt
         reader = _READERS[form](path, **options)
     except TypeError as error:
         raise ConfigError(f"{path}: form {form} has no such option: {error}; leave it out") from None
-    return OpenReader(reader, form=form, path=path, why=why, caption=caption)
+    return OpenReader(reader, form=form, path=path, why=why, part=part)
 
 
 def _distinct(item: Item, names: NameTable) -> Item | Rejection:

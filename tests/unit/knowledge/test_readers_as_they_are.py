@@ -86,12 +86,12 @@ def test_a_text_of_many_languages_is_one_line_and_told(photos: Path) -> None:
     items, _ = parted(reader)
     assert items["a.png"].caption == "a red kangaroo"
     assert [sentence.split(",")[0] for sentence in reader.doubts.told()] == ["1 of 2 captions are one line of several"]
-    whole, _ = parted(open_reader("image_text", photos, caption="all"))
+    whole, _ = parted(open_reader("image_text", photos, part="all"))
     assert whole["a.png"].caption.endswith("кенгуру\n")
-    _, rejected = parted(open_reader("image_text", photos, caption="de"))
+    _, rejected = parted(open_reader("image_text", photos, part="de"))
     assert rejected == {"a.png": "no caption in de", "sub/b.jpg": "no caption in de"}
     with pytest.raises(ConfigError, match="expected first-line, all or a language"):
-        open_reader("image_text", photos, caption="the second")
+        open_reader("image_text", photos, part="the second")
 
 
 def test_texts_by_language_and_numbers_in_fields(photos: Path) -> None:
@@ -100,7 +100,7 @@ def test_texts_by_language_and_numbers_in_fields(photos: Path) -> None:
         {"file_name": "sub/b.jpg", "text": 5},
     ]
     (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    items, rejected = parted(open_reader("imagefolder", photos, caption="en"))
+    items, rejected = parted(open_reader("imagefolder", photos, part="en"))
     assert {name: item.caption for name, item in items.items()} == {"a.png": "an apple"}
     assert rejected == {"sub/b.jpg": "caption is no text"}
 
