@@ -131,7 +131,7 @@ def lineage(
     from rag_diffusion.lineage_svg import as_svg
 
     with clean_errors():
-        found = trace(root, what)
+        found = trace(root, what, pictures=draw is not None)
         print(as_text(found))
         if draw is not None:
             draw.write_text(as_svg(found), encoding="utf-8")

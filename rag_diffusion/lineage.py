@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -77,13 +78,14 @@ class Lineage:
     seen: tuple[Seen, ...] = ()
 
 
-def trace(root: Path | str, what: str) -> Lineage:
+def trace(root: Path | str, what: str, *, pictures: bool = False) -> Lineage:
     """Where a result comes from.
 
     Args:
         root: the project.
         what: a file or folder that a stage made, a picture with its provenance inside, or an MLflow run (its id, or the
             first six characters or more of it).
+        pictures: whether the neighbors of a picture come with their images, for a drawing.
 
     Raises:
         DataError: it is none of them, or nothing has been run.
@@ -96,7 +98,7 @@ def trace(root: Path | str, what: str) -> Lineage:
         maker = next((step.name for step in steps.values() if any(_within(inside, out) for out in step.outs)), None)
         drawn = path.suffix.lower() == ".png" and (maker is None or _within(inside, SAMPLES))
         if drawn:
-            return _of_picture(root, what, path, steps, maker)
+            return _of_picture(root, what, path, steps, maker, pictures=pictures)
         if maker is not None:
             return Lineage(of=what, steps=_up_to(steps, maker))
         raise DataError(f"{what}: expected a result of a stage or a picture with its provenance, got another file")
@@ -123,7 +125,9 @@ def as_text(lineage: Lineage) -> str:
     return "\n".join(lines)
 
 
-def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step], stage: str | None) -> Lineage:
+def _of_picture(
+    root: Path, what: str, path: Path, steps: Mapping[str, Step], stage: str | None, *, pictures: bool
+) -> Lineage:
     """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
     from rag_diffusion.sampling.provenance import read_png
 
@@ -142,6 +146,7 @@ def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step], st
         else:
             notes.append(f"{folder} {version or 'unknown'}: not what lies here now")
     kept = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
+    here_now = _images(root, [one.pair_id for one in found.neighbors if not one.image]) if pictures else {}
     return Lineage(
         of=what,
         steps={name: step for name, step in steps.items() if name in kept},
@@ -153,21 +158,24 @@ def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step], st
                 caption=one.caption,
                 licence=one.licence,
                 attention=one.attention,
-                image=base64.b64decode(one.image) if one.image else _image(root, one.pair_id),
+                image=base64.b64decode(one.image) if one.image else here_now.get(one.pair_id, b""),
             )
             for one in found.neighbors
         ),
     )
 
 
-def _image(root: Path, pair_id: str) -> bytes:
-    """The image of a pair of the pipeline's corpus; empty where it has none of that name."""
+def _images(root: Path, pair_ids: Sequence[str]) -> dict[str, bytes]:
+    """Images of pairs of the pipeline's corpus, of those that it has."""
     from rag_diffusion.corpus.store import Corpus
 
-    try:
-        return Corpus.open(root / CORPUS).pair(pair_id).image
-    except RagDiffusionError:
-        return b""
+    found: dict[str, bytes] = {}
+    with suppress(RagDiffusionError, KeyError):  # no corpus, or one that is half there
+        corpus = Corpus.open(root / CORPUS)
+        for pair_id in pair_ids:
+            with suppress(RagDiffusionError):
+                found[pair_id] = corpus.pair(pair_id).image
+    return found
 
 
 def _corpus_hash(root: Path) -> str:

@@ -146,7 +146,7 @@ def test_a_picture_and_its_neighbors_are_nodes_of_the_drawing(root: Path) -> Non
     given = Provenance(prompt="an ant", seed=3, corpus_hash="the-corpus", model_hash="gone", neighbors=sources,
                        null_attention=0.2)  # fmt: skip
     save_png(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
-    found = trace(root, "drawn.png")
+    found = trace(root, "drawn.png", pictures=True)
     assert [bool(one.image) for one in found.seen] == [False, True]
     drawing = ElementTree.fromstring(as_svg(found))
     texts = [one.text for one in drawing.iter() if one.text]
