@@ -277,7 +277,8 @@ def test_a_corpus_without_known_styles_gets_distances_and_measures_of_its_own(
         assert 0 < found["variants"]["real"]["prompt_agreement"]["mean"] < 1
         assert found["chance"] == {"own_real_nearest": pytest.approx(1 / 12, abs=1e-6)}
     table = report(ready, "metrics")["variants"]
-    assert table["retrieved"]["own_real_nearest"]["mean"] == 1.0, "they are the real images here"
+    nearest = table["retrieved"]["own_real_nearest"]["mean"]
+    assert nearest >= 11 / 12 - 1e-6, "they are the real images here; two rings of one outline are drawn alike"
     assert table["retrieved"]["agreement_to_real"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert table["none"]["own_real_nearest"]["mean"] < 0.4, "noise"
     assert report(ready, "metrics")["verdict"].startswith("not judged: the ruler was not trained on the styles")
