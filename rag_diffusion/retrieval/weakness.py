@@ -17,6 +17,7 @@ from rag_diffusion.types import Hits
 
 COSINES = ("text_to_text", "text_to_image")
 SAMPLED = 256  # pairs, every one with every other
+LEAST = 100  # pairs; fewer are no sample, least of all those that a remote has sent for this very query
 REACHED = 0.99  # share of the random pairs that stay below
 _KNOWN: WeakKeyDictionary[Retriever, dict[str, float]] = WeakKeyDictionary()
 
@@ -56,6 +57,8 @@ def weak_match(retriever: Retriever, query: str, hits: Hits) -> str:
 
 def _reach(retriever: Retriever) -> dict[str, float]:
     total = len(retriever.corpus)
+    if total < LEAST:
+        return {}
     rows = np.random.default_rng(0).permutation(total)[:SAMPLED]
     entity = np.array(retriever.corpus.cells("entity", rows))
     apart = entity[:, None] != entity[None]
