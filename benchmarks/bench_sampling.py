@@ -30,9 +30,9 @@ from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.sampling.guidance import Guidance, Step
 from rag_diffusion.sampling.guided import GuidedPrediction
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.seeds import seeded
 
 PROMPT = "a red apple on a table"
 NEIGHBORS = 3

@@ -181,14 +181,18 @@ def recognised(project: Path) -> dict[str, dict[str, Any]]:
     bench = Bench.open(project, load_config(project / "params.yaml"))
     archive = read_archive(project / layout.BASELINES, prompts=bench.prompts, expected={})
     features = {name: variant.looks.pooled for name, variant in archive.variants.items()}
-    for name, pixels in read_samples(project / layout.SAMPLES / "samples.parquet", bench.prompts).items():
+    samples = project / layout.SAMPLES
+    without = json.loads((samples / "provenance.json").read_text(encoding="utf-8"))["without"]
+    answers = {name: variant.answers for name, variant in archive.variants.items()}
+    for name, (pixels, answers[name]) in read_samples(samples / "samples.parquet", bench.prompts, without).items():
         features[name] = bench.ruler.look(bench.trunk, pixels, desc="look at drawings").pooled
     middle = features["real"].mean(0)
     real = unit(features["real"] - middle)
     bootstrap = ClusterBootstrap([prompt.entity for prompt in bench.prompts], draws=10_000, seed=0)
-    hits = {name: (unit(found - middle) @ real.T).argmax(1) == np.arange(len(real)) for name, found in features.items()}
+    hits = {name: (unit(found - middle) @ real.T).argmax(1) == answers[name] for name, found in features.items()}
     return {
-        name: {"own_real_is_nearest": bootstrap.interval(hit.astype(float)).as_dict()} for name, hit in hits.items()
+        name: {"own_real_is_nearest": bootstrap.of(answers[name]).interval(hit.astype(float)).as_dict()}
+        for name, hit in hits.items()
     }
 
 

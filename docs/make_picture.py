@@ -25,7 +25,7 @@ def main(count: int) -> None:
     drawn = list(dict.fromkeys(row["prompt_id"] for row in samples))
     chosen = drawn[:: max(1, len(drawn) // count)][:count]
     texts = {prompt.prompt_id: prompt.text for prompt in read_prompts(f"{layout.PROMPTS}/test.jsonl")}
-    rows = [[images[name, variant] for variant in variants] for name in chosen]
+    rows = [[images.get((name, variant)) for variant in variants] for name in chosen]
     sheet = comparison_sheet("the same noise, different neighbors", variants, [texts[name] for name in chosen], rows)
     sheet.save("docs/picture.png", optimize=True)
 

@@ -1,7 +1,6 @@
 """Asset checks: `findings` beside the assets; a blocking one stops what would be built on a bad result."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import dagster as dg
 
@@ -10,17 +9,7 @@ from orchestration.assets import PROJECT
 from orchestration.findings import Finding
 from orchestration.project import Project
 from orchestration.reproduce import asset_key
-
-BLOCKING: dict[str, list[Callable[[Path], Finding]]] = {
-    "ingest": [findings.corpus_is_whole],
-    "embed": [findings.vectors_are_unit],
-    "index": [findings.recall_is_high],
-    "neighbors": [findings.no_pair_is_its_own_neighbor, findings.no_target_is_shown],
-}
-WARNING: dict[str, list[Callable[[Path], Finding]]] = {
-    "finetune": [findings.loss_is_finite_and_falls],
-    "score": [findings.retrieval_helps, findings.no_worse_than_the_champion],
-}
+from orchestration.verdicts import BLOCKING, WARNING
 
 
 def asset_checks(project: Project = PROJECT) -> list[dg.AssetChecksDefinition]:

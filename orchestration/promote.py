@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestration import findings
-from orchestration.checks import BLOCKING, WARNING
 from orchestration.findings import Finding
 from orchestration.project import Project
+from orchestration.verdicts import BLOCKING, WARNING
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ModelError, RagDiffusionError
 from rag_diffusion.files import atomic_write

@@ -5,7 +5,7 @@ import dagster as dg
 from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
 from orchestration.dead_runs import bury
 from orchestration.project import EXTERNAL, Project, digest
-from orchestration.sync import news
+from orchestration.sync import sync
 
 SECONDS_BETWEEN_TICKS = 30
 
@@ -42,11 +42,12 @@ def _state() -> str:
 
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
-def dvc_results(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run."""
+def dvc_results(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run, with checks."""
     bury(context.instance)
     state = _state()
     if context.cursor == state:
         return dg.SkipReason("dvc.lock has not changed")
-    events = list(news(context.instance, Project.load(PROJECT.root)))
-    return dg.SensorResult(asset_events=events, cursor=state)
+    names = sync(context.instance, Project.load(PROJECT.root))
+    context.update_cursor(state)
+    return dg.SkipReason(f"told Dagster of {', '.join(names)}" if names else "Dagster knows what dvc.lock knows")

@@ -18,6 +18,7 @@ from orchestration.dead_runs import bury
 from orchestration.metadata import card_metadata, stage_metadata
 from orchestration.project import Made, Project
 from orchestration.reproduce import asset_key, stage_name
+from orchestration.verdicts import verdicts
 
 _DATA, _CODE = "dagster/data_version", "dagster/code_version"
 _INPUT, _POINTER = "dagster/input_data_version/", "dagster/input_event_pointer/"
@@ -54,11 +55,15 @@ def news(instance: dg.DagsterInstance, project: Project) -> Iterator[dg.AssetMat
 
 
 def sync(instance: dg.DagsterInstance, project: Project) -> list[str]:
-    """Report all news; returns the names of the stages and external assets."""
+    """Report all news and judge it by the checks; returns the names of the stages and external assets."""
     names = []
     for event in news(instance, project):
         instance.report_runless_asset_event(event)
         names.append(stage_name(event.asset_key))
+    for name in names:
+        if name in project.stages:
+            for verdict in verdicts(instance, project, name):
+                instance.report_runless_asset_event(verdict)
     return names
 
 

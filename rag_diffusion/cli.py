@@ -24,7 +24,9 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+HELP = "Draw pictures from words and from pictures that are found for them in a knowledge base of your own."
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
 pack = typer.Typer(help="A training as one folder, for a machine with a GPU and no network.", no_args_is_help=True)
@@ -36,9 +38,22 @@ app.add_typer(ruler, name="ruler")
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
 
 
-@app.callback()
-def before_each_command() -> None:
-    """Retrieval-augmented text-to-image diffusion: run stages, promote weights, show results."""
+def _say_version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"rag-diffusion {version('rag-diffusion')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def before_each_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
+    """Switch off what other tools would send home."""
     for name, value in TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
 
@@ -145,13 +160,27 @@ def lineage(
     draw: Annotated[Path | None, typer.Option(help="Write it as an SVG drawing as well.")] = None,
 ) -> None:
     """Say which corpus, index, base, parameters, commit and runs made something."""
-    from rag_diffusion.lineage import as_svg, as_text, trace
+    from rag_diffusion.lineage import as_text, trace
+    from rag_diffusion.lineage_svg import as_svg
 
     with clean_errors():
-        found = trace(root, what)
+        found = trace(root, what, pictures=draw is not None)
         print(as_text(found))
         if draw is not None:
             draw.write_text(as_svg(found), encoding="utf-8")
+
+
+@app.command()
+def redraw(
+    file: Annotated[Path, typer.Argument(help="a PNG that was drawn here, with its provenance inside")],
+    root: Root = Path(),
+    out: Annotated[Path | None, typer.Option(help="Where to write it; beside the file if nothing is named.")] = None,
+) -> None:
+    """Draw a picture again from what its own file says, and compare; or say why it cannot be the same."""
+    from rag_diffusion.sampling.again import redraw_file
+
+    with clean_errors():
+        print(redraw_file(root, file, out or file.with_suffix(".again.png")))
 
 
 @app.command()

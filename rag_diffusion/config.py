@@ -48,6 +48,7 @@ class FolderConfig(_Section):
     path: str
     licence: str
     attribution: str
+    caption: str = "first-line"
 
 
 class SplitConfig(_Section):

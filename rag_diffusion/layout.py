@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CORPUS = "data/corpus"
+STAMP_FILE, RECALL_FILE = "stamp.json", "recall.json"  # in vectors and index
 ENCODER = "data/encoder"
 VECTORS = "data/vectors"
 INDEX = "data/index"

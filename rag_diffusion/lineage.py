@@ -6,11 +6,11 @@ run) and, for a picture, from the provenance inside of it.
 
 from __future__ import annotations
 
-import html
+import base64
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import Any
 
 import yaml
 
-from rag_diffusion.errors import DataError
+from rag_diffusion.errors import DataError, RagDiffusionError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS
+from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS, SAMPLES
 from rag_diffusion.runs import not_in_store
 
 _RUN = re.compile(r"[0-9a-f]{6,32}")
 _SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "mlflow_store", "tracking_error")
-_WIDTH, _HEIGHT = 210, 62  # of a box in the drawing
+_LONG = ("scheduler_config", "begin_image")  # settings of a picture that are not for reading
 _EXTERNAL = {BASE: "base", RULER: "ruler"}
 
 
@@ -51,25 +51,41 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A pair that conditioned a picture; its image, a PNG file, is empty where it does not lie here any more."""
+
+    pair_id: str
+    caption: str
+    licence: str
+    attention: float
+    image: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lineage:
     """Steps by name, those that another one needs before it; the last one made the result.
 
     Attributes:
         notes: what the result itself says, and what could not be found.
+        picture: its file, where the result is a picture.
+        seen: the neighbors that conditioned it.
     """
 
     of: str
     steps: Mapping[str, Step]
     notes: tuple[str, ...] = ()
+    picture: bytes = b""
+    seen: tuple[Seen, ...] = ()
 
 
-def trace(root: Path | str, what: str) -> Lineage:
+def trace(root: Path | str, what: str, *, pictures: bool = False) -> Lineage:
     """Where a result comes from.
 
     Args:
         root: the project.
         what: a file or folder that a stage made, a picture with its provenance inside, or an MLflow run (its id, or the
             first six characters or more of it).
+        pictures: whether the neighbors of a picture come with their images, for a drawing.
 
     Raises:
         DataError: it is none of them, or nothing has been run.
@@ -80,10 +96,11 @@ def trace(root: Path | str, what: str) -> Lineage:
     if path.exists():
         inside = path.resolve().relative_to(root).as_posix() if path.resolve().is_relative_to(root) else ""
         maker = next((step.name for step in steps.values() if any(_within(inside, out) for out in step.outs)), None)
+        drawn = path.suffix.lower() == ".png" and (maker is None or _within(inside, SAMPLES))
+        if drawn:
+            return _of_picture(root, what, path, steps, maker, pictures=pictures)
         if maker is not None:
             return Lineage(of=what, steps=_up_to(steps, maker))
-        if path.suffix.lower() == ".png":
-            return _of_picture(root, what, path, steps)
         raise DataError(f"{what}: expected a result of a stage or a picture with its provenance, got another file")
     maker = next((step.name for step in steps.values() if _is_run(what, step.record)), None)
     if maker is None:
@@ -108,61 +125,20 @@ def as_text(lineage: Lineage) -> str:
     return "\n".join(lines)
 
 
-def as_svg(lineage: Lineage) -> str:
-    """The lineage as a drawing: a box for each step, a line for what it read."""
-    places = _places(lineage)
-    size = (max(x for x, _ in places.values()) + _WIDTH + 20, max(y for _, y in places.values()) + _HEIGHT + 20)
-    parts = [f"<text x='20' y='26' font-size='15'>{html.escape(lineage.of)}</text>"]
-    parts += [_line(places[up], places[step.name]) for step in lineage.steps.values() for up in step.upstream]
-    parts += [_box(step, *places[step.name]) for step in lineage.steps.values()]
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{size[0]}' height='{size[1]}' "
-        f"font-family='system-ui, sans-serif'><rect width='100%' height='100%' fill='white'/>{''.join(parts)}</svg>\n"
-    )
-
-
-def _places(lineage: Lineage) -> dict[str, tuple[int, int]]:
-    """Upper left corners: a column for each length of the longest way from a source."""
-    columns: dict[str, int] = {}
-    rows: Counter[int] = Counter()
-    places = {}
-    for step in lineage.steps.values():
-        column = columns[step.name] = 1 + max((columns[name] for name in step.upstream), default=-1)
-        places[step.name] = (20 + column * (_WIDTH + 50), 50 + rows[column] * (_HEIGHT + 24))
-        rows[column] += 1
-    return places
-
-
-def _line(start: tuple[int, int], end: tuple[int, int]) -> str:
-    x, y, to_x, to_y = start[0] + _WIDTH, start[1] + _HEIGHT // 2, end[0], end[1] + _HEIGHT // 2
-    middle = (x + to_x) // 2
-    curve = f"M{x},{y} C{middle},{y} {middle},{to_y} {to_x},{to_y}"
-    return f"<path d='{curve}' fill='none' stroke='#7fb8a4' stroke-width='1.5'/>"
-
-
-def _box(step: Step, x: int, y: int) -> str:
-    version = next((md5[:12] for path, md5 in step.outs.items() if not path.startswith(f"{RUNS}/")), "")
-    facts = {"run": step.record.get("run_id"), "git": step.record.get("git_commit")}
-    origin = "   ".join(f"{name} {str(value)[:8]}" for name, value in facts.items() if value)
-    box = f"<rect x='{x}' y='{y}' width='{_WIDTH}' height='{_HEIGHT}' rx='6' fill='#f3f7f5' stroke='#1b6e53'/>"
-    name = f"<text x='{x + 10}' y='{y + 19}' font-size='13' font-weight='600'>{html.escape(step.name)}</text>"
-    lines = [
-        f"<text x='{x + 10}' y='{y + 36 + 17 * number}' font-size='11' fill='#555'>{html.escape(text)}</text>"
-        for number, text in enumerate((f"out {version}", origin))
-    ]
-    return box + name + "".join(lines)
-
-
-def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step]) -> Lineage:
+def _of_picture(
+    root: Path, what: str, path: Path, steps: Mapping[str, Step], stage: str | None, *, pictures: bool
+) -> Lineage:
+    """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
     from rag_diffusion.sampling.provenance import read_png
 
     found = read_png(path)
     seen = [f"{one.pair_id} ({one.licence}), attention {one.attention:.2f}" for one in found.neighbors]
     notes = [f"prompt {found.prompt!r}, seed {found.seed}", *(f"neighbor {one}" for one in seen)]
-    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in found.settings.items())}")
+    told = {key: value for key, value in found.settings.items() if key not in _LONG}
+    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in told.items())}")
     here = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
     said = {CORPUS: found.corpus_hash, MODEL: found.model_hash}
-    makers = []
+    makers = [] if stage is None else [stage]
     for folder, version in said.items():
         maker = next((step.name for step in steps.values() if folder in step.outs), None)
         if version and version == here[folder] and maker:
@@ -170,7 +146,36 @@ def _of_picture(root: Path, what: str, path: Path, steps: Mapping[str, Step]) ->
         else:
             notes.append(f"{folder} {version or 'unknown'}: not what lies here now")
     kept = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
-    return Lineage(of=what, steps={name: step for name, step in steps.items() if name in kept}, notes=tuple(notes))
+    here_now = _images(root, [one.pair_id for one in found.neighbors if not one.image]) if pictures else {}
+    return Lineage(
+        of=what,
+        steps={name: step for name, step in steps.items() if name in kept},
+        notes=tuple(notes),
+        picture=path.read_bytes(),
+        seen=tuple(
+            Seen(
+                pair_id=one.pair_id,
+                caption=one.caption,
+                licence=one.licence,
+                attention=one.attention,
+                image=base64.b64decode(one.image) if one.image else here_now.get(one.pair_id, b""),
+            )
+            for one in found.neighbors
+        ),
+    )
+
+
+def _images(root: Path, pair_ids: Sequence[str]) -> dict[str, bytes]:
+    """Images of pairs of the pipeline's corpus, of those that it has."""
+    from rag_diffusion.corpus.store import Corpus
+
+    found: dict[str, bytes] = {}
+    with suppress(RagDiffusionError, KeyError):  # no corpus, or one that is half there
+        corpus = Corpus.open(root / CORPUS)
+        for pair_id in pair_ids:
+            with suppress(RagDiffusionError):
+                found[pair_id] = corpus.pair(pair_id).image
+    return found
 
 
 def _corpus_hash(root: Path) -> str:

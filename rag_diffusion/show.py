@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.layout import REPORTS
@@ -26,7 +27,10 @@ def summary(root: Path | str = Path()) -> str:
     """
     root = Path(root).resolve()
     path = root / METRICS if (root / METRICS).is_file() else root / BASELINES
-    parts = [table(_variants(path)), f"metrics   {path}"]
+    content = _content(path)
+    parts = [table(content["variants"])]
+    parts.append("\n".join(f"note      {sentence}" for sentence in _notes(content)))
+    parts.append(f"metrics   {path}")
     sheets = sorted((root / SHEETS).rglob("*.png"))
     parts.append("\n".join(f"{'pictures' if i == 0 else '':9} {sheet}" for i, sheet in enumerate(sheets)))
     if path.name == Path(BASELINES).name:
@@ -49,7 +53,12 @@ def table(variants: Mapping[str, Mapping[str, object]]) -> str:
     return _aligned(rows)
 
 
-def _variants(path: Path) -> Mapping[str, Mapping[str, object]]:
+def _notes(content: Mapping[str, Any]) -> list[str]:
+    """What the table does not show, and why."""
+    return [*content.get("notes", ()), *([f"not judged: {content['reason']}"] if content.get("reason") else ())]
+
+
+def _content(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -59,7 +68,7 @@ def _variants(path: Path) -> Mapping[str, Mapping[str, object]]:
     variants = content.get("variants") if isinstance(content, dict) else None
     if not isinstance(variants, dict) or not all(isinstance(metrics, dict) for metrics in variants.values()):
         raise DataError(f'{path}: expected {{"variants": {{name: metrics}}}}, got otherwise; run `dvc repro`')
-    return variants
+    return dict(content)
 
 
 def _cell(value: object) -> str:

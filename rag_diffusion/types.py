@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SPLITS = ("train", "validation", "test")
 
@@ -52,11 +52,13 @@ class Hits:
         pair_ids: ids of the hits.
         scores: fused retrieval relevance of each hit, higher is better.
         parts: what each similarity gave to each hit, by name.
+        raw: the similarities themselves, cosines and BM25, which do not depend on the other candidates.
     """
 
     pair_ids: tuple[str, ...]
     scores: tuple[float, ...]
     parts: dict[str, tuple[float, ...]]
+    raw: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

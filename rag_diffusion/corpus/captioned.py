@@ -15,16 +15,17 @@ from typing import Any, BinaryIO
 from rag_diffusion.corpus.names import NameTable
 from rag_diffusion.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff", ".svg"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"})
 # Pictures that nothing here reads: they are told of, where a README is passed over.
 OTHER_PICTURES = frozenset(
-    {".apng", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".svgz", ".psd", ".ico", ".eps", ".tga", ".exr"}
+    {".apng", ".heic", ".heif", ".jxl", ".jp2", ".svgz", ".psd", ".ico", ".eps", ".tga", ".exr"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".ppm", ".pgm", ".hdr"}
 )
 METADATA = "metadata.jsonl"
 NO_CAPTION = "image without a caption"  # how such a problem begins
 MAX_TEXT_BYTES = 1 << 20  # of one line of metadata.jsonl, of one text file
+_UNREADABLE = "unreadable file: a link to nothing, a linked folder, a device or no permission"
 CAPTION_KEYS = ("text", "caption")
 
 
@@ -49,7 +50,7 @@ def captioned_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
     """Rows of metadata.jsonl where the folder or one below it holds such a file, else of text files beside the images.
 
     Args:
-        folder: may hold more folders; files and folders whose name begins with a dot are passed over.
+        folder: may hold more folders; those whose name begins with a dot are passed over, and pictures so named told.
         suffixes: of the files that are to have captions, in lower case.
     """
     metadata = any(Path(name).name == METADATA for name, _ in _walk(folder))
@@ -58,7 +59,7 @@ def captioned_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
 
 def has_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     """Whether any file of the suffixes lies in a folder or below it."""
-    return any(regular and _suffix(name) in suffixes for name, regular in _walk(folder))
+    return any(not problem and _suffix(name) in suffixes for name, problem in _walk(folder))
 
 
 def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[Row]:
@@ -88,14 +89,28 @@ def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> It
 
 
 def caption_of(fields: Mapping[str, Any], keys: Collection[str] = CAPTION_KEYS) -> str:
-    """The first text that a row's fields hold under `keys`; several texts in one field are put together."""
+    """The first text that a row's fields hold under `keys`.
+
+    Several texts in one field are put together; those by language, `{"en": "a cat", ...}`, become lines `en: a cat`.
+    """
     for key in keys:
         value = fields.get(key)
         if isinstance(value, list | tuple):
             value = " ".join(str(one) for one in value)
-        if value:
-            return str(value)
+        if isinstance(value, Mapping):
+            value = "\n".join(f"{name}: {text}" for name, text in value.items() if isinstance(text, str))
+        if isinstance(value, str) and value:
+            return value
     return ""
+
+
+def no_text(fields: Mapping[str, Any], keys: Collection[str] = CAPTION_KEYS) -> str:
+    """Why a field that should hold a caption holds none; empty where there is no such field."""
+    wrong = [(key, fields[key]) for key in keys if fields.get(key) not in (None, "", [], {})]
+    if not wrong or caption_of(fields, keys):
+        return ""
+    key, value = wrong[0]
+    return f"caption is no text: {key} is {value!r}"[:200]
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -129,24 +144,28 @@ def read_text(path: Path) -> bytes:
     return content
 
 
-def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """Relative names of all files, in no order, and whether each is a file that can be opened."""
-    folders = [prefix]
+def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Relative names of all files, in no order, and what keeps each from being opened, empty where nothing does."""
+    folders, base = [prefix], folder.resolve()
     while folders:
         prefix = folders.pop()
         try:
             entries = os.scandir(folder / prefix)
         except OSError:
-            yield prefix, False
+            yield prefix, _UNREADABLE
             continue
         with entries:
             for entry in entries:
+                name = f"{prefix}{entry.name}"
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(f"{prefix}{entry.name}/")
+                    if _suffix(name) in IMAGE_SUFFIXES and not entry.name.startswith("._"):
+                        yield name, "hidden file: its name begins with a dot"
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(base):
+                    yield name, "link out of its folder: copy the file itself into the folder"
                 else:
-                    yield f"{prefix}{entry.name}", entry.is_file()
+                    yield name, "" if entry.is_file() else _UNREADABLE
 
 
 def _suffix(name: str) -> str:
@@ -157,12 +176,10 @@ def _list_files(
     folder: Path, suffixes: Collection[str], files: NameTable, others: NameTable, ending: str
 ) -> Iterator[Row]:
     """Fill `files` by suffix and `others` by ending; yields what is neither but should be told of."""
-    for name, regular in _walk(folder):
+    for name, problem in _walk(folder):
         suffix = _suffix(name)
-        if not regular:
-            yield Row(
-                name=name, problem="unreadable file: a link to nothing, a linked folder, a device or no permission"
-            )
+        if problem:
+            yield Row(name=name, problem=problem)
         elif suffix in suffixes:
             files.add(name)
         elif Path(name).name == ending or suffix == ending:
@@ -196,14 +213,15 @@ def _metadata_row(line: bytes | None, where: str, base: str, files: NameTable, n
         return Row(name=where, problem=f"image named twice: {name}")
     if name not in files:
         return Row(name=where, problem=f"caption without an image: {name}")
-    return Row(name=name, caption=caption_of(fields), fields=fields)
+    return Row(name=name, caption=caption_of(fields), fields=fields, problem=no_text(fields))
 
 
 def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> Row:
     stem = str(PurePosixPath(name).with_suffix(""))
     text, table = f"{stem}.txt", folder / f"{stem}.json"
     try:
-        fields = parse_object(read_text(table)) if table.is_file() else {}
+        readable = table.is_file() and table.resolve().is_relative_to(folder.resolve())
+        fields = parse_object(read_text(table)) if readable else {}
         if text in texts:
             if not used.add(stem):
                 return Row(name=name, problem=f"{NO_CAPTION}: {text} belongs to another image")
@@ -215,5 +233,5 @@ def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> 
     except DataError as error:
         return Row(name=name, problem=str(error))
     if not caption_of(fields):
-        return Row(name=name, problem=f"{NO_CAPTION}: no text file of the same name")
+        return Row(name=name, problem=no_text(fields) or f"{NO_CAPTION}: no text file of the same name")
     return Row(name=name, caption=caption_of(fields), fields=fields)

@@ -30,14 +30,16 @@ from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.gather import Gathering
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.records import Rejection
+from rag_diffusion.knowledge.rejections import REJECTED
 from rag_diffusion.knowledge.staging import Part
 from rag_diffusion.knowledge.vector_file import MappedVectors, VectorWriter
+from rag_diffusion.layout import RECALL_FILE
 from rag_diffusion.retrieval.ann import Exhaustive, Nearest, VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.recall import RECALL_FILE, RECALL_QUERIES, check_recall, recall_report
+from rag_diffusion.retrieval.recall import RECALL_QUERIES, check_recall, recall_report
 from rag_diffusion.retrieval.retriever import IMAGE_INDEX, TEXT_INDEX
 
-TABLE, VECTORS, REJECTED = "table.arrow", "vectors.safetensors", "rejected.jsonl"
+TABLE, VECTORS = "table.arrow", "vectors.safetensors"
 INDEX_FILES = {"text_to_text": TEXT_INDEX, "text_to_image": IMAGE_INDEX}
 EXACT = "Flat"
 EXACT_BELOW = 4096  # pairs; so few are searched exhaustively, whatever `index.factory` says

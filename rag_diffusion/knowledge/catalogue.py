@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
-from rag_diffusion.knowledge import project
-from rag_diffusion.knowledge.data_set import check_files
+from rag_diffusion.knowledge import pipeline_corpus as project
 from rag_diffusion.knowledge.manifest import PIPELINE, REMOTE, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, Places
-from rag_diffusion.retrieval.stream import PairEncoder
+from rag_diffusion.knowledge.whole import check_files
+from rag_diffusion.layout import ENCODER
+from rag_diffusion.retrieval.encoder_folder import EncoderFolder
+
+if TYPE_CHECKING:
+    from rag_diffusion.retrieval.stream import PairEncoder
 
 State = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -33,9 +38,35 @@ class Catalogue:
         encoder: of the present vectors.
     """
 
-    def __init__(self, root: Path, encoder: PairEncoder) -> None:
-        self.root, self.encoder = root, encoder
+    def __init__(self, root: Path, encoder: PairEncoder | EncoderFolder) -> None:
+        self.root, self._identity = root, encoder
         self.places = Places(root)
+
+    @classmethod
+    def light(cls, root: Path | str) -> Catalogue:
+        """The catalogue of a project alone, which loads nothing that embeds or searches.
+
+        Raises:
+            ConfigError: there is no params.yaml.
+        """
+        root = Path(root)
+        if not (root / "params.yaml").exists():
+            raise ConfigError(
+                f"{root / 'params.yaml'}: expected a parameter file, found none; run from the project's root"
+            )
+        found = Catalogue(root, EncoderFolder(root / ENCODER))
+        found.places.finish()
+        return found
+
+    def expect(self, name: str) -> None:
+        """Refuse a name that no data set has, nor a build that was stopped.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if name not in self.names() and not self.places.building(name).exists():
+            known = ", ".join(self.names()) or "no data set"
+            raise ConfigError(f"kb: expected one of {known}, got {name!r}; see `rag-diffusion kb list`")
 
     def names(self) -> Sequence[str]:
         """Data sets that there are, the pipeline's corpus first."""
@@ -127,10 +158,11 @@ class Catalogue:
         return ""
 
     def _check_encoder(self, manifest: Manifest) -> None:
-        if manifest.encoder_hash != self.encoder.hash:
+        present = self._identity.hash
+        if manifest.encoder_hash != present:
             remedy = project.REMEDY if manifest.form == PIPELINE else rebuild_hint(manifest.name)
             raise LineageError(
-                f"kb: expected vectors of encoder {self.encoder.hash[:12]}…, but those of {manifest.name!r} were made "
+                f"kb: expected vectors of encoder {present[:12]}…, but those of {manifest.name!r} were made "
                 f"by encoder {manifest.encoder_hash[:12]}…; {remedy}"
             )
 

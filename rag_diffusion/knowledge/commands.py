@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rag_diffusion.errors import ConfigError
+from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.terminal import clean_errors
 
 kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
@@ -16,7 +16,8 @@ Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml."
 Name = Annotated[str, typer.Argument(help="of the data set, as my-photos")]
 ALLOW = "A host that may have a private address, HOST or HOST:PORT."
 FORMS = (
-    "imagefolder, image_text, photos (captioned by their names), webdataset, parquet, coco, iconify, video, archive; "
+    "imagefolder, image_text, photos (captioned by their names), webdataset, parquet, arrow (datasets.save_to_disk), "
+    "coco, iconify, video, archive; "
     "auto looks what it is"
 )
 
@@ -29,6 +30,9 @@ def add(
     form: Annotated[str, typer.Option(help=FORMS)] = "auto",
     licence: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
     attribution: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
+    caption: Annotated[
+        str, typer.Option(help="Of a text with several lines: first-line, all, or a language whose line begins so.")
+    ] = "first-line",
     remote: Annotated[str, typer.Option(help="In place of a path: URL of a server of clip-retrieval's protocol.")] = "",
     index: Annotated[str, typer.Option(help="With --remote: which of its indexes; its first if none is named.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help=ALLOW)] = None,
@@ -36,14 +40,20 @@ def add(
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
     """Make a data set of images with captions; a build that was stopped goes on when it is started again."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-    from rag_diffusion.knowledge.readers import open_reader
-    from rag_diffusion.knowledge.remote import Remote, RemoteSource
-    from rag_diffusion.knowledge.report import as_text
+    from rag_diffusion.knowledge.places import check_name
 
     with clean_errors():
         if (path is None) == (not remote):
             raise ConfigError("kb add: expected a path, or --remote URL, and not both")
+        check_name(name)
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: expected a file or a folder, got none; name another path")
+        from rag_diffusion.corpus.card import CARD, UNSPECIFIED, card_licence
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.knowledge.readers import open_reader
+        from rag_diffusion.knowledge.remote import Remote, RemoteSource
+        from rag_diffusion.knowledge.report import as_text
+
         base = KnowledgeBase.open(root, wait=wait)
         if path is None:
             there = Remote(url=remote, index=index, allow_hosts=tuple(allow_host or ()))
@@ -58,7 +68,10 @@ def add(
                 replace=replace,
             )
         else:
-            reader = open_reader(form, path)
+            reader = open_reader(form, path, part=caption)
+            if licence == UNSPECIFIED and path.is_dir() and (carded := card_licence(path)):
+                licence = carded
+                print(f"licence {licence}, as {path / CARD} says")
             print(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
             made = base.add(
                 name,
@@ -69,17 +82,19 @@ def add(
                 attribution=attribution,
                 replace=replace,
             )
+            for sentence in reader.doubts.told():
+                print(f"warning: {sentence}")
         print(as_text(made))
 
 
 @kb.command("list")
 def list_all(root: Root = Path()) -> None:
     """All data sets: pairs, form, licences, and what is the matter where one cannot be searched."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.knowledge.catalogue import Catalogue
     from rag_diffusion.knowledge.report import as_table
 
     with clean_errors():
-        print(as_table(KnowledgeBase.open(root).list()))
+        print(as_table(Catalogue.light(root).list()))
 
 
 @kb.command()
@@ -87,14 +102,20 @@ def info(
     name: Name,
     root: Root = Path(),
     check: Annotated[bool, typer.Option("--check", help="Compare every byte of its files with its manifest.")] = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Everything that was not taken, and why.")] = False,
 ) -> None:
     """What a data set says of itself: counts, licences, rejections, hashes, recall of its index."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.knowledge.catalogue import Catalogue
+    from rag_diffusion.knowledge.printable import printable
+    from rag_diffusion.knowledge.rejections import rejections
     from rag_diffusion.knowledge.report import as_text
 
     with clean_errors():
-        base = KnowledgeBase.open(root)
+        base = Catalogue.light(root)
         print(as_text(base.info(name)))
+        if rejected:
+            for one in rejections(root, name):
+                print(printable(f"{one.what}: {one.reason}"))
         if check:
             base.check(name)
             print("every file is as its manifest tells")
@@ -107,9 +128,10 @@ def remove(
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
     """Remove a data set and all that was made from it."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-
     with clean_errors():
+        _expect(root, name)
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+
         KnowledgeBase.open(root, wait=wait).remove(name)
         print(f"removed {name}")
 
@@ -121,10 +143,11 @@ def rebuild(
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
     """Embed and index a data set again from the images it holds: after `align`, or where a file was damaged."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-    from rag_diffusion.knowledge.report import as_text
-
     with clean_errors():
+        _expect(root, name)
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.knowledge.report import as_text
+
         print(as_text(KnowledgeBase.open(root, wait=wait).rebuild(name)))
 
 
@@ -169,3 +192,11 @@ def serve(
     with clean_errors():
         base = KnowledgeBase.open(root)
         run(base, host=host, port=port, read_only=read_only, allow_hosts=tuple(allow_host or ()))
+
+
+def _expect(root: Path, name: str) -> None:
+    """Refuse a name that no data set has, before anything is loaded."""
+    from rag_diffusion.knowledge.catalogue import Catalogue
+
+    if name != "corpus":  # what is to be done with it, the writer says
+        Catalogue.light(root).expect(name)

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from rag_diffusion.corpus.store import COLUMNS
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.build import EXACT, INDEX_FILES, TABLE, VECTORS
 from rag_diffusion.knowledge.manifest import Manifest, rebuild_hint
 from rag_diffusion.knowledge.shards import Shards
 from rag_diffusion.knowledge.vector_file import MappedVectors
+from rag_diffusion.knowledge.whole import check_files
 from rag_diffusion.retrieval.ann import Exhaustive, Nearest, VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.types import Pair
@@ -119,27 +119,6 @@ class DataSet:
         image, original = self.shards.both(row)
         texts = {name: self.columns.cell(name, row) for name in COLUMNS if name not in ("image", "original")}
         return Pair(**texts, image=image, original=original)
-
-
-def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:
-    """Compare the files of a generation with its manifest: their length, or every byte.
-
-    Raises:
-        DataError: one is missing, cut, or was changed.
-    """
-    remedy = rebuild_hint(manifest.name)
-    for name, told in manifest.files.items():
-        _check_file(folder / name, told, remedy, whole=whole)
-    for shard in manifest.shards:
-        _check_file(folder / shard["name"], shard, "add the data set again with --replace", whole=whole)
-
-
-def _check_file(path: Path, told: Mapping[str, Any], remedy: str, *, whole: bool) -> None:
-    got = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
-    if got != f"{told['bytes']} bytes":
-        raise DataError(f"{path}: expected {told['bytes']} bytes, got {got}: it was cut, changed or removed; {remedy}")
-    if whole and file_hash(path) != told["sha256"]:
-        raise DataError(f"{path}: expected sha256 {told['sha256'][:12]}…, got another: it was changed; {remedy}")
 
 
 def open_indexes(folder: Path, vectors: MappedVectors, factory: str, remedy: str) -> dict[str, Nearest]:

@@ -124,10 +124,11 @@ def checked_pair(
     try:
         name = checked_name(item.name)
         caption, _ = checked_caption(item.caption)
-        label, style, title, own_licence, own_attribution = (
+        label, category, style, title, own_licence, own_attribution = (
             _checked_field(value, field)
             for value, field in (
                 (item.label, "label"),
+                (item.category, "category"),
                 (item.style, "style"),
                 (item.title, "title"),
                 (item.licence, "licence"),
@@ -148,7 +149,7 @@ def checked_pair(
         source=data_set,
         entity=label or pair_id,
         family=label or pair_id,
-        category=label or "default",
+        category=category or label or "default",
         style=style or "default",
         title=title or label or caption,
         caption=caption,

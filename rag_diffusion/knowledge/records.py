@@ -15,7 +15,8 @@ class Item:
         name: stable inside its data set: a relative path, a row's key, a frame `clip.webp#0012`.
         image: an encoded image file, byte for byte.
         caption: the text as it stood there; may be empty or unclean.
-        label: object class, empty where there is none.
+        label: what is shown, the pair's entity; empty where there is none.
+        category: a coarser class, empty where there is none.
         style: drawing style, empty where there is none.
         title: the thing in words, empty where there is none.
         licence: SPDX identifier or own words; empty means that of the data set.
@@ -28,6 +29,7 @@ class Item:
     image: bytes
     caption: str
     label: str = ""
+    category: str = ""
     style: str = ""
     title: str = ""
     licence: str = ""

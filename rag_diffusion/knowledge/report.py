@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rag_diffusion.knowledge.catalogue import Listed
 from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.search import printable
+from rag_diffusion.knowledge.printable import printable
 
 _SHOWN = 12  # values of a count
 
@@ -37,6 +37,8 @@ def as_text(manifest: Manifest) -> str:
     lines = [f"{manifest.name}: {manifest.num_pairs} pairs, {manifest.num_rejected} rejected"]
     for reason, count in sorted(manifest.rejected_by_reason.items(), key=lambda item: -item[1])[:_SHOWN]:
         lines.append(f"  rejected {count}: {printable(reason)}")
+    if manifest.num_rejected:
+        lines.append(f"  each with its reason: rag-diffusion kb info {manifest.name} --rejected")
     told = {
         "form": manifest.form,
         "origin": manifest.origin,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.knowledge.printable import printable
 from rag_diffusion.retrieval.explain import Explained, Explanation, explain
 
 _PAGE = """<!doctype html>
@@ -67,19 +67,28 @@ def search(
         return "\n".join(["no hits: there is not one pair", *trouble])
     hits = places.search([query], top_k=top_k, where=where, exclude=[exclude] if exclude else None)[0]
     found = explain(retriever, query, hits)
+    trouble += [f"weak      {printable(found.weak)}"] * bool(found.weak)
     if page is None:
         return "\n".join([as_text(found), *trouble])
     pictures = {one.pair_id: retriever.corpus.pair(one.pair_id).image for one in found.hits}
-    atomic_write(page, as_html(found, pictures, places.trouble).encode())
+    atomic_write(page, as_html(found, pictures, [*places.trouble, *[found.weak] * bool(found.weak)]).encode())
     return "\n".join([as_text(found), "", *_reasons(found), *trouble, f"page      {page.resolve()}"])
 
 
 def as_text(found: Explanation) -> str:
-    """One line a hit: score, pair id, caption."""
+    """One line a hit: score, pair id, caption, and the similarities themselves."""
     if not found.hits:
         return "no hits: nothing passes the filters, the exclusions and retrieval.threshold"
     width = max(len(one.pair_id) for one in found.hits)
-    return "\n".join(f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}" for one in found.hits)
+    return "\n".join(
+        f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}"
+        + (f"  ({_similarities(one)})" if one.raw else "")
+        for one in found.hits
+    )
+
+
+def _similarities(one: Explained) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in one.raw.items())
 
 
 def as_html(found: Explanation, pictures: Mapping[str, bytes], trouble: Sequence[str] = ()) -> str:
@@ -102,11 +111,6 @@ def as_html(found: Explanation, pictures: Mapping[str, bytes], trouble: Sequence
     )
 
 
-def printable(text: str) -> str:
-    """A text that a terminal can show: control characters and marks of direction become spaces."""
-    return "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Cs") else char for char in text)
-
-
 def _reasons(found: Explanation) -> list[str]:
     lines = [f"words     {_listed(found.words)}; in no caption: {printable(', '.join(found.unknown)) or 'none'}"]
     for one in found.hits:
@@ -118,11 +122,12 @@ def _reasons(found: Explanation) -> list[str]:
 def _row(rank: int, one: Explained, picture: bytes) -> str:
     cells = "".join(f'<td class="number">{value:.4f}</td>' for value in one.parts.values())
     source = base64.b64encode(picture).decode()
+    score = f"{one.score:.4f}<br><small>{_html(_similarities(one))}</small>"
     return (
         f'<tr><td>{rank}</td><td><img alt="" src="data:image/png;base64,{source}"></td>'
         f"<td><b>{_html(one.pair_id)}</b><br><bdi>{_html(one.caption)}</bdi><br>"
         f"<small>{_html(one.licence)}, {_html(one.attribution)}</small></td>"
-        f'<td class="number">{one.score:.4f}</td>{cells}<td>{_html(_listed(one.words))}</td></tr>'
+        f'<td class="number">{score}</td>{cells}<td>{_html(_listed(one.words))}</td></tr>'
     )
 
 

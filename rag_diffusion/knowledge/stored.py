@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import file_hash
-from rag_diffusion.knowledge.build import GROUP_ROWS, REJECTED
+from rag_diffusion.knowledge.build import GROUP_ROWS
 from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.records import Rejection
+from rag_diffusion.knowledge.rejections import REJECTED
 from rag_diffusion.types import Pair
 
 

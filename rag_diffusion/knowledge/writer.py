@@ -35,6 +35,7 @@ class Writer(Catalogue):
 
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float) -> None:
         super().__init__(root, encoder)
+        self.encoder = encoder
         self.config = config
         self._generations = Generations(self.places, config, encoder)
         self._wait = wait

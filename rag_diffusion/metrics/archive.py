@@ -38,11 +38,13 @@ class Archive:
         variants: images and looks by name.
         prototypes: (n, k) entity features of the drawings of candidate entities, in the order of the corpus.
         real_test: accuracies on the real images of all prompts of the split; None where nothing can be judged.
+        absent: variants that cannot be, and why.
     """
 
     variants: dict[str, Variant]
     prototypes: NDArray[np.float64]
     real_test: dict[str, float] | None
+    absent: dict[str, str]
 
 
 def write_archive(
@@ -57,7 +59,7 @@ def write_archive(
     rows = []
     for name in sorted(archive.variants):
         variant, found = archive.variants[name], verdicts.get(name)
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(prompts[answer] for answer in variant.answers):
             row: dict[str, object] = {"prompt_id": prompt.prompt_id, "variant": name}
             row |= {"pair_id": variant.pair_ids[number], "image": encode_png(variant.pixels[number])}
             if found is not None:
@@ -69,6 +71,7 @@ def write_archive(
                for name, variant in sorted(archive.variants.items()) for field in fields(Looks)}  # fmt: skip
     save_file(tensors | {"prototypes": archive.prototypes.astype(np.float32)}, folder / LOOKS)
     stamp = dict(stamp) | {"real_test": archive.real_test, "prompts": [prompt.prompt_id for prompt in prompts]}
+    stamp["absent"] = archive.absent
     (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
 
@@ -97,12 +100,19 @@ def read_archive(folder: Path, *, prompts: Sequence[Prompt], expected: Mapping[s
                 "again"
             )
     variants = {}
+    places = {prompt.prompt_id: place for place, prompt in enumerate(prompts)}
     for name in dict.fromkeys(row["variant"] for row in images):
         own = [row for row in images if row["variant"] == name]
+        rows = np.array([places[row["prompt_id"]] for row in own], dtype=np.int64)
         looks = Looks(**{field.name: tensors[f"{name}.{field.name}"].astype(np.float64) for field in fields(Looks)})
         variants[name] = Variant(pixels=np.stack([decode_png(row["image"]) for row in own]), looks=looks,
-                                 pair_ids=tuple(row["pair_id"] for row in own))  # fmt: skip
-    return Archive(variants=variants, prototypes=tensors["prototypes"].astype(np.float64), real_test=stamp["real_test"])
+                                 pair_ids=tuple(row["pair_id"] for row in own), rows=rows)  # fmt: skip
+    return Archive(
+        variants=variants,
+        prototypes=tensors["prototypes"].astype(np.float64),
+        real_test=stamp["real_test"],
+        absent=stamp.get("absent", {}),
+    )
 
 
 def _short(value: object) -> str:

@@ -6,6 +6,7 @@ V variants, N prompts, C clusters (entities), R draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -47,6 +48,17 @@ class ClusterBootstrap:
         rng = np.random.default_rng(seed)
         counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)
         self.weights: Doubles = counts[:, number].astype(np.float64)
+
+    def of(self, rows: NDArray[np.int64]) -> ClusterBootstrap:
+        """The same draws over some of the prompts; a draw that holds none of them is left out.
+
+        Args:
+            rows: (n,) numbers of the prompts.
+        """
+        part = copy(self)
+        weights = self.weights[:, rows]
+        part.weights = weights[weights.sum(axis=1) > 0]
+        return part
 
     def means(self, values: ArrayLike) -> Doubles:
         """Mean of (N,) or (N, V) values in each draw: (R,) or (R, V)."""

@@ -99,6 +99,7 @@ def kid_interval(fake: ArrayLike, real: ArrayLike, bootstrap: ClusterBootstrap) 
     np.fill_diagonal(values, 0.0)
     weights = bootstrap.weights
     pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+    weights, pairs = weights[pairs > 0], pairs[pairs > 0]  # a draw of one prompt alone has no pair
     return interval(paired_kid(ours, theirs), ((weights @ values) * weights).sum(axis=1) / pairs)
 
 

@@ -29,6 +29,7 @@ class Verdicts:
     Attributes:
         entity, style, style_check: (N,) whether each scorer recognised what the prompt asked for.
         entity_guess, style_guess: what the entity scorer and the first style scorer took each image for.
+        rows: (N,) numbers of the prompts that the images answer; None: all, in their order.
     """
 
     entity: Bools
@@ -36,6 +37,12 @@ class Verdicts:
     style_check: Bools
     entity_guess: tuple[str, ...]
     style_guess: tuple[str, ...]
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """(N,) numbers of the prompts that the images answer."""
+        return np.arange(len(self.entity)) if self.rows is None else self.rows
 
     @property
     def joint(self) -> Bools:
@@ -46,6 +53,11 @@ class Verdicts:
         """(N,) zeros and ones of one of `METRICS`."""
         chosen: Bools = getattr(self, metric)
         return chosen.astype(np.float64)
+
+    def at(self, prompts: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
+        """The same for some of the prompts that are answered, in their order."""
+        places = {int(number): place for place, number in enumerate(self.answers)}
+        return self.values(metric)[[places[int(number)] for number in prompts]]
 
 
 class Judge:
@@ -78,22 +90,36 @@ class Judge:
         entities, styles = len(self._prototypes.entities), len(self._styles)
         return {"entity": 1 / entities, "style": 1 / styles, "joint": 1 / (entities * styles)}
 
-    def verdicts(self, looks: Looks) -> Verdicts:
-        """Judge N images, one for each prompt and in their order."""
-        guess = np.array([self._similarities(looks.entity[row], row).argmax() for row in range(len(self._entity))])
+    def verdicts(self, looks: Looks, rows: NDArray[np.int64] | None = None) -> Verdicts:
+        """Judge images, one for each prompt and in their order.
+
+        Args:
+            looks: at the images.
+            rows: numbers of the prompts that they answer; None: all.
+        """
+        asked = np.arange(len(self._entity)) if rows is None else rows
+        guess = [self._similarities(looks.entity[place], int(row)).argmax() for place, row in enumerate(asked)]
+        entity = np.array(guess, dtype=np.int64)
         style, check = looks.style.argmax(axis=1), looks.style_check.argmax(axis=1)
         return Verdicts(
-            entity=guess == self._entity,
-            style=style == self._style,
-            style_check=check == self._style,
-            entity_guess=tuple(self._prototypes.entities[number] for number in guess),
+            entity=entity == self._entity[asked],
+            style=style == self._style[asked],
+            style_check=check == self._style[asked],
+            entity_guess=tuple(self._prototypes.entities[number] for number in entity),
             style_guess=tuple(self._styles[number] for number in style),
+            rows=rows,
         )
 
-    def margins(self, looks: Looks) -> NDArray[np.float64]:
-        """(N, 2) by how much each image is rather its entity, and its style, than the best other one; above 0: is."""
-        entity = [self._similarities(looks.entity[row], row) for row in range(len(self._entity))]
-        pairs = [(entity, self._entity), (list(looks.style), self._style)]
+    def margins(self, looks: Looks, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """(N, 2) by how much each image is rather its entity, and its style, than the best other one; above 0: is.
+
+        Args:
+            looks: at the images.
+            rows: numbers of the prompts that they answer; None: all.
+        """
+        asked = np.arange(len(self._entity)) if rows is None else rows
+        entity = [self._similarities(looks.entity[place], int(row)) for place, row in enumerate(asked)]
+        pairs = [(entity, self._entity[asked]), (list(looks.style), self._style[asked])]
         return np.array([[_margin(scores, own) for scores, own in zip(*pair, strict=True)] for pair in pairs]).T
 
     def candidate_verdict(self, looks: Looks, row: int, prompt: int) -> tuple[bool, bool]:

@@ -88,12 +88,14 @@ def _section(name: str, rows: Sequence[Row]) -> str:
 
 def _row(row: Row, columns: Sequence[str]) -> str:
     shown = "".join(_picture(image) for image in row.neighbors)
-    cells = "".join(_cell(row.cells[column]) for column in columns)
+    cells = "".join(_cell(row.cells.get(column)) for column in columns)
     prompt = f"{html.escape(row.prompt)}<br><small>{html.escape(row.asked)}</small>"
     return f"<tr><td class='prompt'>{prompt}</td><td class='shown'>{shown}</td>{cells}</tr>"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "<td><small>no neighbors</small></td>"
     marks = " ".join(
         f"<small class='{'right' if good else 'wrong'}'>{'✓' if good else '✗'} {word}</small>"
         for word, good in (("entity", cell.entity), ("style", cell.style))

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval
 from rag_diffusion.metrics.distances import frechet, kid_interval
 from rag_diffusion.metrics.judge import METRICS, Verdicts
+from rag_diffusion.retrieval.controls import why_without
 from rag_diffusion.types import Prompt
 
 REFERENCE = "real"
+LEAST = {"kid": 30, "frechet": 100}  # images, below which a distance is not told
 ORDER = (
     "none",
     "style",
@@ -39,14 +41,16 @@ CSV_COLUMNS = ("variant", "metric", "mean", "low", "high")
 
 T = TypeVar("T")
 Table = dict[str, dict[str, Any]]
+Ints = NDArray[np.int64]
 
 
 def accuracy_table(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> Table:
     """Accuracy of every variant with intervals."""
-    return {
-        name: {metric: bootstrap.interval(found.values(metric)).as_dict() for metric in METRICS}
-        for name, found in in_order(verdicts).items()
-    }
+    table: Table = {}
+    for name, found in in_order(verdicts).items():
+        part = bootstrap.of(found.answers)
+        table[name] = {metric: part.interval(found.values(metric)).as_dict() for metric in METRICS}
+    return table
 
 
 def unjudged_table(names: Sequence[str], reason: str) -> Table:
@@ -55,37 +59,50 @@ def unjudged_table(names: Sequence[str], reason: str) -> Table:
 
 
 def distance_table(
-    features: Mapping[str, NDArray[np.float32]], frechet_name: str, bootstrap: ClusterBootstrap
+    features: Mapping[str, NDArray[np.float32]],
+    frechet_name: str,
+    bootstrap: ClusterBootstrap,
+    answers: Mapping[str, Ints] | None = None,
 ) -> Table:
     """KID with its interval and the Frechet distance of every variant to the real images of the same prompts.
 
-    The real images are the reference themselves: no distance.
+    The real images are the reference themselves: no distance. Neither is there one of fewer images than `LEAST` says:
+    KID's interval is then wider than what it is to tell apart, and the Frechet distance's covariance means nothing.
+
+    Args:
+        features: (N, D) by variant.
+        frechet_name: how the Frechet distance is called.
+        bootstrap: over all prompts.
+        answers: by variant, (N,) numbers of the prompts that its images answer; None: all of them.
     """
     table: Table = {}
     for name, ours in in_order(features).items():
-        if name == REFERENCE or len(ours) < 2:
-            table[name] = {"kid": None, frechet_name: None}
+        table[name] = {"kid": None, frechet_name: None}
+        if name == REFERENCE:
             continue
-        real = features[REFERENCE]
-        table[name] = {
-            "kid": kid_interval(ours, real, bootstrap).as_dict(),
-            frechet_name: round(frechet(ours, real), 6),
-        }
+        rows = np.arange(len(ours)) if answers is None else answers[name]
+        real = features[REFERENCE][rows]
+        if len(ours) >= LEAST["kid"]:
+            table[name]["kid"] = kid_interval(ours, real, bootstrap.of(rows)).as_dict()
+        if len(ours) >= LEAST["frechet"]:
+            table[name][frechet_name] = round(frechet(ours, real), 6)
     return table
 
 
 def differences(
     verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Paired differences between variants that are both there."""
-    return {
-        f"{one}-{other}": {
-            metric: bootstrap.difference(verdicts[one].values(metric), verdicts[other].values(metric)).as_dict()
-            for metric in METRICS
-        }
-        for one, other in COMPARED
-        if one in verdicts and other in verdicts
-    }
+    """Paired differences between variants that are both there, over the prompts that both answer."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for one, other in COMPARED:
+        if one in verdicts and other in verdicts:
+            both = np.intersect1d(verdicts[one].answers, verdicts[other].answers)
+            if len(both):
+                part, pair = bootstrap.of(both), (verdicts[one], verdicts[other])
+                found[f"{one}-{other}"] = {
+                    metric: part.difference(*(side.at(both, metric) for side in pair)).as_dict() for metric in METRICS
+                }
+    return found
 
 
 def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draws: int, seed: int) -> dict[str, Any]:
@@ -93,13 +110,47 @@ def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draw
     kinds = np.array([prompt.kind for prompt in prompts])
     report: dict[str, Any] = {}
     for kind in sorted(set(kinds.tolist())):
-        rows = kinds == kind
+        rows = np.flatnonzero(kinds == kind)
         bootstrap = ClusterBootstrap([p.entity for p in prompts if p.kind == kind], draws=draws, seed=seed)
-        report[kind] = {"num_prompts": int(rows.sum())} | {
-            name: {metric: bootstrap.interval(found.values(metric)[rows]).as_dict() for metric in METRICS[:3]}
-            for name, found in in_order(verdicts).items()
-        }
+        report[kind] = {"num_prompts": len(rows)}
+        for name, found in in_order(verdicts).items():
+            own = np.intersect1d(rows, found.answers)
+            if len(own):
+                part = bootstrap.of(np.searchsorted(rows, own))
+                report[kind][name] = {metric: part.interval(found.at(own, metric)).as_dict() for metric in METRICS[:3]}
     return report
+
+
+def unanswered(answers: Mapping[str, Ints], prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
+    """Variants without neighbors for some of the prompts, which their columns leave out: how many, which, and why."""
+    report = {}
+    for name, rows in answers.items():
+        missing = np.setdiff1d(np.arange(len(prompts)), rows)
+        if len(missing):
+            ids = [prompts[number].prompt_id for number in missing]
+            report[name] = {"count": len(ids), "why": why_without(name), "prompts": ids}
+    return report
+
+
+def notes(
+    table: Table, frechet_name: str, absent: Mapping[str, str], without: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What the table does not show and why, one sentence each."""
+    found = [f"{name}: no such column, {reason}" for name, reason in absent.items()]
+    found += [
+        f"{name}: {row['count']} of {row['count'] + table[name]['num_images']} prompts are left out, {row['why']}"
+        for name, row in without.items()
+    ]
+    for key, name in (("kid", "KID"), ("frechet", frechet_name)):
+        short = [f"{one} {row['num_images']}" for one, row in table.items()
+                 if one != REFERENCE and row["num_images"] < LEAST[key]]  # fmt: skip
+        if short:
+            found.append(
+                f"{name} is not told: expected at least {LEAST[key]} images of a variant, got {', '.join(short)}; with "
+                "fewer it says more of which pictures they are than of the generator. Hold out more pairs "
+                "(corpus.split.test)"
+            )
+    return found
 
 
 def merge(*tables: Table) -> Table:

@@ -17,13 +17,15 @@ from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.extractors import EmbeddedExtractor, Extractor, make_extractor
 from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
+from rag_diffusion.metrics.own import Agree, dual_encoder_agreement, own_table
 from rag_diffusion.metrics.report import (
-    Table,
     accuracy_table,
     by_kind,
     differences,
     distance_table,
     merge,
+    notes,
+    unanswered,
     unjudged_table,
 )
 from rag_diffusion.metrics.ruler.entity import Prototypes
@@ -42,6 +44,7 @@ class Bench:
     Attributes:
         reason: why entity and style cannot be judged on this corpus, None if they can.
         bootstrap: over the entities of the prompts.
+        agree: cosines of images and texts by the dual encoder, for a corpus that cannot be judged.
     """
 
     config: Config
@@ -54,6 +57,7 @@ class Bench:
     extractor: Extractor
     reason: str | None
     bootstrap: ClusterBootstrap
+    agree: Agree
 
     @classmethod
     def open(cls, root: Path, config: Config) -> Bench:
@@ -76,6 +80,7 @@ class Bench:
             config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler,
             trunk=trunk, extractor=make_extractor(config.score, trunk),
             reason=why_not_judged(corpus, prompts, ruler), bootstrap=bootstrap,
+            agree=dual_encoder_agreement(root / layout.ENCODER),
         )  # fmt: skip
 
     @property
@@ -99,18 +104,33 @@ class Bench:
         drawn = self.corpus.table.iloc[self.candidates]
         return Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
 
-    def report(self, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
-        """The report without the checks: the table, differences, kinds of prompt, and what it was made from."""
+    def report(
+        self,
+        variants: Mapping[str, Variant],
+        verdicts: Mapping[str, Verdicts],
+        absent: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The report without the checks: the table, differences, kinds of prompt, and what it was made from.
+
+        Args:
+            variants: images by name; what has no neighbors for a prompt has no image for it.
+            verdicts: on them; empty where nothing can be judged.
+            absent: variants that cannot be, and why.
+        """
         features = {name: self._features(variant) for name, variant in variants.items()}
-        distances = distance_table(features, self.extractor.frechet_name, self.bootstrap)
-        facts = {"num_prompts": len(self.prompts), "num_entities": len({prompt.entity for prompt in self.prompts}),
-                 "prompts": self.config.sample.prompts, "extractor": self.extractor.name, "reason": self.reason,
-                 "bootstrap_draws": self.config.score.bootstrap_draws, "corpus_hash": self.corpus.hash,
-                 "ruler_sha256": self.ruler.sha256}  # fmt: skip
+        answers = {name: variant.answers for name, variant in variants.items()}
+        distances = distance_table(features, self.extractor.frechet_name, self.bootstrap, answers)
+        distances = {name: row | {"num_images": len(answers[name])} for name, row in distances.items()}
+        facts = self._facts(answers, absent or {})
+        facts["notes"] = notes(distances, self.extractor.frechet_name, facts["absent"], facts["without_neighbors"])
         if self.reason is not None:
-            return {"variants": merge(unjudged_table(list(distances), self.reason), distances)} | facts
+            texts = [prompt.text for prompt in self.prompts]
+            own = own_table(variants, features, texts, self.bootstrap, self.agree)
+            chance = {"own_real_nearest": round(1 / len(self.prompts), 6)}
+            table = merge(unjudged_table(list(distances), self.reason), own, distances)
+            return {"variants": table, "chance": chance} | facts
         kinds = by_kind(verdicts, self.prompts, draws=self.config.score.bootstrap_draws, seed=self.config.seed)
-        table: Table = merge(accuracy_table(verdicts, self.bootstrap), distances)
+        table = merge(accuracy_table(verdicts, self.bootstrap), distances)
         return {"variants": table, "differences": differences(verdicts, self.bootstrap), "by_kind": kinds} | facts
 
     def real_accuracy(self, features: NDArray[np.float64], looks: Looks) -> dict[str, float]:
@@ -125,6 +145,21 @@ class Bench:
         found = judge.verdicts(looks.rows(rows))
         scores = {metric: float(found.values(metric).mean()) for metric in ("joint", "entity", "style", "style_check")}
         return {"num_images": len(rows)} | scores
+
+    def _facts(self, answers: Mapping[str, NDArray[np.int64]], absent: Mapping[str, str]) -> dict[str, Any]:
+        """What a report was made from."""
+        return {
+            "num_prompts": len(self.prompts),
+            "num_entities": len({prompt.entity for prompt in self.prompts}),
+            "prompts": self.config.sample.prompts,
+            "extractor": self.extractor.name,
+            "reason": self.reason,
+            "bootstrap_draws": self.config.score.bootstrap_draws,
+            "corpus_hash": self.corpus.hash,
+            "ruler_sha256": self.ruler.sha256,
+            "absent": dict(absent),
+            "without_neighbors": unanswered(answers, self.prompts),
+        }
 
     def _features(self, variant: Variant) -> NDArray[np.float32]:
         """The ruler's trunk has seen every image already; another extractor has not."""

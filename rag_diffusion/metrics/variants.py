@@ -6,7 +6,7 @@ N prompts, K neighbors of each, H/W image.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from rag_diffusion.metrics.judge import Judge
 from rag_diffusion.metrics.ruler.palette import snap, style_palette
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
-from rag_diffusion.retrieval.neighbors import PromptNeighbors
 from rag_diffusion.types import Prompt
 
 Pixels = NDArray[np.uint8]
@@ -30,17 +29,24 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One image for every prompt.
+    """One image for every prompt that the variant can answer.
 
     Attributes:
         pixels: (N, H, W, 3).
         looks: what the ruler sees in them.
         pair_ids: the pairs the images were taken from.
+        rows: (N,) numbers of the prompts that they answer; None: all, in their order.
     """
 
     pixels: Pixels
     looks: Looks
     pair_ids: tuple[str, ...]
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """(N,) numbers of the prompts that the images answer."""
+        return np.arange(len(self.pixels)) if self.rows is None else self.rows
 
 
 class Gallery:
@@ -63,9 +69,10 @@ class Gallery:
         """What the ruler sees in corpus rows (n,) of the gallery."""
         return self._looks.rows(np.searchsorted(self.rows, rows))
 
-    def variant(self, rows: NDArray[np.int64]) -> Variant:
-        """Corpus images as the answers to the prompts."""
-        return Variant(pixels=self.corpus.pixels(rows), looks=self.looks(rows), pair_ids=tuple(self._pair_ids[rows]))
+    def variant(self, rows: NDArray[np.int64], answers: NDArray[np.int64] | None = None) -> Variant:
+        """Corpus images as the answers to the prompts, or to those numbered `answers`."""
+        pair_ids = tuple(self._pair_ids[rows])
+        return Variant(pixels=self.corpus.pixels(rows), looks=self.looks(rows), pair_ids=pair_ids, rows=answers)
 
 
 def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
@@ -89,29 +96,26 @@ def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def neighbor_rows(
-    corpus: Corpus, prompts: Sequence[Prompt], neighbors: dict[str, PromptNeighbors]
+def neighbor_rows(corpus: Corpus, lists: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """Rows (N, K) of the pairs in N lists, none of them empty, best first; K is what the shortest list has."""
+    fewest = min((len(names) for names in lists), default=0)
+    rows = [corpus.rows(names[:fewest]) for names in lists]
+    return np.stack(rows) if rows else np.empty((0, 0), dtype=np.int64)
+
+
+def best_copies(
+    gallery: Gallery, neighbors: NDArray[np.int64], judge: Judge, answers: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Rows (N, K) of the retrieved neighbors, best first; K is what the shortest list has.
+    """Of the K neighbors (N, K) the row that the ruler likes best: joint, then entity, then style, then rank.
 
-    Raises:
-        LineageError: a prompt has no neighbors in the table.
+    Args:
+        gallery: has looked at them.
+        neighbors: of N prompts.
+        judge: of all prompts.
+        answers: (N,) the numbers of the N prompts.
     """
-    lists = [neighbors[prompt.prompt_id].retrieved if prompt.prompt_id in neighbors else () for prompt in prompts]
-    fewest = min(len(names) for names in lists)
-    if fewest == 0:
-        empty = [prompt.prompt_id for prompt, names in zip(prompts, lists, strict=True) if not names]
-        raise LineageError(
-            f"neighbors: expected retrieved neighbors of every prompt, got none for {empty[:5]}; run the stage "
-            "`neighbors`, or lower retrieval.threshold"
-        )
-    return np.stack([corpus.rows(names[:fewest]) for names in lists])
-
-
-def best_copies(gallery: Gallery, neighbors: NDArray[np.int64], judge: Judge) -> NDArray[np.int64]:
-    """Of the K neighbors (N, K) the row that the ruler likes best: joint, then entity, then style, then rank."""
     chosen = []
-    for prompt, rows in enumerate(neighbors):
+    for prompt, rows in zip(answers.tolist(), neighbors, strict=True):
         looks = gallery.looks(rows)
         verdicts = [judge.candidate_verdict(looks, rank, prompt) for rank in range(len(rows))]
         liked = [(sum(verdict), verdict[0], -rank) for rank, verdict in enumerate(verdicts)]
@@ -129,15 +133,18 @@ def snapped(corpus: Corpus, rows: NDArray[np.int64], styles: Sequence[str], *, n
     return np.stack([snap(image, palettes[style]) for image, style in zip(corpus.pixels(rows), styles, strict=True)])
 
 
-def read_samples(path: Path, prompts: Sequence[Prompt]) -> dict[str, Pixels]:
+def read_samples(
+    path: Path, prompts: Sequence[Prompt], without: Mapping[str, Collection[str]] | None = None
+) -> dict[str, tuple[Pixels, NDArray[np.int64]]]:
     """Images of every variant that the generator drew, in the order of the prompts.
 
     Args:
         path: samples.parquet.
-        prompts: the N prompts of the run.
+        prompts: the prompts of the run.
+        without: by variant, ids of prompts that it could not answer.
 
     Returns:
-        Variant name to (N, H, W, 3) images.
+        Variant name to (N, H, W, 3) images and the (N,) numbers of the prompts that they answer.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -151,13 +158,17 @@ def read_samples(path: Path, prompts: Sequence[Prompt]) -> dict[str, Pixels]:
     found: dict[str, dict[str, bytes]] = {}
     for row in table:
         found.setdefault(row["variant"], {})[row["prompt_id"]] = row["image"]
+    told: dict[str, tuple[Pixels, NDArray[np.int64]]] = {}
     for name, images in found.items():
-        if set(images) != set(wanted):
+        due = set(wanted) - set((without or {}).get(name, ()))
+        if set(images) != due:
             raise LineageError(
-                f"{path}: expected {len(wanted)} prompts of variant {name!r}, got {len(images)} others or too few; the "
+                f"{path}: expected {len(due)} prompts of variant {name!r}, got {len(images)} others or too few; the "
                 "samples were drawn for other prompts: run the stage `sample` again"
             )
-    return {name: np.stack([decode_png(images[prompt_id]) for prompt_id in wanted]) for name, images in found.items()}
+        rows = np.array([row for row, prompt_id in enumerate(wanted) if prompt_id in due], dtype=np.int64)
+        told[name] = np.stack([decode_png(images[wanted[row]]) for row in rows]), rows
+    return told
 
 
 def decode_png(content: bytes) -> Pixels:

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rag_diffusion.corpus.images import on_white, to_square
+from rag_diffusion.corpus.images import decode, on_white, to_square
 from rag_diffusion.corpus.pairs import Pairs
+from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 
@@ -79,6 +81,32 @@ class Neighbor:
         if self.score is not None and not np.isfinite(self.score):
             raise ValueError(f"neighbor {self.pair_id!r}: expected a finite score or None, got {self.score}")
         check_picture(self.image, f"neighbor {self.pair_id!r}")
+
+    @classmethod
+    def from_file(cls, path: str | Path, caption: str | None = None, **facts: Any) -> Neighbor:
+        """A picture of a file, upright by its EXIF orientation.
+
+        Args:
+            path: PNG, JPEG, WebP, GIF, AVIF, BMP or TIFF.
+            caption: its text; None is the first line of the text file of the same name beside it, or none at all.
+            **facts: more attributes: `source`, `licence`, `attribution`, `weight`, `pair_id`.
+
+        Raises:
+            DataError: there is no such file, or it is no picture.
+        """
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path}: expected an image file, got {error.strerror}; name one, as in Neighbor.from_file("
+                '"photo.png", caption="my apple")'
+            ) from None
+        beside = path.with_suffix(".txt")
+        if caption is None:
+            text = beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
+            caption = text.splitlines()[0].strip() if text else ""
+        return cls(image=decode(content, str(path)), caption=caption, **{"source": path.name} | facts)
 
     @cached_property
     def name(self) -> str:

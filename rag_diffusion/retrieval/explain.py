@@ -5,10 +5,11 @@ Shapes: k hits of one query.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.tokens import readable, tokenize
+from rag_diffusion.retrieval.weakness import weak_match
 from rag_diffusion.types import Hits
 
 
@@ -21,6 +22,7 @@ class Explained:
         score: fused.
         parts: what each similarity gave to it.
         words: the query's words that its caption has, with their idf weight.
+        raw: the similarities themselves.
     """
 
     pair_id: str
@@ -30,6 +32,7 @@ class Explained:
     score: float
     parts: dict[str, float]
     words: dict[str, float]
+    raw: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Explanation:
         unknown: its words that no caption has.
         fusion: how the parts become the score: `sum`, `product` or `reciprocal_rank`.
         hits: best first.
+        weak: a sentence where none of them is much like the query; else empty.
     """
 
     query: str
@@ -49,6 +53,7 @@ class Explanation:
     unknown: tuple[str, ...]
     fusion: str
     hits: tuple[Explained, ...]
+    weak: str = ""
 
 
 def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
@@ -71,6 +76,7 @@ def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
                 score=score,
                 parts={name: values[rank] + 0.0 for name, values in hits.parts.items()},
                 words={word: idf for word, idf in words.items() if word in own},
+                raw={name: values[rank] + 0.0 for name, values in hits.raw.items()},
             )
         )
     return Explanation(
@@ -79,4 +85,5 @@ def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
         unknown=tuple(sorted(set(tokenize(readable(query))) - set(words))),
         fusion=retriever.method.fusion,
         hits=tuple(found),
+        weak=weak_match(retriever, query, hits),
     )

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
-from rag_diffusion.retrieval.neighbors import NO_STYLE, Drawings, NeighborTable
+from rag_diffusion.retrieval.drawings import Drawings
+from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.types import Prompt
 
 
@@ -72,9 +73,7 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
             "neither its target nor a near-duplicate",
         )
     rows = corpus.rows(entry.random)
-    wrong = drawings.family[rows] == prompt.family
-    if prompt.style != NO_STYLE:
-        wrong |= drawings.style[rows] == prompt.style
+    wrong = ~drawings.unrelated(prompt)[rows]
     _refuse(corpus, rows[wrong], f"{who}, random", "other families in other styles")
     rows = corpus.rows(entry.style)
     wrong = (drawings.family[rows] == prompt.family) | (drawings.style[rows] != prompt.style)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.progress import progress
+from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.vectors import check_stamp, write_stamp
 from rag_diffusion.types import Hits, Prompt
@@ -29,7 +29,6 @@ _SCHEMA = pa.schema([
 ])  # fmt: skip
 
 Ints = NDArray[np.int64]
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,9 @@ class PromptNeighbors:
         scores: their fused scores.
         parts: what each similarity gave to each of them.
         oracle: the retriever's best among the pairs of the prompt's entity.
-        random: pairs of other families, never in the prompt's style.
+        raw: the similarities themselves of each retrieved one.
+        random: pairs of other families; in other styles where the corpus has enough of them, see
+            `Drawings.unrelated`.
         style: the retriever's best pairs of other families in the prompt's style: how it is to be drawn, not what.
     """
 
@@ -54,6 +55,7 @@ class PromptNeighbors:
     oracle: tuple[str, ...]
     random: tuple[str, ...]
     style: tuple[str, ...] = ()
+    raw: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,41 +93,6 @@ class NeighborTable:
             raise DataError(
                 f"{folder}: expected a neighbor table, got {error!r}; run the stage `neighbors` again"
             ) from None
-
-
-class Drawings:
-    """Which rows show the same thing: looked up by duplicate group, by entity and style, by entity.
-
-    Args:
-        corpus: the knowledge base.
-    """
-
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
-        table = corpus.table
-        self._group: list[str] = table["duplicate_group"].tolist()
-        self._by_group = _rows_by(self._group)
-        self._by_drawing = _rows_by(zip(table["entity"], table["style"], strict=True))
-        self._pair_ids = {name: row for row, name in enumerate(table["pair_id"])}
-        self.entity = table["entity"].to_numpy()
-        self.family = table["family"].to_numpy()
-        self.style = table["style"].to_numpy()
-
-    def of_pair(self, row: int) -> Ints:
-        """The pair and its near-duplicates, sorted rows."""
-        return np.asarray(self._by_group[self._group[row]], dtype=np.int64)
-
-    def of_prompt(self, prompt: Prompt) -> Ints:
-        """Every drawing of the prompt's entity in its style, and their near-duplicates, sorted
-        rows.
-
-        A prompt that is made from one pair of a user's own corpus has the pair's id: then only that
-        pair and its near-duplicates, since other pairs of its label are what retrieval is for.
-        """
-        if prompt.prompt_id in self._pair_ids:
-            return self.of_pair(self._pair_ids[prompt.prompt_id])
-        targets = self._by_drawing.get((prompt.entity, prompt.style), [])
-        return np.unique(np.concatenate([self.of_pair(row) for row in targets] or [np.empty(0, dtype=np.int64)]))
 
 
 def pair_neighbors(retriever: Retriever, rows: Ints, candidates: NDArray[np.bool_], *, top_k: int) -> dict[str, Hits]:
@@ -184,6 +151,7 @@ def prompt_neighbors(
             retrieved=hits.pair_ids,
             scores=hits.scores,
             parts=hits.parts,
+            raw=hits.raw,
             oracle=_ids(corpus, oracle),
             random=_ids(corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
             style=_ids(corpus, _style_rows(drawings, prompt, ranking.rows, num_style)),
@@ -226,9 +194,7 @@ def write_neighbors(
 
 
 def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int, seed: int) -> Ints:
-    may = drawings.family != prompt.family
-    if prompt.style != NO_STYLE:
-        may &= drawings.style != prompt.style
+    may = drawings.unrelated(prompt)
     may[excluded] = False
     rows = np.flatnonzero(may)
     return np.random.default_rng([seed, prompt.seed]).choice(rows, size=min(count, len(rows)), replace=False)
@@ -247,13 +213,6 @@ def _ids(corpus: Corpus, rows: Ints) -> tuple[str, ...]:
     return tuple(corpus.table["pair_id"].iloc[rows])
 
 
-def _rows_by(keys: Iterable[Key]) -> dict[Key, list[int]]:
-    rows: dict[Key, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows.setdefault(key, []).append(row)
-    return rows
-
-
 def _read_lists(path: Path) -> dict[str, list[str]]:
     table = pq.read_table(path, schema=_SCHEMA)
     return dict(zip(table["pair_id"].to_pylist(), table["neighbors"].to_pylist(), strict=True))
@@ -261,6 +220,9 @@ def _read_lists(path: Path) -> dict[str, list[str]]:
 
 def _prompt_neighbors(entry: Mapping[str, object]) -> PromptNeighbors:
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-    parts = frozen.pop("parts")
+    parts, raw = frozen.pop("parts"), frozen.pop("raw", {})
     assert isinstance(parts, dict)
-    return PromptNeighbors(parts={name: tuple(values) for name, values in parts.items()}, **frozen)  # type: ignore[arg-type]
+    assert isinstance(raw, dict)
+    by_name = {"parts": parts, "raw": raw}
+    told = {key: {name: tuple(values) for name, values in one.items()} for key, one in by_name.items()}
+    return PromptNeighbors(**told, **frozen)  # type: ignore[arg-type]

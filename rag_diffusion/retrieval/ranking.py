@@ -21,11 +21,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Ranked rows of one query, best first; `parts` is what each similarity gave to the score."""
+    """Ranked rows of one query, best first; `parts` is what each similarity, of `raw`, gave to the score."""
 
     rows: Ints
     scores: Doubles
     parts: dict[str, Doubles]
+    raw: dict[str, Doubles]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from rag_diffusion.retrieval.ann import Nearest, recall
 
 RECALL_QUERIES = 1000
 RECALL_DEPTH = 10
-RECALL_FILE = "recall.json"
 
 Floats = NDArray[np.float32]
 

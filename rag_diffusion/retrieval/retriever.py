@@ -262,6 +262,7 @@ class Retriever:
             pair_ids=tuple(self.corpus.ids(ranking.rows[places])),
             scores=tuple(ranking.scores[places].tolist()),
             parts={name: tuple(values[places].tolist()) for name, values in ranking.parts.items()},
+            raw={name: tuple(values[places].tolist()) for name, values in ranking.raw.items()},
         )
 
     def rank(
@@ -360,6 +361,7 @@ class Retriever:
             rows=rows[order],
             scores=scores[order],
             parts={name: np.round(values[order], DECIMALS) for name, values in parts.items()},
+            raw={name: np.round(values[order], DECIMALS) for name, values in raw.items()},
         )
 
 

@@ -9,7 +9,7 @@ Source: several pairs for one text, WO2024072749A1 [0046]-[0048]; the rule is th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
@@ -61,21 +61,26 @@ def one_thing(asked: Sequence[Thing], captions: Sequence[str]) -> bool:
 def take_turns(hits: Sequence[Hits], top_k: int) -> Hits:
     """The best hit of each, then the second of each, and so on; none twice."""
     rows = [
-        [(name, score, {key: values[rank] for key, values in one.parts.items()}) for rank, (name, score) in
+        [(name, score, _at(one.parts, rank), _at(one.raw, rank)) for rank, (name, score) in
          enumerate(zip(one.pair_ids, one.scores, strict=True))]
         for one in hits
     ]  # fmt: skip
-    taken: dict[str, tuple[float, dict[str, float]]] = {}
+    taken: dict[str, tuple[float, dict[str, float], dict[str, float]]] = {}
     for turn in zip_longest(*rows):
-        for name, score, parts in filter(None, turn):
+        for name, score, parts, raw in filter(None, turn):
             if len(taken) < top_k:
-                taken.setdefault(name, (score, parts))
-    names = hits[0].parts if hits else ()
+                taken.setdefault(name, (score, parts, raw))
+    names, kinds = (hits[0].parts, hits[0].raw) if hits else ({}, {})
     return Hits(
         pair_ids=tuple(taken),
-        scores=tuple(score for score, _ in taken.values()),
-        parts={key: tuple(parts[key] for _, parts in taken.values()) for key in names},
+        scores=tuple(score for score, _, _ in taken.values()),
+        parts={key: tuple(parts[key] for _, parts, _ in taken.values()) for key in names},
+        raw={key: tuple(raw[key] for _, _, raw in taken.values()) for key in kinds},
     )
+
+
+def _at(values: Mapping[str, tuple[float, ...]], rank: int) -> dict[str, float]:
+    return {key: of[rank] for key, of in values.items()}
 
 
 def _chains(text: str, joints: Sequence[re.Match[str]]) -> list[list[re.Match[str]]]:

@@ -24,9 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Normalize, ToTensor
 
-from rag_diffusion.errors import ModelError
-from rag_diffusion.files import tree_hash
 from rag_diffusion.models.dual_encoder import DualEncoder, load_dual_encoder
+from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.retrieval.threads import one_thread_per_operation
 
 IMAGE_BATCH, TEXT_BATCH = 16, 8  # what one core does fastest
@@ -55,7 +54,7 @@ class PairEncoder(Protocol):
         ...
 
 
-class StreamEncoder:
+class StreamEncoder(EncoderFolder):
     """The dual encoder of a folder, loaded at the first batch; keeps nothing of what it sees.
 
     Args:
@@ -63,27 +62,8 @@ class StreamEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._loading, self._tokenizing = Lock(), Lock()
-        self._known: tuple[object, str] | None = None
-
-    @property
-    def hash(self) -> str:
-        """Of the folder; read again when a file of it has changed.
-
-        Raises:
-            ModelError: there is no folder.
-        """
-        if not self._folder.is_dir():
-            raise ModelError(
-                f"{self._folder}: expected the dual encoder that makes vectors, found none; run `dvc repro align`, or "
-                "copy the folder from a project that has one"
-            )
-        files = sorted(path for path in self._folder.rglob("*") if path.is_file())
-        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        if self._known is None or self._known[0] != state:
-            self._known = (state, tree_hash(self._folder))
-        return self._known[1]
 
     def images(self, pixels: Pixels) -> Floats:
         """See `PairEncoder`."""

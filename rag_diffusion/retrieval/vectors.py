@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.layout import STAMP_FILE
 
-STAMP_FILE = "stamp.json"
 VECTORS_FILE = "vectors.safetensors"
 
 

@@ -19,7 +19,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.attention import Attention, AttentionRecorder
 from rag_diffusion.sampling.guided import Features
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.provenance import Source
+from rag_diffusion.sampling.provenance import Shown, Source, seen_digest, to_text
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.spans import span
 
@@ -36,15 +36,23 @@ class Looked:
         shares: attention of each, mean over all steps; with `null` they sum to 1.
         null: share of the null token.
         heat: (H, W) each, which cells of the image looked at a neighbor, 0 to 1.
+        phases: from which step on which of them were seen.
     """
 
     neighbors: tuple[Neighbor, ...]
     shares: tuple[float, ...]
     null: float
     heat: tuple[Tensor, ...]
+    phases: tuple[Shown, ...]
 
-    def sources(self) -> tuple[Source, ...]:
-        """The same for the provenance."""
+    def sources(self, size: int, *, keep: bool = False) -> tuple[Source, ...]:
+        """The same for the provenance.
+
+        Args:
+            size: side in pixels at which the network saw them.
+            keep: whether the pixels go along.
+        """
+        pixels = [neighbor.pixels(size) for neighbor in self.neighbors]
         return tuple(
             Source(
                 pair_id=neighbor.name,
@@ -54,9 +62,12 @@ class Looked:
                 attribution=neighbor.attribution,
                 score=None if neighbor.score is None else float(neighbor.score),
                 attention=round(share, 5),
+                weight=float(neighbor.weight),
+                digest=seen_digest(seen, neighbor.caption),
+                image=to_text(seen) if keep else "",
                 role=neighbor.role,
             )
-            for neighbor, share in zip(self.neighbors, self.shares, strict=True)
+            for neighbor, share, seen in zip(self.neighbors, self.shares, pixels, strict=True)
         )
 
 
@@ -80,7 +91,7 @@ class Conditioning:
     features: Features | None = None
     shown: list[bool] = field(default_factory=list)
     recorder: AttentionRecorder | None = None
-    _passed: list[tuple[float, list[list[Neighbor]], AttentionRecorder]] = field(default_factory=list)
+    _passed: list[tuple[int, float, list[list[Neighbor]], AttentionRecorder]] = field(default_factory=list)
     _listening: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Conditioning:
@@ -110,14 +121,19 @@ class Conditioning:
             self.features = self.cache.features(seen)
         self.shown = [any(neighbor.weight > 0 for neighbor in neighbors) for neighbors in seen]
         self.recorder = AttentionRecorder(batch=len(seen), count=max(map(len, seen), default=0))
-        self._passed.append((share, seen, self.recorder))
+        self._passed.append((phase.start, share, seen, self.recorder))
         self._listening.close()
         self._listening.enter_context(self.recorder.listening(self.cache.generator.unet))
 
     def looked(self) -> list[Looked]:
         """What each image looked at, over all steps."""
-        parts = [(share, seen, recorder.result()) for share, seen, recorder in self._passed]
-        return [_looked(row, parts) for row in range(len(self.lists))]
+        parts = [(share, seen, recorder.result()) for _, share, seen, recorder in self._passed]
+        return [_looked(row, parts, self._phases(row)) for row in range(len(self.lists))]
+
+    def _phases(self, row: int) -> tuple[Shown, ...]:
+        return tuple(
+            Shown(start=start, pair_ids=tuple(one.name for one in seen[row])) for start, _, seen, _ in self._passed
+        )
 
 
 def _first(neighbors: list[Neighbor], count: int | None) -> list[Neighbor]:
@@ -128,7 +144,9 @@ def _first(neighbors: list[Neighbor], count: int | None) -> list[Neighbor]:
     return content[:count] + [neighbor for neighbor in neighbors if neighbor.role == "style"]
 
 
-def _looked(row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attention]]) -> Looked:
+def _looked(
+    row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attention]], phases: tuple[Shown, ...]
+) -> Looked:
     neighbors: dict[str, Neighbor] = {}
     shares: dict[str, float] = {}
     heat: dict[str, Tensor] = {}
@@ -141,5 +159,9 @@ def _looked(row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attenti
             shares[name] = shares.get(name, 0.0) + share * float(attention.shares[row, column])
             heat[name] = heat.get(name, torch.zeros(())) + share * attention.heat[row, column]
     return Looked(
-        neighbors=tuple(neighbors.values()), shares=tuple(shares.values()), null=null, heat=tuple(heat.values())
+        neighbors=tuple(neighbors.values()),
+        shares=tuple(shares.values()),
+        null=null,
+        heat=tuple(heat.values()),
+        phases=phases,
     )

@@ -34,7 +34,7 @@ class Step(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How predictions are guided.
+    """How predictions are guided; by default as params.yaml was tuned on validation prompts.
 
     Attributes:
         mode: `none`, `text`, `neighbor`, `alternate`, `interleaved` (a coin for each image) or `joint`.
@@ -48,8 +48,8 @@ class Guidance:
     """
 
     mode: str = "alternate"
-    text_guidance_scale: float = 1.5
-    neighbor_guidance_scale: float = 4.0
+    text_guidance_scale: float = 3.0
+    neighbor_guidance_scale: float = 6.0
     interleave_ratio: float = 0.5
     parallel_share: float = 1.0
 

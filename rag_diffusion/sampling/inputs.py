@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from rag_diffusion.models.neighbor_batch import Neighbor, Picture, check_picture, square_pixels
 
-Given = Neighbor | Sequence[Neighbor] | Sequence[Sequence[Neighbor]]
+One = Neighbor | str | Path | Picture | tuple[Picture | str | Path, str]
+Given = One | Sequence[One] | Sequence[Sequence[One]]
 Pictures = Picture | Sequence[Picture]
+EXAMPLES = (
+    'for example pipe("an apple", "photo.png"), pipe("an apple", [(picture, "my apple"), "other.png"]) or '
+    'pipe("an apple", Neighbor.from_file("photo.png", caption="my apple", licence="CC0-1.0"))'
+)
+_PLAIN = (Neighbor, str, Path, Image.Image, np.ndarray)
 Exclude = Sequence[Collection[str]] | None
 
 
@@ -27,29 +32,55 @@ def as_prompts(prompt: str | Sequence[str]) -> list[str]:
     return prompts
 
 
-def by_prompt(given: Given, count: int) -> list[list[Neighbor]]:
+def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
     """Neighbors by hand: one or a list for all prompts, or a list for each of them; an empty list is none.
+
+    Args:
+        given: a neighbor is a `Neighbor`, the name of an image file, a picture, or a tuple of either with its caption.
+            One that brings no caption is said to show what the prompt asks for.
+        prompts: P texts.
 
     Raises:
         ValueError: they are something else, or one name stands for two different pictures.
+        DataError: a file is none that is read.
     """
-    entries: list[object] = [given] if isinstance(given, Neighbor) else list(given)
-    flat = [one for one in entries if isinstance(one, Neighbor)]
-    lists = [list(one) for one in entries if isinstance(one, list | tuple)]
-    if len(flat) == len(entries):
-        lists = [flat] * count
+    entries = [given] if _is_one(given) else list(given)  # type: ignore[arg-type]
+    if all(_is_one(one) for one in entries):
+        lists = [entries] * len(prompts)
     else:
-        wrong = [one for one in itertools.chain(*lists) if not isinstance(one, Neighbor)]
-        if wrong or len(lists) != len(entries) or len(lists) != count:
+        lists = [list(one) for one in entries if isinstance(one, list | tuple)]
+        wrong = [one for one in itertools.chain(*lists) if not _is_one(one)]
+        if wrong or len(lists) != len(entries) or len(lists) != len(prompts):
             got = type(wrong[0]).__name__ if wrong else f"{len(entries)} entries"
             raise ValueError(
-                f"neighbors: expected a list of Neighbor, or one such list for each of {count} prompts, got {got}"
+                f"neighbors: expected a list of them, or one such list for each of {len(prompts)} prompts, got {got}; "
+                f"{EXAMPLES}"
             )
+    found = [[_neighbor(one, prompt) for one in own] for own, prompt in zip(lists, prompts, strict=True)]
     known: dict[str, Neighbor] = {}
-    for one in itertools.chain(*lists):
+    for one in itertools.chain(*found):
         if known.setdefault(one.name, one) is not one and known[one.name].digest != one.digest:
             raise ValueError(f"neighbors: expected one picture and caption for pair id {one.name!r}, got two")
-    return lists
+    return found
+
+
+def _is_one(given: object) -> bool:
+    """Whether it is one neighbor, in any of its forms."""
+    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
+    return isinstance(given, _PLAIN) or (pair and isinstance(given[0], _PLAIN))  # type: ignore[index]
+
+
+def _neighbor(given: object, prompt: str) -> Neighbor:
+    """One neighbor; `given` is what `_is_one` says."""
+    if isinstance(given, Neighbor):
+        return given
+    picture, caption = given if isinstance(given, tuple) else (given, None)
+    if isinstance(picture, Neighbor):
+        return replace(picture, caption=str(caption))
+    if isinstance(picture, str | Path):
+        read = Neighbor.from_file(picture, caption)
+        return read if read.caption else replace(read, caption=prompt)
+    return Neighbor(image=picture, caption=prompt if caption is None else caption)
 
 
 def as_pictures(given: Pictures, count: int, size: int) -> NDArray[np.uint8]:
@@ -93,54 +124,6 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
 
-def reproducing_seeds(generators: Sequence[torch.Generator], latents: Tensor | None) -> list[int | None]:
-    """The seed that draws each image again; None where none does: a generator that was used, is shared, or latents."""
-    if latents is not None:
-        return [None] * len(generators)
-    shared = {key for key, times in Counter(id(one) for one in generators).items() if times > 1}
-    fresh = [torch.Generator(one.device).manual_seed(one.initial_seed()).get_state() for one in generators]
-    return [
-        one.initial_seed() if id(one) not in shared and torch.equal(one.get_state(), state) else None
-        for one, state in zip(generators, fresh, strict=True)
-    ]
-
-
-def as_generators(given: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    """One generator for each image; a single one is shared, None draws seeds."""
-    if given is None:
-        seeds = torch.randint(2**31, (count,)).tolist()
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
-    if isinstance(given, torch.Generator):
-        return [given] * count
-    if len(given) != count:
-        raise ValueError(f"generator: expected one, or one for each of {count} images, got {len(given)}")
-    return list(given)
-
-
-def initial_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], latents: Tensor | None) -> Tensor:
-    """(B, D, h, w) standard normal; each image draws from its own generator, so the batch does not matter."""
-    if latents is None:
-        return torch.stack([torch.randn(shape, generator=one, device=one.device).cpu() for one in generators])
-    if tuple(latents.shape) != (len(generators), *shape):
-        raise ValueError(f"latents: expected shape {(len(generators), *shape)}, got {tuple(latents.shape)}")
-    return latents.float()
-
-
 def repeat(exclude: Exclude, times: int) -> list[Collection[str]] | None:
     """Each entry so many times in a row."""
     return None if exclude is None else [names for names in exclude for _ in range(times)]
-
-
-def coins(generators: Sequence[torch.Generator]) -> list[int]:
-    """A seed of the coin for each image: that of its generator, and another one for each image that shares it."""
-    times: Counter[int] = Counter()
-    seeds = []
-    for one in generators:
-        seeds.append((one.initial_seed() + times[id(one)]) % 2**63)
-        times[id(one)] += 1
-    return seeds
-
-
-def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator for each seed."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]

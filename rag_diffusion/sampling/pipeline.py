@@ -7,57 +7,45 @@ Shapes: B images (prompts x images per prompt, the images of a prompt together),
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
-from rag_diffusion.models.codec import pixels_to_images
+from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
+from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.unet import RetrievalUNet
-from rag_diffusion.sampling.conditioning import Conditioning
-from rag_diffusion.sampling.denoise import (
-    DEFAULT_SCHEDULER,
-    SCHEDULERS,
-    check_fits,
-    make_scheduler,
-    solver_steps,
-    start_at,
-)
+from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
+from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import (
     Exclude,
     Given,
     Pictures,
-    as_generators,
     as_pictures,
     as_prompts,
+    by_prompt,
     check_counts,
-    coins,
-    initial_noise,
-    reproducing_seeds,
 )
-from rag_diffusion.sampling.loop import Loop
-from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.output import (
-    OutputType,
-    RetrievalPipelineOutput,
-    check_output_type,
-    enough_memory,
-    to_output,
-)
-from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.order import Order
+from rag_diffusion.sampling.output import OutputType, RetrievalPipelineOutput, check_output_type
+from rag_diffusion.sampling.provenance import Provenance, read_png
+from rag_diffusion.sampling.redraw import make_plan
 from rag_diffusion.sampling.schedule import RetrievalSchedule
+from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
-from rag_diffusion.spans import span
 
 if TYPE_CHECKING:  # drawing with neighbors by hand needs neither faiss nor rank_bm25
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
@@ -123,8 +111,7 @@ class RetrievalPipeline(DiffusionPipeline):
 
             retriever = open_retriever(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
-        saved = generator.saved_scheduler if generator.saved_scheduler in SCHEDULERS else DEFAULT_SCHEDULER
-        return cls(generator, retriever, scheduler or str(saved), precision)
+        return cls(generator, retriever, scheduler or _fitting(generator.saved_scheduler), precision)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write generator and scheduler; `from_pretrained` reads them again."""
@@ -184,6 +171,8 @@ class RetrievalPipeline(DiffusionPipeline):
         num_style_neighbors: int = 0,
         style: str | None = None,
         exclude: Exclude = None,
+        source: str | Sequence[str] = (),
+        where: Filter | None = None,
         retrieval_schedule: RetrievalSchedule | None = None,
         guidance: Guidance | None = None,
         num_inference_steps: int = 20,
@@ -195,23 +184,28 @@ class RetrievalPipeline(DiffusionPipeline):
         thresholding: Thresholding = "static",
         output_type: OutputType = "pil",
         callback_on_step_end: OnStep | None = None,
+        keep_pictures: bool = False,
     ) -> RetrievalPipelineOutput:
         """Draw.
 
         Args:
             prompt: a text or P texts.
-            neighbors: by hand, for all prompts, or a list for each of P prompts; None asks the retriever.
+            neighbors: by hand: a `Neighbor`, an image file's name, a picture, a tuple of either with its caption, a
+                list of those, or a list for each of P prompts; None asks the retriever. Without a caption, and without
+                a text file of the same name beside it, a picture is taken to show what the prompt asks for.
             num_neighbors: pairs asked of the retriever for each prompt; 0 draws without. Fewer come where the knowledge
                 base has fewer. Without effect on neighbors given by hand.
             num_style_neighbors: pairs that show other things in the manner asked for, for a generator that knows roles.
             style: that manner, a style of the knowledge base; None takes the one that a prompt names.
             exclude: for each prompt, pair ids that must not be retrieved.
+            source: data sets of the knowledge base, or sources in them, that alone may be retrieved from.
+            where: the same, with classes, licences and splits besides.
             retrieval_schedule: how neighbors change over the steps; None keeps them.
             guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
             num_inference_steps: T.
             num_images_per_prompt: B / P.
-            generator: one for each of B images, whose image then depends on nothing else in the batch; or one for all;
-                None draws seeds, which the provenance holds.
+            generator: one for each of B images; or one for all, from which each image gets a seed of its own; None
+                draws seeds. An image depends on nothing else in the batch; its seed stands in its provenance.
             latents: (B, D, h, w) initial noise in place of the generators' own.
             image: a picture, or one for each of P prompts, to begin with instead of noise: PIL or uint8, any size.
             strength: how far it is noised, the share of the T steps that are taken; without effect without `image`.
@@ -219,9 +213,11 @@ class RetrievalPipeline(DiffusionPipeline):
             output_type: `pil`, `np`, `pt` or `latent`.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t}, and
                 returns a dictionary whose "latents", where it has any, go on.
+            keep_pictures: whether the provenance keeps the pixels of the neighbors and of `image`, so that the file of
+                a drawing alone draws it again.
 
         Raises:
-            ValueError: an argument does not fit another, or there is neither a retriever nor neighbors by hand.
+            ValueError: an argument does not fit another.
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
         """
@@ -233,12 +229,8 @@ class RetrievalPipeline(DiffusionPipeline):
         )
         check_output_type(output_type)
         check_thresholding(thresholding)
-        prompts, changes, guidance = (
-            as_prompts(prompt),
-            retrieval_schedule or RetrievalSchedule(),
-            guidance or Guidance(),
-        )
-        source = NeighborSource(
+        prompts, changes = as_prompts(prompt), retrieval_schedule or RetrievalSchedule()
+        found = NeighborSource(
             prompts=prompts,
             images_per_prompt=num_images_per_prompt,
             given=neighbors,
@@ -248,75 +240,95 @@ class RetrievalPipeline(DiffusionPipeline):
             schedule=changes,
             style_count=num_style_neighbors,
             style=style,
+            where=_filter(source, where),
         )
-        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
-        check_fits(self.scheduler, self.generator.schedule)
-        first = 0 if image is None else start_at(self.scheduler, strength)
-        calls = solver_steps(self.scheduler)[first:]
-        num_steps = calls[-1] - calls[0] + 1
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
-        generators = as_generators(generator, len(repeated))
-        seeds = reproducing_seeds(generators, latents)
-        conditioning = Conditioning(
-            cache=NeighborCache(self.generator),
-            lists=source.first(),
-            phases=changes.phases(num_steps, num_neighbors if neighbors is None else None),
-            find=source.again,
-            num_steps=num_steps,
+        seeds = image_seeds(generator, len(repeated))
+        order = Order(
+            prompts=repeated,
+            source=found,
+            phases=partial(changes.phases, count=num_neighbors if neighbors is None else None),
+            guidance=guidance or Guidance(),
+            num_inference_steps=num_inference_steps,
+            seeds=seeds,
+            noise=noise_device(generator),
+            latents=latents,
+            pictures=None if image is None else self._pictures(image, len(prompts), num_images_per_prompt),
+            strength=strength,
+            thresholding=thresholding,
+            output_type=output_type,
+            on_step=None if callback_on_step_end is None else partial(self._tell, callback_on_step_end),
+            keep=keep_pictures,
         )
-        noise = initial_noise(generators, self.generator.sample_shape, latents).to(self.device)
-        with enough_memory(len(repeated)), conditioning, self.progress_bar(total=len(calls)) as bar:
-            loop = Loop(
-                generator=self.generator,
-                scheduler=self.scheduler,
-                prompts=repeated,
-                guidance=guidance,
-                thresholding=thresholding,
-                seeds=coins(generators),
-                precision=self.precision,
-                clean=None if image is None else self._clean(image, len(prompts), num_images_per_prompt),
-                first=first,
-                on_step=partial(self._after_step, bar, callback_on_step_end),
-            )
-            with span("denoise", steps=len(calls), images=len(repeated)):
-                clean = loop.run(noise, generators, conditioning)
-            with span("decode"):
-                images = to_output(self.generator.codec, clean, output_type)
+        return self._carry_out(order, self.scheduler, self.precision)
+
+    @torch.no_grad()
+    def redraw(
+        self,
+        what: Provenance | str | Path,
+        neighbors: Given | None = None,
+        *,
+        latents: Tensor | None = None,
+        image: Picture | None = None,
+    ) -> RetrievalPipelineOutput:
+        """Draw an image again: the same within 1e-4 where both are computed in float32, nearly so otherwise.
+
+        It is drawn alone. Beside others in a batch sums are rounded otherwise, which Heun's method alone makes visible:
+        it divides by the small sigma of its last step.
+
+        Its neighbors come out of the provenance where it keeps their pixels, else from `neighbors`, else from the
+        retriever. Scheduler and precision are those of the provenance.
+
+        Args:
+            what: its provenance, or a PNG file that holds it.
+            neighbors: those that were given by hand.
+            latents: (1, D, h, w), where it was drawn from latents given by hand.
+            image: what it began with.
+
+        Raises:
+            LineageError: it cannot be drawn again, with the reasons.
+            DataError: the file holds no provenance.
+        """
+        provenance = what if isinstance(what, Provenance) else read_png(Path(what))
+        given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
+        plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
+        return self._carry_out(plan.order, plan.scheduler, plan.precision)
+
+    def _carry_out(self, order: Order, scheduler: Any, precision: str) -> RetrievalPipelineOutput:
+        execution = Execution(
+            generator=self.generator,
+            scheduler=scheduler,
+            precision=precision,
+            progress=lambda total: self.progress_bar(total=total),
+        )
+        found = execution.run(order)
         self.maybe_free_model_hooks()
-        looked = conditioning.looked()
-        settings = {
-            "scheduler": type(self.scheduler).__name__,
-            "num_inference_steps": num_inference_steps,
-            "guidance": asdict(guidance),
-            "thresholding": thresholding,
-        } | ({} if image is None else {"strength": strength})
-        if source.trouble:
-            settings["trouble"] = list(source.trouble)
-        hashes = [found for found in source.corpus_hashes for _ in range(num_images_per_prompt)]
-        provenance = [
-            Provenance(
-                prompt=text,
-                seed=seed,
-                corpus_hash=corpus_hash,
-                model_hash=self.generator.fingerprint,
-                neighbors=one.sources(),
-                null_attention=round(one.null, 5),
-                settings=settings,
-            )
-            for text, seed, corpus_hash, one in zip(repeated, seeds, hashes, looked, strict=True)
-        ]
-        return RetrievalPipelineOutput(
-            images=images, provenance=provenance, heat_maps=[list(one.heat) for one in looked]
-        )
+        return found
 
-    def _clean(self, image: Pictures, prompts: int, times: int) -> Tensor:
-        """x_0 of the pictures to begin with, (B, D, h, w)."""
-        pixels = as_pictures(image, prompts, self.generator.image_size)
-        clean = self.generator.codec.encode(pixels_to_images(torch.from_numpy(pixels)).to(self.device))
-        return clean.float().repeat_interleave(times, dim=0)
+    def _pictures(self, image: Pictures, prompts: int, times: int) -> NDArray[np.uint8]:
+        """Pictures to begin with, (B, H, W, 3)."""
+        return as_pictures(image, prompts, self.generator.image_size).repeat(times, axis=0)
 
-    def _after_step(self, bar: Any, tell: OnStep | None, number: int, timestep: Tensor, sample: Tensor) -> Tensor:
-        """Show progress and let the caller change x_t."""
-        bar.update()
-        changed = {} if tell is None else tell(self, number, timestep, {"latents": sample}) or {}
+    def _tell(self, tell: OnStep, number: int, timestep: Tensor, sample: Tensor) -> Tensor:
+        """Let the caller change x_t."""
+        changed = tell(self, number, timestep, {"latents": sample}) or {}
         return changed.get("latents", sample)
+
+
+def _filter(source: str | Sequence[str], where: Filter | None) -> Filter:
+    """Both in one."""
+    where = where or Filter()
+    named = (source,) if isinstance(source, str) else tuple(source)
+    return replace(where, sources=(*where.sources, *named)) if named else where
+
+
+def _fitting(saved: str | None) -> str:
+    """The scheduler that was saved, or the default where that one does not fit, with a warning."""
+    if saved is None or saved in SCHEDULERS:
+        return saved or DEFAULT_SCHEDULER
+    warnings.warn(
+        f"{saved} was saved with these weights, and is none that passed the closed-form test: drawing with "
+        f"{DEFAULT_SCHEDULER} instead. Choose one by scheduler=: {', '.join(SCHEDULERS)}",
+        stacklevel=3,
+    )
+    return DEFAULT_SCHEDULER

@@ -3,16 +3,26 @@
 One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
 
     {"version": 4, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
-     "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "role", "score", "attention"}, ...]}
+     "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "role", "score", "attention", "weight",
+                    "digest", "image"}, ...],
+     "phases": [{"start", "pair_ids"}, ...]}
 
-`seed` is null where no seed draws the image again. `settings` holds scheduler, steps, guidance, thresholding, and as
-`trouble`, where there was any, which remote data sets did not send what they were asked for. `role` is `content` or
-`style`. `score` is the fused retrieval score, null where the neighbor was given by hand. `attention` of all and
-`null_attention` sum to 1.
+Together with the generator it draws the image again, see `redraw`.
+
+`settings` holds what else decides a pixel (scheduler and what is unusual of it, steps, guidance, thresholding, size,
+precision, where noise was drawn, what it began with), and as `trouble`, where there was any, which remote data sets did
+not send what they were asked for. `role` is `content` or `style`. `score` is the fused
+retrieval score, null where the neighbor was given by hand.
+`digest` is of a neighbor's pixels as the network saw them and of its caption; `image` holds these pixels as a PNG in
+base64 where the caller chose so. `phases` says from which step on which neighbors were seen, best first. `attention` of
+all neighbors and `null_attention` sum to 1.
+Version 3, which is read too, has no `phases`, `weight` and `digest`, and its `seed` may be null.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass, field
@@ -24,10 +34,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
 
 VERSION = 4
+READ = (3, VERSION)
 CHUNK = "rag_diffusion"
 
 
@@ -43,6 +55,17 @@ class Source:
     score: float | None
     attention: float
     role: str = "content"
+    weight: float = 1.0
+    digest: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """From the step `start` on, an image saw these pairs, best first."""
+
+    start: int
+    pair_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +80,7 @@ class Provenance:
     null_attention: float
     settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
+    phases: tuple[Shown, ...] = ()
     version: int = field(default=VERSION)
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,14 +98,34 @@ class Provenance:
         Raises:
             DataError: another version, or a field is missing.
         """
-        if content.get("version") != VERSION:
+        if content.get("version") not in READ:
             raise DataError(
                 f"provenance: expected version {VERSION}, got {content.get('version')!r}; draw the image again"
             )
         try:
-            return cls(**content | {"neighbors": tuple(Source(**one) for one in content["neighbors"])})
+            neighbors = tuple(Source(**one) for one in content["neighbors"])
+            phases = tuple(
+                Shown(start=one["start"], pair_ids=tuple(one["pair_ids"])) for one in content.get("phases", ())
+            )
+            return cls(**content | {"neighbors": neighbors, "phases": phases})
         except (KeyError, TypeError) as error:
             raise DataError(f"provenance: expected the fields of version {VERSION}, got {error}") from None
+
+
+def seen_digest(pixels: NDArray[np.uint8], caption: str) -> str:
+    """Hash of a picture (H, W, 3) as the network saw it, and of what was said of it."""
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes() + caption.encode()).hexdigest()[:16]
+
+
+def to_text(pixels: NDArray[np.uint8]) -> str:
+    """A picture (H, W, 3) as a PNG in base64."""
+    return base64.b64encode(encode_png(pixels)).decode()
+
+
+def from_text(text: str) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) of `to_text`."""
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def to_png(pixels: NDArray[np.uint8], provenance: Provenance) -> bytes:

@@ -14,17 +14,21 @@ Pixels = NDArray[np.uint8]
 
 _MARGIN, _GAP, _COLUMNS = 12, 6, 4
 _THUMB, _RESULT = 64, 128  # pixels
+NOTHING = "no neighbors:\nnot drawn"
 _INK, _PALE, _LINE = (32, 32, 32), (120, 120, 120), (214, 214, 214)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One result: its prompt, the neighbors it was shown (N, H, W, 3) and the drawing (H, W, 3)."""
+    """One result: its prompt, the neighbors it was shown (N, H, W, 3) and the drawing (H, W, 3).
+
+    Without a drawing, since there was no neighbor to show, its place is marked so.
+    """
 
     title: str
     neighbors: Pixels
     neighbor_names: tuple[str, ...]
-    image: Pixels
+    image: Pixels | None
 
 
 def contact_sheet(heading: str, cards: Sequence[Card]) -> Image.Image:
@@ -44,7 +48,7 @@ def contact_sheet(heading: str, cards: Sequence[Card]) -> Image.Image:
 
 
 def comparison_sheet(
-    heading: str, columns: Sequence[str], titles: Sequence[str], rows: Sequence[Sequence[Pixels]]
+    heading: str, columns: Sequence[str], titles: Sequence[str], rows: Sequence[Sequence[Pixels | None]]
 ) -> Image.Image:
     """One row a prompt, one column a variant.
 
@@ -52,7 +56,7 @@ def comparison_sheet(
         heading: line on top.
         columns: V names.
         titles: R prompts.
-        rows: R x V images (H, W, 3).
+        rows: R x V images (H, W, 3); None where a variant has no neighbors to show.
     """
     label, side = 300, 96
     sheet = Image.new(
@@ -90,11 +94,16 @@ def _draw_card(
     pen.multiline_text((left, top + _RESULT + 6), textwrap.fill(card.title, characters), fill=_INK, font=_font(13))
 
 
-def _paste(sheet: Image.Image, pen: ImageDraw.ImageDraw, image: Pixels, place: tuple[int, int], side: int) -> None:
-    picture = Image.fromarray(image)
-    if picture.width != side:
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
-    sheet.paste(picture, place)
+def _paste(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, image: Pixels | None, place: tuple[int, int], side: int
+) -> None:
+    if image is None:
+        pen.multiline_text((place[0] + 6, place[1] + side // 2 - 12), NOTHING, fill=_PALE, font=_font(11))
+    else:
+        picture = Image.fromarray(image)
+        if picture.width != side:
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        sheet.paste(picture, place)
     pen.rectangle((place[0] - 1, place[1] - 1, place[0] + side, place[1] + side), outline=_LINE)
 
 

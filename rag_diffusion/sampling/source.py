@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeIs
 
+from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
     from rag_diffusion.knowledge.everywhere import Everywhere
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
     from rag_diffusion.retrieval.retriever import Retriever
+
+NOTHING_TO_RETRIEVE = (
+    "expected a retriever or neighbors by hand, got neither: drawing by the prompt alone. Give the pipeline a "
+    'knowledge base, RetrievalPipeline.from_pretrained(..., retriever="."), or a neighbor, as in '
+    'pipe("an apple", "photo.png"); num_neighbors=0 says that none are wanted'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class NeighborSource:
         style_count: style neighbors a prompt beside them.
         style: the manner asked for, of the retriever's corpus; None takes the one that a prompt names.
         schedule: how many at most, whether to look again, and by how much of the image.
+        where: which pairs may be retrieved.
 
     Raises:
         ValueError: one of them does not fit another.
@@ -50,6 +60,8 @@ class NeighborSource:
     schedule: RetrievalSchedule
     style_count: int = 0
     style: str | None = None
+    where: Filter = field(default_factory=Filter)
+    _weak: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_exclude(self.exclude, len(self.prompts), by_hand=self.given is not None)
@@ -60,22 +72,36 @@ class NeighborSource:
                 "num_style_neighbors: expected 0 with neighbors by hand; give some with role='style' instead"
             )
 
-    @property
-    def corpus_hashes(self) -> list[str]:
-        """Of what each of P prompts was searched in; empty where none was."""
-        if not self._looks:
-            return [""] * len(self.prompts)
-        return ["" if one is None else one.corpus.hash for one in self._everywhere.retrievers]
+        if self.where and (self.given is not None or not _is_knowledge_base(self.retriever)):
+            raise ValueError(
+                "source, where: expected neighbors out of a knowledge base, got "
+                f"{'neighbors by hand' if self.given is not None else 'a retriever of one corpus'}; open one by "
+                'RetrievalPipeline.from_pretrained(..., retriever="."), or use exclude'
+            )
 
     @property
-    def trouble(self) -> tuple[str, ...]:
-        """Which remotes did not send what they were asked for, in words."""
-        return self._everywhere.trouble if self._looks else ()
+    def corpus_hashes(self) -> list[str]:
+        """Of what the prompt of each of B images was searched in; empty where none was."""
+        found = [""] * len(self.prompts)
+        if self._looks:
+            found = ["" if one is None else one.corpus.hash for one in self._everywhere.retrievers]
+        return [one for one in found for _ in range(self.images_per_prompt)]
+
+    @property
+    def trouble(self) -> list[tuple[str, ...]]:
+        """For each of B images, which remotes did not send what they were asked for, and whether nothing fits."""
+        if not self._looks:
+            return [()] * (len(self.prompts) * self.images_per_prompt)
+        told = [(*self._everywhere.trouble, *self._weak.get(prompt, ())) for prompt in self.prompts]
+        return [one for one in told for _ in range(self.images_per_prompt)]
 
     def first(self) -> list[list[Neighbor]]:
         """Neighbors of B images at the first step."""
         if self.given is not None:
-            lists = by_prompt(self.given, len(self.prompts))
+            lists = by_prompt(self.given, self.prompts)
+        elif self.retriever is None and self._most > 0:
+            warnings.warn(NOTHING_TO_RETRIEVE, stacklevel=6)
+            lists = [[] for _ in self.prompts]
         elif self._most == 0:
             lists = [[] for _ in self.prompts]
         else:
@@ -99,20 +125,15 @@ class NeighborSource:
     def _everywhere(self) -> Everywhere:
         """Where the P prompts are searched."""
         from rag_diffusion.knowledge.everywhere import Everywhere
-        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 
-        if isinstance(self.retriever, KnowledgeBase):
-            return self.retriever.everywhere(self.prompts, top_k=self._most)
+        if _is_knowledge_base(self.retriever):
+            return self.retriever.everywhere(self.prompts, top_k=self._most, where=self.where or None)
         assert self.retriever is not None
         return Everywhere(retrievers=[self.retriever] * len(self.prompts))
 
     def _search(self, times: int, pixels: NDArray[np.uint8] | None) -> list[list[Neighbor]]:
         """Neighbors of every prompt, `times` over."""
-        if self.retriever is None:
-            raise ValueError(
-                "expected a retriever, or neighbors by hand, got neither; give one to the pipeline, "
-                "or draw without by num_neighbors=0"
-            )
+        assert self.retriever is not None
         empty = [number for number, text in enumerate(self.prompts) if not text.strip()]
         if empty:
             raise ValueError(
@@ -126,10 +147,16 @@ class NeighborSource:
                 prompts,
                 top_k=self._most,
                 exclude=repeat(self.exclude, times),
+                where=self.where or None,
                 query_images=pixels,
                 image_weight=self.schedule.image_weight,
             )
             part.outputs = [asdict(found) for found in hits]
+        from rag_diffusion.retrieval.weakness import weak_match
+
+        for prompt, one, found in zip(prompts, places.retrievers, hits, strict=True):
+            sentence = "" if one is None else weak_match(one, prompt, found)
+            self._weak.setdefault(prompt, (sentence,) if sentence else ())
         excluded = repeat(self.exclude, times) or [()] * len(prompts)
         return [
             []
@@ -150,3 +177,9 @@ class NeighborSource:
             )
         found = retriever.search_style(prompt, style, top_k=self.style_count, unlike=hits.pair_ids, exclude=exclude)
         return neighbors_from(retriever.corpus, found.pair_ids, found.scores, role="style")
+
+
+def _is_knowledge_base(retriever: Retriever | KnowledgeBase | None) -> TypeIs[KnowledgeBase]:
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+
+    return isinstance(retriever, KnowledgeBase)

@@ -26,9 +26,9 @@ from rag_diffusion.config import load_config
 from rag_diffusion.device import choose_device
 from rag_diffusion.layout import MODEL
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
+from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.tracking.traces import write_traces
 

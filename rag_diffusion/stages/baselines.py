@@ -38,12 +38,13 @@ def run(ctx: StageContext) -> None:
     verdicts: dict[str, Verdicts] = {}
     checks: dict[str, Any] = {}
     if made.judge is not None:
-        verdicts = {name: made.judge.verdicts(variant.looks) for name, variant in variants.items()}
+        verdicts = {name: made.judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
         checks = _checks(bench, made.gallery, made.judge, variants, verdicts)
-    report = bench.report(variants, verdicts) | checks
+    report = bench.report(variants, verdicts, made.absent) | checks
     with atomic_dir(ctx.root / layout.BASELINES) as folder:
         stamp = {"corpus_hash": bench.corpus.hash, "ruler_sha256": bench.ruler.sha256}
-        archive = Archive(variants=variants, prototypes=features, real_test=checks.get("real_test"))
+        archive = Archive(variants=variants, prototypes=features, real_test=checks.get("real_test"),
+                          absent=made.absent)  # fmt: skip
         write_archive(folder, prompts=bench.prompts, archive=archive, verdicts=verdicts, stamp=stamp)
     atomic_write(ctx.root / REPORT, json.dumps(report, indent=1) + "\n")
     _track(ctx.tracker, ctx.root, report, variants)
@@ -56,10 +57,10 @@ def _checks(
     real = bench.real_accuracy(gallery.looks(bench.candidates).entity, gallery.looks(bench.candidates))
     least = bench.config.score.min_real_accuracy
     shuffled = judge.shuffled_joint(variants["real"].looks)
-    copied = float(verdicts["copied"].values("joint").mean())
-    passed = {
-        "real_accuracy": min(real["entity"], real["style"]) >= least,
-        "copied_joint_below_0.10": copied < MAX_COPIED_JOINT,
+    passed = {"real_accuracy": min(real["entity"], real["style"]) >= least}
+    if "copied" in verdicts:
+        passed["copied_joint_below_0.10"] = float(verdicts["copied"].values("joint").mean()) < MAX_COPIED_JOINT
+    passed |= {
         "shuffled_labels_give_chance": shuffled <= 3 * judge.chance["joint"] + 0.005,
     }
     for name, good in passed.items():

@@ -22,24 +22,18 @@ from rag_diffusion.files import atomic_write, code_hash, tree_hash
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
-from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
+from rag_diffusion.retrieval.controls import shown_to
+from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
 DEGRADED = "real_degraded"  # the real image, noised and denoised with the retrieved neighbors
-
-
-def neighbors_of(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
-    """Content that a prompt is shown in a variant, pair ids: none, style, random, retrieved, oracle, `DEGRADED`."""
-    shown = {"none": (), "style": (), "random": found.random, "retrieved": found.retrieved, "oracle": found.oracle}
-    shown[DEGRADED] = found.retrieved
-    return shown[variant]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +67,7 @@ class Drawing:
         """One image for each of P prompts; the same noise for every variant.
 
         Args:
-            variant: as in `neighbors_of`.
+            variant: as in `retrieval.controls`.
             prompts: P.
             pictures: (P, H, W, 3) to begin with, and a name of its own for `variant`; None begins with noise.
             strength: how far they are noised.
@@ -120,7 +114,7 @@ class Drawing:
 
     def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
         found = self.table.prompts[prompt.prompt_id]
-        return neighbors_of(variant, found)[: self.config.retrieval.content]
+        return shown_to(variant, found)[: self.config.retrieval.content]
 
     def _neighbors(self, variant: str, prompt: Prompt) -> list[Neighbor]:
         names, found = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]

@@ -28,6 +28,7 @@ from rag_diffusion.metrics.report import as_csv, in_order, verdict
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Variant, real_rows
 from rag_diffusion.models.load import load_generator
+from rag_diffusion.retrieval.controls import answered
 from rag_diffusion.stages import two_entities
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import DEGRADED, Drawing
@@ -68,7 +69,7 @@ def run(ctx: StageContext) -> None:
     refuse_seen(read_card(ctx.root / layout.MODEL), bench.corpus, layout.MODEL)
     variants = dict(made.variants) | _drawn(ctx.root, bench)
     two = two_entities.measure(ctx.root, bench, bench.prototypes(features.entity))
-    verdicts = {name: made.judge.verdicts(variant.looks) for name, variant in variants.items()}
+    verdicts = {name: made.judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
     report = bench.report(variants, verdicts) | {
         "model_hash": tree_hash(ctx.root / layout.MODEL),
         "chance": made.judge.chance,
@@ -87,18 +88,17 @@ def run(ctx: StageContext) -> None:
 
 def _drawn(root: Path, bench: Bench) -> dict[str, Variant]:
     drawing = Drawing(root=root, model=root / layout.MODEL, config=bench.config, corpus=bench.corpus, table=bench.table)
-    images = {name: drawing.draw(name, bench.prompts).pixels for name in DRAWN}
     real = bench.corpus.pixels(real_rows(bench.corpus, bench.prompts))
     strength = bench.config.evaluate.degraded_strength
-    images[DEGRADED] = drawing.draw(DEGRADED, bench.prompts, real, strength).pixels
-    return {
-        name: Variant(
-            pixels=pixels,
-            looks=bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}"),
-            pair_ids=("",) * len(pixels),
-        )
-        for name, pixels in images.items()
-    }
+    variants = {}
+    for name in (*DRAWN, DEGRADED):
+        rows = answered(name, bench.prompts, bench.table.prompts)
+        if len(rows):
+            begin = (real[rows], strength) if name == DEGRADED else ()
+            pixels = drawing.draw(name, [bench.prompts[row] for row in rows], *begin).pixels
+            looks = bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}")
+            variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels), rows=rows)
+    return variants
 
 
 def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
@@ -110,14 +110,15 @@ def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any
     for prompt in bench.prompts:
         hidden = sum(entity[name] == prompt.entity for name in bench.table.prompts[prompt.prompt_id].exclude)
         counts.append(int(total[prompt.entity]) - hidden)
-    found = np.minimum(counts, _MANY)
+    answers = verdicts["retrieved"].answers
+    found = np.minimum(counts, _MANY)[answers]
     report: dict[str, Any] = {}
     for count in sorted(set(found.tolist())):
-        rows = np.flatnonzero(found == count)
+        rows = answers[found == count]
         bootstrap = _bootstrap(bench.config, [bench.prompts[row] for row in rows])
         name = f"{count} or more" if count == _MANY else str(count)
         report[name] = {"num_prompts": len(rows)} | {
-            metric: bootstrap.interval(verdicts["retrieved"].values(metric)[rows]).as_dict()
+            metric: bootstrap.interval(verdicts["retrieved"].at(rows, metric)).as_dict()
             for metric in ("joint", "entity", "style")
         }
     return report
@@ -193,7 +194,6 @@ def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "retrieved - copied + palette, joint, low end": (apart["retrieved-copied_snap"]["joint"]["low"], "> 0"),
         "retrieved / real, joint": (share(mean("retrieved", "joint"), mean("real", "joint")), ">= 0.5"),
         "retrieved, style": (mean("retrieved", "style"), ">= 0.6"),
-        "retrieved / none, KID": (share(mean("retrieved", "kid"), mean("none", "kid")), "<= 0.5"),
         "random / none, style": (share(mean("random", "style"), mean("none", "style")), ">= 0.8"),
         "sentences / captions, entity": (
             share(mean("retrieved", "entity", kinds["sentence"]), mean("retrieved", "entity", kinds["caption"])),
@@ -204,6 +204,8 @@ def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "random - none, loss at t = 950": (placed["curve_random_aligned"], "<= 0.004"),
         "two entities, retrieved - none, both, low end": (report["two_entities"]["difference"]["low"], "> 0"),
     }
+    if table["none"]["kid"] is not None and table["retrieved"]["kid"] is not None:  # else too few images
+        found["retrieved / none, KID"] = (share(mean("retrieved", "kid"), mean("none", "kid")), "<= 0.5")
     return {
         name: {"measured": value, "aim": aim, "reached": _reached(value, aim)} for name, (value, aim) in found.items()
     }
@@ -228,7 +230,9 @@ def _page(
     bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts], two: list[Row]
 ) -> str:
     """Best, median and worst retrieved drawings, and the best of two entities."""
-    order = ranks(judge.margins(variants["retrieved"].looks))
+    places = {name: {int(row): place for place, row in enumerate(one.answers)} for name, one in variants.items()}
+    retrieved = variants["retrieved"]
+    order = retrieved.answers[ranks(judge.margins(retrieved.looks, retrieved.rows))]
     count = min(bench.config.evaluate.shown, len(order) // 3)
     middle = (len(order) - count) // 2
     chosen = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
@@ -243,11 +247,12 @@ def _page(
             neighbors=bench.corpus.pixels(bench.corpus.rows(shown)),
             cells={
                 name: Cell(
-                    pixels=variant.pixels[number],
-                    entity=bool(verdicts[name].entity[number]),
-                    style=bool(verdicts[name].style[number]),
+                    pixels=variant.pixels[places[name][number]],
+                    entity=bool(verdicts[name].entity[places[name][number]]),
+                    style=bool(verdicts[name].style[places[name][number]]),
                 )
                 for name, variant in in_order(variants).items()
+                if number in places[name]
             },
         )
 

@@ -132,5 +132,9 @@ def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:
     for name, count in wide_facts.items():
         if name.startswith("held_out_by_"):
             print(f"  {name.replace('_', ' ')}: {count} drawings")
+    for sentence in manifest.get("doubts", ()):
+        print(f"  warning: {sentence}")
+    if manifest["num_rejected"]:
+        print("  each of them with its reason: rag-diffusion kb info corpus --rejected")
     for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1])[:5]:
         print(f"  rejected {count}: {reason}")

@@ -18,6 +18,7 @@ from rag_diffusion.files import atomic_write, tree_hash
 from rag_diffusion.layout import MODEL, RUNS, SCRATCH
 from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.stages.skip import why_skipped, write_skip
 from rag_diffusion.tracking import MlflowTracker, NullTracker, experiment_of, open_tracker
 
 STAGES = (
@@ -58,7 +59,13 @@ def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] 
     record = root / _OWN_PIPELINE.get(base, RUNS) / f"{name}.run.json"
     with _alone(name, root):
         record.unlink(missing_ok=True)
-        with open_tracker(config, root, name, parent=_parent(base, item, root)) as tracker:
+        reason = why_skipped(base, root)
+        if reason:
+            write_skip(base, item, root, reason)
+            content = {"run_id": "", "experiment": experiment_of(config, name), "stage": name, "skipped": reason}
+            atomic_write(record, json.dumps(content, indent=2) + "\n")
+            return
+        with open_tracker(config, root, name, _parent(base, item, root), also=settings or ()) as tracker:
             stage = _load(base)
             stage(StageContext(config=config, root=root, tracker=tracker, item=item))
         atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +17,11 @@ from PIL import Image
 from rag_diffusion import layout
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.corpus.store import Corpus
-from rag_diffusion.errors import LineageError
 from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.retrieval.controls import answered, shown_to, why_without
+from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.stages.context import StageContext
@@ -35,10 +38,12 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
     ]
 )
+IMAGES = "images"  # in data/samples: every drawing as a PNG file, a folder for each variant
 _COMPARED = 24  # prompts on the comparison sheet
 _TRACED = 40  # samples that MLflow shows with query, hits and times
 
-Images = dict[str, NDArray[np.uint8]]
+Image_ = tuple[NDArray[np.uint8], Provenance]
+Samples = dict[str, dict[str, Image_]]  # by variant and prompt id
 
 
 def run(ctx: StageContext) -> None:
@@ -46,12 +51,9 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     prompts = load_prompts(ctx.root, ctx.config.sample.prompts, corpus)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    missing = [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in table.prompts]
-    if missing:
-        raise LineageError(
-            f"{layout.NEIGHBORS}: expected neighbors of every prompt, got none for {missing[:3]}; "
-            "run the stage `neighbors`"
-        )
+    asked: dict[str, NDArray[np.int64]] = {
+        variant: answered(variant, prompts, table.prompts) for variant in ctx.config.sample.variants
+    }
     check_exclusions(table, corpus, prompts)
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
@@ -59,71 +61,105 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     ctx.tracker.begin()
     drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
-    drawn = {variant: drawing.draw(variant, prompts) for variant in ctx.config.sample.variants}
+    drawn: Samples = {
+        variant: {
+            prompts[row].prompt_id: one for row, one in zip(rows, _drawn(drawing, variant, prompts, rows), strict=True)
+        }
+        for variant, rows in asked.items()
+        if len(rows)
+    }
     ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
-    images: Images = {variant: found.pixels for variant, found in drawn.items()}
-    lists = {variant: [drawing.shown(variant, prompt) for prompt in prompts] for variant in images}
-    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)}
-    origins: dict[str, list[Provenance]] = {variant: found.provenance for variant, found in drawn.items()}
-    _write_samples(ctx.root / layout.SAMPLES, prompts, images, origins, stamp)
-    _write_sheets(ctx, corpus, prompts, images, lists)
+    ctx.tracker.log_metrics(told(drawn, len(prompts)))
+    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, asked)
+    for variant, reason in stamp["absent"].items():
+        print(f"{variant}: not drawn for any prompt: {reason}")
+    _write_samples(ctx.root / layout.SAMPLES, prompts, drawn, stamp)
+    _write_sheets(ctx, corpus, prompts, drawn, table)
 
 
-def _write_samples(
-    folder: Path,
-    prompts: Sequence[Prompt],
-    images: Images,
-    origins: Mapping[str, Sequence[Provenance]],
-    stamp: Mapping[str, str],
-) -> None:
+def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: NDArray[np.int64]) -> list[Image_]:
+    found = drawing.draw(variant, [prompts[row] for row in rows])
+    return list(zip(found.pixels, found.provenance, strict=True))
+
+
+def told(drawn: Samples, num_prompts: int) -> dict[str, float]:
+    """By variant: images, prompts without neighbors, and how much of the attention went to neighbors at all."""
+    metrics: dict[str, float] = {}
+    for variant, found in drawn.items():
+        looked = [1 - origin.null_attention for _, origin in found.values()]
+        metrics |= {
+            f"{variant}.images": len(found),
+            f"{variant}.without_neighbors": num_prompts - len(found),
+            f"{variant}.attention_to_neighbors": float(np.mean(looked)),
+        }
+    return metrics
+
+
+def file_name(number: int, text: str) -> str:
+    """A drawing's file: its place among the prompts, and the words that it was asked for."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-")
+    return f"{number:04d}-{words}.png" if words else f"{number:04d}.png"
+
+
+def _missing(prompts: Sequence[Prompt], asked: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Variants that cannot be and why, and the prompts that the others have no neighbors for."""
+    absent = {variant: why_without(variant) for variant, rows in asked.items() if not len(rows)}
+    without = {
+        variant: [prompts[row].prompt_id for row in sorted(set(range(len(prompts))) - set(rows.tolist()))]
+        for variant, rows in asked.items()
+        if variant not in absent
+    }
+    return {"absent": absent, "without": {variant: names for variant, names in without.items() if names}}
+
+
+def _write_samples(folder: Path, prompts: Sequence[Prompt], drawn: Samples, stamp: Mapping[str, Any]) -> None:
+    seeds = {prompt.prompt_id: prompt.seed for prompt in prompts}
+    names = {prompt.prompt_id: file_name(number, prompt.text) for number, prompt in enumerate(prompts)}
+    files = {
+        (variant, name): to_png(pixels, origin)
+        for variant, found in drawn.items()
+        for name, (pixels, origin) in found.items()
+    }
     rows = [
         {
-            "prompt_id": prompt.prompt_id,
+            "prompt_id": name,
             "variant": variant,
-            "image": to_png(drawn[number], origins[variant][number]),
-            "neighbors": [source.pair_id for source in origins[variant][number].neighbors],
-            "seed": prompt.seed,
+            "image": files[variant, name],
+            "neighbors": [source.pair_id for source in origin.neighbors],
+            "seed": seeds[name],
         }
-        for variant, drawn in images.items()
-        for number, prompt in enumerate(prompts)
+        for variant, found in drawn.items()
+        for name, (_, origin) in found.items()
     ]
-    listed = [
-        {"prompt_id": prompt.prompt_id} | origin.as_dict()
-        for found in origins.values()
-        for prompt, origin in zip(prompts, found, strict=True)
-    ]
+    listed = [{"prompt_id": name} | origin.as_dict() for found in drawn.values() for name, (_, origin) in found.items()]
     content = {"version": VERSION, **stamp, "images": listed}
     with atomic_dir(folder) as beside:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside / "samples.parquet", compression="zstd")
         (beside / "provenance.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        for (variant, name), png in files.items():
+            path = beside / IMAGES / variant / names[name]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png)
 
 
 def _write_sheets(
-    ctx: StageContext,
-    corpus: Corpus,
-    prompts: Sequence[Prompt],
-    images: Images,
-    lists: dict[str, list[tuple[str, ...]]],
+    ctx: StageContext, corpus: Corpus, prompts: Sequence[Prompt], drawn: Samples, table: NeighborTable
 ) -> None:
     captions = dict(zip(corpus.table["pair_id"], corpus.table["caption"], strict=True))
+    lists = {variant: [shown_to(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in drawn}
     with atomic_dir(ctx.root / layout.REPORTS / "sheets") as beside:
-        for variant, drawn in images.items():
+        for variant, found in drawn.items():
             cards = [
                 Card(
                     title=prompt.text,
                     neighbors=corpus.pixels(corpus.rows(names)),
-                    image=drawn[number],
-                    neighbor_names=tuple(captions[name] for name in names),
+                    image=found[prompt.prompt_id][0] if prompt.prompt_id in found else None,
+                    neighbor_names=_named(captions, names, table.prompts[prompt.prompt_id]),
                 )
-                for number, (prompt, names) in enumerate(zip(prompts, lists[variant], strict=True))
+                for prompt, names in zip(prompts, lists[variant], strict=True)
             ]
-            _save(
-                ctx,
-                beside,
-                variant,
-                contact_sheet(f"{variant}: neighbors, then the drawing", cards),
-            )
-        _save(ctx, beside, "comparison", _comparison(corpus, prompts, images, lists))
+            _save(ctx, beside, variant, contact_sheet(f"{variant}: neighbors, then the drawing", cards))
+        _save(ctx, beside, "comparison", _comparison(corpus, prompts, drawn, lists))
     rows = [
         {"prompt": prompt.text, "variant": variant, "neighbors": ", ".join(names)}
         for variant, chosen in lists.items()
@@ -132,34 +168,30 @@ def _write_sheets(
     ctx.tracker.log_table(rows, "neighbors")
 
 
+def _named(captions: Mapping[str, str], names: Sequence[str], found: PromptNeighbors) -> tuple[str, ...]:
+    """Captions of neighbors, those that were retrieved with the cosine of prompt and caption."""
+    cosines = dict(zip(found.retrieved, found.raw.get("text_to_text", ()), strict=False))
+    return tuple(f"{cosines[name]:.2f} {captions[name]}" if name in cosines else captions[name] for name in names)
+
+
 def _comparison(
-    corpus: Corpus,
-    prompts: Sequence[Prompt],
-    images: Images,
-    lists: dict[str, list[tuple[str, ...]]],
+    corpus: Corpus, prompts: Sequence[Prompt], drawn: Samples, lists: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> Image.Image:
     chosen = range(0, len(prompts), max(1, len(prompts) // _COMPARED))
-    white = np.full((corpus.image_size, corpus.image_size, 3), 255, dtype=np.uint8)
-    pairs = zip(corpus.table["entity"], corpus.table["style"], strict=True)
-    real = {pair: row for row, pair in enumerate(pairs)}
+    drawings = Drawings(corpus)
 
-    def row(number: int) -> list[NDArray[np.uint8]]:
-        prompt = prompts[number]
+    def row(number: int) -> list[NDArray[np.uint8] | None]:
+        name = prompts[number].prompt_id
         shown = lists.get("retrieved", lists[next(iter(lists))])[number]
-        target = real.get((prompt.entity, prompt.style))
-        neighbor = corpus.pixels(corpus.rows(shown[:1]))[0] if shown else white
-        return [
-            neighbor,
-            *(drawn[number] for drawn in images.values()),
-            white if target is None else corpus.pixels([target])[0],
-        ]
+        images = [found[name][0] if name in found else None for found in drawn.values()]
+        target = drawings.target(prompts[number])
+        real = None if target is None else corpus.pixels([target])[0]
+        return [corpus.pixels(corpus.rows(shown[:1]))[0] if shown else None, *images, real]
 
-    columns = ["top neighbor", *images, "real"]
-    titles = [prompts[number].text for number in chosen]
     return comparison_sheet(
         "the same prompt and noise, different neighbors",
-        columns,
-        titles,
+        ["top neighbor", *drawn, "real"],
+        [prompts[number].text for number in chosen],
         [row(number) for number in chosen],
     )
 

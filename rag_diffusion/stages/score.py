@@ -21,7 +21,14 @@ from rag_diffusion.tracking import Tracker
 
 REPORT = f"{layout.REPORTS}/metrics.json"
 SCORES = f"{layout.REPORTS}/scores.json"
-SHOWN = ("joint", "entity", "style", "kid")  # few enough for a table that one can read
+SHOWN = (
+    "joint",
+    "entity",
+    "style",
+    "kid",
+    "own_real_nearest",
+    "prompt_agreement",
+)  # few enough for a table that one can read
 CSV = f"{layout.REPORTS}/plots/accuracy.csv"
 PLOT = f"{layout.REPORTS}/plots/accuracy.png"
 
@@ -38,22 +45,24 @@ def run(ctx: StageContext) -> None:
     archive = read_archive(ctx.root / layout.BASELINES, prompts=bench.prompts, expected=expected)
     if bench.reason is None:
         refuse_blunt_ruler(archive.real_test, ctx.config.score.min_real_accuracy)
-    check_provenance(ctx.root / layout.SAMPLES, bench.corpus.hash)
+    told = check_provenance(ctx.root / layout.SAMPLES, bench.corpus.hash)
     variants = dict(archive.variants)
-    for name, pixels in read_samples(ctx.root / layout.SAMPLES / "samples.parquet", bench.prompts).items():
+    samples = read_samples(ctx.root / layout.SAMPLES / "samples.parquet", bench.prompts, told.get("without", {}))
+    for name, (pixels, rows) in samples.items():
         looks = bench.ruler.look(bench.trunk, pixels, desc=f"look at samples, {name}")
-        variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels))
+        variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels), rows=rows)
     verdicts: dict[str, Verdicts] = {}
     checks: dict[str, Any] = {}
     if bench.reason is None:
         judge = bench.judge(archive.prototypes)
-        verdicts = {name: judge.verdicts(variant.looks) for name, variant in variants.items()}
+        verdicts = {name: judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
         checks = {"chance": judge.chance, "real_test": archive.real_test}
-    report = bench.report(variants, verdicts) | checks
+    report = bench.report(variants, verdicts, archive.absent | told.get("absent", {})) | checks
     report["verdict"] = verdict(report["differences"]) if bench.reason is None else f"not judged: {bench.reason}"
     _write(ctx.root, report)
     _track(ctx.tracker, ctx.root, report)
-    print(report["verdict"])
+    for sentence in (*report["notes"], report["verdict"]):
+        print(sentence)
 
 
 def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:
@@ -78,8 +87,8 @@ def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:
         )
 
 
-def check_provenance(folder: Path, corpus_hash: str) -> None:
-    """Refuse samples that were drawn with another corpus.
+def check_provenance(folder: Path, corpus_hash: str) -> dict[str, Any]:
+    """What is said of samples as a whole; refuse those that were drawn with another corpus.
 
     Raises:
         LineageError: their provenance names another corpus.
@@ -87,12 +96,14 @@ def check_provenance(folder: Path, corpus_hash: str) -> None:
     path = folder / "provenance.json"
     if not path.is_file():
         raise LineageError(f"{path}: expected where the samples come from, found none; run the stage `sample` again")
-    found = json.loads(path.read_text(encoding="utf-8")).get("corpus_hash")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get("corpus_hash")
     if found != corpus_hash:
         raise LineageError(
             f"{path}: expected samples drawn with corpus {corpus_hash[:12]}…, got {str(found)[:12]}…; "
             "run the stage `sample` again"
         )
+    return content
 
 
 def _write(root: Path, report: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from rag_diffusion.files import atomic_write, tree_hash
 from rag_diffusion.metrics.report import accuracy_table, differences
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, real_rows
+from rag_diffusion.retrieval.controls import answered
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import Drawing
 from rag_diffusion.training.card import read_card, refuse_seen
@@ -39,8 +40,9 @@ def run(ctx: StageContext) -> None:
     drawing = Drawing(root=ctx.root, model=model, config=config, corpus=bench.corpus, table=bench.table)
     verdicts = {"real": judge.verdicts(gallery.looks(real))}
     for name in VARIANTS:
-        pixels = drawing.draw(name, bench.prompts).pixels
-        verdicts[name] = judge.verdicts(bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}"))
+        rows = answered(name, bench.prompts, bench.table.prompts)
+        pixels = drawing.draw(name, [bench.prompts[row] for row in rows]).pixels
+        verdicts[name] = judge.verdicts(bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}"), rows)
     table = accuracy_table(verdicts, bench.bootstrap)
     scores = {
         "model_hash": tree_hash(model),

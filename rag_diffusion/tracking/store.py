@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SECONDS_FOR_LOCK = 120.0
+KIND, NOTE = "mlflow.experimentKind", "mlflow.note.content"  # tags that MLflow's pages read
+_SEE = (
+    "Each run is one run of a stage: `rag-diffusion lineage RUN_ID` says which corpus, model, parameters and commit it "
+    "comes from, `dvc metrics show` has the same numbers, and `make ui` opens Dagster beside this page."
+)
+NOTES = {
+    "knowledge_base": f"Corpus, encoder, index and neighbors. Recall and latency are metrics. {_SEE}",
+    "generator": f"Trainings and drawings: loss and neighbor gain by step, pictures by step, traces of samples. {_SEE}",
+    "evaluation": f"Accuracies and distances of every variant, the column that counts is `retrieved.joint`. {_SEE}",
+    "sweep": f"Validation prompts by guidance and number of neighbors, nested in one run for each model. {_SEE}",
+    "": _SEE,
+}
 _UNREACHABLE = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
 _PLACES = {  # columns that hold where an artifact is
     "experiments": ("artifact_location",),
@@ -38,9 +50,19 @@ def connect(setup: Setup) -> tuple[MlflowClient, str]:
             follow(Path(setup.root))
         client = MlflowClient(setup.uri)
         found = client.get_experiment_by_name(setup.experiment)
-        if found is not None:
-            return client, str(found.experiment_id)
-        return client, str(client.create_experiment(setup.experiment, artifact_location=setup.artifacts))
+        if found is None:
+            made = client.create_experiment(setup.experiment, setup.artifacts, _tags(setup.experiment))
+            return client, str(made)
+        for key, value in _tags(setup.experiment).items():  # made by an earlier version, or by hand
+            if key not in found.tags:
+                client.set_experiment_tag(found.experiment_id, key, value)
+        return client, str(found.experiment_id)
+
+
+def _tags(experiment: str) -> dict[str, str]:
+    """What MLflow's pages need to know: that these are runs of a model, not of an agent, and what they are about."""
+    family = experiment.rpartition("/")[2]
+    return {KIND: "custom_model_development", NOTE: NOTES.get(family, NOTES[""])}
 
 
 def run_named(client: MlflowClient, experiment_id: str, name: str) -> str:

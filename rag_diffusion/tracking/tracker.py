@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rag_diffusion.config import Config
 from rag_diffusion.families import family_of
+from rag_diffusion.own_params import own_params
 from rag_diffusion.spans import Span
 
 if TYPE_CHECKING:
@@ -240,19 +241,22 @@ class MlflowTracker:
 
 
 @contextmanager
-def open_tracker(config: Config, root: Path | str, stage: str, parent: str = "") -> Iterator[MlflowTracker]:
+def open_tracker(
+    config: Config, root: Path | str, stage: str, parent: str = "", also: Collection[str] = ()
+) -> Iterator[MlflowTracker]:
     """Begin an MLflow run for a stage; at the end wait until it is written.
 
     Args:
-        config: its `tracking` section says where to; all of it is logged as parameters.
+        config: its `tracking` section says where to; what the stage reads of it is logged as parameters.
         root: the project's root; the default store is `<root>/mlruns/mlflow.db`.
         stage: name of the run and of its `stage` tag; its family is the experiment, see `experiment_of`.
         parent: name of the run that it is nested in; empty: none.
+        also: keys of parameters that were set for this run alone, which are logged too.
 
     Yields:
         The tracker. An exception in the body marks the run FAILED and goes on.
     """
-    tracker = MlflowTracker(default_setup(config, root, stage, parent))
+    tracker = MlflowTracker(default_setup(config, root, stage, parent, also))
     try:
         yield tracker
     except BaseException as error:
@@ -261,7 +265,7 @@ def open_tracker(config: Config, root: Path | str, stage: str, parent: str = "")
     tracker.close()
 
 
-def default_setup(config: Config, root: Path | str, stage: str, parent: str = "") -> Setup:
+def default_setup(config: Config, root: Path | str, stage: str, parent: str = "", also: Collection[str] = ()) -> Setup:
     """Of the store that params.yaml or MLFLOW_TRACKING_URI names, else of the project's own; see `open_tracker`."""
     root = Path(root).resolve()
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -271,7 +275,7 @@ def default_setup(config: Config, root: Path | str, stage: str, parent: str = ""
         experiment=experiment_of(config, stage),
         stage=stage,
         root=str(root),
-        params=flatten(config.model_dump()),
+        params=own_params(root, stage, flatten(config.model_dump()), also),
         started=int(time.time() * 1000),
         parent=parent,
     )

@@ -30,6 +30,7 @@ from rag_diffusion.config import load_config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.sampling.provenance import read_png
 from rag_diffusion.serving import registry
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import ARTIFACTS, STORE, NullTracker
@@ -41,7 +42,7 @@ CHANGES = {
     "corpus": {"source": "folder", "folder": {"path": "data/sources/mine", "licence": "CC0-1.0", "attribution": "me"}},
     "encoder": {"epochs": 2, "batch_size": 32},
     "finetune": {"steps": 2, "batch_size": 4, "checkpoint_every": 1, "validate_every": 2},
-    "sample": {"num_inference_steps": 2, "variants": ["none", "retrieved"]},
+    "sample": {"num_inference_steps": 2, "variants": ["none", "random", "retrieved", "oracle"]},
     "score": {"bootstrap_draws": 100},
 }
 
@@ -78,12 +79,23 @@ def project(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 @pytest.mark.slow
 def test_every_stage_leaves_what_a_user_looks_for(project: Path) -> None:
     metrics = json.loads((project / "reports/metrics.json").read_text())
-    assert {"none", "retrieved", "copied", "real"} <= set(metrics["variants"])
+    assert {"none", "random", "retrieved", "oracle", "copied", "real"} <= set(metrics["variants"])
     assert metrics["variants"]["retrieved"]["joint"] is None, "the ruler knows no styles but its own"
-    assert isinstance(metrics["variants"]["retrieved"]["kid"], (float, dict))
+    assert metrics["num_prompts"] < 30
+    assert metrics["variants"]["retrieved"]["kid"] is None
+    assert any(sentence.startswith("KID is not told: expected at least 30 images") for sentence in metrics["notes"])
+    assert {"own_real_nearest", "prompt_agreement", "agreement_to_real"} <= set(metrics["variants"]["random"])
+    assert (
+        metrics["variants"]["real"]["prompt_agreement"]["low"]
+        <= metrics["variants"]["real"]["prompt_agreement"]["high"]
+    )
     assert (project / "reports/sheets/retrieved.png").stat().st_size > 10_000
     samples = pq.read_table(project / "data/samples/samples.parquet").to_pylist()
-    assert {row["variant"] for row in samples} == {"none", "retrieved"}
+    assert {row["variant"] for row in samples} == {"none", "random", "retrieved", "oracle"}
+    files = sorted((project / "data/samples/images").rglob("*.png"))
+    assert len(files) == len(samples)
+    assert {row["image"] for row in samples} == {path.read_bytes() for path in files}
+    assert read_png(files[-1]).variant == files[-1].parent.name
 
 
 @pytest.mark.slow

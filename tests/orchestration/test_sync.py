@@ -16,6 +16,7 @@ from dagster._core.loader import LoadingContextForTest
 from orchestration.project import Project
 from orchestration.reproduce import asset_key
 from orchestration.sync import news, sync
+from orchestration.verdicts import verdicts
 from tests.orchestration.test_reproduce import dvc, latest, materialize, ran
 
 
@@ -46,6 +47,19 @@ def stale(instance: dg.DagsterInstance, project: Project) -> dict[str, StaleStat
     return {name: resolver.get_status(asset_key(name)) for name in project.stages}
 
 
+def evaluations(instance: dg.DagsterInstance, project: Project) -> dict[str, dict[str, bool]]:
+    """What Dagster knows of every check of every stage."""
+    found: dict[str, dict[str, bool]] = {}
+    for name in project.stages:
+        keys = [dg.AssetCheckKey(asset_key(name), one.check_name) for one in verdicts(instance, project, name)]
+        records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        found[name] = {
+            key.name: record.event.asset_check_evaluation.passed  # type: ignore[union-attr]
+            for key, record in records.items()
+        }
+    return found
+
+
 @pytest.mark.slow
 def test_after_dvc_repro_every_asset_is_fresh_and_a_second_sync_is_silent(
     project: Path, environment: dict[str, str], instance: dg.DagsterInstance
@@ -56,6 +70,10 @@ def test_after_dvc_repro_every_asset_is_fresh_and_a_second_sync_is_silent(
 
     assert sync(instance, loaded) == list(loaded.stages)
     assert list(news(instance, loaded)) == []
+    evaluated = evaluations(instance, loaded)
+    assert evaluated["ingest"] == {"corpus_is_whole": False}, "this project's corpus has no pairs"
+    assert evaluated["index"].keys() == {"recall_is_high", "upstream_is_clean"}
+    assert all(found["upstream_is_clean"] for name, found in evaluated.items() if loaded.stages[name].reads)
     assert stale(instance, loaded) == dict.fromkeys(loaded.stages, StaleStatus.FRESH)
     locked = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["ingest"]["outs"]
     event = latest(instance, "ingest")

@@ -70,6 +70,27 @@ def test_a_stage_that_fails_leaves_no_note_of_an_earlier_run(root: Path, monkeyp
     assert not (root / RECORD).exists()
 
 
+def test_a_sweep_over_a_users_own_corpus_is_skipped_without_a_run_and_told_once(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "data/corpus").mkdir(parents=True)
+    (root / "data/corpus/manifest.json").write_text(json.dumps({"kind": "folder", "hash": "f" * 64}))
+    monkeypatch.setattr("rag_diffusion.stages.runner._load", lambda name: pytest.fail("nothing is to be loaded"))
+    for item in ("sweep@text-1", "sweep@text-3", "sweep@alternate-1"):
+        run_stage(item, root)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "knows the styles and entities of the default corpus, not those of a user's own" in first
+    assert others == ["sweep@text-3: skipped", "sweep@alternate-1: skipped"]
+    assert "the ruler" in json.loads((root / "reports/sweep/text-3.json").read_text())["reason"]
+    record = json.loads((root / "data/runs/sweep@text-3.run.json").read_text())
+    assert (record["run_id"], record["stage"]) == ("", "sweep@text-3")
+    assert not (root / "mlruns").exists()
+
+    (root / "data/corpus/manifest.json").write_text(json.dumps({"kind": "iconify", "hash": "f" * 64}))
+    with pytest.raises(pytest.fail.Exception, match="nothing is to be loaded"):
+        run_stage("sweep@text-1", root)
+
+
 def test_an_unknown_stage_is_answered_with_the_known_ones(root: Path) -> None:
     with pytest.raises(ConfigError, match="indx: expected a stage, one of ingest, align"):
         run_stage("indx", root)

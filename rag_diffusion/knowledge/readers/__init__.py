@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rag_diffusion.corpus.caption_text import ALL, FIRST_LINE, Doubts, check_choice, choose
 from rag_diffusion.corpus.names import NameTable
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.knowledge.images import checked_name, escaped
 from rag_diffusion.knowledge.readers.archive import ArchiveReader, Limits
+from rag_diffusion.knowledge.readers.arrow import ArrowReader
 from rag_diffusion.knowledge.readers.coco import CocoReader
 from rag_diffusion.knowledge.readers.frames import FramesReader
 from rag_diffusion.knowledge.readers.guess import guess_form
@@ -25,7 +27,9 @@ __all__ = ["FORMS", "Limits", "OpenReader", "open_reader"]
 
 
 def _archive(path: Path, *, limits: Limits | None = None, scratch: Path | None = None) -> Reader:
-    return ArchiveReader(path, lambda folder: open_reader("auto", folder), limits=limits or Limits(), scratch=scratch)
+    return ArchiveReader(
+        path, lambda folder: open_reader("auto", folder, part=ALL), limits=limits or Limits(), scratch=scratch
+    )
 
 
 _READERS: dict[str, Callable[..., Reader]] = {
@@ -34,6 +38,7 @@ _READERS: dict[str, Callable[..., Reader]] = {
     "photos": partial(FolderReader, sidecars=True, names=True),
     "webdataset": WebDatasetReader,
     "parquet": TableReader,
+    "arrow": ArrowReader,
     "coco": CocoReader,
     "iconify": IconifyReader,
     "video": FramesReader,
@@ -49,27 +54,43 @@ class OpenReader:
         form: one of `FORMS`, never `auto`.
         path: what is read.
         why: what told the form, empty where it was asked for.
+        part: of a text that is the caption, see `caption_text.choose`.
+        doubts: captions of the last reading that are hardly such.
     """
 
-    def __init__(self, reader: Reader, *, form: str, path: Path, why: str) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, *, form: str, path: Path, why: str, part: str) -> None:
+        self._reader, self.part = reader, part
         self.form, self.path, self.why = form, path, why
+        self.doubts = Doubts()
 
     def __iter__(self) -> Iterator[Item | Rejection]:
+        self.doubts = Doubts()
         with NameTable() as names:
             for one in self._reader:
                 if isinstance(one, Rejection):
                     yield Rejection(what=escaped(one.what), reason=escaped(one.reason))
                 else:
-                    yield _distinct(one, names)
+                    yield self._chosen(_distinct(one, names))
+
+    def _chosen(self, one: Item | Rejection) -> Item | Rejection:
+        """An item with that part of its text which is the caption."""
+        if isinstance(one, Rejection):
+            return one
+        try:
+            caption = choose(one.caption, self.part)
+        except DataError as error:
+            return Rejection(what=one.name, reason=str(error))
+        self.doubts.look(one.name, one.caption, caption)
+        return one if caption == one.caption else replace(one, caption=caption)
 
 
-def open_reader(form: str, path: Path | str, **options: Any) -> OpenReader:
+def open_reader(form: str, path: Path | str, *, part: str = FIRST_LINE, **options: Any) -> OpenReader:
     """Open a source of items.
 
     Args:
         form: one of `FORMS`; `auto` guesses from what lies there, and the reader's `form` and `why` say what.
         path: a file or a folder.
+        part: of a text that is the caption: `first-line`, `all`, or a language.
         options: of the form's reader, e.g. `caption` of a video or `limits` of an archive.
 
     Raises:
@@ -77,6 +98,7 @@ def open_reader(form: str, path: Path | str, **options: Any) -> OpenReader:
         DataError: nothing of the form lies there.
     """
     path, why = Path(path), ""
+    check_choice(part)
     if form == "auto":
         form, path, why = guess_form(path)
     if form not in _READERS:
@@ -85,7 +107,7 @@ def open_reader(form: str, path: Path | str, **options: Any) -> OpenReader:
         reader = _READERS[form](path, **options)
     except TypeError as error:
         raise ConfigError(f"{path}: form {form} has no such option: {error}; leave it out") from None
-    return OpenReader(reader, form=form, path=path, why=why)
+    return OpenReader(reader, form=form, path=path, why=why, part=part)
 
 
 def _distinct(item: Item, names: NameTable) -> Item | Rejection:

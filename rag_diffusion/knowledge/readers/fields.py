@@ -6,24 +6,17 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rag_diffusion.corpus.captioned import caption_of
+from rag_diffusion.corpus.labels import NAMES, labels_of
 from rag_diffusion.knowledge.records import Item
 
 CAPTIONS = ("caption", "text", "captions", "TEXT", "prompt", "description", "alt_text", "sentence")
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "label": ("label", "class", "class_name", "category", "entity"),
-    "style": ("style",),
-    "title": ("title",),
-    "licence": ("licence", "license"),
-    "attribution": ("attribution", "author", "artist", "creator", "credit"),
-    "split": ("split",),
-    "url": ("url", "source_url", "URL", "coco_url", "flickr_url"),
-}
 KNOWN = frozenset(name for names in NAMES.values() for name in names)
 
 
 def make_item(name: str, image: bytes, caption: str, fields: Mapping[str, Any]) -> Item:
     """An item with what its row says besides: the first known name of each field that holds a text or a number."""
-    return Item(name=name, image=image, caption=caption, **{field: _first(fields, NAMES[field]) for field in NAMES})
+    told = labels_of(fields)
+    return Item(name=name, image=image, caption=caption, label=told.pop("entity", ""), **told)
 
 
 def caption_in(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
@@ -44,12 +37,4 @@ def unsafe_path(name: str) -> str:
         return "absolute"
     if ".." in parts:
         return "leads out of its folder"
-    return ""
-
-
-def _first(fields: Mapping[str, Any], names: Collection[str]) -> str:
-    for name in names:
-        value = fields.get(name)
-        if isinstance(value, str | int | float) and str(value):
-            return str(value)
     return ""

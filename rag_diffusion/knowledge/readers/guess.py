@@ -83,20 +83,25 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
     found: dict[str, str] = {}
     images, texts = set[str](), set[str]()
     for name in islice(_names(path), _LOOKS_AT):
-        shown = PurePath(name)
-        (texts if shown.suffix.lower() == ".txt" else images).add(str(shown.with_suffix("")))
+        shown, suffix = PurePath(name), PurePath(name).suffix.lower()
+        if suffix in (".txt", ".json"):
+            texts.add(str(shown.with_suffix("")))
+        elif suffix in IMAGE_SUFFIXES:
+            images.add(str(shown.with_suffix("")))
         for form in _told_by(name):
             found[form] = min(name, found.get(form, name))
     if "photo" not in found and "image_text" in found and is_animated(path / found["image_text"]):
         return "video", f"{found['image_text']} has several frames"
+    if not images.isdisjoint(texts):
+        found.pop("parquet", None)  # a list of what lies there, as img2dataset writes one
     if "image_text" in found and images.isdisjoint(texts):
         found["photos"] = f"{found.pop('image_text')} and no text file: captions are made of names"
-    for form in ("imagefolder", "webdataset", "parquet", "coco", "image_text", "photos", "video"):
+    for form in ("imagefolder", "webdataset", "arrow", "parquet", "coco", "image_text", "photos", "video"):
         if form in found:
             return form, f"it holds {found[form]}"
     raise DataError(
-        f"{path}: expected {METADATA}, *.tar, *.parquet, captions*.json, images or videos in it, got none of them; "
-        "name another folder"
+        f"{path}: expected {METADATA}, *.tar, *.parquet, *.arrow, captions*.json, images or videos in it, got none of "
+        "them; name another folder"
     )
 
 
@@ -109,6 +114,8 @@ def _told_by(name: str) -> Iterator[str]:
         yield "webdataset"
     elif suffix == ".parquet":
         yield "parquet"
+    elif suffix == ".arrow":
+        yield "arrow"
     elif base.startswith("captions") and suffix == ".json":
         yield "coco"
     elif suffix in IMAGE_SUFFIXES:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from rag_diffusion.corpus.captioned import NO_CAPTION, Row, captioned_rows, has_files, sidecar_rows
 from rag_diffusion.corpus.images import MAX_BYTES
+from rag_diffusion.corpus.svg import SUFFIX, svg_to_png
 from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.readers.fields import caption_in, make_item
 from rag_diffusion.knowledge.records import Item, Rejection
@@ -49,6 +50,8 @@ class FolderReader:
             return Rejection(what=row.name, reason=row.problem)
         try:
             content = read_image(self._path / row.name)
+            if row.name.lower().endswith(SUFFIX):
+                content = svg_to_png(content, row.name)
         except DataError as error:
             return Rejection(what=row.name, reason=str(error))
         return make_item(row.name, content, row.caption or caption_in(row.fields), row.fields)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rag_diffusion.corpus.captioned import NO_CAPTION, no_text
 from rag_diffusion.corpus.images import MAX_BYTES
+from rag_diffusion.corpus.labels import NAMES
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.readers.fields import CAPTIONS, KNOWN, NAMES, caption_in, make_item, unsafe_path
+from rag_diffusion.knowledge.readers.fields import CAPTIONS, KNOWN, caption_in, make_item, unsafe_path
 from rag_diffusion.knowledge.readers.imagefolder import read_image
 from rag_diffusion.knowledge.records import Item, Rejection
 
@@ -24,6 +27,16 @@ _ROWS = 16  # decoded at a time; one where a row group is so large that a few of
 _LARGE = 64 << 20  # bytes of a row group when it is unpacked
 _MAX_RATIO = 200  # of a large row group's bytes when it is unpacked to those in the file
 _STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}  # else a whole column of a row group is read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Columns of one table: of images, of names, all that are read, and the names of classes kept as numbers."""
+
+    image: str
+    key: str
+    read: frozenset[str]
+    labels: Mapping[str, Sequence[str]]
 
 
 class TableReader:
@@ -39,11 +52,14 @@ class TableReader:
         DataError: no parquet file there.
     """
 
+    suffix, what = ".parquet", "parquet"
+
     def __init__(self, path: Path, *, image_column: str = "", caption_column: str = "", key_column: str = "") -> None:
         self._root = path if path.is_dir() else path.parent
-        self._files = sorted(file for file in path.rglob("*.parquet") if file.is_file()) if path.is_dir() else [path]
+        pattern = f"*{self.suffix}"
+        self._files = sorted(file for file in path.rglob(pattern) if file.is_file()) if path.is_dir() else [path]
         if not self._files or not self._files[0].is_file():
-            raise DataError(f"{path}: expected parquet files (*.parquet), got none; name another file or folder")
+            raise DataError(f"{path}: expected {self.what} files ({pattern}), got none; name another file or folder")
         self._images = (image_column,) if image_column else (*IMAGES, *PATHS)
         self._captions = (caption_column,) if caption_column else CAPTIONS
         self._keys = (key_column,) if key_column else KEYS
@@ -52,66 +68,69 @@ class TableReader:
         for file in self._files:
             name = file.relative_to(self._root).as_posix()
             try:
-                with pq.ParquetFile(file, page_checksum_verification=True, **_STREAMED) as table:
-                    yield from self._rows(table, file.parent, name)
+                yield from self._read_file(file, name)
             except DataError as error:
                 yield Rejection(what=name, reason=str(error))
             except _DAMAGE as error:
-                yield Rejection(what=name, reason=f"corrupt parquet file: {_one_line(error)}")
+                yield Rejection(what=name, reason=f"corrupt {self.what} file: {_one_line(error)}")
 
-    def _rows(self, table: pq.ParquetFile, folder: Path, name: str) -> Iterator[Item | Rejection]:
-        schema = table.schema_arrow
+    def _read_file(self, file: Path, name: str) -> Iterator[Item | Rejection]:
+        with pq.ParquetFile(file, page_checksum_verification=True, **_STREAMED) as table:
+            yield from self._rows(table, file.parent, name)
+
+    def _columns(self, schema: pa.Schema) -> _Columns:
+        """Which columns of a table are read.
+
+        Raises:
+            DataError: it has none of images, or of captions.
+        """
         image = _column(schema, self._images, "images")
         captions = [column for column in self._captions if column in schema.names]
         if not captions:
             raise DataError(f"no column of captions: expected one of {', '.join(self._captions)}, got {schema.names}")
         key = next((column for column in self._keys if column in schema.names and column != image), "")
-        columns = {image, key, *captions, *(KNOWN & set(schema.names))} - {""}
-        labels = _label_names(schema)
+        read = {image, key, *captions, *(KNOWN & set(schema.names))} - {""}
+        return _Columns(image=image, key=key, read=frozenset(read), labels=_label_names(schema))
+
+    def _rows(self, table: pq.ParquetFile, folder: Path, name: str) -> Iterator[Item | Rejection]:
+        columns = self._columns(table.schema_arrow)
         done = 0
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
             first = done
             try:
-                at_once = _rows_at_once(table.metadata.row_group(group), columns)
+                at_once = _rows_at_once(table.metadata.row_group(group), columns.read)
                 for batch in table.iter_batches(
-                    at_once, row_groups=[group], columns=sorted(columns), use_threads=False
+                    at_once, row_groups=[group], columns=sorted(columns.read), use_threads=False
                 ):
-                    for row in _rows_of(batch):
-                        what = f"{name}#{first:08d}"
-                        if row is None:
-                            yield Rejection(
-                                what=what,
-                                reason="unreadable row: a text that is not UTF-8, or a value beyond its range",
-                            )
-                        else:
-                            yield self._item(row, what, image, key, folder, labels)
+                    for row in rows_of(batch):
+                        yield self._item_or_not(row, f"{name}#{first:08d}", columns, folder)
                         first += 1
             except (DataError, *_DAMAGE) as error:
                 reason = str(error) if isinstance(error, DataError) else f"corrupt parquet file: {_one_line(error)}"
                 yield Rejection(what=name, reason=f"{reason}; {done + rows - first} rows from {first} on are lost")
             done += rows
 
-    def _item(
-        self,
-        row: Mapping[str, Any],
-        name: str,
-        image: str,
-        key: str,
-        folder: Path,
-        labels: Mapping[str, Sequence[str]],
+    def _item_or_not(
+        self, row: Mapping[str, Any] | None, name: str, columns: _Columns, folder: Path
     ) -> Item | Rejection:
+        if row is None:
+            reason = "unreadable row: a text that is not UTF-8, or a value beyond its range"
+            return Rejection(what=name, reason=reason)
+        return self._item(row, name, columns, folder)
+
+    def _item(self, row: Mapping[str, Any], name: str, columns: _Columns, folder: Path) -> Item | Rejection:
         caption = caption_in(row, self._captions)
-        if key and row[key] is not None:
-            name = str(row[key])
+        if columns.key and row[columns.key] is not None:
+            name = str(row[columns.key])
         if not caption:
-            return Rejection(what=name, reason="image without a caption: the cell is empty")
+            return Rejection(what=name, reason=no_text(row, self._captions) or f"{NO_CAPTION}: the cell is empty")
         try:
-            content = _content(row[image], folder)
+            content = _content(row[columns.image], folder)
         except DataError as error:
             return Rejection(what=name, reason=str(error))
         fields = dict(row)
-        for column, names in labels.items():
+        for column, names in columns.labels.items():
             if isinstance(fields.get(column), int) and 0 <= fields[column] < len(names):
                 fields[column] = names[fields[column]]
         return make_item(name, content, caption, fields)
@@ -132,7 +151,7 @@ def _rows_at_once(group: pq.RowGroupMetaData, columns: Collection[str]) -> int:
     return _ROWS if unpacked <= _LARGE else 1
 
 
-def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
     """Rows as Python has them; None for one that it cannot have, e.g. text that is no UTF-8."""
     try:
         rows = batch.to_pylist()
@@ -189,7 +208,7 @@ def _label_names(schema: pa.Schema) -> dict[str, list[str]]:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
             column: [str(name) for name in features[column]["names"]]
-            for column in NAMES["label"]
+            for column in (*NAMES["entity"], *NAMES["category"])
             if features.get(column, {}).get("_type") == "ClassLabel"
         }
     except (KeyError, ValueError, TypeError, AttributeError):

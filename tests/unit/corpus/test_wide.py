@@ -10,13 +10,14 @@ import random
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from rag_diffusion.config import IconifyConfig, OwnConfig
+from rag_diffusion.config import Config, IconifyConfig, OwnConfig, SplitConfig
 from rag_diffusion.corpus import wide
 from rag_diffusion.corpus.emoji import Annotation, IconSet
 from rag_diffusion.corpus.iconify import EmojiSources
@@ -25,6 +26,7 @@ from rag_diffusion.corpus.prompts import make_prompts
 from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.corpus.wide_pairs import colour_of
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.types import Pair
 
 COLOURS = {"blue": "#0000ff", "red": "#ff0000", "green": "#00aa00", "gray": "#777777"}
@@ -74,7 +76,7 @@ def planted() -> list[dict[str, Any]]:
         innocent(20)
         | {
             "taco": blots(1), "tacos": blots(2), "taco-truck": blots(3), "fishtaco": blots(4), "fish": blots(5),
-            "u1f32e": blots(6), "tortilla": blots(7), "lid": row(recoloured),
+            "van": blots(15), "u1f32e": blots(6), "tortilla": blots(7), "lid": row(recoloured),
             "bars-bold": row(BARS.format(15)), "picture": row("<image/>"), "gone": row(STAR, hidden=True),
             "brand-x": row(STAR), "empty": row("<g/>"), "portal-bold": row(ARCH.format(9)),
         },
@@ -86,7 +88,7 @@ def planted() -> list[dict[str, Any]]:
         innocent(9)
         | {
             "lid": row(smaller), "fish": blots(8), "lonely": row(STAR), "taco-truck": blots(9),
-            "fishtaco": blots(10), "tortilla": blots(11),
+            "fishtaco": blots(10), "tortilla": blots(11), "van": blots(9),
         },
     )  # fmt: skip
     gamma = icons(
@@ -95,6 +97,7 @@ def planted() -> list[dict[str, Any]]:
         | {
             "lid": blots(12),
             "fish": blots(13),
+            "van": blots(16),
             "tortilla": blots(14),
             "empty": row("<g/>"),
             "bars-16": row(BARS.format(20)),
@@ -184,6 +187,14 @@ def test_every_planted_leak_is_found_and_innocent_drawings_are_not(config: Iconi
     assert pairs["gamma/lid"].split == "test", "most drawings of a lid look like a taco"
     for name in ("alpha/house", "beta/bars", "gamma/fish", "alpha/portal", "beta/portal"):
         assert pairs[name].split == "train", name
+
+
+def test_identical_lines_under_another_name_are_kept_out_too(config: IconifyConfig, tmp_path: Path) -> None:
+    pairs, facts = extended(config, tmp_path)
+    assert pairs["beta/van"].duplicate_group == pairs["beta/taco-truck"].duplicate_group
+    assert pairs["beta/van"].split == "test"
+    assert any(name.startswith("beta/van (test, duplicate") for name in facts["wide"]["held_out"]["held_out_by_image"])
+    assert pairs["alpha/van"].split == "train"
 
 
 def test_no_entity_and_no_family_stands_in_two_splits(config: IconifyConfig, tmp_path: Path) -> None:
@@ -292,3 +303,24 @@ def test_ones_own_folder_must_hold_svg_files(config: IconifyConfig, tmp_path: Pa
     own = config.own.model_copy(update={"path": "mine", "style": "alpha"})
     with pytest.raises(ConfigError, match="expected a name that no set has"):
         extended(config.model_copy(update={"own": own}), tmp_path)
+
+
+def test_the_stage_adds_pairs_to_the_finished_ones_and_counts_their_rejections(
+    tmp_path: Path, default_config: Config
+) -> None:
+    bare = [replace(pair, split="", family="", duplicate_group="") for pair in EMOJI]
+    added = replace(EMOJI[0], pair_id="iconify/alpha/taco", style="alpha")
+    finished: list[list[Pair]] = []
+
+    def more(pairs: list[Pair]) -> tuple[list[Pair], dict[str, Any]]:
+        finished.append(pairs)
+        return [*pairs, added], {"wide": {"rejected_by_reason": {"withdrawn by its set": 2}}}
+
+    split = SplitConfig(validation=0.3, test=0.3, min_validation_entities=0, min_test_entities=0)
+    config = default_config.corpus.model_copy(update={"source": "folder", "split": split})
+    facts = {"rejected": [{"what": "a", "reason": "second drawing in this set: b"}]}
+    manifest = build_corpus(tmp_path / "corpus", bare, config, facts, more)
+    assert all(pair.split and pair.family and pair.duplicate_group for pair in finished[0])
+    assert manifest["num_pairs"] == len(EMOJI) + 1
+    assert manifest["num_rejected"] == 3
+    assert manifest["rejected_by_reason"] == {"second drawing in this set": 1, "withdrawn by its set": 2}

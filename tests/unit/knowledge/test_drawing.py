@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
 from rag_diffusion.knowledge.records import Item
 from rag_diffusion.layout import ENCODER
@@ -46,6 +47,11 @@ def test_a_data_set_of_ones_own_is_retrieved_by_the_pipeline(tmp_path: Path, tin
     assert len(neighbors) == 2
     assert all(one.pair_id.startswith("mine/") and one.licence == "CC0-1.0" for one in neighbors)
     assert isinstance(open_retriever(tmp_path), KnowledgeBase)
+
+    base.add("other", tiny_items()[:3], licence="MIT")
+    for more in ({"source": "other"}, {"where": Filter(licences=("MIT",))}):
+        named = pipe("a red circle", num_neighbors=2, num_inference_steps=1, **more).provenance[0].neighbors
+        assert {one.pair_id.split("/")[0] for one in named} == {"other"}
 
 
 @pytest.mark.slow

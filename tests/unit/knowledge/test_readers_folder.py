@@ -98,7 +98,7 @@ def test_image_and_text_side_by_side(photos: Path) -> None:
     (photos / "sub" / "b.json").write_text(json.dumps({"caption": "a square", "label": "square"}))
     items, rejected = parted(open_reader("image_text", photos))
     assert rejected == {}
-    assert items["a.png"].caption == "ein roter Kreis\n"
+    assert items["a.png"].caption == "ein roter Kreis"
     assert (items["sub/b.jpg"].caption, items["sub/b.jpg"].label) == ("a square", "square")
 
 
@@ -111,7 +111,7 @@ def test_bad_files_side_by_side_are_rejections(photos: Path) -> None:
     (photos / "twin.jpg").write_bytes(picture(2, "JPEG"))
     (photos / "twin.txt").write_text("which of them?")
     (photos / "dangling.png").symlink_to(photos / "nowhere.png")
-    (photos / ".hidden.png").write_bytes(b"passed over")
+    (photos / ".hidden.png").write_bytes(b"told of")
     os.mkfifo(photos / "pipe.png")
     items, rejected = parted(open_reader("image_text", photos))
     assert list(items) == ["twin.jpg"]
@@ -122,6 +122,7 @@ def test_bad_files_side_by_side_are_rejections(photos: Path) -> None:
         "huge.png": "text too long",
         "twin.png": "image without a caption",
         "dangling.png": "unreadable file",
+        ".hidden.png": "hidden file",
         "pipe.png": "unreadable file",
     }
 

@@ -14,6 +14,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.prompts import read_prompts, write_prompts
 from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.metrics.report import LEAST
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card
 from rag_diffusion.metrics.ruler.store import Ruler, load_ruler, save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
@@ -29,6 +30,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve prompts stand for the hundred of a real run; test_report has the true least sizes."""
+    for name in LEAST:
+        monkeypatch.setitem(LEAST, name, 2)
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def test_best_copy_prefers_both_then_the_entity_then_the_rank(tiny_ruler: Ruler)
             )
 
     def best(rows: list[int]) -> int:
-        return int(best_copies(Shelf(), np.array([rows]), judge)[0])
+        return int(best_copies(Shelf(), np.array([rows]), judge, np.array([0]))[0])
 
     assert best([10, 11, 12, 13, 14]) == 14
     assert best([10, 11, 13, 12]) == 13
@@ -125,9 +125,23 @@ def test_real_image_is_the_entity_in_the_asked_style(tiny_corpus: Corpus, tiny_p
 
 
 def test_neighbors_keep_their_rank(tiny_corpus: Corpus, tiny_prompts: list[Prompt]) -> None:
-    shown = {prompt.prompt_id: shown_for(prompt, tiny_corpus) for prompt in tiny_prompts}
-    rows = neighbor_rows(tiny_corpus, tiny_prompts, shown)
-    assert tiny_corpus.table["pair_id"].iloc[rows[4]].tolist() == list(shown[tiny_prompts[4].prompt_id].retrieved)
+    shown = [shown_for(prompt, tiny_corpus).retrieved for prompt in tiny_prompts]
+    rows = neighbor_rows(tiny_corpus, shown)
+    assert tiny_corpus.table["pair_id"].iloc[rows[4]].tolist() == list(shown[4])
+    assert neighbor_rows(tiny_corpus, [shown[0], shown[1][:2]]).shape == (2, 2)
+    assert neighbor_rows(tiny_corpus, []).size == 0
+
+
+def test_verdicts_of_some_prompts_are_those_of_all(tiny_ruler: Ruler) -> None:
+    prompts = prompts_for(tiny_ruler)
+    entity, style = np.arange(ENTITIES), np.arange(ENTITIES) % len(tiny_ruler.styles)
+    entity[5] = 2
+    judge, rows = ideal_judge(tiny_ruler, prompts), np.array([1, 5, 6])
+    whole = ideal_looks(entity, style, len(tiny_ruler.styles))
+    found = judge.verdicts(whole.rows(rows), rows)
+    assert found.entity.tolist() == judge.verdicts(whole).entity[rows].tolist() == [True, False, True]
+    assert found.at(np.array([6, 5]), "entity").tolist() == [1.0, 0.0]
+    assert np.array_equal(judge.margins(whole.rows(rows), rows), judge.margins(whole)[rows])
 
 
 def test_a_users_own_corpus_is_not_judged(tiny_corpus: Corpus, tiny_ruler: Ruler, tiny_prompts: list[Prompt]) -> None:

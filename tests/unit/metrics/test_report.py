@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from rag_diffusion.metrics.report import (
     distance_table,
     flat_metrics,
     in_order,
+    notes,
+    unanswered,
     unjudged_table,
     verdict,
 )
@@ -68,6 +71,49 @@ def test_distances_are_to_the_real_images_which_have_none_themselves(rng: np.ran
     assert table["real"] == {"kid": None, "frechet": None}
     assert table["near"]["kid"]["mean"] < table["far"]["kid"]["mean"]
     assert table["near"]["frechet"] == pytest.approx(4 * 0.01, rel=1e-4)
+
+
+def test_prompts_without_neighbors_are_left_out_of_a_column_and_of_its_differences(rng: np.random.Generator) -> None:
+    oracle = replace(verdicts([1, 1], [1, 1]), rows=np.array([0, 3]))
+    found = {"oracle": oracle, "none": verdicts([0, 1, 1, 0], [1, 1, 1, 1])}
+    assert accuracy_table(found, bootstrap(4))["oracle"]["joint"]["mean"] == 1.0
+    assert differences(found, bootstrap(4))["oracle-none"]["joint"]["mean"] == 1.0, "prompts 0 and 3, by hand"
+    prompts = [prompt(0, "caption"), prompt(1, "sentence"), prompt(2, "caption"), prompt(3, "sentence")]
+    kinds = by_kind(found, prompts, draws=50, seed=0)
+    assert kinds["caption"]["oracle"]["joint"]["mean"] == 1.0
+    assert kinds["sentence"]["none"]["joint"]["mean"] == 0.5
+    told = unanswered({"oracle": oracle.answers, "none": np.arange(4)}, prompts)
+    assert list(told) == ["oracle"]
+    assert told["oracle"]["count"] == 2
+    assert told["oracle"]["prompts"] == ["test-1", "test-2"]
+
+    real = rng.normal(size=(12, 4))
+    rows = np.arange(0, 12, 2)
+    features = {"real": real, "oracle": real[rows] + 0.1}
+    table = distance_table(features, "frechet", bootstrap(12), {"real": np.arange(12), "oracle": rows})
+    assert table["oracle"]["frechet"] == pytest.approx(4 * 0.01, rel=1e-4), "to the real images of those prompts alone"
+
+
+@pytest.mark.parametrize(("count", "told"), [(16, set()), (30, {"kid"}), (100, {"kid", "frechet"})])
+def test_a_distance_of_too_few_images_is_refused_in_words(
+    count: int, told: set[str], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag_diffusion.metrics.report.LEAST", {"kid": 30, "frechet": 100})
+    real = rng.normal(size=(count, 4))
+    table = distance_table({"real": real, "none": real + 1}, "frechet", bootstrap(count))
+    assert {name for name in ("kid", "frechet") if table["none"][name] is not None} == told
+    said = notes({name: row | {"num_images": count} for name, row in table.items()}, "frechet", {}, {})
+    assert len(said) == 2 - len(told)
+    assert all(f"got none {count}; with fewer" in sentence for sentence in said)
+
+
+def test_notes_name_what_is_absent_and_what_is_left_out() -> None:
+    table = {"retrieved": {"num_images": 200}, "real": {"num_images": 200}, "oracle": {"num_images": 120}}
+    without = {"oracle": {"count": 80, "why": "no other pair"}}
+    assert notes(table, "frechet", {"random": "one family alone"}, without) == [
+        "random: no such column, one family alone",
+        "oracle: 80 of 200 prompts are left out, no other pair",
+    ]
 
 
 def test_unjudged_variants_say_why_and_give_no_number() -> None:

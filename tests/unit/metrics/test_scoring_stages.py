@@ -17,6 +17,8 @@ from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError, ModelError
 from rag_diffusion.files import tree_hash
+from rag_diffusion.metrics.own import Agree
+from rag_diffusion.metrics.report import LEAST
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.stages import baselines, score
 from rag_diffusion.stages.context import StageContext
@@ -46,7 +48,10 @@ def baselined(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory, requ
     root = Path(shutil.copytree(tiny_project, tmp_path_factory.mktemp("baselined") / "project"))
     config = load_config(request.config.rootpath / "params.yaml")
     update = {"bootstrap_draws": 300, "min_real_accuracy": 0.0}
-    baselines.run(context(root, config.model_copy(update={"score": config.score.model_copy(update=update)})))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LEAST:
+            patch.setitem(LEAST, name, 2)
+        baselines.run(context(root, config.model_copy(update={"score": config.score.model_copy(update=update)})))
     return root
 
 
@@ -68,7 +73,9 @@ def test_baselines_table_has_every_variant_that_needs_no_generator(baselined: Pa
     found = report(baselined, "baselines")
     assert list(found["variants"]) == ["copied", "copied_best", "copied_snap", "real"]
     assert found["num_prompts"] == len(tiny_prompts)
-    assert set(found["variants"]["copied"]) == {"joint", "entity", "style", "style_check", "kid", "frechet"}
+    assert set(found["variants"]["copied"]) == {
+        "joint", "entity", "style", "style_check", "kid", "frechet", "num_images",
+    }  # fmt: skip
     assert found["extractor"] == "efficientnet_lite2"
     assert found["by_kind"].keys() == {"caption", "sentence"}
 
@@ -129,6 +136,52 @@ def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(
         .startswith("variant,metric,mean,low,high\nnone,joint,")
     )
     assert (ready / layout.REPORTS / "plots/accuracy.png").stat().st_size > 10_000
+
+
+def test_a_variant_is_scored_on_the_prompts_that_it_has_neighbors_for(
+    ready: Path, scoring_config: Config, tiny_corpus: Corpus, tiny_prompts: list[Prompt]
+) -> None:
+    path = ready / layout.SAMPLES / "samples.parquet"
+    real = tiny_corpus.pixels(real_rows(tiny_corpus, tiny_prompts))
+    rows = pq.read_table(path).to_pylist()
+    rows += [{"prompt_id": prompt.prompt_id, "variant": "oracle", "image": encode_png(real[number])}
+             for number, prompt in enumerate(tiny_prompts) if number % 2]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    even = [prompt.prompt_id for number, prompt in enumerate(tiny_prompts) if number % 2 == 0]
+    said = {"corpus_hash": tiny_corpus.hash, "without": {"oracle": even}, "absent": {"random": "one family alone"}}
+    (ready / layout.SAMPLES / "provenance.json").write_text(json.dumps(said))
+    score.run(context(ready, scoring_config))
+    found = report(ready, "metrics")
+    assert found["variants"]["oracle"]["num_images"] == len(tiny_prompts) // 2
+    assert found["variants"]["oracle"]["frechet"] == pytest.approx(0, abs=1e-3)
+    assert found["without_neighbors"]["oracle"]["prompts"] == even
+    assert "no other pair of the corpus shows" in found["without_neighbors"]["oracle"]["why"]
+    assert found["absent"] == {"random": "one family alone"}
+    assert "random" not in found["variants"]
+
+    (ready / layout.SAMPLES / "provenance.json").write_text(json.dumps(said | {"without": {}}))
+    with pytest.raises(LineageError, match="expected 12 prompts of variant 'oracle', got 6"):
+        score.run(context(ready, scoring_config))
+
+
+def test_copies_are_left_out_where_nothing_was_retrieved(project: Path, scoring_config: Config) -> None:
+    path = project / layout.NEIGHBORS / "prompts.json"
+    entries = json.loads(path.read_text())
+    for number, name in enumerate(name for name in entries if name.startswith("test-")):
+        if number < 30:
+            entries[name] |= {"retrieved": [], "scores": []}
+    path.write_text(json.dumps(entries))
+    baselines.run(context(project, scoring_config))
+    found = report(project, "baselines")
+    count = found["without_neighbors"]["copied_snap"]["count"]
+    assert found["variants"]["copied"]["num_images"] == 12 - count > 0
+    for name in entries:
+        entries[name] |= {"retrieved": [], "scores": []}
+    path.write_text(json.dumps(entries))
+    baselines.run(context(project, scoring_config))
+    found = report(project, "baselines")
+    assert list(found["variants"]) == ["real"]
+    assert "retrieval found nothing" in found["absent"]["copied"]
 
 
 def test_score_refuses_a_ruler_that_does_not_know_real_images(ready: Path, scoring_config: Config) -> None:
@@ -203,7 +256,13 @@ def test_a_ruler_that_has_seen_test_entities_stops_baselines(
         baselines.run(context(project, scoring_config))
 
 
-def test_a_corpus_without_known_styles_gets_distances_and_a_reason(ready: Path, scoring_config: Config) -> None:
+def test_a_corpus_without_known_styles_gets_distances_and_measures_of_its_own(
+    ready: Path, scoring_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def brightness(folder: Path) -> Agree:
+        return lambda pixels, texts: pixels.mean(axis=(1, 2, 3)) / 255
+
+    monkeypatch.setattr("rag_diffusion.metrics.scoring.dual_encoder_agreement", brightness)
     path = ready / layout.RULER / "ruler.json"
     card = json.loads(path.read_text())
     path.write_text(json.dumps(card | {"styles": [f"other-{number}" for number in range(len(card["styles"]))]}))
@@ -215,4 +274,11 @@ def test_a_corpus_without_known_styles_gets_distances_and_a_reason(ready: Path, 
         assert found["variants"]["copied"]["joint"] is None
         assert "not trained on the styles" in found["reason"]
         assert found["variants"]["copied"]["kid"]["mean"] > 0
+        assert 0 < found["variants"]["real"]["prompt_agreement"]["mean"] < 1
+        assert found["chance"] == {"own_real_nearest": pytest.approx(1 / 12, abs=1e-6)}
+    table = report(ready, "metrics")["variants"]
+    nearest = table["retrieved"]["own_real_nearest"]["mean"]
+    assert nearest >= 11 / 12 - 1e-6, "they are the real images here; two rings of one outline are drawn alike"
+    assert table["retrieved"]["agreement_to_real"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert table["none"]["own_real_nearest"]["mean"] < 0.4, "noise"
     assert report(ready, "metrics")["verdict"].startswith("not judged: the ruler was not trained on the styles")

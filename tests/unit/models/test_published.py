@@ -16,9 +16,9 @@ from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.guidance import Guidance, Step
 from rag_diffusion.sampling.guided import GuidedPrediction
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.seeds import seeded
 
 from .pipelines import save
 

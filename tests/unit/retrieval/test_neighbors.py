@@ -10,10 +10,10 @@ from rag_diffusion.corpus.prompts import make_prompts
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import tree_hash
+from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbors import (
     PROMPTS_FILE,
-    Drawings,
     NeighborTable,
     pair_neighbors,
     prompt_neighbors,

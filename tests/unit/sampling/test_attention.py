@@ -15,10 +15,10 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.output import RetrievalPipelineOutput
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, Source, read_png, save_png
+from rag_diffusion.sampling.seeds import seeded
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from rag_diffusion.config import Config
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
 
 
@@ -14,6 +15,10 @@ def test_combine_is_the_formula() -> None:
     full, reduced = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 1.0)
     assert combine(full, reduced, 2.0).flatten().tolist() == [5.0, 5.0]
     assert combine(full, reduced, 1.0).flatten().tolist() == [3.0, 3.0]
+
+
+def test_the_default_is_what_params_yaml_was_tuned_to(default_config: Config) -> None:
+    assert Guidance() == Guidance.from_config(default_config.sample)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rag_diffusion.errors import ConfigError, ModelError
+from rag_diffusion.errors import ConfigError, DataError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import coins, initial_noise, seeded
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.seeds import image_seeds, initial_noise, noise_device, seeded
 
 from .conftest import PROMPTS, draw
 
@@ -69,32 +69,43 @@ def test_one_neighbor_or_an_empty_list_will_do(pipeline: RetrievalPipeline, neig
     assert np.array_equal(none, draw(pipeline, PROMPTS[0], num_neighbors=0, generator=seeded([1])))
 
 
-def test_images_that_share_a_generator_have_coins_of_their_own() -> None:
-    shared, other = torch.Generator().manual_seed(-1), torch.Generator().manual_seed(9)
-    found = coins([shared, shared, other])
-    assert len(set(found)) == 3
-    assert found[2] == 9
-    assert all(Guidance(mode="interleaved").plan(4, found))
+def test_every_image_has_a_seed_whatever_generators_were_given() -> None:
+    def fresh(seed: int = 5) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    assert image_seeds([fresh(4), fresh(9)], 2) == [4, 9]
+    one = fresh()
+    first, second, third = image_seeds(one, 3)
+    assert first == 5, "the first image is that of the seed itself"
+    assert len({first, second, third}) == 3
+    assert image_seeds(fresh(), 3) == [first, second, third]
+    assert not set(image_seeds(one, 3)) & {first, second, third}, "the next images are other ones"
+    used = fresh()
+    torch.rand(3, generator=used)
+    assert image_seeds(used, 1) != [5]
+    assert len(set(image_seeds(None, 4))) == 4
+    assert (noise_device(None), noise_device(one), noise_device([one])) == ("cpu", "cpu", "cpu")
+    assert all(Guidance(mode="interleaved").plan(4, [first, second, fresh(-1).initial_seed()]))
 
 
-def test_a_seed_is_told_only_where_it_draws_the_image_again(
+def test_the_seed_that_is_told_draws_the_image_again(
     pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
 ) -> None:
     used = torch.Generator().manual_seed(5)
     torch.rand(3, generator=used)
-    for generators, expected in ((used, None), (seeded([5])[0], 5)):
-        found = pipeline(PROMPTS[0], neighbors[0], num_inference_steps=1, generator=generators)
-        assert found.provenance[0].seed == expected
-    shared = pipeline(PROMPTS[:2], neighbors[:2], num_inference_steps=1, generator=torch.Generator().manual_seed(5))
-    assert [one.seed for one in shared.provenance] == [None, None]
+    for given in (used, torch.Generator().manual_seed(5), None):
+        found = pipeline(PROMPTS[:2], neighbors[:2], num_inference_steps=2, generator=given)
+        for row, origin in enumerate(found.provenance):
+            again = pipeline(PROMPTS[row], neighbors[row], num_inference_steps=2, generator=seeded([origin.seed]))
+            assert np.abs(np.asarray(again.images[0]).astype(int) - np.asarray(found.images[row])).max() <= 1
 
 
 def test_what_does_not_fit_is_told(pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
-    with pytest.raises(ValueError, match="expected a retriever, or neighbors by hand, got neither"):
-        pipeline(PROMPTS)
     with pytest.raises(ValueError, match="or one such list for each of 2 prompts, got 3 entries"):
         pipeline(PROMPTS[:2], neighbors)
-    with pytest.raises(ValueError, match="got str"):
+    with pytest.raises(ValueError, match=r'got float; for example pipe\("an apple", "photo.png"\)'):
+        pipeline(PROMPTS[0], [[0.5]])
+    with pytest.raises(DataError, match="tiny/noto/red-circle: expected an image file, got No such file"):
         pipeline(PROMPTS[0], [["tiny/noto/red-circle"]])
     with pytest.raises(ValueError, match="expected one, or one for each of 3 images, got 2"):
         pipeline(PROMPTS, neighbors, generator=seeded([1, 2]))

@@ -15,10 +15,10 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, NeighborBatch, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.seeds import seeded
 
 from .conftest import LISTS, PROMPTS, draw, quiet
 

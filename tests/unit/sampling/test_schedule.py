@@ -18,10 +18,10 @@ from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.vectors import Vectors
-from rag_diffusion.sampling.inputs import seeded
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.schedule import Phase, RetrievalSchedule
+from rag_diffusion.sampling.seeds import seeded
 
 PROMPT = "red circle, noto style"
 
@@ -64,6 +64,16 @@ def test_neighbors_are_retrieved_with_their_scores(pipeline: RetrievalPipeline, 
     assert found.provenance[0].corpus_hash == retriever.corpus.hash
     given = [neighbors_from(retriever.corpus, hits.pair_ids)]
     assert torch.equal(found.images, run(pipeline, given).images)
+
+
+def test_a_weak_match_is_trouble_of_its_own_image(pipeline: RetrievalPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weak(retriever: Retriever, query: str, hits: Any) -> str:
+        return "nothing here is much like it" if query == "a cheetah" else ""
+
+    monkeypatch.setattr("rag_diffusion.sampling.source.weak_match", weak)
+    found = pipeline([PROMPT, "a cheetah"], num_inference_steps=1, num_images_per_prompt=2).provenance
+    told = [one.settings.get("trouble") for one in found]
+    assert told == [None, None, ["nothing here is much like it"], ["nothing here is much like it"]]
 
 
 def test_excluded_pairs_condition_nothing(pipeline: RetrievalPipeline) -> None:

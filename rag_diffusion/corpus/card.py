@@ -1,0 +1,33 @@
+"""The licence that a data set's card names: YAML between two lines of dashes at the head of README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+CARD = "README.md"
+UNSPECIFIED = "unspecified"
+_MOST = 1 << 20  # bytes that are read
+
+
+def card_licence(folder: Path) -> str:
+    """What `license` (or `licence`) of a folder's card says; several are joined; empty where nothing does.
+
+    Args:
+        folder: may hold a README.md, as those of Hugging Face do.
+    """
+    path = folder / CARD
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(_MOST)
+    parts = text.split("---", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return ""
+    try:
+        fields = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return ""
+    value = (fields.get("license") or fields.get("licence") or "") if isinstance(fields, dict) else ""
+    return " AND ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,87 @@
+"""Measures of a corpus that nobody has labelled, which mean something for few pictures as well.
+
+    own_real_nearest   share of images that are nearer to their own prompt's real image than to any other's
+    prompt_agreement   cosine of the prompt and the image in the retriever's space, mean
+    agreement_to_real  the same less that of the real image of the prompt, paired: 0 is as near as the real one
+
+The first is by the extractor of the distances, features centred on the real images; guessing reaches 1 / M.
+
+N images of a variant, M prompts and real images, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap
+from rag_diffusion.metrics.variants import Pixels, Variant
+
+REAL = "real"
+MEASURES = ("own_real_nearest", "prompt_agreement", "agreement_to_real")
+
+Doubles = NDArray[np.float64]
+Features = Mapping[str, NDArray[np.float32]]
+Agree = Callable[[Pixels, Sequence[str]], Doubles]
+
+
+def own_table(
+    variants: Mapping[str, Variant], features: Features, texts: Sequence[str], bootstrap: ClusterBootstrap, agree: Agree
+) -> dict[str, dict[str, Any]]:
+    """The measures of every variant, with intervals.
+
+    Args:
+        variants: images, the real ones of all M prompts among them.
+        features: (N, D) of the same images.
+        texts: M prompts.
+        bootstrap: over the prompts.
+        agree: cosines (N,) of images and texts.
+    """
+    agreement = {
+        name: agree(variant.pixels, [texts[row] for row in variant.answers]) for name, variant in variants.items()
+    }
+    table: dict[str, dict[str, Any]] = {}
+    for name, variant in variants.items():
+        rows, cosines = variant.answers, agreement[name]
+        part = bootstrap.of(rows)
+        table[name] = {"prompt_agreement": part.interval(cosines).as_dict()}
+        if name != REAL:
+            right = nearest(features[name], features[REAL]) == rows
+            table[name] |= {
+                "own_real_nearest": part.interval(right.astype(np.float64)).as_dict(),
+                "agreement_to_real": part.difference(cosines, agreement[REAL][rows]).as_dict(),
+            }
+    return table
+
+
+def nearest(images: NDArray[np.float32], real: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Number of the real image (M, D) that each of N images (N, D) is nearest to, by cosine around their middle."""
+    middle = np.asarray(real, dtype=np.float64).mean(axis=0)
+    found: NDArray[np.int64] = (_unit(images - middle) @ _unit(real - middle).T).argmax(axis=1)
+    return found
+
+
+def dual_encoder_agreement(folder: Path) -> Agree:
+    """Cosine of image and text by the dual encoder that `align` left in a folder; it is read at the first call."""
+
+    def agree(pixels: Pixels, texts: Sequence[str]) -> Doubles:
+        from rag_diffusion.models.dual_encoder import load_dual_encoder
+        from rag_diffusion.retrieval.embedder import Embedder
+
+        if not known:
+            known.append(Embedder(load_dual_encoder(folder)))
+        image, text = known[0].images(pixels), known[0].texts(texts)
+        cosines: Doubles = (image.astype(np.float64) * text).sum(axis=1)
+        return cosines
+
+    known: list[Any] = []
+    return agree
+
+
+def _unit(vectors: NDArray[Any]) -> Doubles:
+    found: Doubles = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return found

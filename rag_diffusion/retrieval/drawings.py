@@ -1,0 +1,88 @@
+"""Which pairs of a corpus show the same thing, and which have nothing to do with a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_diffusion.corpus.duplicates import thumbnails
+from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.retrieval.exclude import SAME_PICTURE
+from rag_diffusion.types import Prompt
+
+ENOUGH = 16  # unrelated pairs in other styles; with fewer the style does not matter
+_SIDE = 32  # pixels of a thumbnail
+
+Ints = NDArray[np.int64]
+Key = TypeVar("Key")
+
+
+class Drawings:
+    """Which rows show the same thing: looked up by duplicate group, by entity and style, by entity.
+
+    Args:
+        corpus: the knowledge base.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        table = corpus.table
+        self._group: list[str] = table["duplicate_group"].tolist()
+        self._by_group = _rows_by(self._group)
+        self._by_drawing = _rows_by(zip(table["entity"], table["style"], strict=True))
+        self._pair_ids = {name: row for row, name in enumerate(table["pair_id"])}
+        self.entity = table["entity"].to_numpy()
+        self.family = table["family"].to_numpy()
+        self.style = table["style"].to_numpy()
+
+    def of_pair(self, row: int) -> Ints:
+        """The pair and its near-duplicates, sorted rows."""
+        return np.asarray(self._by_group[self._group[row]], dtype=np.int64)
+
+    def of_prompt(self, prompt: Prompt) -> Ints:
+        """Every drawing of the prompt's entity in its style, and their near-duplicates, sorted
+        rows.
+
+        A prompt that is made from one pair of a user's own corpus has the pair's id: then only that
+        pair and its near-duplicates, also those that another entity's label stands on, since other
+        pairs of its label are what retrieval is for.
+        """
+        if prompt.prompt_id in self._pair_ids:
+            row = self._pair_ids[prompt.prompt_id]
+            return np.union1d(self.of_pair(row), self._looking_like(row))
+        targets = self._by_drawing.get((prompt.entity, prompt.style), [])
+        return np.unique(np.concatenate([self.of_pair(row) for row in targets] or [np.empty(0, dtype=np.int64)]))
+
+    def target(self, prompt: Prompt) -> int | None:
+        """Row of the real image of a prompt: the pair it was made from, or its entity in its style."""
+        own = self._pair_ids.get(prompt.prompt_id)
+        return next(iter(self._by_drawing.get((prompt.entity, prompt.style), [])), None) if own is None else own
+
+    def unrelated(self, prompt: Prompt) -> NDArray[np.bool_]:
+        """(N,) rows of other families: what a prompt's random neighbors are drawn from.
+
+        In other styles alone where the corpus has at least `ENOUGH` of those; a corpus of one style
+        has none.
+        """
+        others: NDArray[np.bool_] = self.family != prompt.family
+        elsewhere = others & (self.style != prompt.style)
+        return elsewhere if elsewhere.sum() >= ENOUGH else others
+
+    def _looking_like(self, row: int) -> Ints:
+        apart = np.square(self._thumbnails - self._thumbnails[row]).mean(axis=1)
+        return np.flatnonzero(apart < SAME_PICTURE)
+
+    @cached_property
+    def _thumbnails(self) -> NDArray[np.float32]:
+        return thumbnails(self._corpus.pixels(), _SIDE)
+
+
+def _rows_by(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    rows: dict[Key, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return rows

@@ -1,0 +1,38 @@
+"""The identity of a dual encoder's folder, told without loading it: commands that only list need no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rag_diffusion.errors import ModelError
+from rag_diffusion.files import tree_hash
+
+
+class EncoderFolder:
+    """A folder that holds a dual encoder.
+
+    Args:
+        folder: data/encoder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: tuple[object, str] | None = None
+
+    @property
+    def hash(self) -> str:
+        """Of the folder; read again when a file of it has changed.
+
+        Raises:
+            ModelError: there is no folder.
+        """
+        if not self._folder.is_dir():
+            raise ModelError(
+                f"{self._folder}: expected the dual encoder that makes vectors, found none; run `dvc repro align`, or "
+                "copy the folder from a project that has one"
+            )
+        files = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        if self._known is None or self._known[0] != state:
+            self._known = (state, tree_hash(self._folder))
+        return self._known[1]

@@ -1,0 +1,130 @@
+"""What one call draws, brought to one form: everything that decides B images but the network itself.
+
+Shapes: B images, T steps, D/h/w the U-Net's input, H/W image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rag_diffusion.device import autocast_dtype
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.sampling.denoise import make_scheduler
+from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.output import OutputType
+from rag_diffusion.sampling.provenance import seen_digest, to_text
+from rag_diffusion.sampling.schedule import Phase
+from rag_diffusion.sampling.threshold import Thresholding
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # what was computed in, and how it is asked for
+
+
+class Neighbors(Protocol):
+    """Where the neighbors of B images come from."""
+
+    @property
+    def corpus_hashes(self) -> list[str]:
+        """Of what each image's prompt was searched in; empty where none was."""
+        ...
+
+    @property
+    def trouble(self) -> list[tuple[str, ...]]:
+        """What went wrong for each image, in words."""
+        ...
+
+    def first(self) -> list[list[Neighbor]]:
+        """At the first step."""
+        ...
+
+    def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
+        """Of images (B, H, W, 3) as they look so far."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """B images.
+
+    Attributes:
+        prompts: B texts.
+        source: of their neighbors.
+        phases: of T, which neighbors are seen from which step on.
+        seeds: B, of noise and coin.
+        noise: type of device where noise is drawn.
+        latents: (B, D, h, w) in place of that noise.
+        pictures: (B, H, W, 3) uint8 to begin with; None begins with noise.
+        strength: how far these are noised.
+        on_step: gets the number of a finished step, its timestep and x_t, and returns the x_t that goes on.
+        keep: whether the provenance keeps the pixels of neighbors and of `pictures`.
+    """
+
+    prompts: Sequence[str]
+    source: Neighbors
+    phases: Callable[[int], list[Phase]]
+    guidance: Guidance
+    num_inference_steps: int
+    seeds: list[int]
+    noise: str = "cpu"
+    latents: Tensor | None = None
+    pictures: NDArray[np.uint8] | None = None
+    strength: float = 1.0
+    thresholding: Thresholding = "static"
+    output_type: OutputType = "pil"
+    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    keep: bool = False
+
+    def settings(self, generator: Generator, scheduler: Any, precision: str, row: int) -> dict[str, Any]:
+        """What decides the pixels of image `row`, for its provenance."""
+        told: dict[str, Any] = {
+            "scheduler": type(scheduler).__name__,
+            "scheduler_config": unusual(scheduler, generator),
+            "num_inference_steps": self.num_inference_steps,
+            "guidance": asdict(self.guidance),
+            "thresholding": self.thresholding,
+            "image_size": generator.image_size,
+            "precision": computed_in(precision, generator.device),
+            "weights": str(generator.unet.dtype).removeprefix("torch."),
+            "device": generator.device.type,
+            "noise": self.noise,
+        }
+        if self.pictures is not None:
+            begin = self.pictures[row]
+            told |= {"strength": self.strength, "begin": seen_digest(begin, "")}
+            told |= {"begin_image": to_text(begin)} if self.keep else {}
+        if self.latents is not None:
+            told["latents"] = latents_digest(self.latents[row])
+        if trouble := self.source.trouble[row]:
+            told["trouble"] = list(trouble)
+        return told
+
+
+def computed_in(precision: str, device: torch.device) -> str:
+    """The type that networks compute in, by name."""
+    return str(autocast_dtype(precision, device) or torch.float32).removeprefix("torch.")
+
+
+def latents_digest(latents: Tensor) -> str:
+    """Hash of initial noise (D, h, w) that a caller gave."""
+    return hashlib.sha256(latents.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def unusual(scheduler: Any, generator: Generator) -> dict[str, Any]:
+    """What a scheduler's configuration has otherwise than `make_scheduler` makes it."""
+    usual = _plain(make_scheduler(type(scheduler).__name__, generator.schedule).config)
+    return {key: value for key, value in _plain(scheduler.config).items() if usual.get(key) != value}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    public = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+    found: dict[str, Any] = json.loads(json.dumps(public, default=lambda value: np.asarray(value).tolist()))
+    return found

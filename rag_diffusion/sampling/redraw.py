@@ -1,0 +1,204 @@
+"""The same picture again, from what its provenance says, or the reasons why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rag_diffusion.errors import ConfigError, LineageError
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import Neighbor, Picture, neighbors_from, square_pixels
+from rag_diffusion.sampling.denoise import make_scheduler
+from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.order import PRECISIONS, Order, latents_digest
+from rag_diffusion.sampling.provenance import VERSION, Provenance, Source, from_text, seen_digest
+from rag_diffusion.sampling.schedule import Phase
+
+if TYPE_CHECKING:
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.retrieval.retriever import Retriever
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An order for one image, and what is to carry it out."""
+
+    order: Order
+    scheduler: Any
+    precision: str
+
+
+@dataclass(kw_only=True)
+class Recorded:
+    """Neighbors of one image as its provenance has them, phase by phase.
+
+    Attributes:
+        lists: of each phase, best first.
+        corpus_hash: of where they were searched.
+        said: what went wrong then.
+    """
+
+    lists: Sequence[list[Neighbor]]
+    corpus_hash: str
+    said: tuple[str, ...]
+    _next: int = field(default=1)
+
+    @property
+    def corpus_hashes(self) -> list[str]:
+        """Of the one image."""
+        return [self.corpus_hash]
+
+    @property
+    def trouble(self) -> list[tuple[str, ...]]:
+        """Of the one image."""
+        return [self.said]
+
+    def first(self) -> list[list[Neighbor]]:
+        """At the first step."""
+        return [list(self.lists[0]) if self.lists else []]
+
+    def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
+        """In the next phase, whatever the image looks like."""
+        self._next += 1
+        return [list(self.lists[self._next - 1])]
+
+
+def make_plan(
+    origin: Provenance,
+    generator: Generator,
+    retriever: Retriever | KnowledgeBase | None,
+    given: Sequence[Neighbor],
+    latents: Tensor | None,
+    image: Picture | None,
+) -> Plan:
+    """How to draw an image again.
+
+    Args:
+        origin: its provenance.
+        generator: what is to draw it.
+        retriever: has its neighbors; None where they come otherwise.
+        given: neighbors by hand.
+        latents: (1, D, h, w) initial noise, where it was given by hand.
+        image: what it began with.
+
+    Raises:
+        LineageError: it cannot be drawn again, with the reasons.
+    """
+    reasons = _reasons(origin, generator, latents)
+    found: dict[str, Neighbor] = {}
+    for source in origin.neighbors:
+        one = _neighbor(source, generator.image_size, given, retriever)
+        if isinstance(one, str):
+            reasons.append(one)
+        else:
+            found[source.pair_id] = one
+    begin = _begin(origin, generator.image_size, image)
+    if isinstance(begin, str):
+        reasons.append(begin)
+    if reasons or isinstance(begin, str):
+        raise LineageError(f"redraw: expected all that decided the picture, but {'; '.join(reasons)}")
+    settings, seed = origin.settings, origin.seed
+    assert seed is not None
+    order = Order(
+        prompts=[origin.prompt],
+        source=Recorded(
+            lists=[[found[name] for name in phase.pair_ids] for phase in origin.phases],
+            corpus_hash=origin.corpus_hash,
+            said=tuple(settings.get("trouble", ())),
+        ),
+        phases=lambda num_steps: [
+            Phase(start=phase.start, count=None, query=number > 0) for number, phase in enumerate(origin.phases)
+        ],
+        guidance=Guidance(**settings["guidance"]),
+        num_inference_steps=settings["num_inference_steps"],
+        seeds=[seed],
+        noise=settings["noise"],
+        latents=latents,
+        pictures=begin,
+        strength=settings.get("strength", 1.0),
+        thresholding=settings["thresholding"],
+        keep=any(source.image for source in origin.neighbors),
+    )
+    return Plan(order=order, scheduler=_scheduler(settings, generator), precision=PRECISIONS[settings["precision"]])
+
+
+def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -> list[str]:
+    """Why a generator cannot draw it; empty where it can."""
+    settings = origin.settings
+    if origin.version != VERSION or origin.seed is None:
+        return [f"its provenance is of version {origin.version}, which does not tell all of it; it needs {VERSION}"]
+    reasons = []
+    if origin.model_hash != generator.fingerprint:
+        reasons.append(
+            f"it was drawn by model {origin.model_hash[:12] or 'without a hash'}, and this is "
+            f"{generator.fingerprint[:12] or 'one without a hash'}; load that one"
+        )
+    if settings["image_size"] != generator.image_size:
+        reasons.append(f"it was drawn at {settings['image_size']} px, and this model draws {generator.image_size}")
+    weights = str(generator.unet.dtype).removeprefix("torch.")
+    if settings["weights"] != weights:
+        reasons.append(f"the weights were {settings['weights']}, and are {weights}; set torch_dtype")
+    if settings.get("changed_by_callback"):
+        reasons.append("a callback changed it on the way, and nobody knows how")
+    if "latents" in settings and (latents is None or latents_digest(latents[0]) != settings["latents"]):
+        reasons.append(f"it began with noise given by hand, of hash {settings['latents']}; give it by latents=")
+    return reasons
+
+
+def _neighbor(
+    source: Source, size: int, given: Sequence[Neighbor], retriever: Retriever | KnowledgeBase | None
+) -> Neighbor | str:
+    """A neighbor as it was, or why it cannot be had."""
+    told = {"pair_id": source.pair_id, "source": source.source, "licence": source.licence,
+            "attribution": source.attribution, "score": source.score, "weight": source.weight,
+            "role": source.role}  # fmt: skip
+    if source.image:
+        return Neighbor(image=from_text(source.image), caption=source.caption, **told)  # type: ignore[arg-type]
+    candidates = [*given, *_from(retriever, source.pair_id)]
+    for one in candidates:
+        if seen_digest(one.pixels(size), one.caption) == source.digest:
+            return Neighbor(image=one.image, caption=one.caption, **told)  # type: ignore[arg-type]
+    what = "is another one now" if candidates else "is not there"
+    name = f"{source.pair_id} ({source.caption!r})"
+    return f"its neighbor {name} {what}; give it by neighbors=, or open its knowledge base"
+
+
+def _from(retriever: Retriever | KnowledgeBase | None, pair_id: str) -> list[Neighbor]:
+    if retriever is None:
+        return []
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+
+    try:
+        opened = retriever.retriever() if isinstance(retriever, KnowledgeBase) else retriever
+        return neighbors_from(opened.corpus, [pair_id])
+    except LineageError:
+        return []
+
+
+def _begin(origin: Provenance, size: int, image: Picture | None) -> NDArray[np.uint8] | str | None:
+    """What it began with, (1, H, W, 3), or why that cannot be had; None where it began with noise."""
+    digest = origin.settings.get("begin")
+    if digest is None:
+        return None
+    if "begin_image" in origin.settings:
+        return from_text(origin.settings["begin_image"])[None]
+    pixels = None if image is None else square_pixels(image, size)
+    if pixels is None or seen_digest(pixels, "") != digest:
+        return f"it began with a picture of hash {digest}; give it by image="
+    return pixels[None]
+
+
+def _scheduler(settings: dict[str, Any], generator: Generator) -> Any:
+    made = make_scheduler(settings["scheduler"], generator.schedule)
+    unusual = settings["scheduler_config"]
+    config = dict(made.config) | unusual
+    config["_use_default_values"] = [key for key in config.get("_use_default_values", []) if key not in unusual]
+    try:
+        return type(made).from_config(config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"redraw: expected a scheduler by {settings['scheduler_config']}, got {error}") from None

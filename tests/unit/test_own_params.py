@@ -1,0 +1,38 @@
+"""A run carries the parameters that its stage reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rag_diffusion.own_params import own_params
+from rag_diffusion.tracking import flatten
+
+
+def test_a_stage_has_its_own_parameters_alone(pytestconfig: pytest.Config) -> None:
+    project_root = pytestconfig.rootpath
+    everything = flatten(yaml.safe_load((project_root / "params.yaml").read_text()))
+    index = own_params(project_root, "index", everything)
+    assert index.keys() == {"index.factory", "index.min_recall"}
+    score = own_params(project_root, "score", everything)
+    assert {name.split(".")[0] for name in score} == {"seed", "score"}
+    assert own_params(project_root, "ruler", everything).keys() < everything.keys()
+    sweep = own_params(project_root, "sweep@joint-3", everything, ["sample.guidance", "retrieval.num_neighbors"])
+    assert {"sample.guidance", "retrieval.num_neighbors", "sample.scheduler"} <= sweep.keys()
+    assert "sample.batch_size" not in sweep
+
+
+def test_every_stage_of_the_pipelines_is_known(pytestconfig: pytest.Config) -> None:
+    project_root = pytestconfig.rootpath
+    everything = {"seed": "0", "nobody.reads": "1"}
+    for path in (project_root / "dvc.yaml", *(project_root / "pipelines").glob("*/dvc.yaml")):
+        for stage in yaml.safe_load(path.read_text())["stages"]:
+            assert "nobody.reads" not in own_params(project_root, stage, everything), stage
+
+
+def test_a_stage_of_no_pipeline_has_them_all(tmp_path: Path) -> None:
+    assert own_params(tmp_path, "mine", {"a.b": "1", "c": "2"}) == {"a.b": "1", "c": "2"}
+    (tmp_path / "dvc.yaml").write_text("stages: {mine: {cmd: x, params: [a, {other.yaml: [c]}, {params.yaml: [d.e]}]}}")
+    assert own_params(tmp_path, "mine", {"a.b": "1", "c": "2", "d.e": "3", "ab": "4"}) == {"a.b": "1", "d.e": "3"}
