@@ -32,9 +32,9 @@ from rag_diffusion.packing.layout import MANIFEST, PROMPTS, TEXT_ENCODER, VALIDA
 from rag_diffusion.packing.text_encoder import restore
 from rag_diffusion.packing.unpack import open_corpus
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.card import make_card, write_card
