@@ -78,13 +78,18 @@ class KnnRequest(BaseModel):
     text: str | None = Field(default=None, max_length=MAX_TEXT)
     image: str | None = Field(default=None, max_length=MAX_BASE64)
     image_url: str | None = Field(default=None, max_length=MAX_URL)
-    embedding_input: Annotated[tuple[float, ...], Field(fail_fast=True, max_length=MAX_WIDTH)] | None = None
+    embedding_input: (
+        Annotated[
+            tuple[Annotated[float, Field(strict=True)], ...], Field(fail_fast=True, min_length=1, max_length=MAX_WIDTH)
+        ]
+        | None
+    ) = None
     modality: Literal["image", "text"] = "image"
-    num_images: int = Field(default=40, ge=0, le=MAX_IMAGES)
-    num_result_ids: int | None = Field(default=None, ge=0, le=MAX_IDS)
+    num_images: int = Field(default=40, ge=0, le=MAX_IMAGES, strict=True)
+    num_result_ids: int | None = Field(default=None, ge=0, le=MAX_IDS, strict=True)
     indice_name: str | None = None
-    deduplicate: bool = False
-    with_images: bool = False
+    deduplicate: bool = Field(default=False, strict=True)
+    with_images: bool = Field(default=False, strict=True)
     where: Where = Where()
     exclude: Annotated[
         tuple[Annotated[str, Field(max_length=MAX_NAME)], ...], Field(fail_fast=True, max_length=MAX_IDS)
@@ -124,9 +129,9 @@ class MetadataRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    ids: Annotated[tuple[int, ...], Field(fail_fast=True, max_length=MAX_IDS)]
+    ids: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(fail_fast=True, max_length=MAX_IDS)]
     indice_name: str | None = None
-    with_images: bool = False
+    with_images: bool = Field(default=False, strict=True)
 
 
 def text_query(text: str, *, index: str | None, top_k: int) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
@@ -32,6 +33,7 @@ from rag_diffusion.errors import (
     RagDiffusionError,
     RemoteError,
 )
+from rag_diffusion.knowledge import openapi
 from rag_diffusion.knowledge.bodies import MEBIBYTE, BodyLimits
 from rag_diffusion.knowledge.connections import bounded_protocol
 from rag_diffusion.knowledge.doors import Doors, url_of
@@ -39,6 +41,7 @@ from rag_diffusion.knowledge.guard import Guard, log, refusal, unforeseen
 from rag_diffusion.knowledge.keys import RATE, Keys, read_keys
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.memory import keep_small
+from rag_diffusion.knowledge.openapi import Hit, Known, described
 from rag_diffusion.knowledge.outline import BodyError
 from rag_diffusion.knowledge.protocol import (
     FIELDS,
@@ -57,6 +60,12 @@ MAX_ARCHIVE = 2 << 30  # bytes
 MAX_BODY = 2 * MAX_IMAGE_BYTES  # bytes; base64 makes a third more of an image
 LOOPBACK = ["127.0.0.1", "localhost"]
 _STATUS = {QueryError: 422, RemoteError: 422, ConfigError: 422, BusyError: 503}
+
+
+class PngResponse(Response):
+    """A picture."""
+
+    media_type = "image/png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +106,8 @@ def create_app(kb: KnowledgeBase, access: Access | None = None) -> FastAPI:
         title="rag-diffusion knowledge base",
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
         lifespan=_closing(service),
     )
     if keys:
@@ -151,7 +161,7 @@ def _closing(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManage
 
 
 def _add_queries(app: FastAPI, service: Service, doors: Doors) -> None:
-    @app.post(f"/{KNN}")
+    @app.post(f"/{KNN}", openapi_extra=openapi.knn_body(), **described(list[Hit], "Results, best first"))
     async def knn(request: Request) -> Any:
         url = url_of(request)
         return await doors.answer_json(
@@ -162,7 +172,11 @@ def _add_queries(app: FastAPI, service: Service, doors: Doors) -> None:
             lambda asked: service.knn(asked, url),
         )
 
-    @app.post(f"/{METADATA}")
+    @app.post(
+        f"/{METADATA}",
+        openapi_extra=openapi.metadata_body(),
+        **described(list[Known], "What is known of ids, in their order"),
+    )
     async def metadata(request: Request) -> Any:
         url = url_of(request)
         return await doors.answer_json(
@@ -173,24 +187,24 @@ def _add_queries(app: FastAPI, service: Service, doors: Doors) -> None:
             lambda asked: service.metadata(asked, url),
         )
 
-    @app.get(f"/{INDICES}")
+    @app.get(f"/{INDICES}", **described(list[str], "Names of the indexes: all, and each data set"))
     async def indices() -> Any:
         return await doors.searching.answer(service.indices)
 
-    @app.get("/data-sets")
+    @app.get("/data-sets", **described(list[dict[str, Any]], "What each data set says of its pairs"))
     async def data_sets() -> Any:
         return await doors.searching.answer(service.data_sets)
 
-    @app.get("/health")
+    @app.get("/health", **described(openapi.Health, "Whether the server answers"))
     async def health() -> Any:
         return JSONResponse(service.health())
 
-    @app.get("/images/{key}")
-    async def image(key: int) -> Response:
+    @app.get("/images/{key}", response_class=PngResponse, **described(None, "A pair's image", 404))
+    async def image(key: Annotated[int, PathParameter(ge=0, lt=2**63)]) -> Response:
         found = await doors.searching.run(lambda: service.image(key))
         if found is None:
             raise BodyError(404, f"expected the id of a pair, got {key}")
-        return Response(found, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        return PngResponse(found, headers={"Cache-Control": "max-age=3600"})
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -7,13 +7,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from rag_diffusion.errors import DataError
+from rag_diffusion.knowledge import openapi
 from rag_diffusion.knowledge.bodies import read_form, received, save
 from rag_diffusion.knowledge.doors import Doors, url_of
 from rag_diffusion.knowledge.outline import BodyError, parse_object
@@ -28,6 +29,9 @@ MAX_WORDS = 10_000  # characters of a form's field
 SHOWN = 100  # rejections of an archive that are told one by one
 ARCHIVE_LIMITS = Limits(bytes=4 << 30)
 _TAKEN = "name taken"
+
+
+Words = Annotated[str, Query(max_length=1000)]
 
 
 class PairForm(BaseModel):
@@ -71,7 +75,12 @@ def add_uploads(app: FastAPI, service: Service, doors: Doors, read_only: bool) -
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             raise BodyError(403, f"expected an upload from this server's own pages or a program, got one from {origin}")
 
-    @app.post("/pairs", status_code=201)
+    @app.post(
+        "/pairs",
+        status_code=201,
+        openapi_extra=openapi.pair_body(PairForm),
+        **openapi.described(openapi.Taken, "Take one pair", 409, 503, status=201),
+    )
     async def pairs(request: Request) -> Any:
         check(request)
         url = url_of(request)
@@ -84,9 +93,14 @@ def add_uploads(app: FastAPI, service: Service, doors: Doors, read_only: bool) -
             async with doors.weighed(size):
                 return await doors.taking.answer(lambda: _insert_one(service, *_pair_of(body.read()), url), 201)
 
-    @app.post("/archives", status_code=201)
+    @app.post(
+        "/archives",
+        status_code=201,
+        openapi_extra=openapi.archive_body(),
+        **openapi.described(openapi.ArchiveTaken, "Take an archive of pairs", 409, 415, 503, status=201),
+    )
     async def archives(
-        request: Request, data_set: str = UPLOADED, licence: str = UNKNOWN, attribution: str = UNKNOWN
+        request: Request, data_set: str = UPLOADED, licence: Words = UNKNOWN, attribution: Words = UNKNOWN
     ) -> Any:
         check(request)
         if request.headers.get("content-type", "").startswith("multipart/"):
