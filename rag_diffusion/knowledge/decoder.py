@@ -52,9 +52,9 @@ def _apart(content: bytes, side: int, memory: int, seconds: int) -> tuple[int, b
         answer = answers.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        slow = os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
-        reason = f"slow image: more than {seconds} s" if slow else f"corrupt image: signal {os.WTERMSIG(status)}"
-        return REASON, reason.encode()
+        slow = os.WTERMSIG(status) == signal.SIGXCPU
+        ended = f"corrupt image: signal {os.WTERMSIG(status)} ended its decoder"
+        return REASON, (f"slow image: more than {seconds} s" if slow else ended).encode()
     return (answer[0], answer[1:]) if answer else (REASON, b"corrupt image: its decoder ended")
 
 
@@ -63,7 +63,7 @@ def _bound(memory: int, seconds: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + memory
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -18,6 +18,7 @@ from rag_diffusion.knowledge.turns import Turns
 
 SEARCHES = max(4, 2 * (os.cpu_count() or 1))  # at a time; more make each other wait
 FETCHES = 8  # queries that wait for another machine
+UPLOAD_SECONDS = 600.0  # that an upload waits; it was sent already
 UPLOADS = 4  # so that those which wait for another writer take no turn from searches
 
 Asked = TypeVar("Asked")
@@ -37,7 +38,7 @@ class Doors:
 
     searching: Turns = field(default_factory=lambda: Turns(SEARCHES))
     fetching: Turns = field(default_factory=lambda: Turns(FETCHES))
-    taking: Turns = field(default_factory=lambda: Turns(UPLOADS))
+    taking: Turns = field(default_factory=lambda: Turns(UPLOADS, seconds=UPLOAD_SECONDS))
     heavy: Turns = field(default_factory=lambda: Turns(2))
     light: Turns = field(default_factory=lambda: Turns(4))
 

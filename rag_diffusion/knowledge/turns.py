@@ -25,10 +25,11 @@ class Turns:
     Args:
         running: at a time.
         waiting: those that wait for them.
+        seconds: that one waits; `SECONDS` where it is None.
     """
 
-    def __init__(self, running: int, waiting: int = WAITING) -> None:
-        self.running, self.waiting = running, waiting
+    def __init__(self, running: int, waiting: int = WAITING, seconds: float | None = None) -> None:
+        self.running, self.waiting, self._seconds = running, waiting, seconds
         self._queue, self._threads = CapacityLimiter(running), CapacityLimiter(running)
 
     @asynccontextmanager
@@ -41,12 +42,12 @@ class Turns:
         ahead = self._queue.statistics().tasks_waiting
         if ahead >= self.waiting:
             raise BodyError(429, f"expected at most {self.waiting} requests to wait, got one more; come again", AGAIN)
-        mine = object()
+        mine, seconds = object(), SECONDS if self._seconds is None else self._seconds
         try:
-            with anyio.fail_after(SECONDS):
+            with anyio.fail_after(seconds):
                 await self._queue.acquire_on_behalf_of(mine)
         except TimeoutError:
-            raise BodyError(429, f"expected a turn within {SECONDS:g} s, got none; come again", AGAIN) from None
+            raise BodyError(429, f"expected a turn within {seconds:g} s, got none; come again", AGAIN) from None
         try:
             yield
         finally:
