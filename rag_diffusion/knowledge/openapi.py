@@ -28,7 +28,6 @@ ERRORS = {
     503: "Another process writes the data set; `Retry-After` says when to come again.",
 }
 _ALWAYS = (400, 401, 403, 405, 408, 413, 422, 429, 500)
-_TEXT = "text/plain"
 
 
 class Hit(BaseModel):
@@ -97,6 +96,8 @@ class Message(BaseModel):
     message: str
 
 
+_MESSAGE = Message.model_json_schema()
+
 EXAMPLES: dict[str, dict[str, Any]] = {
     "knn": {"text": "a red apple", "num_images": 3, "indice_name": "all", "where": {"class": [], "licence": []}},
     "metadata": {"ids": [1], "indice_name": "all"},
@@ -113,7 +114,8 @@ def described(answer: Any, summary: str, *errors: int, status: int = 200) -> dic
         status: of the answer.
     """
     told: dict[int | str, dict[str, Any]] = {
-        code: {"model": Message, "description": ERRORS[code]} for code in sorted({*_ALWAYS, *errors})
+        code: {"description": ERRORS[code], "content": {"application/json": {"schema": _MESSAGE}}}
+        for code in sorted({*_ALWAYS, *errors})
     }
     if answer is not None:
         told[status] = {"model": answer, "description": "As asked."}
