@@ -117,7 +117,7 @@ def _smaller_on_white(image: Image.Image, side: int) -> Image.Image:
     """`on_white` of a large image stripe by stripe, shrunk by a whole number to `_KEPT` times the side or more."""
     factor = max(image.size) // (_KEPT * side)
     rows = factor * max(1, _STRIPE // (image.width * factor))
-    small = Image.new("RGB", tuple(-(-one // factor) for one in image.size))
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     for top in range(0, image.height, rows):
         stripe = on_white(image.crop((0, top, image.width, min(image.height, top + rows))))
         small.paste(stripe.reduce(factor), (0, top // factor))

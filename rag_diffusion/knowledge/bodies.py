@@ -47,7 +47,7 @@ class BodyLimits:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.whole:  # the rest of it is not read
-                message = message | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
+                message = dict(message) | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
             await send(message)
 
         if not announced.isdigit() or int(announced) > body.most:

@@ -115,5 +115,6 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _host(scope: Scope) -> str:
-    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1").lower()
     return host.rsplit(":", 1)[0] if not host.endswith("]") else host
