@@ -94,18 +94,22 @@ def checked_name(name: str) -> str:
     Raises:
         DataError: it is empty, or longer than `MAX_NAME` bytes.
     """
-    kept = escaped(name)
+    kept = named(name)
     if not kept or len(kept.encode()) > MAX_NAME:
         raise DataError(f"bad name: {len(kept.encode())} bytes, expected 1 to {MAX_NAME}: {kept[:80]!r}")
     return kept
 
 
+def named(name: str) -> str:
+    """A name as it stands in a pair id: `escaped`, and no part of it leads out of a folder."""
+    return _STEP.sub(lambda found: found[0].replace(".", "%2E"), escaped(name)) if ".." in name else escaped(name)
+
+
 def escaped(name: str) -> str:
-    """A name with what `checked_name` says written as %XX."""
-    if name.isascii() and name.isprintable() and ".." not in name:
+    """A name with control characters, those that turn the direction of writing, and bytes that were no UTF-8 as %XX."""
+    if name.isascii() and name.isprintable():
         return name
-    plain = "".join(char if _plain(char) else _percent(char) for char in name)
-    return _STEP.sub(lambda found: found[0].replace(".", "%2E"), plain)
+    return "".join(char if _plain(char) else _percent(char) for char in name)
 
 
 def to_pair(

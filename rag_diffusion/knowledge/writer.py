@@ -13,7 +13,7 @@ from rag_diffusion.knowledge.build import TABLE, VECTORS
 from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.data_set import PairColumns, mapped_table
 from rag_diffusion.knowledge.generations import Generations
-from rag_diffusion.knowledge.images import Decode, checked_image, escaped
+from rag_diffusion.knowledge.images import Decode, checked_image, named
 from rag_diffusion.knowledge.ingest import Ingest, keep
 from rag_diffusion.knowledge.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, check_name
@@ -245,5 +245,5 @@ class Writer(Catalogue):
 def _pair_id(candidate: Item | Pair | Rejection, data_set: str) -> str:
     """The id that a candidate has, or would get; empty for one that gets none."""
     if isinstance(candidate, Item):
-        return f"{data_set}/{escaped(candidate.name)}"
+        return f"{data_set}/{named(candidate.name)}"
     return candidate.pair_id if isinstance(candidate, Pair) else ""
