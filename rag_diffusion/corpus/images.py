@@ -13,6 +13,9 @@ from rag_diffusion.errors import DataError
 
 MAX_BYTES = 64 << 20  # of an encoded image
 MAX_PIXELS = 1 << 26  # 67 million, 8192 x 8192: what Pillow's own bomb warning allows, and a camera's largest picture
+LARGE = 1 << 24  # pixels beyond which an image is shrunk in stripes: 4096 x 4096
+_STRIPE = 1 << 20  # pixels
+_KEPT = 4  # times the side that an image is shrunk to has, so that the last step is as good as from the whole
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF")  # no EPS, which runs a program
 _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _MAKER_NOTES = ("MPO",)  # a camera's photo that carries a preview or a depth map as a second picture
@@ -62,9 +65,13 @@ def decode(content: bytes, what: str, side: int | None = None) -> Image.Image:
             if side is not None:
                 _decode_smaller(image, side)
             image.load()
-            return on_white(_upright(image))
+            turn = _turn(image)
+            flat = _smaller_on_white(image, side) if side is not None and _large(image, side) else on_white(image)
+            return flat if turn is None else flat.transpose(turn)
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError(what, "large image: its decoder asks for more memory than it may have") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on bytes made to harm
         raise ImageError(what, _reason(error, content)) from None
 
@@ -92,13 +99,29 @@ def _decode_smaller(image: Image.Image, side: int) -> None:
     image.draft(None, (width, height))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a photo as its EXIF orientation says; a damaged EXIF block turns nothing."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How a photo is turned upright, as its EXIF orientation says; a damaged EXIF block turns nothing."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the pixels are whole; only what is said of them is not
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
+
+
+def _large(image: Image.Image, side: int) -> bool:
+    """Whether whole copies of an image cost more than the last pixels of it are worth."""
+    plain = not image.mode.startswith(("I", "F")) or image.mode.startswith("I;16")  # others are scaled as a whole
+    return plain and image.width * image.height > LARGE and max(image.size) >= 2 * _KEPT * side
+
+
+def _smaller_on_white(image: Image.Image, side: int) -> Image.Image:
+    """`on_white` of a large image stripe by stripe, shrunk by a whole number to `_KEPT` times the side or more."""
+    factor = max(image.size) // (_KEPT * side)
+    rows = factor * max(1, _STRIPE // (image.width * factor))
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, rows):
+        stripe = on_white(image.crop((0, top, image.width, min(image.height, top + rows))))
+        small.paste(stripe.reduce(factor), (0, top // factor))
+    return small
 
 
 def _reason(error: Exception, content: bytes) -> str:

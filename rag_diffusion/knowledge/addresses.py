@@ -4,7 +4,9 @@ An address that comes from somebody else (a remote's answer, a redirect, an `ima
 machine or its local network: only public addresses are asked, except at hosts that the user names.
 
 Source: the special-purpose address registries of RFC 6890 as Python's `ipaddress` knows them; RFC 4291 (IPv4-mapped),
-RFC 3056 (6to4), RFC 4380 (Teredo) and RFC 6052 (64:ff9b::/96), which all carry an IPv4 address inside an IPv6 one.
+RFC 3056 (6to4), RFC 4380 (Teredo), RFC 5214 (ISATAP) and RFC 6052 (64:ff9b::/96), which all carry an IPv4 address
+inside an IPv6 one. What `ipaddress` takes for public and is not: protocol assignments (RFC 6890), relays of 6to4 (RFC
+7526), the host of a machine in Azure's cloud, IPv4-compatible addresses (RFC 4291), and what came after its registry.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import socket
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import SplitResult, quote, urlsplit
 
 from rag_diffusion.errors import RemoteError
@@ -21,6 +23,11 @@ from rag_diffusion.errors import RemoteError
 PORTS = {"http": 80, "https": 443}
 MAX_URL = 4096  # characters
 _TRANSLATED = IPv6Network("64:ff9b::/96")
+_ISATAP = (0x5EFE, 0x02005EFE)  # before the IPv4 address in the lower half of an IPv6 one
+_INNER4 = tuple(IPv4Network(net) for net in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"))
+_INNER6 = tuple(
+    IPv6Network(net) for net in ("::/96", "64:ff9b:1::/48", "100::/64", "3fff::/20", "5f00::/16", "2001::/23")
+)
 _SAFE = "%/:=&?~#+!$,;'@()*[]"  # left as they are; all else that is not ASCII becomes %..
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -85,6 +92,8 @@ def is_public(address: str) -> bool:
         if inner:
             return all(is_public(str(one)) for one in inner)
     local = isinstance(ip, IPv6Address) and ip.is_site_local  # fec0::/10, given up by RFC 3879 yet still in use
+    if any(ip in net for net in (_INNER6 if isinstance(ip, IPv6Address) else _INNER4)):
+        return False
     return ip.is_global and not (local or ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
@@ -143,6 +152,8 @@ def _inside(ip: IPv6Address) -> list[IPv4Address]:
         return [ip.sixtofour]
     if ip.teredo:
         return list(ip.teredo)
+    if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
+        return [IPv4Address(int(ip) & 0xFFFFFFFF)]
     return [IPv4Address(int(ip) & 0xFFFFFFFF)] if ip in _TRANSLATED else []
 
 

@@ -40,6 +40,8 @@ _TOLD = {  # column -> name in the answer
     "attribution": "attribution",
     "split": "split",
 }
+MAX_SHOWN = 2**25  # bytes of images in one answer
+_BLOCK = 64  # images read at a time
 _HASHED = 2**16  # ids hashed at a time
 
 
@@ -100,16 +102,28 @@ class Answers:
     def told(self, rows: Ints, *, url: Callable[[int], str], with_images: bool) -> list[dict[str, Any]]:
         """What is known of some pairs, by their rows."""
         names = self._pairs.ids(rows)
-        images = self._pairs.images(rows) if with_images else []
+        images = self._shown(rows) if with_images else []
         columns = {told: self._pairs.cells(column, rows) for column, told in _TOLD.items()}
         found = []
         for place, name in enumerate(names):
             key = global_id(name)
             entry: dict[str, Any] = {"id": key, "pair_id": name, "url": url(key)}
             entry |= {told: cells[place] for told, cells in columns.items()}
-            if with_images:
+            if place < len(images):
                 entry["image"] = base64.b64encode(images[place]).decode()
             found.append(entry)
+        return found
+
+    def _shown(self, rows: Ints) -> list[bytes]:
+        """Images of the first rows, until they are as many bytes as one answer may hold; the others have their url."""
+        found, size = list[bytes](), 0
+        for start in range(0, len(rows), _BLOCK):
+            found += self._pairs.images(rows[start : start + _BLOCK])
+            size = sum(map(len, found))
+            if size > MAX_SHOWN:
+                break
+        while size > MAX_SHOWN:
+            size -= len(found.pop())
         return found
 
     def rows(self, keys: Sequence[int]) -> list[int | None]:

@@ -1,40 +1,29 @@
-"""Requests and answers: bodies bounded in bytes and in time, parsed with clear errors, answered from threads."""
+"""Bodies bounded in bytes and by rate while they come, and kept on disk where they are large."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_diffusion.errors import RagDiffusionError
+from rag_diffusion.knowledge.guard import refusal
+from rag_diffusion.knowledge.outline import BodyError, check_values
 
-SECONDS = 600.0  # until a body is there
 MEBIBYTE = 2**20
-
-
-class BodyError(RagDiffusionError):
-    """A body that is not taken.
-
-    Attributes:
-        status: of the answer.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+GRACE = 10.0  # seconds that any body may take
+RATE = 2**14  # bytes a second that a body has to come at after them
+HELD = 2**33  # bytes of all bodies that are under way; those beyond 1 MiB lie on disk
 
 
 class BodyLimits:
-    """ASGI middleware: a body beyond its path's limit is refused as soon as that shows.
+    """ASGI middleware: a body beyond its path's limit, or one that hardly comes, is refused as soon as that shows.
 
     Args:
         app: what is called.
@@ -44,60 +33,89 @@ class BodyLimits:
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int], other: int = MEBIBYTE) -> None:
         self._app, self._limits, self._other = app, limits, other
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._limits.get(scope["path"], self._other)
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not announced.isdigit() or int(announced) > most:
-            error = {"message": f"expected a body of at most {most} bytes, got {announced.decode('latin-1')} announced"}
-            await JSONResponse(error, 413, {"Connection": "close"})(scope, receive, send)
+        body = _Body(self, receive, self._limits.get(scope["path"], self._other))
+        headers = dict(scope["headers"])
+        announced = headers.get(b"content-length", b"0")
+        body.whole = announced == b"0" and b"transfer-encoding" not in headers
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and not body.whole:  # the rest of it is not read
+                message = dict(message) | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
+            await send(message)
+
+        if not announced.isdigit() or int(announced) > body.most:
+            message = f"{body.expected}, got {announced[:30].decode('latin-1')} announced"
+            await refusal(413, message)(scope, receive, answer)
             return
-        await self._app(scope, _counted(receive, most), send)
-
-
-def _counted(receive: Receive, most: int) -> Receive:
-    size, whole = 0, False
-    end = asyncio.get_running_loop().time() + SECONDS
-
-    async def counted() -> Message:
-        nonlocal size, whole
-        if whole:  # what comes now is the end of the connection
-            return await receive()
         try:
-            async with asyncio.timeout_at(end):
-                message = await receive()
+            await self._app(scope, body.receive, answer)
+        finally:
+            self.held -= body.size
+
+
+class _Body:
+    """A body on its way: how much has come, and until when the next piece must."""
+
+    def __init__(self, limits: BodyLimits, receive: Receive, most: int) -> None:
+        self._limits, self._receive, self.most = limits, receive, most
+        self.size, self.whole = 0, False
+        self.expected = f"expected a body of at most {most} bytes"
+        self._start = asyncio.get_running_loop().time()
+
+    async def receive(self) -> Message:
+        """The next piece.
+
+        Raises:
+            BodyError: it did not come in time, it is one too many, or all bodies together are too large.
+        """
+        if self.whole:  # what comes now is the end of the connection
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._start + GRACE + self.size / RATE):
+                message = await self._receive()
         except TimeoutError:
-            raise BodyError(408, f"expected a whole body within {SECONDS:g} s, got {size} bytes") from None
-        size += len(message.get("body", b""))
-        whole = not message.get("more_body", False)
-        if size > most:
-            raise BodyError(413, f"expected a body of at most {most} bytes, got more")
+            wanted = f"expected {RATE} bytes of body a second after the first {GRACE:g} s"
+            raise BodyError(408, f"{wanted}, got {self.size} bytes in all") from None
+        count = len(message.get("body", b""))
+        self.size += count
+        self._limits.held += count
+        self.whole = not message.get("more_body", False)
+        if self.size > self.most:
+            raise BodyError(413, f"{self.expected}, got more")
+        if self._limits.held > HELD:
+            raise BodyError(429, f"expected at most {HELD} bytes of bodies at a time, got more; come again", 10)
         return message
 
-    return counted
 
-
-def parse_object(content: bytes) -> dict[str, Any]:
-    """A body that is a JSON object, whatever its content type says: clip-retrieval's client says none.
+async def received(request: Request) -> tempfile.SpooledTemporaryFile[bytes]:
+    """A body that is to be JSON, in memory up to 1 MiB and else on disk; the caller closes it.
 
     Raises:
-        BodyError: it is none.
+        BodyError: it has more values than any object that is taken.
     """
+    found = tempfile.SpooledTemporaryFile[bytes](max_size=MEBIBYTE)
+    commas = 0
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BodyError(400, f"expected a JSON object, got {len(content)} bytes that are no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise BodyError(400, f"expected a JSON object, got {type(found).__name__}")
+        async for chunk in request.stream():
+            commas += chunk.count(b",")
+            check_values(commas)
+            found.write(chunk)
+    except BaseException:
+        found.close()
+        raise
     return found
 
 
-async def read_form(request: Request, file: str, most_text: int) -> tuple[bytes, dict[str, str]]:
-    """A multipart form with one file: its content, and the other fields.
+@asynccontextmanager
+async def read_form(request: Request, file: str, most_text: int) -> AsyncIterator[tuple[UploadFile, dict[str, str]]]:
+    """A multipart form with one file, and the other fields; beyond 1 MiB the file lies on disk.
 
     Args:
         request: with a body of multipart/form-data.
@@ -115,8 +133,7 @@ async def read_form(request: Request, file: str, most_text: int) -> tuple[bytes,
         sent = form.get(file)
         if not isinstance(sent, UploadFile):
             raise BodyError(400, f"expected a file in the field {file!r}, got {sorted(form) or 'no field'}")
-        content = await sent.read()
-        return content, {name: value for name, value in form.items() if isinstance(value, str)}
+        yield sent, {name: value for name, value in form.items() if isinstance(value, str)}
     finally:
         await form.close()
 
@@ -129,16 +146,3 @@ async def save(request: Request, path: Path) -> int:
             size += len(chunk)
             file.write(chunk)
     return size
-
-
-async def in_thread(
-    compute: Callable[[], Any], status: int = 200, limiter: CapacityLimiter | None = None
-) -> JSONResponse:
-    """What a function finds, made in a thread; `limiter` says how many such threads there are at a time."""
-    return await to_thread.run_sync(lambda: JSONResponse(compute(), status), limiter=limiter)
-
-
-def url_of(request: Request) -> Callable[[int], str]:
-    """Where this server shows the image of a global id, as its client names the server."""
-    base = str(request.base_url)
-    return lambda key: f"{base}images/{key}"

@@ -184,14 +184,25 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 1234,
     read_only: Annotated[bool, typer.Option("--read-only", help="Take no uploads.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(help=f"{ALLOW} Of queries by image URL.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="A file of API keys: NAME KEY [read|write]; to write needs one.")
+    ] = None,
+    key_to_read: Annotated[bool, typer.Option("--key-to-read", help="To read needs a key as well.")] = False,
+    rate: Annotated[int, typer.Option(min=1, help="Requests a minute of one key.")] = 600,
+    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may write without a key.")] = False,
 ) -> None:
-    """Serve it over HTTP in clip-retrieval's protocol, and take uploads; nobody is asked for a password."""
+    """Serve it over HTTP in clip-retrieval's protocol, and take uploads; see docs/knowledge-base-http.md for keys."""
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.knowledge.server import Access
     from rag_diffusion.knowledge.server import serve as run
 
     with clean_errors():
-        base = KnowledgeBase.open(root)
-        run(base, host=host, port=port, read_only=read_only, allow_hosts=tuple(allow_host or ()))
+        if key_to_read and keys is None:
+            raise ConfigError("kb serve: expected --keys FILE with --key-to-read, got none")
+        access = Access(
+            allow_hosts=tuple(allow_host or ()), read_only=read_only, keys=keys, key_to_read=key_to_read, rate=rate
+        )
+        run(KnowledgeBase.open(root), access, host=host, port=port, open_to_all=open_to_all)
 
 
 def _expect(root: Path, name: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -12,9 +14,13 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.records import Item, Rejection
 from rag_diffusion.types import SPLITS, Pair
 
+Decode = Callable[[bytes, str, int], Image.Image]  # as `checked_image`
+
 MAX_CAPTION = 10_000  # characters; no encoder reads more, and nobody's description is longer
 MAX_NAME = 1024  # bytes
 MAX_FIELD = 1000  # characters of a label, a style, a licence, ...
+_TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})  # what follows shows elsewhere
+_STEP = re.compile(r"(?<![^/\\])\.\.(?![^/\\])")  # a whole part `..` of a path
 _SPLITS = {name: name for name in SPLITS} | {
     "": "train",
     "training": "train",
@@ -81,25 +87,34 @@ def checked_caption(text: str) -> tuple[str, str]:
 
 
 def checked_name(name: str) -> str:
-    """A name that any file, terminal and database can hold; bytes and control characters are written as %XX.
+    """A name that any file, terminal and database can hold.
+
+    Bytes, control characters, those that turn the direction of writing, and steps out of a folder are written as %XX.
 
     Raises:
         DataError: it is empty, or longer than `MAX_NAME` bytes.
     """
-    kept = escaped(name)
+    kept = named(name)
     if not kept or len(kept.encode()) > MAX_NAME:
         raise DataError(f"bad name: {len(kept.encode())} bytes, expected 1 to {MAX_NAME}: {kept[:80]!r}")
     return kept
 
 
+def named(name: str) -> str:
+    """A name as it stands in a pair id: `escaped`, and no part of it leads out of a folder."""
+    return _STEP.sub(lambda found: found[0].replace(".", "%2E"), escaped(name)) if ".." in name else escaped(name)
+
+
 def escaped(name: str) -> str:
-    """A name with control characters, and bytes that were no UTF-8, written as %XX."""
+    """A name with control characters, those that turn the direction of writing, and bytes that were no UTF-8 as %XX."""
     if name.isascii() and name.isprintable():
         return name
     return "".join(char if _plain(char) else _percent(char) for char in name)
 
 
-def to_pair(item: Item, *, data_set: str, size: int, licence: str, attribution: str) -> Pair | Rejection:
+def to_pair(
+    item: Item, *, data_set: str, size: int, licence: str, attribution: str, decode: Decode = checked_image
+) -> Pair | Rejection:
     """Check an item and make a pair of it.
 
     Args:
@@ -108,16 +123,17 @@ def to_pair(item: Item, *, data_set: str, size: int, licence: str, attribution: 
         size: side of the pair's image in pixels.
         licence: of items that name none.
         attribution: of items that name none.
+        decode: as `checked_image`, perhaps in another process.
 
     Returns:
         The pair, or why there is none. Pairs of equal pixels share a duplicate group.
     """
-    made = checked_pair(item, data_set=data_set, size=size, licence=licence, attribution=attribution)
+    made = checked_pair(item, data_set=data_set, size=size, licence=licence, attribution=attribution, decode=decode)
     return made if isinstance(made, Rejection) else made[0]
 
 
 def checked_pair(
-    item: Item, *, data_set: str, size: int, licence: str, attribution: str
+    item: Item, *, data_set: str, size: int, licence: str, attribution: str, decode: Decode = checked_image
 ) -> tuple[Pair, Image.Image] | Rejection:
     """`to_pair`, with the pair's image as it is before it is encoded again."""
     shown = escaped(item.name)[:MAX_NAME]
@@ -138,7 +154,7 @@ def checked_pair(
         split = _SPLITS.get(item.split.strip().lower())
         if split is None:
             raise DataError(f"unknown split: {item.split[:40]!r}, expected one of {', '.join(SPLITS)}")
-        image = checked_image(item.image, name, size)
+        image = decode(item.image, name, size)
     except ImageError as error:
         return Rejection(what=shown, reason=error.reason)
     except DataError as error:
@@ -177,7 +193,7 @@ def _checked_field(text: str, field: str) -> str:
 
 
 def _plain(char: str) -> bool:
-    return unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp")
+    return unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") and unicodedata.bidirectional(char) not in _TURNS
 
 
 def _percent(char: str) -> str:

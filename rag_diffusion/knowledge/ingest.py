@@ -6,6 +6,7 @@ Shapes: n pairs of a batch, H/W image, D width.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,10 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rag_diffusion.knowledge.images import checked_pair
+from rag_diffusion.knowledge.images import Decode, checked_image, checked_pair
 from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.records import Reader, Rejection
-from rag_diffusion.knowledge.staging import PART_BYTES, PART_CANDIDATES, Candidate, Embedded, Staging, digest
+from rag_diffusion.knowledge.records import Item, Reader, Rejection
+from rag_diffusion.knowledge.staging import (
+    PART_BYTES,
+    PART_CANDIDATES,
+    PART_SECONDS,
+    PART_SECONDS_AT_FIRST,
+    PART_SHARE,
+    Candidate,
+    Embedded,
+    Staging,
+    digest,
+)
 from rag_diffusion.knowledge.stored import Stored
 from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.progress import Progress
@@ -28,7 +39,7 @@ from rag_diffusion.types import Pair
 Floats = NDArray[np.float32]
 Kind = TypeVar("Kind")
 
-BATCH = 64  # candidates a worker takes at a time
+BATCH, BATCH_BYTES = 16, 2**24  # candidates, and bytes of their files, that a worker takes at a time
 _KEPT_AT_A_TIME = 512
 
 
@@ -39,10 +50,12 @@ class Ingest:
     Args:
         facts: name, image size, licence and attribution of the data set.
         encoder: makes the vectors.
+        decode: of pictures, see `to_pair`.
     """
 
     facts: Manifest
     encoder: PairEncoder
+    decode: Decode = checked_image
 
     def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
         """Go on with a build until its source is at its end."""
@@ -51,7 +64,7 @@ class Ingest:
     def take(self, staging: Staging, source: Iterator[Candidate]) -> None:
         """Put the rest of a source into further parts of a build."""
         waiting = list[Embedded]()
-        done = sum(part.candidates for part in staging.parts)
+        done, keeping = sum(part.candidates for part in staging.parts), _Keeping()
         try:
             with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
                 for batch in in_order(self.embedded, _batches(source)):
@@ -59,9 +72,10 @@ class Ingest:
                     waiting.append(batch)
                     candidates = sum(one.candidates for one in waiting)
                     size = sum(len(pair.image) for one in waiting for pair in one.pairs)
-                    if candidates >= PART_CANDIDATES or size >= PART_BYTES:
+                    if candidates >= PART_CANDIDATES or size >= PART_BYTES or keeping.due:
                         staging.write(waiting)
                         waiting = []
+                        keeping.begin()
         finally:
             if waiting:  # also of a source that failed: what was embedded is not embedded again
                 staging.write(waiting)
@@ -92,6 +106,7 @@ class Ingest:
             size=facts.image_size,
             licence=facts.licence,
             attribution=facts.attribution,
+            decode=self.decode,
         )
 
     def _vectors(self, captions: Sequence[str], pictures: Sequence[Image.Image]) -> tuple[Floats, Floats]:
@@ -130,6 +145,31 @@ def keep(staging: Staging, stored: Stored, vectors: MappedVectors) -> None:
         staging.write([kept])
 
 
+class _Keeping:
+    """When what waits is to be kept: often at first, so that a build that is killed early has lost little."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        now = time.monotonic()
+        return now - self._last >= min(PART_SECONDS, max(PART_SECONDS_AT_FIRST, PART_SHARE * (now - self._start)))
+
+    def begin(self) -> None:
+        """Something was kept."""
+        self._last = time.monotonic()
+
+
 def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
-    while batch := list(islice(source, BATCH)):
+    """Candidates a few at a time; fewer where their files are large, since several batches are in memory."""
+    batch, size = list[Kind](), 0
+    for one in source:
+        batch.append(one)
+        size += len(one.image) if isinstance(one, Item | Pair) else 0
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch

@@ -24,7 +24,8 @@ from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.layout import KB
 
 CORPUS_NAME = "corpus"
-RESERVED = (CORPUS_NAME, "iconify", "folder")  # the pipeline's own: its pair ids begin so
+ALL = "all"  # the index of all data sets together
+RESERVED = (CORPUS_NAME, "iconify", "folder", ALL)  # the pipeline's own: its pair ids begin so
 MANIFEST, REMOVED = "manifest.json", "removed.json"
 MADE, PUBLISHED = "made", "published"  # in a build: its result, and the generation that it became
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -41,7 +42,8 @@ def check_name(name: str) -> str:
             f"kb: expected a name of at most 63 small letters, digits, `-`, `_` and `.`, as my-photos, got {name!r}"
         )
     if name in RESERVED:
-        raise ConfigError(f"kb: expected a name of your own, got {name!r}: what `dvc repro` makes is called so")
+        what = "all data sets together are" if name == ALL else "what `dvc repro` makes is"
+        raise ConfigError(f"kb: expected a name of your own, got {name!r}: {what} called so")
     return name
 
 

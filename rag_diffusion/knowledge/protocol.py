@@ -19,7 +19,7 @@ import binascii
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -32,7 +32,26 @@ MAX_IMAGES = 1_000  # results with metadata
 MAX_IDS = 10_000  # results in all; clip-retrieval's web page asks for 3000
 MAX_IMAGE_BYTES = 2**25  # of one encoded image
 
+MAX_NAMED = 1_000  # names in one filter
+MAX_NAME = 2_000  # characters of a name in a filter or an exclusion
+MAX_URL = 4096  # characters
+MAX_BASE64 = MAX_IMAGE_BYTES * 11 // 8  # characters: 4 of 3 bytes, line ends, `data:...;base64,`
+
+FIELDS = {  # bytes that each may have in a body; a character takes up to 12 where it is escaped
+    "text": 12 * MAX_TEXT + 2,
+    "image": MAX_BASE64,
+    "image_url": 12 * MAX_URL + 2,
+    "embedding_input": 40 * MAX_WIDTH,
+    "where": 2**20,
+    "exclude": 2**22,
+    "ids": 2**20,
+} | dict.fromkeys(("modality", "num_images", "num_result_ids", "indice_name", "deduplicate", "with_images"), 2**10)
+
 _ID_BITS = 63
+_PIECE = 2**20  # characters of base64 at a time, so that other threads go on; a multiple of 4
+_SHOWN, _SHOWN_CHARACTERS = 5, 200  # errors, and characters of each, that an answer tells
+
+Names = Annotated[tuple[Annotated[str, Field(max_length=MAX_NAME)], ...], Field(fail_fast=True, max_length=MAX_NAMED)]
 
 
 def global_id(pair_id: str) -> int:
@@ -45,10 +64,10 @@ class Where(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    source: tuple[str, ...] = ()
-    label: tuple[str, ...] = Field(default=(), alias="class")
-    licence: tuple[str, ...] = ()
-    split: tuple[str, ...] = ()
+    source: Names = ()
+    label: Names = Field(default=(), alias="class")
+    licence: Names = ()
+    split: Names = ()
 
 
 class KnnRequest(BaseModel):
@@ -57,17 +76,24 @@ class KnnRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     text: str | None = Field(default=None, max_length=MAX_TEXT)
-    image: str | None = None
-    image_url: str | None = None
-    embedding_input: tuple[float, ...] | None = Field(default=None, max_length=MAX_WIDTH)
+    image: str | None = Field(default=None, max_length=MAX_BASE64)
+    image_url: str | None = Field(default=None, max_length=MAX_URL)
+    embedding_input: (
+        Annotated[
+            tuple[Annotated[float, Field(strict=True)], ...], Field(fail_fast=True, min_length=1, max_length=MAX_WIDTH)
+        ]
+        | None
+    ) = None
     modality: Literal["image", "text"] = "image"
-    num_images: int = Field(default=40, ge=0, le=MAX_IMAGES)
-    num_result_ids: int | None = Field(default=None, ge=0, le=MAX_IDS)
+    num_images: int = Field(default=40, ge=0, le=MAX_IMAGES, strict=True)
+    num_result_ids: int | None = Field(default=None, ge=0, le=MAX_IDS, strict=True)
     indice_name: str | None = None
-    deduplicate: bool = False
-    with_images: bool = False
+    deduplicate: bool = Field(default=False, strict=True)
+    with_images: bool = Field(default=False, strict=True)
     where: Where = Where()
-    exclude: tuple[str, ...] = Field(default=(), max_length=MAX_IDS)
+    exclude: Annotated[
+        tuple[Annotated[str, Field(max_length=MAX_NAME)], ...], Field(fail_fast=True, max_length=MAX_IDS)
+    ] = ()
 
     @field_validator("text", "image", "image_url", mode="after")
     @classmethod
@@ -103,9 +129,9 @@ class MetadataRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    ids: tuple[int, ...] = Field(max_length=MAX_IDS)
+    ids: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(fail_fast=True, max_length=MAX_IDS)]
     indice_name: str | None = None
-    with_images: bool = False
+    with_images: bool = Field(default=False, strict=True)
 
 
 def text_query(text: str, *, index: str | None, top_k: int) -> dict[str, Any]:
@@ -145,17 +171,25 @@ def decode_base64(text: str, what: str, most: int) -> bytes:
         DataError: it is none, empty or too long.
     """
     bare = text.partition(",")[2] if text.startswith("data:") else text
-    if len(bare) > most * 4 // 3 + 8:
-        raise DataError(f"too large: expected at most {most} bytes in {what}, got {len(bare)} characters of base64")
     try:
-        content = base64.b64decode("".join(bare.split()), validate=True)
+        packed = bare.encode("ascii").translate(None, b" \t\r\n")
+        if len(packed) > most * 4 // 3 + 8:
+            got = f"{len(packed)} characters of base64"
+            raise DataError(f"too large: expected at most {most} bytes in {what}, got {got}")
+        content = b"".join(
+            base64.b64decode(packed[start : start + _PIECE], validate=True) for start in range(0, len(packed), _PIECE)
+        )
     except (binascii.Error, ValueError) as error:
-        raise DataError(f"not base64: expected an image as base64 in {what}, got {error}") from None
+        raise DataError(
+            f"not base64: expected an image as base64 in {what}, got {str(error)[:_SHOWN_CHARACTERS]}"
+        ) from None
     if not content:
         raise DataError(f"empty image: expected an image as base64 in {what}, got none")
     return content
 
 
 def messages(errors: Sequence[Any]) -> str:
-    """What pydantic found wrong, in one line: place and message of each."""
-    return "; ".join(f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in errors)
+    """What pydantic found wrong, in one line: place and message of the first few."""
+    told = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in errors[:_SHOWN]]
+    more = [f"and {len(errors) - _SHOWN} more"] * (len(errors) > _SHOWN)
+    return "; ".join([*(one[:_SHOWN_CHARACTERS] for one in told), *more])

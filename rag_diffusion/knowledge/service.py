@@ -21,18 +21,33 @@ from rag_diffusion.knowledge.answers import Answers
 from rag_diffusion.knowledge.deadline import Deadline
 from rag_diffusion.knowledge.download import Limits, get
 from rag_diffusion.knowledge.filters import Filter
-from rag_diffusion.knowledge.images import checked_image, to_pair
+from rag_diffusion.knowledge.images import to_pair
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.places import check_name
+from rag_diffusion.knowledge.pictures import Pictures
+from rag_diffusion.knowledge.places import ALL, check_name
 from rag_diffusion.knowledge.protocol import MAX_IMAGE_BYTES, KnnRequest, MetadataRequest, Where, decode_base64
 from rag_diffusion.knowledge.records import Item, Rejection
+from rag_diffusion.knowledge.writer import UNKNOWN
 from rag_diffusion.types import Pair
 
-ALL = "all"  # index of all data sets together
-DECODERS = 4  # images decoded at a time; one within its limits may still take 200 MB
 FETCH_SECONDS = 10.0  # of an `image_url` query
 
+_PUBLIC = (  # of a manifest
+    "name",
+    "form",
+    "licence",
+    "attribution",
+    "num_pairs",
+    "num_rejected",
+    "rejected_by_reason",
+    "counts",
+    "hash",
+    "image_size",
+    "encoder_hash",
+    "recall",
+    "generation",
+)
 _TRIES = 5  # to answer from a state that is being replaced
 
 Pixels = NDArray[np.uint8]
@@ -91,7 +106,8 @@ class Service:
         self.kb = kb
         self._allow_hosts = tuple(allow_hosts)
         self._renewing, self._writing = threading.Lock(), threading.Lock()
-        self._decoding = threading.BoundedSemaphore(DECODERS)
+        self.pictures = Pictures()
+        kb.decode = self.pictures.checked
         self._state = self._opened()
 
     @property
@@ -156,12 +172,18 @@ class Service:
 
         return self._on_state(answer)
 
-    def insert(self, name: str, items: Iterable[Item | Rejection], **said: str) -> tuple[Manifest, list[Rejection]]:
+    def insert(
+        self, name: str, items: Iterable[Item | Pair | Rejection], **said: str
+    ) -> tuple[Manifest, list[Rejection]]:
         """Take pairs; when this returns, the next query finds them. See `KnowledgeBase.insert`."""
         with self._writing:
             taken = self.kb.insert(name, items, **said)
         self._renew()
         return taken
+
+    def close(self) -> None:
+        """End the processes that decode pictures."""
+        self.pictures.close()
 
     def checked(self, name: str, item: Item) -> Pair | Rejection:
         """The pair that an item would become in a data set, or why it would not.
@@ -170,24 +192,31 @@ class Service:
             ConfigError: the data set's name is none.
         """
         size = self.kb.config.corpus.image_size
-        return to_pair(item, data_set=check_name(name), size=size, licence="", attribution="")
+        return to_pair(
+            item,
+            data_set=check_name(name),
+            size=size,
+            licence=UNKNOWN,
+            attribution=UNKNOWN,
+            decode=self.pictures.checked,
+        )
 
     def num_pairs(self, name: str) -> int:
         """Pairs of a data set, 0 where there is none."""
         return self.kb.info(name).num_pairs if name in self.state.names else 0
 
     def data_sets(self) -> list[dict[str, Any]]:
-        """What each data set says of itself, but for its files; and what is the matter with it."""
-        hidden = {"files", "shards"}
-        return [
-            {name: value for name, value in asdict(one.manifest).items() if name not in hidden}
-            | {"trouble": one.trouble}
-            for one in self.kb.list()
-        ]
+        """What each data set says of its pairs, and whether it can be searched; nothing of where it or they lie."""
+        found = []
+        for one in self.kb.list():
+            told = asdict(one.manifest)
+            trouble = "cannot be searched; `rag-diffusion kb list` on the server says why" if one.trouble else ""
+            found.append({name: told[name] for name in _PUBLIC} | {"trouble": trouble})
+        return found
 
     def health(self) -> dict[str, Any]:
-        """Whether it answers, and from how much."""
-        state = self.state
+        """Whether it answers, and from how much; never waits for a state that is being opened."""
+        state = self._state
         pairs = 0 if state.everything is None else len(state.everything)
         return {"status": "ok", "num_pairs": pairs, "data_sets": list(state.names)}
 
@@ -227,8 +256,7 @@ class Service:
                 limits = Limits(max_bytes=MAX_IMAGE_BYTES, allow_hosts=self._allow_hosts)
                 with Deadline(FETCH_SECONDS) as deadline:
                     content = get(str(request.image_url), deadline, limits)
-            with self._decoding:
-                return np.asarray(checked_image(content, "image", self.kb.config.corpus.image_size))
+            return np.asarray(self.pictures.checked(content, "image", self.kb.config.corpus.image_size))
         except DataError as error:
             raise QueryError(str(error)) from None
 

@@ -13,12 +13,13 @@ from rag_diffusion.knowledge.build import TABLE, VECTORS
 from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.data_set import PairColumns, mapped_table
 from rag_diffusion.knowledge.generations import Generations
-from rag_diffusion.knowledge.images import escaped
+from rag_diffusion.knowledge.images import Decode, checked_image, named
 from rag_diffusion.knowledge.ingest import Ingest, keep
 from rag_diffusion.knowledge.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, check_name
 from rag_diffusion.knowledge.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.stream import PairEncoder
+from rag_diffusion.types import Pair
 
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
 
@@ -39,6 +40,7 @@ class Writer(Catalogue):
         self.config = config
         self._generations = Generations(self.places, config, encoder)
         self._wait = wait
+        self.decode: Decode = checked_image  # of pictures; a server has them decoded in other processes
 
     def add(
         self,
@@ -77,7 +79,7 @@ class Writer(Catalogue):
                 )
             facts = self._generations.facts(name, form, origin=origin, licence=licence, attribution=attribution)
             staging = self._generations.staging(facts)
-            Ingest(facts, self.encoder).fill(staging, reader)
+            Ingest(facts, self.encoder, self.decode).fill(staging, reader)
             return self._generations.publish(facts, staging, old)
 
     def replace(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: str) -> Manifest:
@@ -129,13 +131,18 @@ class Writer(Catalogue):
             return manifest
 
     def insert(
-        self, name: str, items: Iterable[Item | Rejection], *, licence: str = UNKNOWN, attribution: str = UNKNOWN
+        self,
+        name: str,
+        items: Iterable[Item | Pair | Rejection],
+        *,
+        licence: str = UNKNOWN,
+        attribution: str = UNKNOWN,
     ) -> tuple[Manifest, list[Rejection]]:
         """Put pairs into a data set of uploaded ones, which is made if there is none; the next query finds them.
 
         Args:
             name: of the data set.
-            items: read once, a part at a time.
+            items: read once, a part at a time; a pair is one that was checked before.
             licence: of items that name none.
             attribution: of items that name none.
 
@@ -182,7 +189,7 @@ class Writer(Catalogue):
             if old.encoder_hash == facts.encoder_hash and self._generations.intact(old, VECTORS):
                 keep(staging, self._generations.stored(old), self._generations.vectors(old))
             else:
-                Ingest(facts, self.encoder).fill(staging, self._generations.stored(old))
+                Ingest(facts, self.encoder, self.decode).fill(staging, self._generations.stored(old))
             return self._generations.publish(facts, staging, old)
 
     def remove(self, name: str) -> None:
@@ -204,7 +211,7 @@ class Writer(Catalogue):
             self.places.drop(name)
 
     def _inserted(
-        self, facts: Manifest, items: Iterable[Item | Rejection], old: Manifest | None
+        self, facts: Manifest, items: Iterable[Item | Pair | Rejection], old: Manifest | None
     ) -> tuple[Manifest, list[Rejection]]:
         staging, source = self._generations.staging(facts), iter(items)
         if old is not None:
@@ -216,19 +223,28 @@ class Writer(Catalogue):
             keep(staging, self._generations.stored(old), self._generations.vectors(old))
             source = self._not_taken(source, old)
         before = len(staging.parts)
-        Ingest(facts, self.encoder).take(staging, source)
+        Ingest(facts, self.encoder, self.decode).take(staging, source)
         new = staging.parts[before:]
         rejected = [one for part in new for one in part.rejected()]
         if old is not None and not any(part.rows for part in new) and not rejected:
             return old, rejected
         return self._generations.publish(facts, staging, old), rejected
 
-    def _not_taken(self, items: Iterable[Item | Rejection], old: Manifest) -> Iterator[Item | Rejection]:
+    def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
         table = self.places.generation(old.name, old.generation) / TABLE
         columns = PairColumns(mapped_table(table, old.num_pairs, rebuild_hint(old.name)))
         for one in items:
-            if isinstance(one, Item) and columns.find(f"{old.name}/{escaped(one.name)}") is not None:
-                yield Rejection(what=escaped(one.name), reason="name taken: an earlier pair has this id")
+            pair_id = _pair_id(one, old.name)
+            if pair_id and columns.find(pair_id) is not None:
+                name = pair_id.removeprefix(f"{old.name}/")
+                yield Rejection(what=name, reason="name taken: an earlier pair has this id")
             else:
                 yield one
+
+
+def _pair_id(candidate: Item | Pair | Rejection, data_set: str) -> str:
+    """The id that a candidate has, or would get; empty for one that gets none."""
+    if isinstance(candidate, Item):
+        return f"{data_set}/{named(candidate.name)}"
+    return candidate.pair_id if isinstance(candidate, Pair) else ""

@@ -84,12 +84,13 @@ def load_published(name: str, device: torch.device | str, **options: Any) -> Gen
     if family not in FAMILIES:
         raise ModelError(f"{name}: expected a pipeline of {', '.join(FAMILIES)}, got {family}; use one of those")
     try:
-        unet = RetrievalUNet.from_pretrained(name, subfolder="unet", **options)
+        unet = RetrievalUNet.from_pretrained(name, subfolder="unet", use_safetensors=True, **options)
         cls = getattr(diffusers, family)
         dropped = {part: None for part in _LEFT_OUT if part in index}
         quiet = {"requires_safety_checker": False} if "safety_checker" in index else {}
         shared = {key: value for key, value in options.items() if key in ("variant", "torch_dtype")}
-        pipeline = cls.from_pretrained(name, unet=unet, **dropped, **quiet, **shared, **hub)
+        safe = {"trust_remote_code": False, "use_safetensors": True}  # whoever made it runs no code here
+        pipeline = cls.from_pretrained(name, unet=unet, **dropped, **quiet, **shared, **hub, **safe)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{name}: expected a complete {family}, got: {str(error).strip().splitlines()[0]}; download it again, "

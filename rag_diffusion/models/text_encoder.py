@@ -159,7 +159,8 @@ def _load(name: str) -> tuple[Any, Any]:
     if name == EMBEDDED:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)  # whoever made it runs no code here
+        return tokenizer, AutoModel.from_pretrained(path, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.text_encoder: expected {name!r} as a folder or a hub name that can be reached, got: "

@@ -13,27 +13,35 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.pyfunc import PythonModel
+from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import DEADLINE_EXCEEDED
+from mlflow.pyfunc import PythonModel, scoring_server
 
 from rag_diffusion.config import load_config
 from rag_diffusion.device import choose_device
+from rag_diffusion.knowledge.memory import give_back
 from rag_diffusion.layout import MODEL
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.serving.asked import DEFAULTS, Asked, AskedError
+from rag_diffusion.serving.guarded import failed, guard
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.tracking.traces import write_traces
 
 TRACED = "RAG_DIFFUSION_TRACE_ANSWERS"
-DEFAULTS = {"seed": 0, "num_neighbors": -1, "num_inference_steps": -1}  # -1: as in params.yaml
 
 
 class RetrievalModel(PythonModel):
@@ -45,6 +53,9 @@ class RetrievalModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the project; `context.artifacts["project"]` is its folder."""
+        if scoring_server._SERVER_MODEL_PATH in os.environ:  # this is the process of `mlflow models serve`
+            guard()
+        self._drawing = Lock()
         self.root = Path(context.artifacts["project"])
         self.config = load_config(self.root / "params.yaml")
         self.pipeline = RetrievalPipeline.from_pretrained(
@@ -60,34 +71,49 @@ class RetrievalModel(PythonModel):
 
         Args:
             context: of MLflow.
-            model_input: a column `prompt`.
+            model_input: a column `prompt`; see `Asked` for the limits.
             params: `seed` of the first image, the next has the next; `num_neighbors`; `num_inference_steps`.
 
         Returns:
             Columns `image`, a PNG in base64 that holds its provenance as well, and `provenance`, as JSON.
 
         Raises:
-            ValueError: an empty prompt, or numbers out of range.
+            MlflowException: what is asked is beyond a limit (400), or took too long (504).
         """
-        asked = DEFAULTS | {name: value for name, value in (params or {}).items() if value is not None}
-        prompts = [str(text) for text in model_input["prompt"]]
-        neighbors, steps = int(asked["num_neighbors"]), int(asked["num_inference_steps"])
-        with recording("draw", prompts=prompts, **asked) as root:
-            drawn = self.pipeline(
-                prompts,
-                num_neighbors=self.config.retrieval.content if neighbors < 0 else neighbors,
-                num_inference_steps=self.config.sample.num_inference_steps if steps < 0 else steps,
-                guidance=Guidance.from_config(self.config.sample),
-                generator=seeded([int(asked["seed"]) + number for number in range(len(prompts))]),
-            )
-            root.outputs = [origin.as_dict() for origin in drawn.provenance]
+        try:
+            asked = Asked.checked(list(model_input["prompt"]) if "prompt" in model_input else [], params)
+        except AskedError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        end = time.monotonic() + MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+        drawn = []
+        with self._drawing, recording("draw", **asdict(asked)) as root:
+            try:
+                for number, prompt in enumerate(asked.prompts):
+                    if time.monotonic() > end:
+                        done = f"{number} of {len(asked.prompts)} pictures in the time that a request has"
+                        raise MlflowException(f"expected all, got {done}; ask for fewer", DEADLINE_EXCEEDED)
+                    drawn.append(self._drawn(asked, prompt, asked.seed + number))
+            except (MemoryError, RuntimeError) as error:
+                raise failed(error) from None
+            finally:
+                give_back()
+            root.outputs = [origin for _, origin in drawn]
         self._trace(root)
-        images = [
-            base64.b64encode(to_png(np.asarray(image), origin)).decode()
-            for image, origin in zip(drawn.images, drawn.provenance, strict=True)
-        ]
-        told = [json.dumps(origin.as_dict(), ensure_ascii=False) for origin in drawn.provenance]
-        return pd.DataFrame({"image": images, "provenance": told})
+        told = [json.dumps(origin, ensure_ascii=False) for _, origin in drawn]
+        return pd.DataFrame({"image": [image for image, _ in drawn], "provenance": told})
+
+    def _drawn(self, asked: Asked, prompt: str, seed: int) -> tuple[str, dict[str, Any]]:
+        """One image as base64, and its provenance; one at a time, so that many take no more memory than one."""
+        neighbors, steps = asked.num_neighbors, asked.num_inference_steps
+        found = self.pipeline(
+            [prompt],
+            num_neighbors=self.config.retrieval.content if neighbors < 0 else neighbors,
+            num_inference_steps=self.config.sample.num_inference_steps if steps < 0 else steps,
+            guidance=Guidance.from_config(self.config.sample),
+            generator=seeded([seed]),
+        )
+        (image,), (origin,) = found.images, found.provenance
+        return base64.b64encode(to_png(np.asarray(image), origin)).decode(), origin.as_dict()
 
     def _trace(self, root: Span) -> None:
         if os.environ.get("MLFLOW_TRACKING_URI") and os.environ.get(TRACED, "true") != "false":
@@ -100,4 +126,5 @@ class RetrievalModel(PythonModel):
         return mlflow.MlflowClient(), str(mlflow.set_experiment(name).experiment_id)
 
 
+__all__ = ["DEFAULTS", "TRACED", "RetrievalModel"]
 mlflow.models.set_model(RetrievalModel())

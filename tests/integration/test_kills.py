@@ -21,6 +21,7 @@ from pathlib import Path
 from rag_diffusion.knowledge import ingest
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 ingest.PART_CANDIDATES = {PART}
+ingest.PART_SECONDS = ingest.PART_SECONDS_AT_FIRST = 1e9
 
 class Slow(TinyEncoder):
     def images(self, pixels):

@@ -15,9 +15,10 @@ import requests
 import uvicorn
 
 from rag_diffusion.config import load_config
+from rag_diffusion.knowledge.connections import bounded_protocol
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.records import Item
-from rag_diffusion.knowledge.server import create_app
+from rag_diffusion.knowledge.server import Access, create_app
 from rag_diffusion.layout import ENCODER, KB
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
@@ -119,7 +120,10 @@ def clip_client_query(**changed: Any) -> dict[str, Any]:
 @contextmanager
 def served(base: KnowledgeBase, **options: Any) -> Iterator[Client]:
     """A running server on a free port of this machine."""
-    config = uvicorn.Config(create_app(base, **options), host="127.0.0.1", port=0, log_level="error")
+    room = options.pop("room", None)
+    app = create_app(base, Access(**options))
+    http = bounded_protocol(room)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", http=http, ws="none")
     server = uvicorn.Server(config)
     running = threading.Thread(target=server.run, daemon=True)
     running.start()

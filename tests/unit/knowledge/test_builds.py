@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,13 +55,20 @@ def stopped_base(root: Path, encoder: TinyEncoder, source: list[Item], count: in
     return base
 
 
-def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def parts_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts by number alone."""
     monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
+    for name in ("PART_SECONDS", "PART_SECONDS_AT_FIRST"):
+        monkeypatch.setattr(ingest, name, 1e9)
+
+
+def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts_of_64(monkeypatch)
     encoder, source = TinyEncoder(), items(range(400))
     base = stopped_base(tmp_path, encoder, source, 300)
     assert base.names() == []
     assert "run the same" in base.list()[0].trouble
-    assert encoder.num_images == 256  # whole batches of 64
+    assert encoder.num_images == 288  # whole batches of 16
     base.add("photos", source)
     assert encoder.num_images == 400
     other = make_base(tmp_path / "other")
@@ -69,8 +77,52 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypat
     assert left == right
 
 
+def test_what_was_embedded_is_kept_by_time_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(ingest.time, "monotonic", lambda: now[0])
+
+    class Slow(TinyEncoder):
+        def texts(self, texts: Sequence[str]) -> np.ndarray:
+            now[0] += 0.3
+            return super().texts(texts)
+
+    encoder, source = Slow(), items(range(400))
+    base = stopped_base(tmp_path, encoder, source, 390)
+    parts = sorted(base.places.building("photos").glob("*.json"))
+    assert len(parts) > 5  # the plan is one of them; none of 2,048 pairs or 64 MiB was reached
+    kept = sum(json.loads(part.read_text())["candidates"] for part in parts if part.stem.isdigit())
+    assert kept == 384  # whole batches
+    encoder.num_images = 0
+    assert base.add("photos", source).num_pairs == 400
+    assert encoder.num_images == 16
+
+
+def test_parts_become_fewer_as_a_build_goes_on_and_ten_seconds_are_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, kept = [0.0], list[float]()
+    monkeypatch.setattr(ingest.time, "monotonic", lambda: now[0])
+    keeping = ingest._Keeping()
+    while now[0] < 2000:
+        now[0] += 0.25
+        if keeping.due:
+            kept.append(now[0])
+            keeping.begin()
+    waits = np.diff([0.0, *kept])
+
+    assert waits[:20].max() == 0.5
+    assert waits.max() == 10.0
+    assert len(kept) < 2000 / 10 + 200
+
+
+def test_a_batch_of_large_files_is_small() -> None:
+    large = [replace(one, image=b"x" * 2**23) for one in items(range(6))]
+    small = items(range(40))
+
+    assert [len(batch) for batch in ingest._batches(iter(large))] == [2, 2, 2]
+    assert [len(batch) for batch in ingest._batches(iter(small))] == [16, 16, 8]
+
+
 def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
+    parts_of_64(monkeypatch)
     encoder, source = TinyEncoder(), items(range(300))
     base = stopped_base(tmp_path, encoder, source, 299)
     seen = encoder.num_images

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from rag_diffusion.corpus.images import decode
+from rag_diffusion.knowledge import answers
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.protocol import global_id
 from rag_diffusion.knowledge.records import Item
@@ -102,6 +103,18 @@ def test_images_come_where_they_are_asked_for_and_lie_at_their_url(client: Clien
     assert base64.b64decode(found["image"]) == stored
     answer = requests.get(found["url"], timeout=20)
     assert (answer.content, answer.headers["content-type"]) == (stored, "image/png")
+
+
+def test_images_beyond_what_one_answer_holds_have_their_url_alone(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [len(base64.b64decode(one["image"])) for one in client.knn(text="red", num_images=100, with_images=True)]
+    monkeypatch.setattr(answers, "MAX_SHOWN", sum(sizes[:7]) + 1)
+    found = client.knn(text="red", num_images=100, with_images=True)
+
+    assert len(sizes) > 60
+    assert ["image" in one for one in found] == [True] * 7 + [False] * (len(sizes) - 7)
+    assert all(one["url"] for one in found)
 
 
 def test_metadata_comes_in_the_order_of_the_ids_and_null_for_an_unknown_one(client: Client) -> None:

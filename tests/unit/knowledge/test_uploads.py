@@ -189,6 +189,36 @@ def test_what_is_no_archive_is_refused_as_a_whole(refusing: Client, body: bytes)
     assert refusing.get("/indices-list").json() == ["all", "noto"]
 
 
+@pytest.mark.parametrize(("body", "status"), [(b"no archive", 422), (zipped({"a.txt": b"words"}), 422)])
+def test_an_archive_of_nothing_new_is_refused_also_where_the_data_set_exists(
+    client: Client, body: bytes, status: int
+) -> None:
+    whole = zipped({"a.png": png(), "a.txt": b"a zorkmid"})
+    assert client.post("/archives?data_set=coins", data=whole).status_code == 201
+    answer = client.post("/archives?data_set=coins", data=body)
+    again = client.post("/archives?data_set=coins", data=whole)
+
+    assert (answer.status_code, again.status_code) == (status, 409)
+    assert "expected new pairs of images and captions, got 1 rejections alone" in answer.json()["message"]
+    assert "name taken" in again.json()["message"]
+    assert client.get("/health").json()["num_pairs"] == 61
+
+
+def test_a_name_leads_nowhere_and_turns_nothing_around(client: Client) -> None:
+    said = {"caption": "a zorkmid", "name": "../../up\u202egnp.exe"}
+    told = client.post("/pairs", files={"image": png()}, data=said).json()
+
+    assert told["pair_id"] == "uploaded/%2E%2E/%2E%2E/up%E2%80%AEgnp.exe"
+    assert client.knn(text="zorkmid", num_images=1)[0]["pair_id"] == told["pair_id"]
+
+
+def test_no_data_set_takes_the_name_of_all_of_them(refusing: Client) -> None:
+    answer = refusing.post("/pairs", files={"image": png()}, data={"caption": "a", "data_set": "all"})
+
+    assert answer.status_code == 422
+    assert "all data sets together are called so" in answer.json()["message"]
+
+
 def test_an_archive_in_a_form_is_told_how_to_come(refusing: Client) -> None:
     answer = refusing.post("/archives", files={"archive": zipped(MEMBERS)})
 
@@ -249,7 +279,7 @@ def test_uploads_that_wait_for_another_writer_do_not_hold_up_searches(client: Cl
 
 
 def test_a_body_that_drips_is_cut_off(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "GRACE", 0.3)
 
     def drip() -> Iterator[bytes]:
         for _ in range(12):
@@ -259,7 +289,7 @@ def test_a_body_that_drips_is_cut_off(client: Client, monkeypatch: pytest.Monkey
     answer = client.post("/archives", data=drip())
 
     assert answer.status_code == 408
-    assert "expected a whole body within 0.3 s" in answer.json()["message"]
+    assert "bytes of body a second after the first 0.3 s" in answer.json()["message"]
 
 
 def test_many_uploads_at_once_are_all_taken(client: Client) -> None:
@@ -298,4 +328,20 @@ def test_data_sets_tell_of_themselves_and_of_their_trouble(client: Client, base:
         "noto": ("items", 60, ""), "uploaded": ("uploaded", 1, ""),
     }  # fmt: skip
     assert told["noto"]["counts"]["licence"] == {"CC0-1.0": 54, "MIT": 6}
-    assert not {"files", "shards"} & set(told["noto"])
+    assert not {"files", "shards", "origin", "url", "allow_hosts", "index"} & set(told["noto"])
+
+
+def test_nothing_that_the_server_tells_names_a_place_on_its_disk_or_another_machine(
+    client: Client, base: KnowledgeBase, tmp_path: Path
+) -> None:
+    base.add_remote("there", "http://10.1.2.3:99", allow_hosts=["10.1.2.3"])
+    base.add("photos", items("noto")[:2], origin=str(tmp_path / "secret"))
+    manifest = base.places.manifest("photos")
+    manifest.write_text(manifest.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    told = client.get("/data-sets")
+    broken = client.post("/knn-service", json={"text": "a"})
+
+    assert told.status_code == 200
+    assert next(one["trouble"] for one in told.json() if one["name"] == "photos")
+    for answer in (told, broken):
+        assert not any(place in answer.text for place in ("10.1.2.3", str(tmp_path), "secret"))

@@ -1,0 +1,78 @@
+"""What a request to the served model may ask for, checked before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_PROMPTS = 16
+MAX_PROMPT = 2_000  # characters; no text encoder reads more
+MAX_STEPS = 250
+MAX_NEIGHBORS = 16
+MAX_SEED = 2**63 - MAX_PROMPTS  # the images of one request have the seeds after it
+DEFAULTS = {"seed": 0, "num_neighbors": -1, "num_inference_steps": -1}  # -1: as in params.yaml
+_RANGES = {"seed": (0, MAX_SEED), "num_neighbors": (0, MAX_NEIGHBORS), "num_inference_steps": (1, MAX_STEPS)}
+
+
+class AskedError(ValueError):
+    """A request that is not drawn; the message says what was expected and what came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request within its limits.
+
+    Attributes:
+        prompts: one for each image.
+        seed: of the first image; the next has the next.
+        num_neighbors, num_inference_steps: -1 is what params.yaml says.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int
+    num_neighbors: int
+    num_inference_steps: int
+
+    @classmethod
+    def checked(cls, prompts: Sequence[Any], params: Mapping[str, Any] | None) -> Asked:
+        """Check a request.
+
+        Args:
+            prompts: of the input's column.
+            params: of the request; those that are missing or None are as in `DEFAULTS`.
+
+        Raises:
+            AskedError: a prompt is none, empty or too long, or there are too many; a number is none, or out of range.
+        """
+        if not 1 <= len(prompts) <= MAX_PROMPTS:
+            raise AskedError(f"prompt: expected 1 to {MAX_PROMPTS} prompts, got {len(prompts)}; send several requests")
+        texts = tuple(_prompt(number, text) for number, text in enumerate(prompts))
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        if unknown := sorted(set(given) - set(DEFAULTS)):
+            raise AskedError(f"params: expected {', '.join(DEFAULTS)}, got {', '.join(map(repr, unknown))[:200]}")
+        return cls(prompts=texts, **{name: _number(name, value) for name, value in (DEFAULTS | given).items()})
+
+
+def _prompt(number: int, text: Any) -> str:
+    what = f"prompt {number}: expected a text of 1 to {MAX_PROMPT} characters"
+    if not isinstance(text, str):
+        raise AskedError(f"{what}, got {type(text).__name__} {text!r}"[:300])
+    if not text.strip():
+        raise AskedError(f"{what}, got an empty one")
+    if len(text) > MAX_PROMPT:
+        raise AskedError(f"{what}, got {len(text)}")
+    return text
+
+
+def _number(name: str, value: Any) -> int:
+    low, high = _RANGES[name]
+    default = f", or {DEFAULTS[name]} for what params.yaml says" * (DEFAULTS[name] < 0)
+    what = f"{name}: expected a whole number from {low} to {high}{default}"
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise AskedError(f"{what}, got {value!r}"[:300]) from None
+    if isinstance(value, str | bool) or whole != value or not (low <= whole <= high or whole == DEFAULTS[name]):
+        raise AskedError(f"{what}, got {value!r}"[:300])
+    return whole
