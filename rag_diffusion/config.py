@@ -171,7 +171,6 @@ class TrainConfig(_Section):
     augment_beside: float = Probability
     augment_together: float = Probability
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    compile: bool
     checkpoint_every: int = Positive
     validate_every: int = Positive
     score_every: int = Field(ge=0)

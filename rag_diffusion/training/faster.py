@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 
@@ -29,9 +28,3 @@ class _InputType:
         with torch.autocast(input.device.type, enabled=False):
             weight, bias = norm.weight.to(input.dtype), norm.bias.to(input.dtype)
             return F.group_norm(input, norm.num_groups, weight, bias, norm.eps)
-
-
-def compile_blocks(unet: UNet2DConditionModel) -> None:
-    """Compile the blocks of a U-Net, each on its own, for any number of images, in place."""
-    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        block.compile(dynamic=True)

@@ -26,7 +26,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
 from rag_diffusion.training.divergence import LossWatch
-from rag_diffusion.training.faster import compile_blocks, norms_in_half
+from rag_diffusion.training.faster import norms_in_half
 from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import refuse_different_steps
@@ -73,8 +73,6 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
     if generator.device.type == "cuda":
         norms_in_half(generator.unet)
         torch.backends.cudnn.benchmark = True
-    if config.compile:
-        compile_blocks(generator.unet)
     # channels last: a third faster on CPUs, tensor cores like it too
     unet = generator.unet.train().to(memory_format=torch.channels_last)
     weights = {name: value for name, value in unet.named_parameters() if value.requires_grad}

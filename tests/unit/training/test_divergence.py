@@ -57,7 +57,7 @@ def test_the_last_good_checkpoint_survives_a_divergence(
     good = {"steps": 22, "warmup_steps": 0, "checkpoint_every": 11, "batch_size": 4}
     trainer(tmp_path, **good)
     before = (tmp_path / "state.safetensors").read_bytes()
-    monkeypatch.setattr("rag_diffusion.training.loop._rate", lambda step, config: 2.0)
+    monkeypatch.setattr("rag_diffusion.training.loop._rate", lambda step, config, seconds=0.0: 2.0)
     with pytest.raises(ModelError, match="the checkpoint of step 22 is kept in"):
         trainer(tmp_path, **good | {"steps": 90, "checkpoint_every": 30, "optimizer": "muon"})
     assert (tmp_path / "state.safetensors").read_bytes() == before

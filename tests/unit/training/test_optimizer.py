@@ -87,3 +87,21 @@ def test_restored_moments_continue_bit_for_bit(name: str) -> None:
         its.step(0.01)
 
     assert all(torch.equal(value, weights(resumed)[key]) for key, value in weights(network).items())
+
+
+def test_logits_of_the_attention_move_ten_times_as_fast_and_keep_their_size() -> None:
+    """`log_sigma` and the like: AdamW's first step is its rate, without weight decay."""
+    shapes = {
+        "neighbor_attention.5.log_sigma": (3,),
+        "neighbor_attention.5.role.logit": (2, 3),
+        "conv_in.weight": (2, 3),
+    }
+    weights = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    optimizer = Optimizer(weights, "muon", 0.01)
+    for weight in weights.values():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step(0.01)
+    slow = 1 - 0.01 * 0.01 - 0.01
+    expected = dict(zip(shapes, (0.9, 0.9, slow), strict=True))
+    for name, weight in weights.items():
+        assert torch.allclose(weight, torch.full_like(weight, expected[name]), atol=1e-6)

@@ -18,7 +18,7 @@ from rag_diffusion.stages.training import write_losses
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
 from rag_diffusion.training.data import Batches
-from rag_diffusion.training.loop import TrainResult, train
+from rag_diffusion.training.loop import TrainResult, _rate, train
 from rag_diffusion.training.objective import stratified_timesteps
 from rag_diffusion.training.validation import make_probe, neighbor_gain
 
@@ -183,3 +183,15 @@ def test_weights_of_another_shape_are_refused(tiny_generator: Generator, tmp_pat
 def test_a_missing_generator_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="rag-diffusion base promote"):
         load_generator(tmp_path, "cpu")
+
+
+def test_the_rate_falls_to_zero_at_the_last_step_or_at_the_last_minute(config: TrainConfig) -> None:
+    given = config.model_copy(update={"steps": 1000, "max_minutes": 10.0, "warmup_steps": 10, "learning_rate": 1.0})
+    assert _rate(5, given, 0.0) == 0.5
+    assert _rate(500, given, 300.0) == 1.0
+    assert _rate(100, given, 480.0) == pytest.approx(0.5), "a fifth of the time is left"
+    assert _rate(801, given, 60.0) == pytest.approx(0.5), "a fifth of the steps is left"
+    assert _rate(100, given, 600.0) == 0.0
+    assert _rate(100, given, 900.0) == 0.0
+    endless = given.model_copy(update={"max_minutes": 0.0})
+    assert _rate(100, endless, 1e6) == 1.0
