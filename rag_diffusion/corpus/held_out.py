@@ -68,7 +68,8 @@ class Found:
     Attributes:
         entity: its code points.
         exact: whether the name is its title, or another full name of it.
-        alone: whether the name tells of nothing else: `taco` and `old-taco`, but not `taco-truck`.
+        alone: whether the name tells of nothing else: `taco` and `old-taco`, but neither `taco-truck` nor a hint, which
+            may mean something else in one set or another.
     """
 
     entity: str
@@ -98,7 +99,7 @@ class HeldOutNames:
             for title in names[entity].full:
                 self._exact[self._key(words_of(title))] = (entity, True)
         for entity in sorted(names):
-            for hint in (*names[entity].also, *names[entity].hints):
+            for hint in names[entity].hints:
                 self._exact.setdefault(self._key(words_of(hint)), (entity, False))
         self._words = frozenset(form for rules in self._rules.values() for rule, _ in rules for form in rule)
         self._found_in: dict[str, frozenset[str]] = {}
@@ -117,12 +118,11 @@ class HeldOutNames:
             words = words_of(name)
             exact = self._exact.get(self._key(words))
             if exact:
-                found.append(Found(entity=exact[0], exact=exact[1], alone=True))
-                continue
+                found.append(Found(entity=exact[0], exact=exact[1], alone=exact[1]))
             said = self._said(words)
             for rule, entity in (one for word in sorted(said) for one in self._rules.get(word, ())):
                 if rule <= said:
-                    alone = all(word in self._weak or self._singular(word) in rule for word in words)
+                    alone = all(word in self._weak or forms(word) & rule for word in words)
                     found.append(Found(entity=entity, exact=False, alone=alone))
         return min(found, key=lambda one: (not one.exact, not one.alone, one.entity)) if found else None
 

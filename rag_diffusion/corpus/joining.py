@@ -124,7 +124,7 @@ def _titles(drawings: Iterable[Drawing]) -> dict[str, str]:
 def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, Names]) -> set[str]:
     names = {(drawing.prefix, drawing.reading.entity) for drawing in drawings}
     found = Counter(word for _, name in names for word in set(words_of(name)))
-    known = {word for names in called.values() for name in names.full for word in words_of(name)}
+    known = {word for names in called.values() for name in (*names.full, *names.also) for word in words_of(name)}
     return known | {word for word, count in found.items() if count >= _COMMON}
 
 
