@@ -93,7 +93,7 @@ def no_target_is_shown(root: Path) -> Finding:
     shown = [
         name
         for name, entry in prompts.items()
-        if set(entry["exclude"]) & {*entry["retrieved"], *entry["oracle"], *entry["random"], *entry["style"]}
+        if set(entry["exclude"]) & {*entry["retrieved"], *entry["oracle"], *entry["random"], *entry.get("style", ())}
     ]
     return _finding(_problem("prompts that are shown their target", shown), f"{len(prompts)} prompts without leak", {})
 
