@@ -71,7 +71,7 @@ def test_after_dvc_repro_every_asset_is_fresh_and_a_second_sync_is_silent(
     assert sync(instance, loaded) == list(loaded.stages)
     assert list(news(instance, loaded)) == []
     evaluated = evaluations(instance, loaded)
-    assert evaluated["ingest"] == {"corpus_is_whole": False}, "this project's corpus has no pairs"
+    assert evaluated["ingest"] == {"corpus_is_whole": True}
     assert evaluated["index"].keys() == {"recall_is_high", "upstream_is_clean"}
     assert all(found["upstream_is_clean"] for name, found in evaluated.items() if loaded.stages[name].reads)
     assert stale(instance, loaded) == dict.fromkeys(loaded.stages, StaleStatus.FRESH)
