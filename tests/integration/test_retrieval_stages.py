@@ -173,7 +173,7 @@ def test_search_by_command_prints_hits_and_writes_why(project: tuple[Path, Memor
         app, ["kb", "search", "a lovely red moon", "--root", str(root), "--top-k", "3", "--explain", str(page)]
     )
     assert found.exit_code == 0, found.output
-    assert len(re.findall(r"(?m)^[01]\.\d{4}  tiny/\S+/red-moon +red moon, \S+ style$", found.output)) == 3
+    assert len(re.findall(r"(?m)^[01]\.\d{4}  tiny/\S+/red-moon +red moon, \S+ style +\(bm25 .*\)$", found.output)) == 3
     assert "in no caption: lovely" in found.output
     html = page.read_text()
     assert html.count("data:image/png;base64,") == 3
