@@ -23,7 +23,7 @@ demo: install  ## the whole pipeline, then where the pictures and numbers are
 	@rag-diffusion show
 
 test: install  ## every test that needs neither a GPU nor hours
-	pytest -m "not gpu and not long"
+	pytest -n 2 --dist loadfile -m "not gpu and not long"
 
 check: install  ## lint, types, layers and the fast tests
 	ruff check .

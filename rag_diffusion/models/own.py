@@ -108,12 +108,13 @@ def save_own(generator: Generator, folder: Path) -> None:
     (folder / SPEC).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
 
 
-def load_own(folder: Path, device: torch.device | str, **extensions: Any) -> Generator:
+def load_own(folder: Path, device: torch.device | str, text_encoder: str = "", **extensions: Any) -> Generator:
     """Read a folder that `save_own` wrote, in float32.
 
     Args:
         folder: that one.
         device: where it is to live.
+        text_encoder: name or path in place of the one that is named there, a copy of it elsewhere; empty: that one.
         **extensions: of `RetrievalUNet`, `neighbor_fine_skips` or `neighbor_roles` for example, that it had not; they
             start so that the network stays what it is.
 
@@ -124,7 +125,7 @@ def load_own(folder: Path, device: torch.device | str, **extensions: Any) -> Gen
         spec = json.loads((folder / SPEC).read_text())
         unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32, **extensions)
         codec = PatchCodec(patch_size=spec["patch_size"], **load_file(folder / _CODEC))
-        name, tokens, image_size = spec["text_encoder"], spec["max_text_tokens"], spec["image_size"]
+        name, tokens, image_size = text_encoder or spec["text_encoder"], spec["max_text_tokens"], spec["image_size"]
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: expected weights that fit unet/config.json, got: {str(error).strip().splitlines()[0]}; "

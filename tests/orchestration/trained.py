@@ -21,7 +21,8 @@ from rag_diffusion.training.card import write_card
 from rag_diffusion.types import Hits
 
 STEPS, EVERY = 24, 2
-MODEL = {"patch_size": 8, "block_out_channels": [32, 64], "neighbor_skips": [1], "neighbor_head_dim": 32}
+MODEL = {"patch_size": 8, "block_out_channels": [32, 64], "neighbor_skips": [1], "neighbor_head_dim": 32,
+         "neighbor_fine_skips": []}  # fmt: skip
 FINETUNE = {"steps": STEPS, "batch_size": 4, "group_size": 4, "warmup_steps": 2, "checkpoint_every": EVERY,
             "validate_every": 12, "precision": "fp32", "learning_rate": 0.001}  # fmt: skip
 OUTS = [layout.MODEL, f"{layout.RUNS}/finetune.run.json"]

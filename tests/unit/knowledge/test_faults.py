@@ -14,6 +14,7 @@ from rag_diffusion.errors import BusyError, ConfigError, DataError, LineageError
 from rag_diffusion.knowledge import build
 from rag_diffusion.knowledge.data_set import DataSet
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.layout import RECALL_FILE
 from rag_diffusion.retrieval import recall
 
 from .bases import TinyEncoder, items, make_base
@@ -130,7 +131,7 @@ def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
     base = make_base(tmp_path, TinyEncoder(), index={"factory": "IVF32,PQ2x4", "min_recall": 0.98})
     with pytest.raises(ConfigError, match=r"expected recall@10 of at least 0.98 .* got .*IVF32,PQ2x4"):
         base.add("photos", items(range(1500)))
-    report = json.loads((base.places.building("photos") / "made" / recall.RECALL_FILE).read_text())
+    report = json.loads((base.places.building("photos") / "made" / RECALL_FILE).read_text())
     assert not report["passed"]
     assert report["caption_queries"] == recall.RECALL_QUERIES
     assert base.names() == []

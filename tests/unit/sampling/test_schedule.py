@@ -70,7 +70,7 @@ def test_a_weak_match_is_trouble_of_its_own_image(pipeline: RetrievalPipeline, m
     def weak(retriever: Retriever, query: str, hits: Any) -> str:
         return "nothing here is much like it" if query == "a cheetah" else ""
 
-    monkeypatch.setattr("rag_diffusion.sampling.source.weak_match", weak)
+    monkeypatch.setattr("rag_diffusion.retrieval.weakness.weak_match", weak)
     found = pipeline([PROMPT, "a cheetah"], num_inference_steps=1, num_images_per_prompt=2).provenance
     told = [one.settings.get("trouble") for one in found]
     assert told == [None, None, ["nothing here is much like it"], ["nothing here is much like it"]]

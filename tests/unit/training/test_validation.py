@@ -7,6 +7,7 @@ import torch
 
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.training.validation import (
+    CURVE_BY_STEP,
     CURVE_KINDS,
     SHIFTS,
     SIZES,
@@ -37,6 +38,8 @@ def test_aligned_is_the_gain_itself_and_every_placement_is_another(trainer: Trai
     assert curve["curve_random_aligned"] == pytest.approx(random, abs=1e-5)
     retrieved = [value for name, value in curve.items() if name.startswith("curve_retrieved")]
     assert len(set(retrieved)) == len(retrieved)
+    short = placement_curve(trainer.generator, probe, ("retrieved",), CURVE_BY_STEP)
+    assert short == {f"curve_retrieved_{name}": curve[f"curve_retrieved_{name}"] for name in CURVE_BY_STEP}
 
 
 def test_placements_move_by_what_their_names_say() -> None:
