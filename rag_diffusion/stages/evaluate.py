@@ -40,7 +40,6 @@ from rag_diffusion.types import Prompt
 
 PAGE = "faithfulness.html"
 DRAWN = ("none", "random", "retrieved", "oracle")
-_PROBE = 96  # validation pairs of the shift and scale curve
 _MANY = 7  # drawings of an entity in the knowledge base
 
 Curve = dict[str, dict[str, float]]
@@ -128,7 +127,7 @@ def by_placement(root: Path, bench: Bench) -> dict[str, float]:
     """The shift and scale curve on validation pairs: loss at t = 950 minus that without neighbors."""
     generator = load_generator(root / layout.MODEL, choose_device(bench.config.device))
     lists, count = bench.table.validation, bench.config.retrieval.content
-    probe = make_probe(generator, bench.corpus, lists, count, _PROBE, bench.config.seed)
+    probe = make_probe(generator, bench.corpus, lists, count, bench.config.evaluate.curve_prompts, bench.config.seed)
     return placement_curve(generator, probe)
 
 

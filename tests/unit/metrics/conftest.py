@@ -19,7 +19,7 @@ from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card
 from rag_diffusion.metrics.ruler.store import Ruler, load_ruler, save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.retrieval.neighbors import PromptNeighbors, write_neighbors
-from rag_diffusion.types import Prompt
+from rag_diffusion.types import Hits, Prompt
 
 EPOCHS = 4
 
@@ -62,8 +62,21 @@ def tiny_project(tiny_corpus: Corpus, tiny_trunk: Trunk, tmp_path_factory: pytes
     ]
     (root / layout.NEIGHBORS).mkdir()
     entries = {prompt.prompt_id: shown_for(prompt, tiny_corpus) for prompt in prompts}
-    write_neighbors(root / layout.NEIGHBORS, corpus_hash=tiny_corpus.hash, training={}, validation={}, prompts=entries)
+    validation = validation_lists(tiny_corpus)
+    write_neighbors(
+        root / layout.NEIGHBORS, corpus_hash=tiny_corpus.hash, training={}, validation=validation, prompts=entries
+    )
     return root
+
+
+def validation_lists(corpus: Corpus) -> dict[str, Hits]:
+    """Of each validation pair its entity in other styles."""
+    held = corpus.table[corpus.table["split"] == "validation"]
+    lists = {
+        row.pair_id: [other for other in held.loc[held["entity"] == row.entity, "pair_id"] if other != row.pair_id]
+        for row in held.itertuples()
+    }
+    return {name: Hits(pair_ids=tuple(ids), scores=(1.0,) * len(ids), parts={}) for name, ids in lists.items()}
 
 
 def shown_for(prompt: Prompt, corpus: Corpus) -> PromptNeighbors:

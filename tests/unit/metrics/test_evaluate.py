@@ -31,7 +31,8 @@ from rag_diffusion.training.card import write_card
 def settings(scoring_config: Config) -> Config:
     """Few steps, few points."""
     sample = scoring_config.sample.model_copy(update={"num_inference_steps": 4})
-    few = {"prompts": "default", "curve_text_scales": [1.5], "curve_neighbor_scales": [2.0], "shown": 1}
+    few = {"prompts": "default", "curve_text_scales": [1.5], "curve_neighbor_scales": [2.0], "shown": 1,
+           "curve_prompts": 12}  # fmt: skip
     encoder = scoring_config.encoder.model_copy(update={"image_size": 32, "epochs": 1, "batch_size": 32})
     update = {"sample": sample, "evaluate": scoring_config.evaluate.model_copy(update=few), "encoder": encoder}
     return scoring_config.model_copy(update=update)
