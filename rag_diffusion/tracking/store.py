@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -28,6 +29,24 @@ NOTES = {
     "sweep": f"Validation prompts by guidance and number of neighbors, nested in one run for each model. {_SEE}",
     "": _SEE,
 }
+VIEW = "mlflow.sharedViewState.columns"  # a tag with a view of the runs; `?viewStateShareKey=columns` opens it
+VIEW_KEY = "viewStateShareKey=columns"
+COLUMNS = {  # metrics of the runs' table, the first of them in order
+    "knowledge_base": (
+        "num_pairs", "num_entities", "num_rejected", "recall_image", "recall_text",
+        "validation_all_entity_recall_1", "validation_all_entity_recall_3", "query_ms_p50",
+    ),
+    "generator": (
+        "loss", "validation/gain_t950", "validation/curve_retrieved_shift16", "validation/curve_retrieved_size0.5",
+        "retrieved.images", "retrieved.attention_to_neighbors",
+    ),
+    "evaluation": (
+        "retrieved.joint", "retrieved.entity", "retrieved.style", "retrieved.kid", "none.joint", "copied_snap.joint",
+        "real.joint", "difference.retrieved-none",
+    ),
+    "sweep": ("joint", "entity", "style"),
+}  # fmt: skip
+_COLUMN_WIDTH = 170  # pixels
 _UNREACHABLE = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
 _PLACES = {  # columns that hold where an artifact is
     "experiments": ("artifact_location",),
@@ -51,18 +70,26 @@ def connect(setup: Setup) -> tuple[MlflowClient, str]:
         client = MlflowClient(setup.uri)
         found = client.get_experiment_by_name(setup.experiment)
         if found is None:
-            made = client.create_experiment(setup.experiment, setup.artifacts, _tags(setup.experiment))
-            return client, str(made)
-        for key, value in _tags(setup.experiment).items():  # made by an earlier version, or by hand
-            if key not in found.tags:
-                client.set_experiment_tag(found.experiment_id, key, value)
-        return client, str(found.experiment_id)
+            experiment_id, has = str(client.create_experiment(setup.experiment, setup.artifacts)), {}
+        else:
+            experiment_id, has = str(found.experiment_id), found.tags
+        for key, value in _tags(setup.experiment, experiment_id).items():
+            if key not in has:  # else made by an earlier version, or by hand
+                client.set_experiment_tag(experiment_id, key, value)
+        return client, experiment_id
 
 
-def _tags(experiment: str) -> dict[str, str]:
+def _tags(experiment: str, experiment_id: str) -> dict[str, str]:
     """What MLflow's pages need to know: that these are runs of a model, not of an agent, and what they are about."""
     family = experiment.rpartition("/")[2]
-    return {KIND: "custom_model_development", NOTE: NOTES.get(family, NOTES[""])}
+    tags = {KIND: "custom_model_development", NOTE: NOTES.get(family, NOTES[""])}
+    if family in COLUMNS:
+        columns = [f"metrics.`{name}`" for name in COLUMNS[family]]
+        widths = dict.fromkeys(columns, _COLUMN_WIDTH)
+        tags[VIEW] = json.dumps({"selectedColumns": ["attributes.`Duration`", *columns], "columnWidths": widths})
+        link = f"[Runs with the columns that count](#/experiments/{experiment_id}/runs?{VIEW_KEY})"
+        tags[NOTE] = f"{link}. {tags[NOTE]}"
+    return tags
 
 
 def run_named(client: MlflowClient, experiment_id: str, name: str) -> str:

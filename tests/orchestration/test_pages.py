@@ -36,7 +36,7 @@ def served(project: Path, project_root: Path, environment: dict[str, str]) -> It
     for command in (["-m", "dvc", "repro", "-q"], ["-m", "orchestration.sync"]):
         subprocess.run([sys.executable, *command], cwd=project, env=environment, check=True, capture_output=True)
     with open_tracker(load_config(project_root / "params.yaml"), project, "sample") as tracker:
-        tracker.log_metrics({"joint": 0.25})
+        tracker.log_metrics({"joint": 0.25, "retrieved.attention_to_neighbors": 0.5})
         tracker.log_image(Image.new("RGB", (64, 64), "red"), "sheets/retrieved")
         with recording("sample", prompt="a red apple") as root, span("retrieve", "RETRIEVER") as part:
             part.outputs = [{"page_content": "Noto emoji of an apple", "metadata": {"score": 1.0}}]
@@ -70,7 +70,7 @@ def shows(page: Page, *texts: str) -> None:
 
 
 def test_a_browser_shows_assets_checks_runs_and_traces(served: dict[str, str], tmp_path: Path) -> None:
-    dagster, mlflow = served["Dagster"], served["MLflow"].removesuffix("/runs")
+    dagster, mlflow = served["Dagster"], served["MLflow"].partition("/runs?")[0]
     options: dict[str, Any] = {
         "executable_path": CHROMIUM,
         "args": ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"],
@@ -87,8 +87,8 @@ def test_a_browser_shows_assets_checks_runs_and_traces(served: dict[str, str], t
         page.goto(f"{dagster}/assets/score?view=checks")
         shows(page, "no_worse_than_the_champion", "upstream_is_clean")
         page.screenshot(path=tmp_path / "dagster_checks.png")
-        page.goto(f"{mlflow}/runs")
-        shows(page, "sample")
+        page.goto(served["MLflow"])
+        shows(page, "sample", "retrieved.attention_to_neighbors", "the columns that count")
         page.screenshot(path=tmp_path / "mlflow_runs.png")
         page.goto(f"{mlflow}/runs/{served['run']}")
         shows(page, "joint", "sample.guidance")

@@ -19,8 +19,8 @@ def test_a_stage_has_its_own_parameters_alone(pytestconfig: pytest.Config) -> No
     score = own_params(project_root, "score", everything)
     assert {name.split(".")[0] for name in score} == {"seed", "score"}
     assert own_params(project_root, "ruler", everything).keys() < everything.keys()
-    sweep = own_params(project_root, "sweep@joint-3", everything, ["sample.guidance", "retrieval.num_neighbors"])
-    assert {"sample.guidance", "retrieval.num_neighbors", "sample.scheduler"} <= sweep.keys()
+    sweep = own_params(project_root, "sweep@joint-3", everything, ["sample.guidance", "retrieval.content"])
+    assert {"sample.guidance", "retrieval.content", "sample.scheduler"} <= sweep.keys()
     assert "sample.batch_size" not in sweep
 
 

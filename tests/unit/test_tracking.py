@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -95,6 +96,9 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
     assert tracker.run_id is not None
     store = client(root)
     run = store.get_run(tracker.run_id)
+    family = store.get_experiment(run.info.experiment_id)
+    assert "retrieved.joint" in json.loads(family.tags["mlflow.sharedViewState.columns"])["selectedColumns"][1]
+    assert f"(#/experiments/{family.experiment_id}/runs?" in family.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "score"
     assert run.data.params["sample.text_guidance_scale"] == str(config.sample.text_guidance_scale)

@@ -1,0 +1,123 @@
+"""What twenty kills cost a `rag-diffusion kb add` of 2,000 photographs.
+
+    python benchmarks/bench_kills.py PROJECT [--photos 2000] [--kills 20] [--side 1280]
+
+PROJECT has an encoder (`dvc repro align`). One process adds the photographs undisturbed; then another data set of the
+same ones is added by processes that are killed at random moments of their work, each soon after the one before, until
+the last one ends. Work is the time from the moment a process begins to read its source; starting Python and loading
+the encoder is told beside it. The hits of both data sets must agree in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+
+ADD = """
+import sys
+from rag_diffusion.knowledge import ingest
+take = ingest.Ingest.take
+def told(self, staging, source):
+    print("work", flush=True)
+    take(self, staging, source)
+ingest.Ingest.take = told
+from rag_diffusion.cli import app
+app(["kb", "add", sys.argv[1], sys.argv[2], "--licence", "CC0-1.0", "--attribution", "nobody"])
+"""
+
+
+@dataclass
+class Runs:
+    """Seconds of all processes that added one data set.
+
+    Attributes:
+        starting, working: until the source is read, and from then on.
+        kills: processes that were killed.
+    """
+
+    starting: float = 0.0
+    working: float = 0.0
+    kills: int = 0
+
+    def add(self, project: Path, name: str, photos: Path, kill_after: float | None = None) -> bool:
+        """One process; whether it came to its end."""
+        command = [sys.executable, "-c", ADD, name, str(photos)]
+        start = time.monotonic()
+        process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "work\n", process.communicate()
+        begun = time.monotonic()
+        self.starting += begun - start
+        try:
+            said = process.communicate(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            self.kills += 1
+        else:
+            assert process.returncode == 0, said
+        self.working += time.monotonic() - begun
+        return process.returncode == 0
+
+
+def make_photos(folder: Path, count: int, side: int) -> None:
+    """JPEG files of side x 3/4 side with captions beside them; smooth noise compresses as photographs do."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(count):
+        small = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        picture = Image.fromarray(small).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
+        if number % 2:
+            picture = picture.filter(ImageFilter.EDGE_ENHANCE)
+        picture.save(folder / f"{number:05d}.jpg", quality=90)
+        (folder / f"{number:05d}.txt").write_text(f"photograph number {number} of a {rng.integers(1000)}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--photos", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--side", type=int, default=1280)
+    given = parser.parse_args()
+    chance = random.Random(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = Path(scratch) / "photos"
+        make_photos(photos, given.photos, given.side)
+        print(f"{given.photos} photographs, {sum(p.stat().st_size for p in photos.glob('*.jpg')) / 1e6:.0f} MB")
+        whole, killed = Runs(), Runs()
+        whole.add(given.project, "undisturbed", photos)
+        mean = whole.working / given.kills
+        while killed.kills < given.kills:
+            if killed.add(given.project, "killed", photos, chance.uniform(0, 2 * mean)):
+                break
+        else:
+            killed.add(given.project, "killed", photos)
+    base = KnowledgeBase.open(given.project)
+    queries = [f"a photograph of a {number}" for number in range(20)]
+    hits = [
+        [[(pair.split("/", 1)[1], round(score, 5)) for pair, score in zip(one.pair_ids, one.scores, strict=True)]
+         for one in base.search(queries, top_k=10, sets=[name])]
+        for name in ("undisturbed", "killed")
+    ]  # fmt: skip
+    assert hits[0] == hits[1], "other hits after the kills"
+    print(json.dumps({"undisturbed": vars(whole), "killed": vars(killed)}))
+    print(f"work with kills / without: {killed.working / whole.working:.2f}")
+
+
+if __name__ == "__main__":
+    main()
