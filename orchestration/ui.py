@@ -62,7 +62,7 @@ def main(root: Path) -> None:
 
 
 def runs_page(mlflow: str) -> str:
-    """The list of runs with the columns that count; MLflow's own first page is about language models and shows none of them."""
+    """The runs with the columns that count; MLflow's own first page is about language models and shows none of them."""
     search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1&order_by=last_update_time%20DESC"
     with urlopen(search, timeout=30) as answer:  # noqa: S310
         found = json.load(answer).get("experiments", [])
