@@ -66,12 +66,16 @@ class Pictures:
         raise ImageError(what, found.decode("utf-8", "replace"))
 
     def close(self) -> None:
-        """End the processes that wait; those at work end with their picture."""
+        """End the processes that wait for a picture; one that comes later starts another."""
+        ended = 0
         with suppress(queue.Empty):
             while True:
                 worker = self._free.get_nowait()
+                ended += 1
                 if worker is not None:
                     worker.end()
+        for _ in range(ended):  # else whoever comes now would wait for ever
+            self._free.put(None)
 
 
 class _Worker:

@@ -91,7 +91,7 @@ def test_a_browser_shows_assets_checks_runs_and_traces(served: dict[str, str], t
         shows(page, "sample", "retrieved.attention_to_neighbors", "the columns that count")
         page.screenshot(path=tmp_path / "mlflow_runs.png")
         page.goto(f"{mlflow}/runs/{served['run']}")
-        shows(page, "joint", "sample.guidance")
+        shows(page, "joint", "python -m rag_diffusion run sample")
         page.screenshot(path=tmp_path / "mlflow_run.png")
         page.goto(f"{mlflow}/traces")
         shows(page, "a red apple")

@@ -143,3 +143,14 @@ def test_a_large_picture_in_stripes_looks_as_it_does_as_a_whole(
     difference = [abs(a - b) for a, b in zip(images.to_square(striped, 32).tobytes(), whole.tobytes(), strict=True)]
     assert sum(difference) / len(difference) < 2
     assert max(difference) < 24
+
+
+def test_a_picture_after_the_end_is_answered_as_before() -> None:
+    content = encoded(noise(3, 90, 120), "PNG")
+    closed = Pictures(workers=1)
+    closed.checked(content, "a", SIDE)
+    closed.close()
+    with ThreadPoolExecutor(1) as pool:  # a server that ends while somebody's picture waits must not wait for ever
+        answer = pool.submit(closed.checked, content, "a", SIDE).result(timeout=60)
+    closed.close()
+    assert answer.tobytes() == checked_image(content, "a", SIDE).tobytes()
