@@ -226,8 +226,8 @@ class Writer(Catalogue):
         Ingest(facts, self.encoder, self.decode).take(staging, source)
         new = staging.parts[before:]
         rejected = [one for part in new for one in part.rejected()]
-        if old is not None and not any(part.rows for part in new) and not rejected:
-            return old, rejected
+        if old is not None and not any(part.rows for part in new):
+            return old, rejected  # whoever sent it is told; a record of each would let nonsense grow the data set
         return self._generations.publish(facts, staging, old), rejected
 
     def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:

@@ -202,6 +202,8 @@ def test_an_archive_of_nothing_new_is_refused_also_where_the_data_set_exists(
     assert "expected new pairs of images and captions, got 1 rejections alone" in answer.json()["message"]
     assert "name taken" in again.json()["message"]
     assert client.get("/health").json()["num_pairs"] == 61
+    kept = next(one for one in client.get("/data-sets").json() if one["name"] == "coins")
+    assert kept["num_rejected"] == 0, "what is refused does not make the data set grow"
 
 
 def test_a_name_leads_nowhere_and_turns_nothing_around(client: Client) -> None:
