@@ -174,13 +174,15 @@ def lineage(
 def redraw(
     file: Annotated[Path, typer.Argument(help="a PNG that was drawn here, with its provenance inside")],
     root: Root = Path(),
-    out: Annotated[Path | None, typer.Option(help="Where to write it; beside the file if nothing is named.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it; FILE.again.png in this folder if nothing is named.")
+    ] = None,
 ) -> None:
     """Draw a picture again from what its own file says, and compare; or say why it cannot be the same."""
     from rag_diffusion.sampling.again import redraw_file
 
     with clean_errors():
-        print(redraw_file(root, file, out or file.with_suffix(".again.png")))
+        print(redraw_file(root, file, out or Path(f"{file.stem}.again.png")))
 
 
 @app.command()
