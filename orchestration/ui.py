@@ -20,8 +20,7 @@ from urllib.request import urlopen
 
 from orchestration.metadata import MLFLOW_PAGE
 from orchestration.processes import end_group, environment
-from rag_diffusion.tracking import ARTIFACTS, STORE
-from rag_diffusion.tracking.store import VIEW_KEY
+from rag_diffusion.tracking import ARTIFACTS, STORE, views
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, DAGSTER_PORT = 5000, 3000
@@ -62,11 +61,11 @@ def main(root: Path) -> None:
 
 
 def runs_page(mlflow: str) -> str:
-    """The runs with the columns that count; MLflow's own first page is about language models and shows none of them."""
+    """The runs with what counts; MLflow's own first page is about language models and shows none of them."""
     search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1&order_by=last_update_time%20DESC"
     with urlopen(search, timeout=30) as answer:  # noqa: S310
         found = json.load(answer).get("experiments", [])
-    return f"{mlflow}/#/experiments/{found[0]['experiment_id']}/runs?{VIEW_KEY}" if found else mlflow
+    return f"{mlflow}/#/experiments/{found[0]['experiment_id']}/runs?{views.KEY}" if found else mlflow
 
 
 def free_port(first: int) -> int:

@@ -198,4 +198,4 @@ def _comparison(
 
 def _save(ctx: StageContext, folder: Path, name: str, sheet: Image.Image) -> None:
     sheet.save(folder / f"{name}.png")
-    ctx.tracker.log_image(sheet, f"sheets/{name}")
+    ctx.tracker.log_image(sheet, f"sheets/{name}", step=0)  # MLflow compares pictures that have a step

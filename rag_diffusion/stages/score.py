@@ -132,6 +132,6 @@ def _track(tracker: Tracker, root: Path, report: dict[str, Any]) -> None:
         {f"difference.{name}": values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
     )
     tracker.log_table(flat_rows(report["variants"]), "scores")
-    tracker.log_image(as_image((root / PLOT).read_bytes()), "accuracy")
+    tracker.log_image(as_image((root / PLOT).read_bytes()), "accuracy", step=0)
     for name in (REPORT, CSV):
         tracker.log_artifact(root / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from rag_diffusion.tracking import views
 from rag_diffusion.tracking.tracker import ARTIFACTS, STORE, Setup
 
 if TYPE_CHECKING:
@@ -29,24 +29,6 @@ NOTES = {
     "sweep": f"Validation prompts by guidance and number of neighbors, nested in one run for each model. {_SEE}",
     "": _SEE,
 }
-VIEW = "mlflow.sharedViewState.columns"  # a tag with a view of the runs; `?viewStateShareKey=columns` opens it
-VIEW_KEY = "viewStateShareKey=columns"
-COLUMNS = {  # metrics of the runs' table, the first of them in order
-    "knowledge_base": (
-        "num_pairs", "num_entities", "num_rejected", "recall_image", "recall_text",
-        "validation_all_entity_recall_1", "validation_all_entity_recall_3", "query_ms_p50",
-    ),
-    "generator": (
-        "loss", "validation/gain_t950", "validation/curve_retrieved_shift16", "validation/curve_retrieved_size0.5",
-        "retrieved.images", "retrieved.attention_to_neighbors",
-    ),
-    "evaluation": (
-        "retrieved.joint", "retrieved.entity", "retrieved.style", "retrieved.kid", "none.joint", "copied_snap.joint",
-        "real.joint", "difference.retrieved-none",
-    ),
-    "sweep": ("joint", "entity", "style"),
-}  # fmt: skip
-_COLUMN_WIDTH = 170  # pixels
 _UNREACHABLE = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
 _PLACES = {  # columns that hold where an artifact is
     "experiments": ("artifact_location",),
@@ -83,12 +65,9 @@ def _tags(experiment: str, experiment_id: str) -> dict[str, str]:
     """What MLflow's pages need to know: that these are runs of a model, not of an agent, and what they are about."""
     family = experiment.rpartition("/")[2]
     tags = {KIND: "custom_model_development", NOTE: NOTES.get(family, NOTES[""])}
-    if family in COLUMNS:
-        columns = [f"metrics.`{name}`" for name in COLUMNS[family]]
-        widths = dict.fromkeys(columns, _COLUMN_WIDTH)
-        tags[VIEW] = json.dumps({"selectedColumns": ["attributes.`Duration`", *columns], "columnWidths": widths})
-        link = f"[Runs with the columns that count](#/experiments/{experiment_id}/runs?{VIEW_KEY})"
-        tags[NOTE] = f"{link}. {tags[NOTE]}"
+    if family in views.COLUMNS:
+        link = f"[Runs with what counts](#/experiments/{experiment_id}/runs?{views.KEY})"
+        tags |= {views.TAG: views.view(family), NOTE: f"{link}. {tags[NOTE]}"}
     return tags
 
 

@@ -37,7 +37,7 @@ def served(project: Path, project_root: Path, environment: dict[str, str]) -> It
         subprocess.run([sys.executable, *command], cwd=project, env=environment, check=True, capture_output=True)
     with open_tracker(load_config(project_root / "params.yaml"), project, "sample") as tracker:
         tracker.log_metrics({"joint": 0.25, "retrieved.attention_to_neighbors": 0.5})
-        tracker.log_image(Image.new("RGB", (64, 64), "red"), "sheets/retrieved")
+        tracker.log_image(Image.new("RGB", (64, 64), "red"), "sheets/comparison", step=0)
         with recording("sample", prompt="a red apple") as root, span("retrieve", "RETRIEVER") as part:
             part.outputs = [{"page_content": "Noto emoji of an apple", "metadata": {"score": 1.0}}]
         tracker.log_traces([root])
@@ -88,8 +88,12 @@ def test_a_browser_shows_assets_checks_runs_and_traces(served: dict[str, str], t
         shows(page, "no_worse_than_the_champion", "upstream_is_clean")
         page.screenshot(path=tmp_path / "dagster_checks.png")
         page.goto(served["MLflow"])
-        shows(page, "sample", "retrieved.attention_to_neighbors", "the columns that count")
+        shows(page, "sample", "retrieved.attention_to_neighbors", "with what counts")
         page.screenshot(path=tmp_path / "mlflow_runs.png")
+        page.goto(f"{served['MLflow']}&compareRunsMode=CHART")
+        shows(page, "What counts", "Pictures")
+        page.locator("img[src*='sheets']").first.wait_for(timeout=60_000)
+        page.screenshot(path=tmp_path / "mlflow_charts.png")
         page.goto(f"{mlflow}/runs/{served['run']}")
         shows(page, "joint", "python -m rag_diffusion run sample")
         page.screenshot(path=tmp_path / "mlflow_run.png")
