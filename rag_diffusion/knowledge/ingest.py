@@ -40,6 +40,7 @@ Floats = NDArray[np.float32]
 Kind = TypeVar("Kind")
 
 BATCH, BATCH_BYTES = 16, 2**24  # candidates, and bytes of their files, that a worker takes at a time
+BATCH_AT_FIRST = 4  # each further batch is twice as large: a build that is killed early has little under way
 _KEPT_AT_A_TIME = 512
 
 
@@ -164,12 +165,12 @@ class _Keeping:
 
 def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
     """Candidates a few at a time; fewer where their files are large, since several batches are in memory."""
-    batch, size = list[Kind](), 0
+    batch, size, most = list[Kind](), 0, BATCH_AT_FIRST
     for one in source:
         batch.append(one)
         size += len(one.image) if isinstance(one, Item | Pair) else 0
-        if len(batch) == BATCH or size >= BATCH_BYTES:
+        if len(batch) == most or size >= BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, size, most = [], 0, min(BATCH, 2 * most)
     if batch:
         yield batch

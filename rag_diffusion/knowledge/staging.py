@@ -31,7 +31,7 @@ from rag_diffusion.types import Pair
 PART_CANDIDATES = 2048
 PART_BYTES = 2**26  # of images; a part is held in memory while it is filled
 PART_SECONDS = 10.0  # at the latest a part is written
-PART_SECONDS_AT_FIRST = 0.5
+PART_SECONDS_AT_FIRST = 0.2
 PART_SHARE = 0.02  # of the time that a build has taken; between the two
 PLAN = "plan.json"
 
