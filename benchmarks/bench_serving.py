@@ -70,7 +70,8 @@ class Served:
             self.port = probe.getsockname()[1]
         command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/rag-diffusion@champion"]
         command += ["--env-manager", "local", "-p", str(self.port)]
-        variables = os.environ | {"MLFLOW_TRACKING_URI": store}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of uvicorn
+        variables = os.environ | {"MLFLOW_TRACKING_URI": store, "PATH": path}
         self._process = subprocess.Popen(
             command, cwd=cwd, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

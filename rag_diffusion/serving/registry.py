@@ -116,6 +116,7 @@ def _new_run(client: Any, experiment_id: str) -> str:
 
 def _register(client: Any, experiment_id: str, name: str, root: Path, run_id: str) -> Version:
     import mlflow
+    import pandas as pd
 
     with tempfile.TemporaryDirectory(dir=root / "mlruns") as folder:
         project = Path(folder) / "project"
@@ -130,7 +131,7 @@ def _register(client: Any, experiment_id: str, name: str, root: Path, run_id: st
                 artifacts={"project": str(project)},
                 code_paths=[str(Path(layout.__file__).parent)],
                 signature=_signature(),
-                input_example=({"prompt": ["a red apple"]}, dict(served.DEFAULTS)),
+                input_example=(pd.DataFrame({"prompt": ["a red apple"]}), dict(served.DEFAULTS)),
                 pip_requirements=_requirements(),
                 registered_model_name=name,
             )

@@ -112,12 +112,15 @@ def test_neighbors_of_another_corpus_are_refused(project: Path, tiny_corpus: Cor
 
 
 @pytest.mark.slow
-def test_a_promoted_model_is_registered_once_and_answers_a_prompt_over_http(project: Path) -> None:
+def test_a_promoted_model_is_registered_once_and_answers_a_prompt_over_http(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = load_config(project / "params.yaml")
     first = registry.promote(project, config, "0" * 32, {"retrieved.kid": "0.5"})
     again = registry.promote(project, config, first.run_id, {})
 
     assert (first.new, again.new, first.number) == (True, False, again.number)
+    assert "Got error" not in caplog.text, "the example that the model is registered with is one that it answers"
     store = f"sqlite:///{project / STORE}"
     client = MlflowClient(store)
     champion = client.get_model_version_by_alias("rag-diffusion", "champion")
