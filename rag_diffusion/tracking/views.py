@@ -7,7 +7,6 @@ in an address opens them. Without one its page has no metric in the table, and c
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 TAG = "mlflow.sharedViewState.columns"
@@ -64,8 +63,7 @@ def _chart(metric: str) -> dict[str, Any]:
 
 
 def _picture(name: str) -> dict[str, Any]:
-    keys: Sequence[str] = [name]
-    return _card("IMAGE", name, "pictures") | {"imageKeys": keys, "step": 0}
+    return _card("IMAGE", name, "pictures") | {"imageKeys": [name], "step": 0}
 
 
 def _card(kind: str, name: str, section: str) -> dict[str, Any]:
