@@ -23,7 +23,6 @@ import torch
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write
 from rag_diffusion.models.codec import PatchCodec
@@ -31,6 +30,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import build_generator
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.training.data import Batches

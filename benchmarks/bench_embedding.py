@@ -22,14 +22,14 @@ from bench_lexical import synthetic
 from PIL import Image
 
 from rag_diffusion.config import load_config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.knowledge.ingest import BATCH, Ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.readers import open_reader
-from rag_diffusion.knowledge.staging import Staging
 from rag_diffusion.layout import CORPUS, ENCODER
+from rag_diffusion.readers.forms import open_reader
 from rag_diffusion.retrieval.stream import StreamEncoder, in_order
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.staging import Staging
 
 
 def embed(images: int, kind: str, rounds: int) -> dict[str, float]:

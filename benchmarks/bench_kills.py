@@ -37,7 +37,7 @@ def told(self, staging, source):
     print("work", flush=True)
     take(self, staging, source)
 ingest.Ingest.take = told
-from rag_diffusion.cli import app
+from rag_diffusion.terminal.app import app
 app(["kb", "add", sys.argv[1], sys.argv[2], "--licence", "CC0-1.0", "--attribution", "nobody"])
 """
 

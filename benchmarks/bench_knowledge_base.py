@@ -33,15 +33,15 @@ from bench_lexical import synthetic
 from PIL import Image
 
 from rag_diffusion.config import load_config
-from rag_diffusion.corpus.pairs import Pairs
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.records import Item
-from rag_diffusion.knowledge.server import create_app
 from rag_diffusion.layout import CORPUS, ENCODER
+from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.stream import StreamEncoder
+from rag_diffusion.serving.server import create_app
 from rag_diffusion.spans import recording, span
 from rag_diffusion.stages.neighbors import latencies
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.types import Hits
 
 WIDTH, SIDE = 256, 64

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.layout import CORPUS
 from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
+from rag_diffusion.store.corpus import Corpus
 
 TOP, POOL = 10, 200
 END = ""

@@ -37,7 +37,7 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from tests.unit.knowledge.bases import items, make_base
-from rag_diffusion.knowledge import server
+from rag_diffusion.serving import server
 base = make_base(Path(sys.argv[1]))
 if "photos" not in base.names():
     base.add("photos", items(range(500)))

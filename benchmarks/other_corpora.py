@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.corpus.emoji import normalize_code_points, parse_annotations
-from rag_diffusion.corpus.packages import Package, fetch_package, read_member
 from rag_diffusion.metrics.archive import read_archive
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import read_samples
+from rag_diffusion.readers.packages import Package, fetch_package, read_member
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import read_card

@@ -19,7 +19,6 @@ import yaml
 from numpy.typing import NDArray
 
 from rag_diffusion.corpus.prompts import load_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.layout import CORPUS, SCRATCH
 from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.ann import VectorIndex
@@ -28,8 +27,9 @@ from rag_diffusion.retrieval.fusion import FusionName
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.neighbors import Drawings
 from rag_diffusion.retrieval.retriever import Method, Retriever
-from rag_diffusion.retrieval.vectors import Vectors
 from rag_diffusion.stages.embed import embed_corpus
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.vectors import Vectors
 
 PARAPHRASES = "data/paraphrases.yaml"
 DEPTHS = (1, 3, 10)

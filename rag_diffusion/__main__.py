@@ -1,5 +1,5 @@
 """`python -m rag_diffusion`."""
 
-from rag_diffusion.cli import main
+from rag_diffusion.terminal.app import main
 
 main()

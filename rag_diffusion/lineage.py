@@ -167,7 +167,7 @@ def _of_picture(
 
 def _images(root: Path, pair_ids: Sequence[str]) -> dict[str, bytes]:
     """Images of pairs of the pipeline's corpus, of those that it has."""
-    from rag_diffusion.corpus.store import Corpus
+    from rag_diffusion.store.corpus import Corpus
 
     found: dict[str, bytes] = {}
     with suppress(RagDiffusionError, KeyError):  # no corpus, or one that is half there

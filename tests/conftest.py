@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from rag_diffusion.corpus.images import encode_png
-from rag_diffusion.corpus.store import Corpus, write_corpus
+from rag_diffusion.readers.images import encode_png
+from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.types import Pair
 
 STYLES = ("emojione", "emojione-v1", "fluent-emoji-flat", "noto", "noto-v1", "openmoji", "twemoji")

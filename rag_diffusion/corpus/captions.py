@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from rag_diffusion.readers.labels import with_article
+
 CAPTION_TEMPLATES = (
     "{title}, {style} style",
     "{a_title} in {style} style",
@@ -44,15 +46,6 @@ def describe(template: str, *, title: str, style: str, kind: str) -> str:
         kind: the subgroup in words, e.g. `food fruit`.
     """
     return template.format(title=title, a_title=with_article(title), style=style, kind=kind)
-
-
-def with_article(title: str) -> str:
-    """`apple` -> `an apple`; plurals and names keep none."""
-    first = title.split()[0]
-    last = title.split()[-1]
-    if first[0].isupper() or not first[0].isalpha() or (last.endswith("s") and not last.endswith("ss")):
-        return title
-    return f"{'an' if first[0].lower() in 'aeiou' else 'a'} {title}"
 
 
 def choose(templates: Sequence[str], key: str) -> str:

@@ -8,7 +8,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from rag_diffusion.readers.icon_set import IconSet
 
 VARIATION_SELECTOR = "fe0f"
 _SKIN_TONE = re.compile(r"1f3f[b-f]")
@@ -22,20 +23,6 @@ class Annotation:
     tags: tuple[str, ...]
     group: str
     subgroup: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class IconSet:
-    """One Iconify set: drawings by name, names by code point, aliases."""
-
-    style: str
-    words: str
-    licence: str
-    attribution: str
-    icons: Mapping[str, Mapping[str, Any]]
-    chars: Mapping[str, str]
-    aliases: Mapping[str, Mapping[str, Any]]
-    size: tuple[float, float]
 
 
 def normalize_code_points(text: str) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.config import FolderConfig
-from rag_diffusion.corpus.caption_text import Doubts, check_choice, choose
-from rag_diffusion.corpus.captioned import IMAGE_SUFFIXES, Row, captioned_rows, has_files
-from rag_diffusion.corpus.card import UNSPECIFIED, card_licence
-from rag_diffusion.corpus.images import decode, encode_png, to_square
-from rag_diffusion.corpus.labels import labels_of
-from rag_diffusion.corpus.svg import SUFFIX, svg_to_png
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.progress import progress
+from rag_diffusion.readers.caption_text import Doubts, check_choice, choose
+from rag_diffusion.readers.captioned import IMAGE_SUFFIXES, Row, captioned_rows, has_files
+from rag_diffusion.readers.card import UNSPECIFIED, card_licence
+from rag_diffusion.readers.images import decode, encode_png, to_square
+from rag_diffusion.readers.labels import labels_of
+from rag_diffusion.readers.svg import SUFFIX, svg_to_png
 from rag_diffusion.types import Pair
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_diffusion.corpus.iconify import svg_source
 from rag_diffusion.corpus.manners import Manners, Reading
-from rag_diffusion.corpus.packages import read_members
 from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource, told_apart
 from rag_diffusion.errors import DataError
+from rag_diffusion.readers.icon_set import svg_source
+from rag_diffusion.readers.packages import read_members
 
 _TRADEMARK = re.compile(r"(brand|logo|logotype|flag|flags)-.*|.*-(logo|logotype|brand)s?|.*\bflag-(of|for)\b.*")
 _TRADEMARK_CATEGORY = re.compile(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +15,15 @@ from rag_diffusion.corpus.captions import CAPTION_TEMPLATES, choose, describe
 from rag_diffusion.corpus.emoji import (
     Annotation,
     EntityResolver,
-    IconSet,
     has_skin_tone,
     is_private,
     parse_annotations,
 )
-from rag_diffusion.corpus.images import encode_png, render_svg
-from rag_diffusion.corpus.packages import Package, fetch_package, read_member
 from rag_diffusion.errors import DataError
 from rag_diffusion.progress import progress
+from rag_diffusion.readers.icon_set import IconSet, read_set, svg_of
+from rag_diffusion.readers.images import encode_png, render_svg
+from rag_diffusion.readers.packages import Package, fetch_package, read_member
 from rag_diffusion.types import Pair
 
 
@@ -121,36 +120,6 @@ def _read_set(row: Mapping[str, Any], archive: Path) -> IconSet:
     return read_set(lambda name: read_member(archive, name), style=row["style"], words=row["words"])
 
 
-def read_set(read: Callable[[str], bytes], *, style: str, words: str = "") -> IconSet:
-    """The drawings of an Iconify package.
-
-    Args:
-        read: bytes of one of its files.
-        style: what the set is called in pair ids.
-        words: the style in words; the package's own name where it is empty.
-
-    Raises:
-        DataError: a file is not what Iconify writes.
-    """
-    try:
-        icons, chars, info = (json.loads(read(f"{name}.json")) for name in ("icons", "chars", "info"))
-        return IconSet(
-            style=style,
-            words=words or info["name"],
-            licence=info["license"]["spdx"],
-            attribution=info["author"]["name"],
-            icons=icons["icons"],
-            chars=chars,
-            aliases=icons.get("aliases", {}),
-            size=(icons.get("width", 16), icons.get("height", 16)),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{style}: expected icons.json, chars.json and info.json as Iconify writes them, got {error!r}; "
-            "use another version of the package"
-        ) from None
-
-
 def _select(
     sets: Mapping[str, IconSet],
     annotations: Mapping[str, Annotation],
@@ -212,30 +181,4 @@ def _render(drawing: _Drawing, size: int) -> Pair | str:
         original=svg,
         split="",
         duplicate_group="",
-    )
-
-
-def svg_of(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:
-    """One drawing of a set as an SVG file."""
-    return svg_source(icon, *icon_set.size).encode()
-
-
-def svg_source(icon: Mapping[str, Any], width: float, height: float, *, square: bool = False) -> str:
-    """An SVG file of one row of Iconify's `icons`.
-
-    Args:
-        icon: `body`, and where they differ from the set's, `left`, `top`, `width` and `height`.
-        width: of the set.
-        height: of the set.
-        square: whether the smaller side is made as large as the other, the drawing in its middle.
-    """
-    left, top = icon.get("left", 0), icon.get("top", 0)
-    width, height = icon.get("width", width), icon.get("height", height)
-    if square and width != height:
-        side = max(width, height)
-        left, top = left - (side - width) / 2, top - (side - height) / 2
-        width = height = side
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'
     )

@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rag_diffusion.corpus.emoji import Annotation, EntityResolver, IconSet
+from rag_diffusion.corpus.emoji import Annotation, EntityResolver
 from rag_diffusion.corpus.held_out import Found, HeldOutNames, Names, words_of
 from rag_diffusion.corpus.icon_sets import Drawing
 from rag_diffusion.corpus.wide_pairs import Placed
 from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource
+from rag_diffusion.readers.icon_set import IconSet
 
 OWN_NAME = "name:"  # begins the entities that are no emoji
 _RARE_TAG = 2  # entities that may share a tag which is as good as a name

@@ -15,8 +15,8 @@ from rag_diffusion.corpus.captions import (
     stable_hash,
 )
 from rag_diffusion.corpus.split import MIN_STYLES
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 STYLES_PER_ENTITY = 3

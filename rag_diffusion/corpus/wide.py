@@ -21,12 +21,12 @@ from rag_diffusion.corpus.iconify import EmojiSources
 from rag_diffusion.corpus.joining import OWN_NAME, Known, called_names, enough, place
 from rag_diffusion.corpus.keep_out import keep_out, taken_out, untorn
 from rag_diffusion.corpus.own import read_own
-from rag_diffusion.corpus.packages import fetch_package
 from rag_diffusion.corpus.rendering import in_processes
 from rag_diffusion.corpus.wide_pairs import Placed, Rendered, render, style_words
 from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.progress import progress
+from rag_diffusion.readers.packages import fetch_package
 from rag_diffusion.types import Pair
 
 # Mean squared difference of 16 px thumbnails of two drawings of one entity, their colours left aside:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from rag_diffusion.corpus.packages import Package
 from rag_diffusion.errors import DataError
+from rag_diffusion.readers.packages import Package
 
 _SHOWN = 12  # names of each reason in the manifest
 

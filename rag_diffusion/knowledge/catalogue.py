@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
 from rag_diffusion.knowledge import pipeline_corpus as project
-from rag_diffusion.knowledge.manifest import PIPELINE, REMOTE, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, Places
-from rag_diffusion.knowledge.whole import check_files
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
+from rag_diffusion.store.manifest import PIPELINE, REMOTE, Manifest, rebuild_hint
+from rag_diffusion.store.whole import check_files
 
 if TYPE_CHECKING:
     from rag_diffusion.retrieval.stream import PairEncoder

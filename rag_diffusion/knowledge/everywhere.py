@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.knowledge.filters import Filter
-from rag_diffusion.knowledge.stacked import StackedPairs
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.stacked import StackedPairs
+from rag_diffusion.store.filters import Filter
 from rag_diffusion.types import Hits
 
 Floats = NDArray[np.float32]

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
-from rag_diffusion.knowledge.build import VECTORS, write_data_set
-from rag_diffusion.knowledge.manifest import FORMAT, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import MADE, PUBLISHED, Places
-from rag_diffusion.knowledge.staging import Staging
-from rag_diffusion.knowledge.stored import Stored
-from rag_diffusion.knowledge.vector_file import MappedVectors
+from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.stream import PairEncoder
+from rag_diffusion.store.build import VECTORS, describe_files, write_pairs
+from rag_diffusion.store.manifest import FORMAT, Manifest, rebuild_hint
+from rag_diffusion.store.staging import Staging
+from rag_diffusion.store.stored import Stored
+from rag_diffusion.store.vector_file import MappedVectors
 
 
 class Generations:
@@ -55,7 +56,10 @@ class Generations:
         made, folder = staging.folder / MADE, self.places.generation(name, facts.generation)
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
-        manifest = write_data_set(made, staging.parts, self.config.index, facts)
+        manifest = write_pairs(made, staging.parts, facts)
+        count_words(made)
+        report = build_indexes(made, manifest.num_pairs, self.config.index)
+        manifest = replace(manifest, recall=report, files=describe_files(made))
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, folder)
         atomic_write(staging.folder / PUBLISHED, str(facts.generation))

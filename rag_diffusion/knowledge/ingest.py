@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rag_diffusion.knowledge.images import Decode, checked_image, checked_pair
-from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.records import Item, Reader, Rejection
-from rag_diffusion.knowledge.staging import (
+from rag_diffusion.progress import Progress
+from rag_diffusion.readers.checked import Decode, checked_image, checked_pair
+from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.retrieval.stream import PairEncoder, in_order
+from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.staging import (
     PART_BYTES,
     PART_CANDIDATES,
     PART_SECONDS,
@@ -30,10 +32,8 @@ from rag_diffusion.knowledge.staging import (
     Staging,
     digest,
 )
-from rag_diffusion.knowledge.stored import Stored
-from rag_diffusion.knowledge.vector_file import MappedVectors
-from rag_diffusion.progress import Progress
-from rag_diffusion.retrieval.stream import PairEncoder, in_order
+from rag_diffusion.store.stored import Stored
+from rag_diffusion.store.vector_file import MappedVectors
 from rag_diffusion.types import Pair
 
 Floats = NDArray[np.float32]

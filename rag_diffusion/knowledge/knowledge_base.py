@@ -16,21 +16,21 @@ from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
 from rag_diffusion.knowledge import project
 from rag_diffusion.knowledge.assemble import Shelf, assembled
 from rag_diffusion.knowledge.catalogue import State
-from rag_diffusion.knowledge.data_set import DataSet
 from rag_diffusion.knowledge.everywhere import Everywhere
-from rag_diffusion.knowledge.filters import Filter
-from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.places import CORPUS_NAME
-from rag_diffusion.knowledge.remote import DEADLINE, RemoteSource, find_everywhere
-from rag_diffusion.knowledge.stacked import StackedPairs
-from rag_diffusion.knowledge.visitors import Visitors
+from rag_diffusion.knowledge.remote.machine import DEADLINE, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.remote.visitors import Visitors
 from rag_diffusion.knowledge.writer import Writer
 from rag_diffusion.layout import ENCODER
+from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.several import things
+from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.types import Hits
 
 ASKED = 20  # images that a remote is asked for at least: some will be excluded, or worse than what lies here

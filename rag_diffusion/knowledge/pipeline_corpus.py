@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.manifest import PIPELINE, Manifest
 from rag_diffusion.knowledge.places import CORPUS_NAME
 from rag_diffusion.layout import CORPUS, INDEX, RECALL_FILE, STAMP_FILE
 from rag_diffusion.layout import VECTORS as VECTORS_FOLDER
+from rag_diffusion.store.manifest import PIPELINE, Manifest
 
 REMEDY = "run `dvc repro index`"
 

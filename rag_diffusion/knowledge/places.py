@@ -20,8 +20,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rag_diffusion.errors import BusyError, ConfigError, RagDiffusionError
-from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.layout import KB
+from rag_diffusion.store.manifest import Manifest
 
 CORPUS_NAME = "corpus"
 ALL = "all"  # the index of all data sets together

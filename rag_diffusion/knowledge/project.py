@@ -7,18 +7,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rag_diffusion.corpus.store import COLUMNS
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.knowledge.build import VECTORS, WORDS
-from rag_diffusion.knowledge.data_set import DataSet, PairColumns, open_indexes
-from rag_diffusion.knowledge.manifest import Manifest
 from rag_diffusion.knowledge.pipeline_corpus import REMEDY
-from rag_diffusion.knowledge.shards import Shards
-from rag_diffusion.knowledge.vector_file import MappedVectors
 from rag_diffusion.layout import CORPUS, INDEX
 from rag_diffusion.layout import VECTORS as VECTORS_FOLDER
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.vectors import check_stamp
+from rag_diffusion.retrieval.data_set import DataSet, PairColumns
+from rag_diffusion.retrieval.indexes import open_indexes
+from rag_diffusion.store.build import VECTORS, WORDS
+from rag_diffusion.store.corpus import COLUMNS
+from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.shards import Shards
+from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.vectors import check_stamp
 
 
 def open_corpus(root: Path, manifest: Manifest) -> DataSet:

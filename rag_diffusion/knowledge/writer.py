@@ -9,16 +9,16 @@ from pathlib import Path
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, LineageError
-from rag_diffusion.knowledge.build import TABLE, VECTORS
 from rag_diffusion.knowledge.catalogue import Catalogue
-from rag_diffusion.knowledge.data_set import PairColumns, mapped_table
 from rag_diffusion.knowledge.generations import Generations
-from rag_diffusion.knowledge.images import Decode, checked_image, named
 from rag_diffusion.knowledge.ingest import Ingest, keep
-from rag_diffusion.knowledge.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.knowledge.places import CORPUS_NAME, check_name
-from rag_diffusion.knowledge.records import Item, Reader, Rejection
+from rag_diffusion.readers.checked import Decode, checked_image, named
+from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.retrieval.data_set import PairColumns, mapped_table
 from rag_diffusion.retrieval.stream import PairEncoder
+from rag_diffusion.store.build import TABLE, VECTORS
+from rag_diffusion.store.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.types import Pair
 
 UNKNOWN = "unspecified"  # licence and attribution where nobody says

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.metrics.judge import METRICS, Verdicts
 from rag_diffusion.metrics.ruler.store import Looks
 from rag_diffusion.metrics.variants import Variant, decode_png
+from rag_diffusion.readers.images import encode_png
 from rag_diffusion.types import Prompt
 
 IMAGES, LOOKS, STAMP = "images.parquet", "looks.safetensors", "stamp.json"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 METRICS = ("joint", "entity", "style", "style_check")

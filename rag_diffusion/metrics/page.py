@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.corpus.images import encode_png
+from rag_diffusion.readers.images import encode_png
 
 Pixels = NDArray[np.uint8]
 

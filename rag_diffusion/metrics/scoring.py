@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rag_diffusion import layout
 from rag_diffusion.config import Config
 from rag_diffusion.corpus.prompts import load_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.extractors import EmbeddedExtractor, Extractor, make_extractor
 from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
@@ -34,6 +33,7 @@ from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.metrics.variants import Variant, real_rows
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.metrics.judge import Judge
 from rag_diffusion.metrics.ruler.palette import snap, style_palette
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 Pixels = NDArray[np.uint8]

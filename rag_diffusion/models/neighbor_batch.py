@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rag_diffusion.corpus.images import decode, on_white, to_square
-from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
+from rag_diffusion.readers.images import decode, on_white, to_square
+from rag_diffusion.store.pairs import Pairs
 
 Picture = Image.Image | NDArray[np.uint8]
 Role = Literal["content", "style"]

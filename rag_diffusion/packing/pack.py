@@ -19,12 +19,12 @@ from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.captions import stable_hash
 from rag_diffusion.corpus.prompts import read_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.packing.layout import MANIFEST, PAIRS, PROMPTS, TEXT_ENCODER, VALIDATION
 from rag_diffusion.packing.text_encoder import prune
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.validation import same_style
 
 _MB = 1_000_000

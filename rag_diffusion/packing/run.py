@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import EXTENSIONS, save_generator
@@ -36,6 +35,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from rag_diffusion.corpus.images import render_svg
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.packing.layout import PAIRS
+from rag_diffusion.readers.images import render_svg
+from rag_diffusion.store.corpus import Corpus
 
 _CHUNK = 256  # drawings a task
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rag_diffusion.config import EncoderConfig
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.dual_encoder import CONFIG_FILE, DualEncoder
 from rag_diffusion.progress import progress
 from rag_diffusion.retrieval.threads import one_thread_per_operation
+from rag_diffusion.store.corpus import Corpus
 
 RECORD_FILE = "training.json"
 MAX_SCALE = 100.0  # CLIP's bound of the logit scale

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.corpus.duplicates import thumbnails
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.retrieval.exclude import SAME_PICTURE
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 ENOUGH = 16  # unrelated pairs in other styles; with fewer the style does not matter

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.corpus.duplicates import thumbnails
-from rag_diffusion.corpus.pairs import Pairs
 from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.store.pairs import Pairs
 
 SAME_PICTURE = 0.005  # mean squared difference of 32 px thumbnails, colours in [0, 1]; as `corpus.duplicate_threshold`
 LOOKED_AT = 64  # nearest image vectors whose thumbnails are compared

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 

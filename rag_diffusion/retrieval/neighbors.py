@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.progress import progress
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.vectors import check_stamp, write_stamp
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.vectors import check_stamp, write_stamp
 from rag_diffusion.types import Hits, Prompt
 
 NO_STYLE = "default"  # style of a corpus without styles

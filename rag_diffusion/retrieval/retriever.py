@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_diffusion.config import Config, RetrievalConfig, load_config
-from rag_diffusion.corpus.pairs import Pairs
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, VECTORS
@@ -27,18 +25,20 @@ from rag_diffusion.retrieval.ann import Nearest, VectorIndex
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.fusion import DECIMALS, POOL, FusionName, best_first, fuse
+from rag_diffusion.retrieval.indexes import IMAGE_INDEX, TEXT_INDEX
 from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, RankBm25
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.selection import Selection
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.retrieval.tokens import readable
-from rag_diffusion.retrieval.vectors import Vectors, VectorTable, check_stamp
 from rag_diffusion.spans import span
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.pairs import Pairs
+from rag_diffusion.store.vectors import Vectors, VectorTable, check_stamp
 from rag_diffusion.types import Hits
 
 CHUNK = 256  # queries scored at a time
 CELLS = 2**26  # similarities in memory at a time where everything is ranked
-IMAGE_INDEX, TEXT_INDEX = "image.index", "text.index"
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

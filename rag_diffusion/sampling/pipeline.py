@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
-from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Picture
@@ -46,6 +45,7 @@ from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
+from rag_diffusion.store.filters import Filter
 
 if TYPE_CHECKING:  # drawing with neighbors by hand needs neither faiss nor rank_bm25
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase

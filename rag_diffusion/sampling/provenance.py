@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
+from rag_diffusion.readers.images import encode_png
 
 VERSION = 4
 READ = (3, VERSION)

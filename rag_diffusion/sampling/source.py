@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypeIs
 
-from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.spans import span
+from rag_diffusion.store.filters import Filter
 from rag_diffusion.types import Hits
 
 if TYPE_CHECKING:

@@ -30,7 +30,6 @@ from mlflow.pyfunc import PythonModel, scoring_server
 
 from rag_diffusion.config import load_config
 from rag_diffusion.device import choose_device
-from rag_diffusion.knowledge.memory import give_back
 from rag_diffusion.layout import MODEL
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -38,6 +37,7 @@ from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.serving.asked import DEFAULTS, Asked, AskedError
 from rag_diffusion.serving.guarded import failed, guard
+from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.tracking.traces import write_traces
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, SCRATCH
@@ -21,6 +20,7 @@ from rag_diffusion.models.dual_encoder import (
 from rag_diffusion.retrieval.align import RECORD_FILE, train_heads, training_record
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 
 TRUNK_FEATURES = f"{SCRATCH}/trunk"
 

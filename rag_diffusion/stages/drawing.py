@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write, code_hash, tree_hash
 from rag_diffusion.models.load import load_generator
@@ -30,6 +29,7 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.spans import Span, recording
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, SCRATCH, VECTORS
 from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.align import check_training_record
 from rag_diffusion.retrieval.embedder import Embedder
-from rag_diffusion.retrieval.vectors import Vectors
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.vectors import Vectors
 
 TRUNK_FEATURES = f"{SCRATCH}/trunk"
 

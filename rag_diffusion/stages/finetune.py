@@ -14,7 +14,6 @@ import torch
 
 from rag_diffusion import layout
 from rag_diffusion.config import FinetuneConfig
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import code_hash, tree_hash
 from rag_diffusion.models.generator import Generator
@@ -25,6 +24,7 @@ from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.training import run_training, save_model, write_losses
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import CARD, card_of_published, read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from rag_diffusion.corpus.prompts import load_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, NEIGHBORS
 from rag_diffusion.retrieval.leaks import check_exclusions
@@ -22,6 +21,7 @@ from rag_diffusion.retrieval.neighbors import (
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Hits, Prompt
 
 _TRACED = 40  # queries that are timed apart and kept as traces

@@ -14,7 +14,6 @@ import torch
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import tree_hash
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
@@ -23,6 +22,7 @@ from rag_diffusion.models.own import build_generator
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.training import run_training, save_model
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.metrics.judge import METRICS, Judge
 from rag_diffusion.metrics.scoring import Bench
@@ -20,6 +19,7 @@ from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 
 _PICTURES, _STEPS = 8, 10
 _SCORED = 24  # prompts

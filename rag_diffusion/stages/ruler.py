@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, RULER_TRAINED, SCRATCH
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card, validate
 from rag_diffusion.metrics.ruler.store import save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 
 
 def run(ctx: StageContext) -> None:

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Collection
 
 from rag_diffusion.corpus.captions import stable_hash
-from rag_diffusion.corpus.store import Corpus
+from rag_diffusion.store.corpus import Corpus
 
 _KEPT = 12
 

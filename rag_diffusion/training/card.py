@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError, ModelError
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.loop import TrainResult
 
 CARD = "card.json"

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_diffusion.config import TrainConfig
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.augment import Placement, Together, beside, keep_apart
 
 _POOL = 6  # best candidates from which a training sample draws its neighbors

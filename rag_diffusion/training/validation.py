@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.augment import Placement
 from rag_diffusion.training.objective import add_noise, weighted_loss
 

@@ -22,10 +22,10 @@ import requests
 import torch
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.protocol import global_id
-from rag_diffusion.knowledge.remote import Remote, RemoteSource
-from tests.unit.knowledge.served import served, two_data_sets
-from tests.unit.knowledge.wild import says, wild
+from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
+from rag_diffusion.knowledge.remote.protocol import global_id
+from tests.unit.knowledge.remote.wild import says, wild
+from tests.unit.serving.served import served, two_data_sets
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from rag_diffusion.cli import app
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.models.dual_encoder import create_embedded, load_dual_encoder, save_weights
 from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.terminal.app import app
 from tests.conftest import tiny_pairs
 from tests.unit.knowledge.bases import write_params
 
@@ -106,7 +106,7 @@ def test_vectors_are_those_of_the_pipelines_embedder(project: Path) -> None:
 
 
 def _items(project: Path):
-    from rag_diffusion.knowledge.readers import open_reader
+    from rag_diffusion.readers.forms import open_reader
 
     return open_reader("image_text", project / "photos")
 

@@ -27,15 +27,14 @@ from PIL import Image
 
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.provenance import read_png
 from rag_diffusion.serving import registry
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import ARTIFACTS, STORE, NullTracker
-
-from ..conftest import tiny_pairs
+from tests.conftest import tiny_pairs
 
 STAGES = ("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score")
 CHANGES = {

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from rag_diffusion import layout
 from rag_diffusion.corpus.prompts import make_prompts
-from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.text_encoder import TextEncoder
@@ -29,6 +28,7 @@ from rag_diffusion.packing.result import bring_home
 from rag_diffusion.packing.run import main
 from rag_diffusion.packing.text_encoder import prune, restore
 from rag_diffusion.retrieval.neighbors import PromptNeighbors, write_neighbors
+from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.card import read_card, write_card
 from rag_diffusion.types import Hits

@@ -13,10 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from rag_diffusion.cli import app
 from rag_diffusion.config import Config, FusionWeights, load_config
 from rag_diffusion.corpus.prompts import write_prompts
-from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS, VECTORS
@@ -24,6 +22,8 @@ from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import align, embed, index, neighbors
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus, write_corpus
+from rag_diffusion.terminal.app import app
 from rag_diffusion.tracking import NullTracker
 from tests.conftest import tiny_pairs
 

@@ -14,9 +14,9 @@ import pytest
 import requests
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote import RemoteSource
-from tests.unit.knowledge.served import Client, items, make_encoder, open_base
-from tests.unit.knowledge.wild import png
+from rag_diffusion.knowledge.remote.machine import RemoteSource
+from tests.unit.knowledge.remote.wild import png
+from tests.unit.serving.served import Client, items, make_encoder, open_base
 
 pytestmark = pytest.mark.slow
 

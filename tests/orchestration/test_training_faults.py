@@ -19,10 +19,10 @@ import pytest
 
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.files import file_hash
 from rag_diffusion.stages import finetune
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import STORE, NullTracker
 from tests.orchestration.test_reproduce import dvc
 from tests.orchestration.trained import EVERY, STEPS, make_training_project

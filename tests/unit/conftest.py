@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.store.corpus import Corpus
 
 
 @pytest.fixture(scope="session")

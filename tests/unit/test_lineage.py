@@ -14,9 +14,9 @@ import yaml
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.lineage import as_text, trace
-from rag_diffusion.lineage_svg import as_svg
 from rag_diffusion.sampling.provenance import Provenance, Source, save_png, to_text
 from rag_diffusion.stages.sample import file_name
+from rag_diffusion.terminal.lineage_svg import as_svg
 
 LOCK = {
     "score": (["data/samples", "data/corpus", "data/ruler"], ["reports/metrics.json"]),

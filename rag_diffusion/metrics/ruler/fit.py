@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.metrics.ruler.augment import blur, degrade, to_floats, to_pixels
@@ -31,6 +30,7 @@ from rag_diffusion.metrics.ruler.style import (
     train_style_ensemble,
 )
 from rag_diffusion.metrics.ruler.trunk import MIDDLE, Embedding, Trunk
+from rag_diffusion.store.corpus import Corpus
 
 ENTITY_SHRINKAGE = 0.2
 ENTITY_DIMS = 384

@@ -24,11 +24,11 @@ from rag_diffusion.corpus.emoji import (
     normalize_code_points,
     parse_annotations,
 )
-from rag_diffusion.corpus.images import decode, render_svg
 from rag_diffusion.corpus.prompts import make_prompts
 from rag_diffusion.corpus.split import MAX_TEST_FAMILY, assign_splits, families
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
+from rag_diffusion.readers.images import decode, render_svg
+from rag_diffusion.store.corpus import Corpus
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="4" height="8" fill="red"/></svg>'
 

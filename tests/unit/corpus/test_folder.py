@@ -10,11 +10,10 @@ from PIL import Image
 
 from rag_diffusion.config import Config, FolderConfig
 from rag_diffusion.corpus.folder import load_pairs
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.stages.ingest import build_corpus
-
-from ...conftest import draw
+from rag_diffusion.store.corpus import Corpus
+from tests.conftest import draw
 
 CONFIG = FolderConfig(path="images", licence="CC0-1.0", attribution="me")
 
@@ -71,7 +70,7 @@ def test_a_wide_image_stands_on_a_white_square(folder: Path, tmp_path: Path) -> 
     (folder / "sub" / "b.txt").write_text("blue")
     pairs, _ = load_pairs(CONFIG, tmp_path, 32)
     corpus_path = tmp_path / "corpus"
-    from rag_diffusion.corpus.images import decode
+    from rag_diffusion.readers.images import decode
 
     image = decode(pairs[0].image, "b")
     assert image.size == (32, 32)

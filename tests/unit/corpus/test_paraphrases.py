@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from rag_diffusion.corpus.captions import CAPTION_TEMPLATES, describe
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.retrieval.tokens import tokenize
+from rag_diffusion.store.corpus import Corpus
 
 STYLE_WORDS = "Noto, classic Noto, Twemoji, EmojiOne, classic EmojiOne, OpenMoji outline, Fluent flat"
 

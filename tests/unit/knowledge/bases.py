@@ -13,7 +13,7 @@ from PIL import Image
 
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.records import Item
+from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.tokens import tokenize
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,11 +12,11 @@ import pytest
 
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.knowledge import ingest, staging
+from rag_diffusion.knowledge import ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.records import Item, Rejection
-
-from .bases import TinyEncoder, items, make_base
+from rag_diffusion.readers.records import Item, Rejection
+from rag_diffusion.store import staging
+from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 
 
 def test_a_removal_that_was_killed_is_ended_by_whoever_opens_the_knowledge_base(tmp_path: Path) -> None:

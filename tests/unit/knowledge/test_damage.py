@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
-from rag_diffusion.corpus.images import decode
 from rag_diffusion.errors import RagDiffusionError
-from rag_diffusion.knowledge.images import to_pair
-from rag_diffusion.knowledge.readers import open_reader
-from rag_diffusion.knowledge.records import Item
+from rag_diffusion.readers.checked import to_pair
+from rag_diffusion.readers.forms import open_reader
+from rag_diffusion.readers.images import decode
+from rag_diffusion.readers.records import Item
 from rag_diffusion.types import Pair
-
-from .conftest import picture, write_jsonl
-from .test_archive import zip_of
-from .test_readers_clips import animated
-from .test_readers_tables import parquet, sample, tar_of
+from tests.unit.readers.pictures import picture, write_jsonl
+from tests.unit.readers.test_archive import zip_of
+from tests.unit.readers.test_readers_clips import animated
+from tests.unit.readers.test_readers_tables import parquet, sample, tar_of
 
 
 def sources(root: Path) -> dict[str, tuple[str, Path]]:

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
-from rag_diffusion.knowledge.records import Item
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
+from rag_diffusion.readers.records import Item
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.store.filters import Filter
 from tests.conftest import tiny_pairs
 from tests.unit.knowledge.bases import make_base, write_params
-from tests.unit.knowledge.served import make_encoder, served
+from tests.unit.serving.served import make_encoder, served
 
 
 def tiny_items() -> list[Item]:

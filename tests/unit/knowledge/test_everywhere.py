@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rag_diffusion.corpus.images import decode, encode_png
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.manifest import Manifest
-from rag_diffusion.knowledge.remote import RemoteSource
-from rag_diffusion.knowledge.search import search
+from rag_diffusion.knowledge.remote.machine import RemoteSource
+from rag_diffusion.readers.images import decode, encode_png
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.terminal.kb_search import search
 from tests.unit.knowledge.bases import SIZE, items, make_base, picture
-from tests.unit.knowledge.served import Client, served
-from tests.unit.knowledge.wild import says, says_json, wild
+from tests.unit.knowledge.remote.wild import says, says_json, wild
+from tests.unit.serving.served import Client, served
 
 HERE, THERE = range(10), range(10, 22)  # fewer there than a remote is asked for, so that it sends all of them
 QUERIES = ["a red fox", "a blue moon number 14"]

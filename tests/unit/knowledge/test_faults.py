@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 from rag_diffusion.errors import BusyError, ConfigError, DataError, LineageError, RagDiffusionError
-from rag_diffusion.knowledge import build
-from rag_diffusion.knowledge.data_set import DataSet
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import RECALL_FILE
-from rag_diffusion.retrieval import recall
-
-from .bases import TinyEncoder, items, make_base
+from rag_diffusion.retrieval import indexes, recall
+from rag_diffusion.retrieval.data_set import DataSet
+from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 
 REBUILD = "run `rag-diffusion kb rebuild photos`"
 
@@ -29,7 +27,7 @@ INDEX = {"factory": "HNSW16", "min_recall": 0.5}
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 300 pairs with an approximate index."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "EXACT_BELOW", 100)
+        patch.setattr(indexes, "EXACT_BELOW", 100)
         found = make_base(tmp_path_factory.mktemp("whole"), index=INDEX)
         manifest = found.add("photos", items(range(300)))
     assert set(manifest.files) >= {"image.index", "text.index", "vectors.safetensors", "table.arrow"}
@@ -98,7 +96,7 @@ def test_a_changed_byte_of_an_image_is_found_by_a_check(base: KnowledgeBase) -> 
 
 
 def test_an_index_of_other_vectors_is_told(base: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "EXACT_BELOW", 100)
+    monkeypatch.setattr(indexes, "EXACT_BELOW", 100)
     other = make_base(base.root / "other", index=INDEX)
     other.add("photos", items(range(200)))
     manifest = base.info("photos")
@@ -127,7 +125,7 @@ def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: Knowledg
 def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "EXACT_BELOW", 100)
+    monkeypatch.setattr(indexes, "EXACT_BELOW", 100)
     base = make_base(tmp_path, TinyEncoder(), index={"factory": "IVF32,PQ2x4", "min_recall": 0.98})
     with pytest.raises(ConfigError, match=r"expected recall@10 of at least 0.98 .* got .*IVF32,PQ2x4"):
         base.add("photos", items(range(1500)))

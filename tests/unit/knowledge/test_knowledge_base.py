@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.knowledge.filters import Filter
-from rag_diffusion.knowledge.images import to_pair
-from rag_diffusion.knowledge.records import Item, Rejection
 from rag_diffusion.models.neighbor_batch import neighbors_from
+from rag_diffusion.readers.checked import to_pair
+from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.explain import explain
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Method, Retriever
-from rag_diffusion.retrieval.vectors import Vectors
+from rag_diffusion.store.corpus import Corpus, write_corpus
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
-
-from .bases import SIZE, TinyEncoder, items, make_base, picture
+from tests.unit.knowledge.bases import SIZE, TinyEncoder, items, make_base, picture
 
 QUERIES = ["a red fox", "blue apple number 7", "moon", "a purple hammer and a green boat", "nothing of the kind"]
 
@@ -30,7 +29,7 @@ WEIGHTS = {"bm25": 0.4, "tf_idf": 0.2, "text_to_text": 0.3, "text_to_image": 0.1
 
 
 def weighted(config_weights: dict[str, float]) -> dict[str, object]:
-    from .bases import settings
+    from tests.unit.knowledge.bases import settings
 
     return {"weights": settings().retrieval.weights.model_copy(update=config_weights)}
 

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 
 from rag_diffusion import layout
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelError
-from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Method, Retriever
-from rag_diffusion.retrieval.vectors import Vectors, write_stamp
 from rag_diffusion.stages import index
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.vectors import Vectors, write_stamp
 from rag_diffusion.tracking import NullTracker
-
-from .bases import TinyEncoder, items, make_base, settings, write_params
+from tests.unit.knowledge.bases import TinyEncoder, items, make_base, settings, write_params
 
 QUERIES = ["red square, noto style", "a blue ring", "a green moon and a red cross"]
 

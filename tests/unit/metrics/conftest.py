@@ -13,12 +13,12 @@ import torch
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.corpus.prompts import read_prompts, write_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.metrics.report import LEAST
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card
 from rag_diffusion.metrics.ruler.store import Ruler, load_ruler, save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.retrieval.neighbors import PromptNeighbors, write_neighbors
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Hits, Prompt
 
 EPOCHS = 4

@@ -11,7 +11,6 @@ import pytest
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, ModelError
 from rag_diffusion.metrics.page import Cell, Row, picture_page, ranks
 from rag_diffusion.metrics.plots import curves_plot
@@ -23,6 +22,7 @@ from rag_diffusion.stages import align, embed, evaluate, index
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.evaluate import aims, by_drawings, by_training_step, kept
 from rag_diffusion.stages.promote import publish_evaluation
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import write_card
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.judge import Judge, hidden_styles, why_not_judged
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.metrics.variants import best_copies, neighbor_rows, real_rows
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
-
-from .conftest import shown_for
+from tests.unit.metrics.conftest import shown_for
 
 ENTITIES, SIZE = 8, 16
 

@@ -11,13 +11,13 @@ from PIL.Image import Image
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.stages import previews
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.previews import ValidationScores, pictures
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rag_diffusion import layout
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.ruler.store import CARD, WEIGHTS, Ruler, load_ruler, save_ruler
 from rag_diffusion.metrics.ruler.style import train_style_head
 from rag_diffusion.metrics.ruler.trunk import LAYERS, MAP_WIDTH, POOLED, Embedding, Trunk
+from rag_diffusion.store.corpus import Corpus
 
 
 def rows(corpus: Corpus, split: str) -> np.ndarray:

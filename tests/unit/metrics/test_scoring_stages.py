@@ -13,19 +13,18 @@ import pytest
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.corpus.images import encode_png
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError, ModelError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.metrics.own import Agree
 from rag_diffusion.metrics.report import LEAST
 from rag_diffusion.metrics.variants import real_rows
+from rag_diffusion.readers.images import encode_png
 from rag_diffusion.stages import baselines, score
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.types import Prompt
-
-from .conftest import noise
+from tests.unit.metrics.conftest import noise
 
 
 def context(root: Path, config: Config) -> StageContext:

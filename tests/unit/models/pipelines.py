@@ -26,7 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from .bases import DEEPFLOYD, SDXL, STABLE_DIFFUSION
+from tests.unit.models.bases import DEEPFLOYD, SDXL, STABLE_DIFFUSION
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz,-"
 _LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.codec import PatchCodec, images_to_pixels, pixels_to_images
 from rag_diffusion.models.generator import noise_schedule
 from rag_diffusion.models.parametrisation import target
 from rag_diffusion.models.precondition import Precondition
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.objective import add_noise
 
 

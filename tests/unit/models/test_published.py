@@ -19,8 +19,7 @@ from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
-
-from .pipelines import save
+from tests.unit.models.pipelines import save
 
 FAMILIES = ("sd", "sdxl", "if")
 PROMPTS = ["a red circle", "a blue ring"]

@@ -12,8 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from rag_diffusion.models.unet import RetrievalUNet
-
-from .bases import BASES, PUBLISHED, Base
+from tests.unit.models.bases import BASES, PUBLISHED, Base
 
 
 @pytest.fixture(params=BASES)

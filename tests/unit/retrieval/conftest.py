@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.models.dual_encoder import DualEncoder, create_embedded
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Method, Retriever
-from rag_diffusion.retrieval.vectors import Vectors
+from rag_diffusion.store.corpus import Corpus, write_corpus
+from rag_diffusion.store.vectors import Vectors
 from tests.conftest import tiny_pairs
 
 WEIGHTS = {"bm25": 0.5, "text_to_text": 0.3, "text_to_image": 0.2}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rag_diffusion.config import EncoderConfig
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.dual_encoder import CONFIG_FILE, DualEncoder
 from rag_diffusion.retrieval.align import (
@@ -21,6 +20,7 @@ from rag_diffusion.retrieval.align import (
     train_heads,
     training_record,
 )
+from rag_diffusion.store.corpus import Corpus
 
 CONFIG = EncoderConfig(
     model="embedded",

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_diffusion.corpus.images import encode_png
 from rag_diffusion.corpus.prompts import folder_prompts
-from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.errors import LineageError
+from rag_diffusion.readers.images import encode_png
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.drawings import ENOUGH, Drawings
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.types import Pair, Prompt
-
-from ...conftest import tiny_pairs
+from tests.conftest import tiny_pairs
 
 
 def corpus_of(pairs: list[Pair], folder: Path) -> Corpus:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.dual_encoder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -17,6 +16,7 @@ from rag_diffusion.models.dual_encoder import (
     load_published,
 )
 from rag_diffusion.retrieval.embedder import KEPT_FILES, Embedder
+from rag_diffusion.store.corpus import Corpus
 
 TEXTS = ["a red circle", "b", "a much longer caption about two blue squares, noto style", "b"]
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rag_diffusion.corpus.prompts import make_prompts
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.retrieval.drawings import Drawings
@@ -20,6 +19,7 @@ from rag_diffusion.retrieval.neighbors import (
     write_neighbors,
 )
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.retriever import POOL, Retriever
 from rag_diffusion.spans import recording
 from rag_diffusion.stages.neighbors import latencies
+from rag_diffusion.store.corpus import Corpus
 from tests.unit.retrieval.conftest import make_retriever
 
 QUERIES = ["red square, noto style", "blue ring, openmoji style", "green moon, twemoji style"]

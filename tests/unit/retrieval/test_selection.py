@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.selection import MOST, Selection, diverse
+from rag_diffusion.store.corpus import Corpus
 from tests.unit.retrieval.conftest import WEIGHTS, make_retriever
 
 QUERY = ["red square, noto style"]

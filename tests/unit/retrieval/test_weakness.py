@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rag_diffusion.knowledge.search import as_html, as_text
 from rag_diffusion.retrieval.explain import explain
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.weakness import reach, weak_match
+from rag_diffusion.terminal.kb_search import as_html, as_text
 from rag_diffusion.types import Hits
 
 

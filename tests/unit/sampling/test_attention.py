@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
@@ -19,6 +18,7 @@ from rag_diffusion.sampling.output import RetrievalPipelineOutput
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, Source, read_png, save_png
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.store.corpus import Corpus
 
 PROMPTS = ["red circle, noto style", "blue ring, twemoji style", "green bar, openmoji style"]
 LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-ring"], []]

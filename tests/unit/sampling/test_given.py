@@ -11,14 +11,13 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.filters import Filter
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.sampling import Neighbor, RetrievalPipeline
 from rag_diffusion.sampling.inputs import by_prompt
 from rag_diffusion.sampling.seeds import seeded
-
-from .conftest import PROMPTS, draw
+from rag_diffusion.store.filters import Filter
+from tests.unit.sampling.conftest import PROMPTS, draw
 
 
 @pytest.fixture

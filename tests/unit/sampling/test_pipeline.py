@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, NeighborBatch, neighbors_from
@@ -19,8 +18,8 @@ from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
-
-from .conftest import LISTS, PROMPTS, draw, quiet
+from rag_diffusion.store.corpus import Corpus
+from tests.unit.sampling.conftest import LISTS, PROMPTS, draw, quiet
 
 
 @pytest.mark.parametrize("mode", ["none", "text", "neighbor", "alternate", "interleaved", "joint"])

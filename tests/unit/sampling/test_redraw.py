@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.errors import LineageError
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.denoise import SCHEDULERS
@@ -22,8 +21,8 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, read_png
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
-
-from .conftest import LISTS, PROMPTS, quiet
+from rag_diffusion.store.corpus import Corpus
+from tests.unit.sampling.conftest import LISTS, PROMPTS, quiet
 
 
 def through_json(origin: Provenance) -> Provenance:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.dual_encoder import create_embedded
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
@@ -17,11 +16,12 @@ from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.vectors import Vectors
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.schedule import Phase, RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.vectors import Vectors
 
 PROMPT = "red circle, noto style"
 

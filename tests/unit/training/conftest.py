@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rag_diffusion.config import Config, TrainConfig
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batch, Batches
 from rag_diffusion.training.loop import TrainResult, train

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from rag_diffusion.config import TrainConfig
-from rag_diffusion.corpus.store import Corpus
 from rag_diffusion.models.load import load_generator
+from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batch, Batches
 from rag_diffusion.training.loop import train

@@ -13,20 +13,19 @@ from torch import Tensor
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.corpus.store import Corpus, write_corpus
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.retrieval.neighbors import write_neighbors
 from rag_diffusion.stages import finetune
 from rag_diffusion.stages.context import StageContext
+from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.step import TextMemo, TrainingStep, draw_noised
 from rag_diffusion.types import Hits
-
-from ...conftest import tiny_pairs
-from ..models.pipelines import save
+from tests.conftest import tiny_pairs
+from tests.unit.models.pipelines import save
 
 SIDE = 16  # pixels
 

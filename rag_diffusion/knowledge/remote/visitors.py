@@ -1,0 +1,124 @@
+"""What a remote sent for some queries, as data sets in memory: made with our encoder, gone when the search is over.
+
+A visitor is then found, filtered, excluded and shown like a pair that lies here, with the score that it would have if
+it did. The remote's own scores, of another encoder and another scale, have no say.
+
+Shapes: n pairs of a remote, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from rag_diffusion.knowledge.ingest import Ingest
+from rag_diffusion.knowledge.remote.machine import RemoteAnswer
+from rag_diffusion.retrieval.ann import Exhaustive
+from rag_diffusion.retrieval.counts import TermCounts
+from rag_diffusion.retrieval.data_set import DataSet, PairColumns
+from rag_diffusion.retrieval.stream import PairEncoder
+from rag_diffusion.store.build import WORDS
+from rag_diffusion.store.corpus import COLUMNS
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.staging import Embedded
+from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.types import Pair
+
+
+class HeldImages:
+    """Images in memory; see `Shards`.
+
+    Args:
+        pairs: of a data set, in its order.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
+
+    def image(self, row: int) -> bytes:
+        """The image file of a pair."""
+        return self._pairs[row].image
+
+    def both(self, row: int) -> tuple[bytes, bytes | None]:
+        """The image file of a pair, and what it was rendered from, if anything."""
+        return self._pairs[row].image, self._pairs[row].original
+
+
+@dataclass(frozen=True)
+class Visitors:
+    """Pairs of one remote.
+
+    Attributes:
+        manifest: of the remote.
+        came: the pairs, their vectors, and what was sent and is no pair.
+        queries: for each pair, numbers of the queries that it was sent for.
+    """
+
+    manifest: Manifest
+    came: Embedded
+    queries: Sequence[tuple[int, ...]]
+
+    @classmethod
+    def received(
+        cls, manifest: Manifest, answer: RemoteAnswer, numbers: Sequence[int], encoder: PairEncoder, size: int
+    ) -> Visitors:
+        """Check and embed what came.
+
+        Args:
+            manifest: of the remote; its licence and attribution hold where a result tells none.
+            answer: what came.
+            numbers: for each text that the remote was asked, the query that it is of.
+            encoder: that of the pairs that lie here.
+            size: side of the pairs' images in pixels.
+        """
+        hits = sorted(answer.items, key=lambda hit: hit.item.name)
+        came = Ingest(replace(manifest, image_size=size), encoder).embedded([hit.item for hit in hits])
+        asked = {f"{manifest.name}/{hit.item.name}": tuple(numbers[row] for row in hit.queries) for hit in hits}
+        return cls(manifest, came, [asked[pair.pair_id] for pair in came.pairs])
+
+    @property
+    def trouble(self) -> str:
+        """What was sent and is no pair, in words; empty where all was."""
+        if not self.came.rejected:
+            return ""
+        kinds = Counter(one.kind for one in self.came.rejected)
+        told = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+        sent = len(self.came.rejected) + len(self.came.pairs)
+        return f"remote {self.manifest.name}: {len(self.came.rejected)} of {sent} results not taken: {told}"
+
+    def filtered(self, where: Filter) -> str:
+        """Whether nothing of it passes a filter, in words; empty where something does, or nothing came."""
+        if not where or not self.came.pairs or where.of(self.manifest.name, _table(self.came.pairs)).any():
+            return ""
+        return f"remote {self.manifest.name}: none of {len(self.came.pairs)} results passes the filters"
+
+    def of(self, query: int) -> DataSet | None:
+        """Those that were sent for a query, by its number; None where there are none."""
+        rows = [row for row, asked in enumerate(self.queries) if query in asked]
+        if not rows:
+            return None
+        pairs, image, text = [self.came.pairs[row] for row in rows], self.came.image[rows], self.came.text[rows]
+        identity = hashlib.sha256()
+        for pair in pairs:
+            identity.update(f"{pair.pair_id}\n{pair.caption}\n".encode() + hashlib.sha256(pair.image).digest())
+        return DataSet(
+            manifest=replace(self.manifest, num_pairs=len(pairs), hash=identity.hexdigest()),
+            columns=PairColumns(_table(pairs)),
+            shards=HeldImages(pairs),
+            vectors=MappedVectors(image, text),
+            indexes={"text_to_text": Exhaustive(text), "text_to_image": Exhaustive(image)},
+            counts=TermCounts.of([pair.caption for pair in pairs], needs_words=False),
+        )
+
+
+def _table(pairs: Sequence[Pair]) -> pa.Table:
+    """Every column but the images."""
+    coded = pa.dictionary(pa.int32(), pa.string())
+    names = [name for name in COLUMNS if name not in ("image", "original")]
+    columns = {name: pa.array([getattr(pair, name) for pair in pairs], pa.string()) for name in names}
+    return pa.table({name: values.cast(coded) if name in WORDS else values for name, values in columns.items()})

@@ -1,0 +1,120 @@
+"""Readers of what others have: one form each, opened by name or guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.readers.archive import ArchiveReader, Limits
+from rag_diffusion.readers.arrow import ArrowReader
+from rag_diffusion.readers.caption_text import ALL, FIRST_LINE, Doubts, check_choice, choose
+from rag_diffusion.readers.checked import checked_name, escaped
+from rag_diffusion.readers.coco import CocoReader
+from rag_diffusion.readers.frames import FramesReader
+from rag_diffusion.readers.guess import guess_form
+from rag_diffusion.readers.iconify import IconifyReader
+from rag_diffusion.readers.imagefolder import FolderReader
+from rag_diffusion.readers.names import NameTable
+from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.readers.table import TableReader
+from rag_diffusion.readers.webdataset import WebDatasetReader
+
+__all__ = ["FORMS", "Limits", "OpenReader", "open_reader"]
+
+
+def _archive(path: Path, *, limits: Limits | None = None, scratch: Path | None = None) -> Reader:
+    return ArchiveReader(
+        path, lambda folder: open_reader("auto", folder, part=ALL), limits=limits or Limits(), scratch=scratch
+    )
+
+
+_READERS: dict[str, Callable[..., Reader]] = {
+    "imagefolder": FolderReader,
+    "image_text": partial(FolderReader, sidecars=True),
+    "photos": partial(FolderReader, sidecars=True, names=True),
+    "webdataset": WebDatasetReader,
+    "parquet": TableReader,
+    "arrow": ArrowReader,
+    "coco": CocoReader,
+    "iconify": IconifyReader,
+    "video": FramesReader,
+    "archive": _archive,
+}
+FORMS = frozenset({*_READERS, "auto"})
+
+
+class OpenReader:
+    """A reader whose names are clean and distinct: a second item of a name is a rejection.
+
+    Attributes:
+        form: one of `FORMS`, never `auto`.
+        path: what is read.
+        why: what told the form, empty where it was asked for.
+        part: of a text that is the caption, see `caption_text.choose`.
+        doubts: captions of the last reading that are hardly such.
+    """
+
+    def __init__(self, reader: Reader, *, form: str, path: Path, why: str, part: str) -> None:
+        self._reader, self.part = reader, part
+        self.form, self.path, self.why = form, path, why
+        self.doubts = Doubts()
+
+    def __iter__(self) -> Iterator[Item | Rejection]:
+        self.doubts = Doubts()
+        with NameTable() as names:
+            for one in self._reader:
+                if isinstance(one, Rejection):
+                    yield Rejection(what=escaped(one.what), reason=escaped(one.reason))
+                else:
+                    yield self._chosen(_distinct(one, names))
+
+    def _chosen(self, one: Item | Rejection) -> Item | Rejection:
+        """An item with that part of its text which is the caption."""
+        if isinstance(one, Rejection):
+            return one
+        try:
+            caption = choose(one.caption, self.part)
+        except DataError as error:
+            return Rejection(what=one.name, reason=str(error))
+        self.doubts.look(one.name, one.caption, caption)
+        return one if caption == one.caption else replace(one, caption=caption)
+
+
+def open_reader(form: str, path: Path | str, *, part: str = FIRST_LINE, **options: Any) -> OpenReader:
+    """Open a source of items.
+
+    Args:
+        form: one of `FORMS`; `auto` guesses from what lies there, and the reader's `form` and `why` say what.
+        path: a file or a folder.
+        part: of a text that is the caption: `first-line`, `all`, or a language.
+        options: of the form's reader, e.g. `caption` of a video or `limits` of an archive.
+
+    Raises:
+        ConfigError: an unknown form, or an option that the form does not have.
+        DataError: nothing of the form lies there.
+    """
+    path, why = Path(path), ""
+    check_choice(part)
+    if form == "auto":
+        form, path, why = guess_form(path)
+    if form not in _READERS:
+        raise ConfigError(f"form: expected one of {', '.join(sorted(FORMS))}, got {form!r}; name one of them")
+    try:
+        reader = _READERS[form](path, **options)
+    except TypeError as error:
+        raise ConfigError(f"{path}: form {form} has no such option: {error}; leave it out") from None
+    return OpenReader(reader, form=form, path=path, why=why, part=part)
+
+
+def _distinct(item: Item, names: NameTable) -> Item | Rejection:
+    try:
+        name = checked_name(item.name)
+    except DataError as error:
+        return Rejection(what=escaped(item.name)[:200], reason=str(error))
+    if not names.add(name):
+        return Rejection(what=name, reason="named twice: another item has this name")
+    return item if name == item.name else replace(item, name=name)

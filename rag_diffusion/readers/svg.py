@@ -1,0 +1,64 @@
+"""Drawings in SVG that anybody may have made, as pictures.
+
+What reaches beyond its own file is refused, and what would be many times as high as it is wide.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from xml.etree import ElementTree
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.readers.images import encode_png, render_svg
+
+SUFFIX = ".svg"
+SIDE = 512  # pixels of a rendered drawing
+MAX_BYTES = 4 << 20
+_MOST_RATIO = 20.0
+_OUTSIDE = re.compile(
+    rb"(?:href|src)\s*=\s*[\"']\s*(?!#|data:)[^\"'\s]|url\(\s*[\"']?\s*(?!#|data:)[^)\s\"']|@import", re.I
+)
+_NUMBER = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(?:px|pt|mm|cm|in)?\s*", re.IGNORECASE)
+
+
+def svg_to_png(content: bytes, what: str) -> bytes:
+    """PNG bytes of a drawing on white, its longer side `SIDE` pixels.
+
+    Args:
+        content: of the file.
+        what: its name, for the error.
+
+    Raises:
+        DataError: it is too large, reaches beyond its own file, is no SVG, or draws nothing.
+    """
+    if len(content) > MAX_BYTES:
+        raise DataError(f"file too large: {len(content)} bytes of SVG, at most {MAX_BYTES}")
+    if b"<!ENTITY" in content:
+        raise DataError("SVG with entities: expected none, since they can unpack to any size")
+    outside = _OUTSIDE.search(content)
+    if outside:
+        got = content[outside.start() : outside.start() + 60].decode(errors="replace")
+        raise DataError(f"SVG that reaches outside: expected all in one file, got {got!r}")
+    ratio = _ratio(content, what)
+    if not 1 / _MOST_RATIO <= ratio <= _MOST_RATIO:
+        raise DataError(f"SVG out of shape: {ratio:.2g} times as wide as high, at most {_MOST_RATIO:g}")
+    return encode_png(render_svg(content, SIDE, what))
+
+
+def _ratio(content: bytes, what: str) -> float:
+    """Width by height, of the view box or of the attributes; 1 where the drawing says neither."""
+    try:
+        _, root = next(iter(ElementTree.iterparse(io.BytesIO(content), events=("start",))))  # noqa: S314, no entities
+    except (ElementTree.ParseError, StopIteration) as error:
+        raise DataError(f"{what}: expected an SVG, got {error}") from None
+    if root.tag.rpartition("}")[2] != "svg":
+        raise DataError(f"{what}: expected an SVG, got a document of <{root.tag.rpartition('}')[2]}>")
+    sides = [_NUMBER.fullmatch(root.get(name, "")) for name in ("width", "height")]
+    box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
+    numbers = [float(side[1]) for side in sides if side]
+    if len(numbers) < 2 and len(box) == 4 and all(_NUMBER.fullmatch(one) for one in box[2:]):
+        numbers = [float(one) for one in box[2:]]
+    if len(numbers) < 2 or not all(number > 0 for number in numbers):
+        return 1.0
+    return numbers[0] / numbers[1]

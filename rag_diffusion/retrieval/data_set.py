@@ -1,0 +1,149 @@
+"""One data set, read where it lies: a table, vectors and shards mapped from files, indexes and word counts.
+
+Shapes: n pairs, D width.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.retrieval.counts import TermCounts
+from rag_diffusion.retrieval.indexes import open_indexes
+from rag_diffusion.store.build import TABLE, VECTORS
+from rag_diffusion.store.corpus import COLUMNS
+from rag_diffusion.store.manifest import Manifest, rebuild_hint
+from rag_diffusion.store.shards import Shards
+from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.whole import check_files
+from rag_diffusion.types import Pair
+
+
+class Images(Protocol):
+    """The images of a data set's pairs, by row: `Shards`, or what is held in memory."""
+
+    def image(self, row: int) -> bytes:
+        """The image file of a pair."""
+        ...
+
+    def both(self, row: int) -> tuple[bytes, bytes | None]:
+        """The image file of a pair, and what it was rendered from, if anything."""
+        ...
+
+
+class PairColumns:
+    """The text columns of a data set's pairs, sorted by pair id, mapped from a file or in Arrow's memory.
+
+    Args:
+        table: every column of `Pair` but the images.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._chunks = {name: table.column(name).chunks for name in table.column_names}
+        self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks["pair_id"])]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def cell(self, column: str, row: int) -> str:
+        """What stands in a column at a row."""
+        number = bisect_right(self._starts, row) - 1
+        return str(self._chunks[column][number][row - self._starts[number]].as_py())
+
+    def find(self, pair_id: str) -> int | None:
+        """Row of a pair, if it is there."""
+        row = bisect_left(range(len(self)), pair_id, key=lambda row: self.cell("pair_id", row))
+        return row if row < len(self) and self.cell("pair_id", row) == pair_id else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """An opened data set; nothing of it changes while it is open.
+
+    Attributes:
+        manifest: what it says of itself.
+        columns: its pairs but for the images.
+        shards: its images.
+        vectors: (n, D) of images and captions.
+        indexes: nearest neighbors over them, `text_to_text` and `text_to_image`.
+        counts: of the words of its captions.
+    """
+
+    manifest: Manifest
+    columns: PairColumns
+    shards: Images
+    vectors: MappedVectors
+    indexes: Mapping[str, Nearest]
+    counts: TermCounts
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.manifest.name
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest) -> DataSet:
+        """Open one generation of a data set.
+
+        Args:
+            folder: of the generation.
+            manifest: names it.
+
+        Raises:
+            DataError: a file is missing, cut or damaged.
+        """
+        remedy = rebuild_hint(manifest.name)
+        check_files(folder, manifest)
+        return cls(
+            manifest=manifest,
+            columns=PairColumns(mapped_table(folder / TABLE, manifest.num_pairs, remedy)),
+            shards=Shards(folder, manifest.shards, remedy=remedy),
+            vectors=(vectors := MappedVectors.open(folder / VECTORS, manifest.num_pairs, remedy=remedy)),
+            indexes=open_indexes(folder, vectors, str(manifest.recall["factory"]), remedy),
+            counts=_counts(folder, manifest.num_pairs, remedy),
+        )
+
+    def pair(self, row: int) -> Pair:
+        """One whole pair."""
+        image, original = self.shards.both(row)
+        texts = {name: self.columns.cell(name, row) for name in COLUMNS if name not in ("image", "original")}
+        return Pair(**texts, image=image, original=original)
+
+
+def mapped_table(path: Path, rows: int, remedy: str) -> pa.Table:
+    """The text columns of `rows` pairs.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        LineageError: it is of another number of pairs.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: expected a table of pairs, got {error}; {remedy}") from None
+    _check_rows(path, table.num_rows, rows, remedy)
+    return table
+
+
+def _counts(folder: Path, rows: int, remedy: str) -> TermCounts:
+    counts = TermCounts.load(folder, remedy=remedy)
+    _check_rows(folder, len(counts.lengths), rows, remedy)
+    return counts
+
+
+def _check_rows(what: Any, got: int, expected: int, remedy: str) -> None:
+    if got != expected:
+        raise LineageError(f"{what}: expected {expected} pairs, got {got}; {remedy}")

@@ -1,0 +1,101 @@
+"""A process that decodes pictures for a server, each in a child of its own with bounds on memory and processor time.
+
+    python -m rag_diffusion.serving.decoder BYTES SECONDS
+
+It reads a side and a file from its input and writes pixels, or why there are none, to its output. The child is thrown
+away with all that the picture took; what harms a decoder harms nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from rag_diffusion.readers.images import ImageError, decode, to_square
+
+ASKED = struct.Struct("<II")  # side in pixels, bytes of the file
+TOLD = struct.Struct("<BI")  # one of the two below, bytes that follow
+PIXELS, REASON = 0, 1
+_UNABLE = "could not create decoder object"
+
+
+def main(memory: int, seconds: int) -> None:
+    """Decode until the input ends.
+
+    Args:
+        memory: bytes that a picture may take beyond what this process has.
+        seconds: of processor time that it may take.
+    """
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    while len(head := source.read(ASKED.size)) == ASKED.size:
+        side, length = ASKED.unpack(head)
+        kind, found = _apart(source.read(length), side, memory, seconds)
+        sink.write(TOLD.pack(kind, len(found)) + found)
+        sink.flush()
+
+
+def _apart(content: bytes, side: int, memory: int, seconds: int) -> tuple[int, bytes]:
+    """What a child finds."""
+    end, start = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        _bound(memory, seconds)
+        _write(start, *_decoded(content, side))
+    os.close(start)
+    with os.fdopen(end, "rb") as answers:
+        answer = answers.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        slow = os.WTERMSIG(status) == signal.SIGXCPU
+        ended = f"corrupt image: signal {os.WTERMSIG(status)} ended its decoder"
+        return REASON, (f"slow image: more than {seconds} s" if slow else ended).encode()
+    return (answer[0], answer[1:]) if answer else (REASON, b"corrupt image: its decoder ended")
+
+
+def _bound(memory: int, seconds: int) -> None:
+    """Bound this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _decoded(content: bytes, side: int) -> tuple[int, bytes]:
+    try:
+        return PIXELS, to_square(decode(content, "image", side=side), side).tobytes()
+    except ImageError as error:
+        unable = _UNABLE in error.reason  # what WebP says where there is no memory for all of its pixels
+        large = f"large image: its decoder cannot begin in the memory that it may have, or is damaged: {error.reason}"
+        return REASON, (large if unable else error.reason).encode("utf-8", "replace")
+    except MemoryError:
+        return REASON, b"large image: its decoder asks for more memory than it may have"
+
+
+def _write(pipe: int, kind: int, found: bytes) -> None:
+    """Tell the parent and end, without what an interpreter does at its end."""
+    with os.fdopen(pipe, "wb") as sink:
+        sink.write(bytes([kind]) + found)
+    os._exit(0)
+
+
+def read_exactly(source: BinaryIO, count: int) -> bytes:
+    """Bytes of a pipe.
+
+    Raises:
+        EOFError: it ended before.
+    """
+    found = source.read(count)
+    if len(found) != count:
+        raise EOFError
+    return found
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

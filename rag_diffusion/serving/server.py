@@ -1,0 +1,235 @@
+"""`rag-diffusion kb serve`: a knowledge base over HTTP, in clip-retrieval's protocol and with uploads.
+
+    POST /knn-service   POST /metadata   GET /indices-list      as `protocol` says
+    GET  /images/ID     a pair's image, PNG; where the `url` of every result points to
+    POST /pairs         one image and its caption: multipart (field `image`) or JSON (`image` as base64)
+    POST /archives      a tar or zip of images with captions, as the body itself
+    GET  /data-sets     what each data set says of itself        GET /health
+
+An error is JSON with a `message` that says what was expected. What needs an answer from disk or the encoder runs in a
+thread when it is its turn, so that one request never stops the others. What a request may cost is bounded before it is
+spent: `outline` bounds JSON, `pictures` images, `bodies` what comes, `turns` what waits, `connections` who connects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from rag_diffusion.errors import (
+    BusyError,
+    ConfigError,
+    QueryError,
+    RagDiffusionError,
+    RemoteError,
+)
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.knowledge.remote.protocol import (
+    FIELDS,
+    INDICES,
+    KNN,
+    MAX_IMAGE_BYTES,
+    METADATA,
+    KnnRequest,
+    MetadataRequest,
+    messages,
+)
+from rag_diffusion.serving import openapi
+from rag_diffusion.serving.bodies import MEBIBYTE, BodyLimits
+from rag_diffusion.serving.connections import bounded_protocol
+from rag_diffusion.serving.doors import Doors, url_of
+from rag_diffusion.serving.guard import Guard, log, refusal, unforeseen
+from rag_diffusion.serving.keys import RATE, Keys, read_keys
+from rag_diffusion.serving.memory import keep_small
+from rag_diffusion.serving.openapi import Hit, Known, described
+from rag_diffusion.serving.outline import BodyError
+from rag_diffusion.serving.service import Service
+from rag_diffusion.serving.uploads import add_uploads
+
+MAX_ARCHIVE = 2 << 30  # bytes
+MAX_BODY = 2 * MAX_IMAGE_BYTES  # bytes; base64 makes a third more of an image
+LOOPBACK = ["127.0.0.1", "localhost"]
+_STATUS = {QueryError: 422, RemoteError: 422, ConfigError: 422, BusyError: 503}
+
+
+class PngResponse(Response):
+    """A picture."""
+
+    media_type = "image/png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may ask the server what.
+
+    Attributes:
+        allow_hosts: hosts of `image_url` queries that may have private addresses, see `check_url`.
+        read_only: whether uploads are refused.
+        hosts: names by which the server may be called; empty lets all pass.
+        keys: file of API keys, see `read_keys`; None asks nobody for one.
+        key_to_read: whether reading needs a key as well as writing.
+        rate: requests a minute of one key.
+    """
+
+    allow_hosts: Collection[str] = ()
+    read_only: bool = False
+    hosts: Collection[str] = ()
+    keys: Path | None = None
+    key_to_read: bool = False
+    rate: int = RATE
+
+
+def create_app(kb: KnowledgeBase, access: Access | None = None) -> FastAPI:
+    """The server's application.
+
+    Args:
+        kb: what is searched, and taken into.
+        access: who may ask; anybody, and anything, where it is None.
+
+    Raises:
+        ConfigError: the file of keys is none.
+    """
+    access = access or Access()
+    keys = read_keys(access.keys) if access.keys is not None else []
+    service, doors = Service(kb, allow_hosts=access.allow_hosts), Doors()
+    app = FastAPI(
+        title="rag-diffusion knowledge base",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+        lifespan=_closing(service),
+    )
+    if keys:
+        app.add_middleware(Keys, keys=keys, to_read=access.key_to_read, rate=access.rate)
+    app.add_middleware(
+        BodyLimits,
+        limits={f"/{KNN}": MAX_BODY, f"/{METADATA}": MEBIBYTE, "/pairs": MAX_BODY, "/archives": MAX_ARCHIVE},
+    )
+    app.add_middleware(Guard, hosts=access.hosts)
+    _add_errors(app)
+    _add_queries(app, service, doors)
+    add_uploads(app, service, doors, access.read_only)
+    return app
+
+
+def serve(kb: KnowledgeBase, access: Access, *, host: str, port: int, open_to_all: bool = False) -> None:
+    """Serve until interrupted; see `create_app`.
+
+    Args:
+        kb: what is searched, and taken into.
+        access: who may ask.
+        host: address to listen at; 127.0.0.1 is this machine alone.
+        port: 0 takes a free one.
+        open_to_all: whether other machines may write without a key.
+
+    Raises:
+        ConfigError: other machines could write without a key, and nobody said that they may.
+    """
+    import uvicorn
+
+    local = host in LOOPBACK
+    if not (local or access.read_only or access.keys or open_to_all):
+        raise ConfigError(
+            f"kb serve: expected --keys FILE, --read-only or --open-to-all with --host {host}, got none of them: every "
+            "machine that reaches this one could write"
+        )
+    keep_small()
+    if local:  # else a page of another site could come here under a name of its own: DNS rebinding
+        access = replace(access, hosts=LOOPBACK)
+    app = create_app(kb, access)
+    uvicorn.run(app, host=host, port=port, http=bounded_protocol(), ws="none", server_header=False)
+
+
+def _closing(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    return lifespan
+
+
+def _add_queries(app: FastAPI, service: Service, doors: Doors) -> None:
+    @app.post(f"/{KNN}", openapi_extra=openapi.knn_body(), **described(list[Hit], "Results, best first"))
+    async def knn(request: Request) -> Any:
+        url = url_of(request)
+        return await doors.answer_json(
+            request,
+            FIELDS,
+            KnnRequest.model_validate,
+            lambda asked: doors.fetching if asked.needs_fetch else doors.searching,
+            lambda asked: service.knn(asked, url),
+        )
+
+    @app.post(
+        f"/{METADATA}",
+        openapi_extra=openapi.metadata_body(),
+        **described(list[Known], "What is known of ids, in their order"),
+    )
+    async def metadata(request: Request) -> Any:
+        url = url_of(request)
+        return await doors.answer_json(
+            request,
+            FIELDS,
+            MetadataRequest.model_validate,
+            lambda asked: doors.searching,
+            lambda asked: service.metadata(asked, url),
+        )
+
+    @app.get(f"/{INDICES}", **described(list[str], "Names of the indexes: all, and each data set"))
+    async def indices() -> Any:
+        return await doors.searching.answer(service.indices)
+
+    @app.get("/data-sets", **described(list[dict[str, Any]], "What each data set says of its pairs"))
+    async def data_sets() -> Any:
+        return await doors.searching.answer(service.data_sets)
+
+    @app.get("/health", **described(openapi.Health, "Whether the server answers"))
+    async def health() -> Any:
+        return JSONResponse(service.health())
+
+    @app.get("/images/{key}", response_class=PngResponse, **described(None, "A pair's image", 404))
+    async def image(key: Annotated[int, PathParameter(ge=0, lt=2**63)]) -> Response:
+        found = await doors.searching.run(lambda: service.image(key))
+        if found is None:
+            raise BodyError(404, f"expected the id of a pair, got {key}")
+        return PngResponse(found, headers={"Cache-Control": "max-age=3600"})
+
+
+def _add_errors(app: FastAPI) -> None:
+    app.add_exception_handler(Exception, unforeseen)
+
+    @app.exception_handler(RagDiffusionError)
+    async def known(request: Request, error: RagDiffusionError) -> JSONResponse:
+        if isinstance(error, BodyError):
+            again = {"Retry_After": str(error.retry_after)} if error.retry_after else {}
+            return refusal(error.status, str(error), **again)
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        if status == 500:  # of this machine's files, which are nobody else's matter
+            log(request.scope, error)
+            return refusal(500, "expected the knowledge base to be whole, got an error; the server's log has it")
+        return refusal(status, str(error), **({"Retry_After": "10"} if status == 503 else {}))
+
+    @app.exception_handler(ValidationError)
+    async def invalid(request: Request, error: ValidationError) -> JSONResponse:
+        return refusal(422, messages(error.errors(include_url=False, include_context=False, include_input=False)))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid_path(request: Request, error: RequestValidationError) -> JSONResponse:
+        return refusal(422, messages(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        said = f"{request.method} {request.url.path}: {error.detail}"[:500]
+        return JSONResponse({"message": said}, error.status_code, error.headers)

@@ -1,0 +1,171 @@
+"""Finished parts of a build into the files of a data set: sorted shards, table, vectors and rejections.
+
+Memory does not grow with the number of pairs, but for their ids. The same pairs give the same
+bytes.
+
+Shapes: n pairs, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.files import file_hash
+from rag_diffusion.readers.records import Rejection
+from rag_diffusion.store.corpus import COLUMNS, SCHEMA, SHARD_ROWS
+from rag_diffusion.store.gather import Gathering
+from rag_diffusion.store.manifest import REJECTED, Manifest
+from rag_diffusion.store.staging import Part
+from rag_diffusion.store.vector_file import VectorWriter
+
+TABLE, VECTORS = "table.arrow", "vectors.safetensors"
+GROUP_ROWS = 64  # pairs read at a time for one image
+WORDS = ("source", "category", "style", "licence", "attribution", "split")  # columns of few distinct values
+_COUNTED = ("split", "style", "category", "licence", "source")
+_TABLE_ROWS = 65536  # rows of the table and captions held in memory at a time
+
+
+def write_pairs(folder: Path, parts: list[Part], facts: Manifest) -> Manifest:
+    """Write everything but the indexes and the manifest, which wait for `retrieval.indexes`.
+
+    Args:
+        folder: empty.
+        parts: of the build.
+        facts: what is known of the data set before it is built.
+
+    Returns:
+        The manifest but for `recall` and `files`.
+
+    Raises:
+        DataError: no pair was taken.
+    """
+    gathering = Gathering(parts)
+    if not len(gathering):
+        first = next((one for part in parts for one in part.rejected()), None)
+        got = f"rejections alone, the first: {first.what}: {first.reason}" if first else "nothing at all"
+        raise DataError(f"kb: expected pairs of images and captions for {facts.name!r}, got {got}")
+    reasons = _write_rejected(folder / REJECTED, parts, gathering.twice)
+    counts = _counts(gathering)
+    shards = _write_shards(folder, gathering, counts)
+    return Manifest(
+        **asdict(facts)
+        | {
+            "num_pairs": len(gathering),
+            "num_rejected": sum(reasons.values()),
+            "rejected_by_reason": dict(sorted(reasons.items())),
+            "counts": {name: dict(sorted(counts[name].items())) for name in _COUNTED},
+            "hash": hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest(),
+            "shards": shards,
+        }
+    )
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Length and sha256 of every file that is no shard."""
+    files = sorted(path for path in folder.iterdir() if path.suffix != ".parquet")
+    return {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files}
+
+
+def _write_rejected(path: Path, parts: Iterable[Part], twice: Iterable[str]) -> Counter[str]:
+    """All rejections, one a line; returns the number of each reason."""
+    reasons = Counter[str]()
+    again = (Rejection(what=name, reason="name taken: an earlier pair has this id") for name in twice)
+    with path.open("w", encoding="utf-8") as file:
+        for one in chain(*(part.rejected() for part in parts), again):
+            reasons[one.kind] += 1
+            file.write(json.dumps(asdict(one), ensure_ascii=True) + "\n")
+    return reasons
+
+
+def _counts(gathering: Gathering) -> dict[str, Counter[str]]:
+    """How often each value stands in each of the columns with few of them."""
+    found = {name: Counter[str]() for name in WORDS}
+    for rows in gathering.blocks(_TABLE_ROWS):
+        table = gathering.table(rows, WORDS)
+        for name in WORDS:
+            for entry in pc.value_counts(table.column(name)).to_pylist():
+                found[name][entry["values"]] += entry["counts"]
+    return found
+
+
+def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Counter[str]]) -> list[dict[str, Any]]:
+    """Shards, table and vectors in one go; returns what the manifest says of the shards."""
+    shards = []
+    table = _TableWriter(folder / TABLE, {name: sorted(counts[name]) for name in WORDS})
+    width = gathering.table(gathering.rows[:1]).column("image_vector").type.list_size
+    with table, VectorWriter(folder / VECTORS, len(gathering), width) as vectors:
+        for number, shard in enumerate(gathering.blocks(SHARD_ROWS)):
+            path = folder / f"pairs-{number:05d}.parquet"
+            with pq.ParquetWriter(path, SCHEMA, compression=_COMPRESSION, use_dictionary=list(WORDS)) as writer:
+                for start in range(0, len(shard), GROUP_ROWS):
+                    block = gathering.table(shard[start : start + GROUP_ROWS])
+                    writer.write_table(block.select(COLUMNS), row_group_size=GROUP_ROWS)
+                    vectors.write(*(_matrix(block.column(f"{name}_vector"), width) for name in ("image", "text")))
+                    table.write(block)
+            size = path.stat().st_size
+            shards.append({"name": path.name, "rows": len(shard), "bytes": size, "sha256": file_hash(path)})
+    return shards
+
+
+_COMPRESSION = {name: "NONE" if name == "image" else "ZSTD" for name in COLUMNS}  # PNG is dense already
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """(n, D) of a column of vectors."""
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate(flat).reshape(-1, width)
+
+
+class _TableWriter:
+    """Every column but the images as an Arrow file, to be mapped; columns of few values as numbers and a dictionary."""
+
+    def __init__(self, path: Path, words: Mapping[str, list[str]]) -> None:
+        self._words = {name: pa.array(values, pa.string()) for name, values in words.items()}
+        self._names = [name for name in COLUMNS if name not in ("image", "original")]
+        coded = pa.dictionary(pa.int32(), pa.string())
+        self._schema = pa.schema([(name, coded if name in words else pa.string()) for name in self._names])
+        self._sink = pa.OSFile(str(path), "wb")
+        self._file = pa.ipc.new_file(self._sink, self._schema)
+        self._waiting: list[pa.Table] = []
+
+    def write(self, block: pa.Table) -> None:
+        """The next rows; they are held until there are many."""
+        self._waiting.append(block.select(self._names))
+        if sum(map(len, self._waiting)) >= _TABLE_ROWS:
+            self._flush()
+
+    def __enter__(self) -> _TableWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._file.close()
+        self._sink.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting).combine_chunks()
+            columns = [self._coded(name, table.column(name)) for name in self._names]
+            self._file.write_batch(pa.record_batch(columns, schema=self._schema))
+            self._waiting = []
+
+    def _coded(self, name: str, column: pa.ChunkedArray) -> pa.Array:
+        array = column.combine_chunks()
+        if name not in self._words:
+            return array
+        return pa.DictionaryArray.from_arrays(pc.index_in(array, self._words[name]), self._words[name])

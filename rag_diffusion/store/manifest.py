@@ -1,0 +1,111 @@
+"""What a data set says of itself: counts, hashes, licences, rejections, and the encoder that made its vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.files import atomic_write
+
+FORMAT = 1  # of a data set's files; another one is an error that names the command which makes this one
+REJECTED = "rejected.jsonl"  # in the folder of a generation
+REMOTE, UPLOADED, PIPELINE = "remote", "uploaded", "pipeline"
+
+
+def rebuild_hint(name: str) -> str:
+    """What to do about damaged or outdated vectors and indexes of a data set."""
+    return f"run `rag-diffusion kb rebuild {name}`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One data set.
+
+    Attributes:
+        name: of the data set.
+        form: of the reader, `uploaded`, `remote`, or `pipeline` for what `dvc repro` made.
+        origin: where the pairs came from, as it was given.
+        url: of a remote data set.
+        index: of a remote data set: which of the server's; empty is its first.
+        allow_hosts: of a remote data set: hosts that may have private addresses, see `addresses.check_url`.
+        licence, attribution: of pairs that name none.
+        num_pairs, num_rejected: what came in and what did not.
+        rejected_by_reason: class of a reason -> how often.
+        counts: `split`, `style`, `category`, `licence`, `source` -> value -> number of pairs.
+        hash: of the pairs.
+        image_size: side of the images in pixels.
+        encoder_hash: of the encoder that made the vectors.
+        shards: name, rows and sha256 of each shard of pairs, in order.
+        files: every other file of the generation -> its length and sha256.
+        recall: the recall report of the indexes.
+        generation: number of the folder that holds all this.
+        format: of the files.
+    """
+
+    name: str
+    form: str
+    origin: str = ""
+    url: str = ""
+    index: str = ""
+    allow_hosts: list[str] = field(default_factory=list)
+    licence: str = ""
+    attribution: str = ""
+    num_pairs: int = 0
+    num_rejected: int = 0
+    rejected_by_reason: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    hash: str = ""
+    image_size: int = 0
+    encoder_hash: str = ""
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    recall: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 0
+    format: int = FORMAT
+
+    @property
+    def remote(self) -> bool:
+        """Whether its pairs lie on another machine."""
+        return self.form == REMOTE
+
+    def write(self, path: Path) -> None:
+        """Write it, as a whole or not at all."""
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        atomic_write(path, text + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: it is missing or damaged.
+            LineageError: another version of this package wrote it.
+        """
+        name = path.parent.name
+        again = f"remove it by `rag-diffusion kb remove {name}` and add it again"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            version = raw["format"]
+            unknown = set(raw) - {one.name for one in fields(cls)}
+        except FileNotFoundError:
+            raise DataError(f"kb: expected a data set {name!r}, found none; see `rag-diffusion kb list`") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: expected the manifest of a data set, got {error!r}; {again}") from None
+        if version != FORMAT:
+            raise LineageError(f"{path}: expected a data set of format {FORMAT}, got {version}; {again}")
+        if unknown:
+            raise DataError(f"{path}: expected the manifest of a data set, got the keys {sorted(unknown)}; {again}")
+        try:
+            found = cls(**raw)
+            for one in fields(cls):
+                value = getattr(found, one.name)
+                kind = {"str": str, "int": int}.get(str(one.type), dict if "Mapping" in str(one.type) else list)
+                if not isinstance(value, kind):
+                    raise TypeError(f"{one.name}: {value!r}")
+        except TypeError as error:
+            raise DataError(f"{path}: expected the manifest of a data set, got {error}; {again}") from None
+        return found

@@ -1,0 +1,196 @@
+"""The unfinished part of a build: embedded pairs in the order they came in, kept so that a killed build goes on.
+
+A part on disk is a table of its pairs with their vectors, and a record that says of how many candidates, and of which,
+it was made. A build that is started again reads its source from the start, compares each part's digest, and goes on
+after the last one that still agrees; nothing of those is decoded or embedded again.
+
+Shapes: n pairs of a part, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rag_diffusion.files import atomic_write, file_hash
+from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.store.corpus import COLUMNS, SCHEMA
+from rag_diffusion.types import Pair
+
+PART_CANDIDATES = 2048
+PART_BYTES = 2**26  # of images; a part is held in memory while it is filled
+PART_SECONDS = 10.0  # at the latest a part is written
+PART_SECONDS_AT_FIRST = 0.2
+PART_SHARE = 0.02  # of the time that a build has taken; between the two
+PLAN = "plan.json"
+
+Floats = NDArray[np.float32]
+Candidate = Item | Rejection | Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A batch of candidates, checked and embedded.
+
+    Attributes:
+        digest: of the candidates.
+        candidates: how many they were.
+        pairs: those that were taken.
+        rejected: the others.
+        image, text: (n, D) vectors of the pairs.
+    """
+
+    digest: bytes
+    candidates: int
+    pairs: Sequence[Pair]
+    rejected: Sequence[Rejection]
+    image: Floats
+    text: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part on disk.
+
+    Attributes:
+        path: table of its pairs with their vectors, an Arrow file.
+        rows: n.
+        candidates: how many candidates it was made of.
+        batches: length and digest of each batch of them.
+        sha256: of the table's file.
+        num_rejected: candidates that were not taken.
+    """
+
+    path: Path
+    rows: int
+    candidates: int
+    batches: list[list[Any]]
+    sha256: str
+    num_rejected: int
+
+    def table(self) -> pa.Table:
+        """Its pairs and vectors, mapped from the file."""
+        with pa.memory_map(str(self.path)) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    def rejected(self) -> Iterator[Rejection]:
+        """Candidates that were not taken."""
+        if self.num_rejected:
+            with self.path.with_suffix(".rejected.jsonl").open(encoding="utf-8") as lines:
+                yield from (Rejection(**json.loads(line)) for line in lines)
+
+
+class Staging:
+    """The parts of one build.
+
+    Args:
+        folder: where they lie.
+        plan: what the build makes; parts of another plan are thrown away.
+    """
+
+    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+        self.folder = folder
+        text = json.dumps(plan, indent=1, sort_keys=True)
+        if not (folder / PLAN).is_file() or (folder / PLAN).read_text(encoding="utf-8") != text:
+            shutil.rmtree(folder, ignore_errors=True)
+            atomic_write(folder / PLAN, text)
+        self.parts: list[Part] = []
+        while (part := self._read(len(self.parts))) is not None:
+            self.parts.append(part)
+
+    def resume(self, reader: Reader | Iterable[Candidate]) -> Iterator[Candidate]:
+        """The candidates of a source that no part holds; parts that the source no longer agrees with are dropped."""
+        source = iter(reader)
+        for number, part in enumerate(self.parts):
+            if not _agrees(part, source):
+                self._drop(number)
+                done = sum(part.candidates for part in self.parts)
+                source = iter(reader)
+                deque(islice(source, done), maxlen=0)
+                break
+        return source
+
+    def write(self, batches: Sequence[Embedded]) -> None:
+        """Keep some batches as the next part."""
+        number = len(self.parts)
+        pairs = [pair for batch in batches for pair in batch.pairs]
+        filled = [batch for batch in batches if batch.pairs]
+        path = self.folder / f"{number:05d}.arrow"
+        write_table(path, pairs, [batch.image for batch in filled], [batch.text for batch in filled])
+        rejected = [json.dumps(asdict(one)) + "\n" for batch in batches for one in batch.rejected]
+        path.with_suffix(".rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
+        part = Part(
+            path=path,
+            rows=len(pairs),
+            candidates=sum(batch.candidates for batch in batches),
+            batches=[[batch.candidates, batch.digest.hex()] for batch in batches],
+            sha256=file_hash(path),
+            num_rejected=len(rejected),
+        )
+        record = {one.name: getattr(part, one.name) for one in fields(Part) if one.name != "path"}
+        atomic_write(path.with_suffix(".json"), json.dumps(record))
+        self.parts.append(part)
+
+    def _read(self, number: int) -> Part | None:
+        path = self.folder / f"{number:05d}.arrow"
+        try:
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            if file_hash(path) != record["sha256"]:
+                return None
+        except (OSError, ValueError):
+            return None
+        return Part(path=path, **record)
+
+    def _drop(self, number: int) -> None:
+        """Forget the parts from a number on."""
+        for part in self.parts[number:]:
+            for suffix in (".json", ".rejected.jsonl", ".arrow"):
+                part.path.with_suffix(suffix).unlink(missing_ok=True)
+        del self.parts[number:]
+
+
+def write_table(path: Path, pairs: Sequence[Pair], image: Sequence[Floats], text: Sequence[Floats]) -> None:
+    """Write pairs and their vectors, which come in blocks, as one record batch."""
+    columns = [pa.array([getattr(pair, name) for pair in pairs], SCHEMA.field(name).type) for name in COLUMNS]
+    vectors = [_vectors(blocks) for blocks in (image, text)]
+    schema = pa.schema([*SCHEMA, ("image_vector", vectors[0].type), ("text_vector", vectors[1].type)])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([*columns, *vectors], schema=schema))
+
+
+def _vectors(blocks: Sequence[Floats]) -> pa.Array:
+    if not blocks:
+        return pa.array([], pa.list_(pa.float32(), 1))
+    table = np.concatenate(blocks)
+    return pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1])
+
+
+def digest(candidates: Iterable[Candidate]) -> bytes:
+    """sha256 of all that candidates say and show."""
+    found = hashlib.sha256()
+    for one in candidates:
+        for column in fields(one):
+            value = getattr(one, column.name)
+            content = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+            found.update(len(content).to_bytes(8, "little") + content)
+    return found.digest()
+
+
+def _agrees(part: Part, source: Iterator[Candidate]) -> bool:
+    """Whether the next candidates of a source are those that a part was made of."""
+    for length, expected in part.batches:
+        batch = list(islice(source, length))
+        if len(batch) != length or digest(batch).hex() != expected:
+            return False
+    return True

@@ -1,0 +1,61 @@
+"""A data set from its shards and rejections alone, for when all that was made from them is out of date or damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.files import file_hash
+from rag_diffusion.readers.records import Rejection
+from rag_diffusion.store.build import GROUP_ROWS
+from rag_diffusion.store.manifest import REJECTED, Manifest
+from rag_diffusion.types import Pair
+
+
+class Stored:
+    """What a data set was made of: rejections, then pairs in the order of their ids, in constant memory.
+
+    Args:
+        folder: of a generation.
+        manifest: names its shards.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder, self._manifest = folder, manifest
+
+    def __iter__(self) -> Iterator[Rejection | Pair]:
+        yield from self.rejected()
+        yield from self.pairs()
+
+    def rejected(self) -> Iterator[Rejection]:
+        """What was not taken; a damaged list of it is no reason to lose the pairs, and ends."""
+        try:
+            with (self._folder / REJECTED).open(encoding="utf-8") as lines:
+                yield from (Rejection(**json.loads(line)) for line in lines)
+        except (OSError, ValueError, TypeError) as error:
+            yield Rejection(what=REJECTED, reason=f"damaged list of rejections: {error}")
+
+    def pairs(self) -> Iterator[Pair]:
+        """All pairs.
+
+        Raises:
+            DataError: a shard is missing or damaged.
+        """
+        for shard in self._manifest.shards:
+            path = self._folder / shard["name"]
+            try:
+                if file_hash(path) != shard["sha256"]:
+                    raise ValueError("other bytes than its manifest tells")
+                for batch in pq.ParquetFile(path).iter_batches(batch_size=GROUP_ROWS):
+                    for row in batch.to_pylist():
+                        yield Pair(**row)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise DataError(
+                    f"{path}: expected a shard of {shard['rows']} pairs, got {error}; add the data set again from its "
+                    f"source, {self._manifest.origin or 'the uploads'}, with --replace"
+                ) from None

@@ -1,0 +1,32 @@
+"""Whether the files of a data set are those that its manifest tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.files import file_hash
+from rag_diffusion.store.manifest import Manifest, rebuild_hint
+
+
+def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:
+    """Compare the files of a generation with its manifest: their length, or every byte.
+
+    Raises:
+        DataError: one is missing, cut, or was changed.
+    """
+    remedy = rebuild_hint(manifest.name)
+    for name, told in manifest.files.items():
+        _check_file(folder / name, told, remedy, whole=whole)
+    for shard in manifest.shards:
+        _check_file(folder / shard["name"], shard, "add the data set again with --replace", whole=whole)
+
+
+def _check_file(path: Path, told: Mapping[str, Any], remedy: str, *, whole: bool) -> None:
+    got = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+    if got != f"{told['bytes']} bytes":
+        raise DataError(f"{path}: expected {told['bytes']} bytes, got {got}: it was cut, changed or removed; {remedy}")
+    if whole and file_hash(path) != told["sha256"]:
+        raise DataError(f"{path}: expected sha256 {told['sha256'][:12]}…, got another: it was changed; {remedy}")

@@ -1,0 +1,1 @@
+"""`rag-diffusion ...`: the commands, and what they print."""

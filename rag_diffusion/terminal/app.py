@@ -1,0 +1,211 @@
+"""`rag-diffusion ...` and `python -m rag_diffusion ...`. Light to import: stages bring the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
+from rag_diffusion.terminal.errors import clean_errors
+from rag_diffusion.terminal.kb import kb
+
+TELEMETRY_OFF = {
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+HELP = "Draw pictures from words and from pictures that are found for them in a knowledge base of your own."
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+base = typer.Typer(help="The base generator that fine-tuning starts from.", no_args_is_help=True)
+ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
+pack = typer.Typer(help="A training as one folder, for a machine with a GPU and no network.", no_args_is_help=True)
+app.add_typer(base, name="base")
+app.add_typer(kb, name="kb")
+app.add_typer(pack, name="pack")
+app.add_typer(ruler, name="ruler")
+
+Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
+
+
+def _say_version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"rag-diffusion {version('rag-diffusion')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def before_each_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
+    """Switch off what other tools would send home."""
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+@app.command()
+def run(
+    stage: Annotated[str, typer.Argument(help="ingest, align, ... as in dvc.yaml")],
+    root: Root = Path(),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in place of params.yaml's.")] = None,
+) -> None:
+    """Run one stage of the pipeline by hand. `dvc repro` runs all that are out of date."""
+    from rag_diffusion.progress import reporting_to_dagster
+    from rag_diffusion.stages.runner import run_stage
+
+    signal.signal(signal.SIGTERM, _terminated)
+    with clean_errors(), reporting_to_dagster():
+        run_stage(stage, root, dict(_key_and_value(one) for one in settings or ()))
+
+
+@base.command("promote")
+def base_promote(root: Root = Path()) -> None:
+    """Make the result of pipelines/pretrain the base generator in data/base, which git tracks."""
+    from rag_diffusion.stages.promote import promote_base
+
+    with clean_errors():
+        print(f"promoted to {promote_base(root)}; commit it with its card")
+
+
+@pack.command("pretrain")
+def pack_pretrain(
+    out: Annotated[Path, typer.Argument(help="the folder to make")],
+    max_mb: Annotated[float, typer.Option(help="The most megabytes of all files; pairs fill what is left.")] = 60.0,
+    wheels: Annotated[Path | None, typer.Option(help="A folder of wheels that the other machine lacks.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="The corpus to train on; data/corpus where not given.")] = None,
+    root: Root = Path(),
+) -> None:
+    """Write all that training the base needs: code, drawings as SVG, a small text encoder. There: `python run.py`."""
+    from rag_diffusion.packing.pack import pack_pretrain as write
+
+    with clean_errors():
+        found = write(root, out, max_mb=max_mb, wheels=wheels, corpus=corpus)
+        print(
+            f"{out}: {found['pairs']} pairs, {found['left_out']} left out for want of room, {found['megabytes']} MB; "
+            "there: python run.py --out OUT --minutes 10, then here: rag-diffusion pack result OUT"
+        )
+
+
+@pack.command("result")
+def pack_result(
+    out: Annotated[Path, typer.Argument(help="the folder that run.py wrote")],
+    root: Root = Path(),
+) -> None:
+    """Put the parts of a trained pack together as pipelines/pretrain/result; `rag-diffusion base promote` goes on."""
+    from rag_diffusion.packing.result import bring_home
+
+    with clean_errors():
+        print(f"{bring_home(root, out)}; `rag-diffusion base promote` makes it data/base")
+
+
+@ruler.command("promote")
+def ruler_promote(root: Root = Path()) -> None:
+    """Make the result of pipelines/ruler the ruler in data/ruler, which git tracks."""
+    from rag_diffusion.stages.promote import promote_ruler
+
+    with clean_errors():
+        print(f"promoted to {promote_ruler(root)}; commit it with its card")
+
+
+@app.command()
+def evaluate(root: Root = Path()) -> None:
+    """Measure the fine-tuned model by the full protocol; it takes a while, and goes on where it was stopped.
+
+    Every variant on all test prompts, curves on validation prompts, a page of pictures: see `evaluate` in params.yaml.
+    """
+    from rag_diffusion.stages.promote import publish_evaluation
+
+    command = ["--cd", "pipelines", "--wait-for-lock", "repro", "evaluate/dvc.yaml"]
+    with clean_errors():
+        if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root).returncode:
+            raise ModelError("evaluate: expected the stage to end well; what went wrong stands above")
+        print(f"published to {publish_evaluation(root)}")
+
+
+@app.command()
+def sync(root: Root = Path()) -> None:
+    """Tell Dagster what `dvc repro` made in a shell; its sensor does so by itself while `dagster dev` runs."""
+    with clean_errors():
+        if subprocess.run([sys.executable, "-m", "orchestration.sync"], cwd=root).returncode:
+            raise RagDiffusionError("sync: expected Dagster and DVC to answer; what went wrong stands above")
+
+
+@app.command()
+def promote(root: Root = Path()) -> None:
+    """Register the fine-tuned model in MLflow and make it @champion, if every check of the pipeline passes."""
+    with clean_errors():
+        if subprocess.run([sys.executable, "-m", "orchestration.promote"], cwd=root).returncode:
+            raise RagDiffusionError("promote: expected every check to pass and the model to draw; see above")
+
+
+@app.command()
+def lineage(
+    what: Annotated[str, typer.Argument(help="a file that a stage made, a drawn PNG, or an MLflow run id")],
+    root: Root = Path(),
+    draw: Annotated[Path | None, typer.Option(help="Write it as an SVG drawing as well.")] = None,
+) -> None:
+    """Say which corpus, index, base, parameters, commit and runs made something."""
+    from rag_diffusion.lineage import as_text, trace
+    from rag_diffusion.terminal.lineage_svg import as_svg
+
+    with clean_errors():
+        found = trace(root, what, pictures=draw is not None)
+        print(as_text(found))
+        if draw is not None:
+            draw.write_text(as_svg(found), encoding="utf-8")
+
+
+@app.command()
+def redraw(
+    file: Annotated[Path, typer.Argument(help="a PNG that was drawn here, with its provenance inside")],
+    root: Root = Path(),
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it; FILE.again.png in this folder if nothing is named.")
+    ] = None,
+) -> None:
+    """Draw a picture again from what its own file says, and compare; or say why it cannot be the same."""
+    from rag_diffusion.sampling.again import redraw_file
+
+    with clean_errors():
+        print(redraw_file(root, file, out or Path(f"{file.stem}.again.png")))
+
+
+@app.command()
+def show(root: Root = Path()) -> None:
+    """Say where the pictures and the numbers are, and print the metric table."""
+    from rag_diffusion.terminal.show import summary
+
+    with clean_errors():
+        print(summary(root))
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, as sample.guidance=joint")
+    return key, value
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Turn SIGTERM into an exit that removes half-written files and ends the MLflow run."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point."""
+    app()

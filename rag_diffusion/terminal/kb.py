@@ -1,0 +1,213 @@
+"""`rag-diffusion kb ...`. Light to import: the commands bring the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.terminal.errors import clean_errors
+
+kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
+Name = Annotated[str, typer.Argument(help="of the data set, as my-photos")]
+ALLOW = "A host that may have a private address, HOST or HOST:PORT."
+FORMS = (
+    "imagefolder, image_text, photos (captioned by their names), webdataset, parquet, arrow (datasets.save_to_disk), "
+    "coco, iconify, video, archive; "
+    "auto looks what it is"
+)
+
+
+@kb.command()
+def add(
+    name: Name,
+    path: Annotated[Path | None, typer.Argument(help="a folder, an archive, a table, a video, ...")] = None,
+    root: Root = Path(),
+    form: Annotated[str, typer.Option(help=FORMS)] = "auto",
+    licence: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
+    attribution: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
+    caption: Annotated[
+        str, typer.Option(help="Of a text with several lines: first-line, all, or a language whose line begins so.")
+    ] = "first-line",
+    remote: Annotated[str, typer.Option(help="In place of a path: URL of a server of clip-retrieval's protocol.")] = "",
+    index: Annotated[str, typer.Option(help="With --remote: which of its indexes; its first if none is named.")] = "",
+    allow_host: Annotated[list[str] | None, typer.Option(help=ALLOW)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of the data set of that name.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
+) -> None:
+    """Make a data set of images with captions; a build that was stopped goes on when it is started again."""
+    from rag_diffusion.knowledge.places import check_name
+
+    with clean_errors():
+        if (path is None) == (not remote):
+            raise ConfigError("kb add: expected a path, or --remote URL, and not both")
+        check_name(name)
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: expected a file or a folder, got none; name another path")
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
+        from rag_diffusion.readers.card import CARD, UNSPECIFIED, card_licence
+        from rag_diffusion.readers.forms import open_reader
+        from rag_diffusion.terminal.kb_report import as_text
+
+        base = KnowledgeBase.open(root, wait=wait)
+        if path is None:
+            there = Remote(url=remote, index=index, allow_hosts=tuple(allow_host or ()))
+            RemoteSource(name, there).indices()
+            made = base.add_remote(
+                name,
+                remote,
+                index=index,
+                allow_hosts=there.allow_hosts,
+                licence=licence,
+                attribution=attribution,
+                replace=replace,
+            )
+        else:
+            reader = open_reader(form, path, part=caption)
+            if licence == UNSPECIFIED and path.is_dir() and (carded := card_licence(path)):
+                licence = carded
+                print(f"licence {licence}, as {path / CARD} says")
+            print(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
+            made = base.add(
+                name,
+                reader,
+                form=reader.form,
+                origin=str(path),
+                licence=licence,
+                attribution=attribution,
+                replace=replace,
+            )
+            for sentence in reader.doubts.told():
+                print(f"warning: {sentence}")
+        print(as_text(made))
+
+
+@kb.command("list")
+def list_all(root: Root = Path()) -> None:
+    """All data sets: pairs, form, licences, and what is the matter where one cannot be searched."""
+    from rag_diffusion.knowledge.catalogue import Catalogue
+    from rag_diffusion.terminal.kb_report import as_table
+
+    with clean_errors():
+        print(as_table(Catalogue.light(root).list()))
+
+
+@kb.command()
+def info(
+    name: Name,
+    root: Root = Path(),
+    check: Annotated[bool, typer.Option("--check", help="Compare every byte of its files with its manifest.")] = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Everything that was not taken, and why.")] = False,
+) -> None:
+    """What a data set says of itself: counts, licences, rejections, hashes, recall of its index."""
+    from rag_diffusion.knowledge.catalogue import Catalogue
+    from rag_diffusion.knowledge.rejections import rejections
+    from rag_diffusion.terminal.kb_report import as_text
+    from rag_diffusion.terminal.printable import printable
+
+    with clean_errors():
+        base = Catalogue.light(root)
+        print(as_text(base.info(name)))
+        if rejected:
+            for one in rejections(root, name):
+                print(printable(f"{one.what}: {one.reason}"))
+        if check:
+            base.check(name)
+            print("every file is as its manifest tells")
+
+
+@kb.command()
+def remove(
+    name: Name,
+    root: Root = Path(),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
+) -> None:
+    """Remove a data set and all that was made from it."""
+    with clean_errors():
+        _expect(root, name)
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+
+        KnowledgeBase.open(root, wait=wait).remove(name)
+        print(f"removed {name}")
+
+
+@kb.command()
+def rebuild(
+    name: Name,
+    root: Root = Path(),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
+) -> None:
+    """Embed and index a data set again from the images it holds: after `align`, or where a file was damaged."""
+    with clean_errors():
+        _expect(root, name)
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.terminal.kb_report import as_text
+
+        print(as_text(KnowledgeBase.open(root, wait=wait).rebuild(name)))
+
+
+@kb.command()
+def search(
+    query: Annotated[str, typer.Argument(help="what the images are to show, in words")],
+    root: Root = Path(),
+    top_k: Annotated[int, typer.Option(help="Hits asked for.")] = 10,
+    source: Annotated[list[str] | None, typer.Option(help="Only of this data set, or source in it.")] = None,
+    class_: Annotated[list[str] | None, typer.Option("--class", help="Only of this class.")] = None,
+    licence: Annotated[list[str] | None, typer.Option(help="Only under this licence.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only of this split.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Not this pair id.")] = None,
+    explain: Annotated[Path | None, typer.Option(help="Say why, and write an HTML page with thumbnails.")] = None,
+) -> None:
+    """Find pairs by a text: score, pair id and caption, best first. Filters may be given several times."""
+    from rag_diffusion.store.filters import Filter
+    from rag_diffusion.terminal.kb_search import search as found
+
+    with clean_errors():
+        where = Filter(
+            sources=tuple(source or ()),
+            classes=tuple(class_ or ()),
+            licences=tuple(licence or ()),
+            splits=tuple(split or ()),
+        )
+        print(found(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
+
+
+@kb.command()
+def serve(
+    root: Root = Path(),
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets every machine ask.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 1234,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Take no uploads.")] = False,
+    allow_host: Annotated[list[str] | None, typer.Option(help=f"{ALLOW} Of queries by image URL.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="A file of API keys: NAME KEY [read|write]; to write needs one.")
+    ] = None,
+    key_to_read: Annotated[bool, typer.Option("--key-to-read", help="To read needs a key as well.")] = False,
+    rate: Annotated[int, typer.Option(min=1, help="Requests a minute of one key.")] = 600,
+    open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may write without a key.")] = False,
+) -> None:
+    """Serve it over HTTP in clip-retrieval's protocol, and take uploads; see docs/knowledge-base-http.md for keys."""
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.serving.server import Access
+    from rag_diffusion.serving.server import serve as run
+
+    with clean_errors():
+        if key_to_read and keys is None:
+            raise ConfigError("kb serve: expected --keys FILE with --key-to-read, got none")
+        access = Access(
+            allow_hosts=tuple(allow_host or ()), read_only=read_only, keys=keys, key_to_read=key_to_read, rate=rate
+        )
+        run(KnowledgeBase.open(root), access, host=host, port=port, open_to_all=open_to_all)
+
+
+def _expect(root: Path, name: str) -> None:
+    """Refuse a name that no data set has, before anything is loaded."""
+    from rag_diffusion.knowledge.catalogue import Catalogue
+
+    if name != "corpus":  # what is to be done with it, the writer says
+        Catalogue.light(root).expect(name)

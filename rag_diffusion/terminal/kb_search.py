@@ -1,0 +1,139 @@
+"""`rag-diffusion kb search`: hits of a text as a table, and as one HTML file with thumbnails."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.files import atomic_write
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.retrieval.explain import Explained, Explanation, explain
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.terminal.printable import printable
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{query}</title><style>
+body {{ font: 14px sans-serif; margin: 2em; }} table {{ border-collapse: collapse; }}
+td, th {{ padding: .3em .8em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: middle; }}
+img {{ width: 64px; height: 64px; image-rendering: pixelated; }} .number {{ text-align: right; }}
+small {{ color: #666; }}
+</style></head><body>
+<h1><bdi>{query}</bdi></h1>
+<p>Words with their idf: {words}. Not in any caption: {unknown}. The score is the {fusion} of the parts.</p>
+{trouble}<table><tr><th></th><th>image</th><th>pair and caption</th><th>score</th>{names}<th>shared words</th></tr>
+{rows}
+</table></body></html>
+"""
+_FUSIONS = {"sum": "sum", "product": "product", "reciprocal_rank": "sum (by reciprocal ranks)"}
+
+
+def search(
+    root: Path,
+    query: str,
+    *,
+    top_k: int,
+    page: Path | None,
+    where: Filter | None = None,
+    exclude: Sequence[str] = (),
+) -> str:
+    """The hits of a text as text; with a page also why each of them is one.
+
+    Args:
+        root: project root, with data sets or the stages run up to `index`.
+        query: what to look for.
+        top_k: hits asked for.
+        page: HTML file to write; None writes none.
+        where: which pairs may come.
+        exclude: pair ids that must not.
+
+    Raises:
+        ConfigError: the query is empty, `top_k` is below one, or the page's folder is missing.
+        DataError, LineageError: as `KnowledgeBase.search`.
+    """
+    if not query.strip():
+        raise ConfigError("kb search: expected a text to look for, got an empty one; name what the image shows")
+    if top_k < 1:
+        raise ConfigError(f"kb search --top-k: expected at least 1, got {top_k}")
+    if page is not None and not page.resolve().parent.is_dir():
+        raise ConfigError(f"kb search --explain: expected a file in a folder that exists, got {page}; make the folder")
+    base = KnowledgeBase.open(root)
+    places = base.everywhere([query], top_k=top_k, where=where)
+    (retriever,) = places.retrievers
+    trouble = [f"trouble   {printable(text)}" for text in places.trouble]
+    if retriever is None:
+        return "\n".join(["no hits: there is not one pair", *trouble])
+    hits = places.search([query], top_k=top_k, where=where, exclude=[exclude] if exclude else None)[0]
+    found = explain(retriever, query, hits)
+    trouble += [f"weak      {printable(found.weak)}"] * bool(found.weak)
+    if page is None:
+        return "\n".join([as_text(found), *trouble])
+    pictures = {one.pair_id: retriever.corpus.pair(one.pair_id).image for one in found.hits}
+    atomic_write(page, as_html(found, pictures, [*places.trouble, *[found.weak] * bool(found.weak)]).encode())
+    return "\n".join([as_text(found), "", *_reasons(found), *trouble, f"page      {page.resolve()}"])
+
+
+def as_text(found: Explanation) -> str:
+    """One line a hit: score, pair id, caption, and the similarities themselves."""
+    if not found.hits:
+        return "no hits: nothing passes the filters, the exclusions and retrieval.threshold"
+    width = max(len(one.pair_id) for one in found.hits)
+    return "\n".join(
+        f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}"
+        + (f"  ({_similarities(one)})" if one.raw else "")
+        for one in found.hits
+    )
+
+
+def _similarities(one: Explained) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in one.raw.items())
+
+
+def as_html(found: Explanation, pictures: Mapping[str, bytes], trouble: Sequence[str] = ()) -> str:
+    """A page that needs no other file; every text is escaped.
+
+    Args:
+        found: the hits.
+        pictures: PNG bytes by pair id.
+        trouble: at remotes, in words.
+    """
+    names = list(found.hits[0].parts) if found.hits else []
+    return _PAGE.format(
+        query=_html(found.query),
+        words=_html(_listed(found.words)),
+        unknown=_html(", ".join(found.unknown) or "none"),
+        fusion=_FUSIONS[found.fusion],
+        trouble="".join(f"<p><b>{_html(text)}</b></p>\n" for text in trouble),
+        names="".join(f'<th class="number">{escape(name)}</th>' for name in names),
+        rows="\n".join(_row(rank, one, pictures[one.pair_id]) for rank, one in enumerate(found.hits, start=1)),
+    )
+
+
+def _reasons(found: Explanation) -> list[str]:
+    lines = [f"words     {_listed(found.words)}; in no caption: {printable(', '.join(found.unknown)) or 'none'}"]
+    for one in found.hits:
+        parts = ", ".join(f"{name} {value:.4f}" for name, value in one.parts.items())
+        lines.append(f"{one.pair_id}: {parts}; shares {_listed(one.words)}")
+    return lines
+
+
+def _row(rank: int, one: Explained, picture: bytes) -> str:
+    cells = "".join(f'<td class="number">{value:.4f}</td>' for value in one.parts.values())
+    source = base64.b64encode(picture).decode()
+    score = f"{one.score:.4f}<br><small>{_html(_similarities(one))}</small>"
+    return (
+        f'<tr><td>{rank}</td><td><img alt="" src="data:image/png;base64,{source}"></td>'
+        f"<td><b>{_html(one.pair_id)}</b><br><bdi>{_html(one.caption)}</bdi><br>"
+        f"<small>{_html(one.licence)}, {_html(one.attribution)}</small></td>"
+        f'<td class="number">{score}</td>{cells}<td>{_html(_listed(one.words))}</td></tr>'
+    )
+
+
+def _html(text: str) -> str:
+    return escape(printable(text))
+
+
+def _listed(words: Mapping[str, float]) -> str:
+    return printable(", ".join(f"{word} {idf:.2f}" for word, idf in words.items())) or "none"

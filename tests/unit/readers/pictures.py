@@ -1,0 +1,54 @@
+"""Images drawn on the spot, as files of any format."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rag_diffusion.readers.records import Item, Rejection
+from tests.conftest import draw
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def picture(number: int = 0, form: str = "PNG") -> bytes:
+    shape = ("circle", "square", "triangle", "cross")[number % 4]
+    return encoded(draw(shape, "red", number % 7), form)
+
+
+def noise(seed: int, height: int = 48, width: int = 64, bands: int = 3) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+    return Image.fromarray(pixels[..., 0] if bands == 1 else pixels)
+
+
+def clip(frames: int = 5) -> list[Image.Image]:
+    """Frames that differ by their grey."""
+    return [Image.new("RGB", (20, 10), (40 * number, 40 * number, 40 * number)) for number in range(frames)]
+
+
+def write_jsonl(path: Path, rows: Iterable[object]) -> None:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+
+
+def parted(read: Iterable[Item | Rejection]) -> tuple[dict[str, Item], dict[str, str]]:
+    """Items by name, and kinds of rejections by what was rejected."""
+    items: dict[str, Item] = {}
+    rejected: dict[str, str] = {}
+    for one in read:
+        if isinstance(one, Rejection):
+            assert one.what not in rejected
+            rejected[one.what] = one.kind
+        else:
+            assert one.name not in items
+            items[one.name] = one
+    return items, rejected

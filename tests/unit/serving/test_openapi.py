@@ -1,0 +1,103 @@
+"""Every door is asked what its schema allows and what it does not; nothing may come that the schema does not tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from starlette.testclient import TestClient
+
+from rag_diffusion.serving.server import Access, create_app
+from tests.unit.knowledge.bases import items, make_base
+
+# whether data is taken is not asked: no schema says which base64 is a picture, or which data set there is
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+DOORS = {
+    "/knn-service": "post", "/metadata": "post", "/pairs": "post", "/archives": "post", "/indices-list": "get",
+    "/data-sets": "get", "/health": "get", "/images/{key}": "get",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    base = make_base(tmp_path_factory.mktemp("project"))
+    base.add("photos", items(range(12)))
+    return create_app(base, Access())
+
+
+@pytest.fixture(scope="module")
+def api(app: Any) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["as told", "otherwise"])
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_answers_as_its_schema_says(api: Any, door: str, mode: GenerationMode) -> None:
+    operation = api[door][DOORS[door]]
+    if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters):
+        pytest.skip("nothing can be wrong with it")
+
+    @settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        case.call_and_validate(checks=list(CHECKS))
+
+    ask()
+
+
+def test_every_door_is_in_the_schema_and_its_examples_are_answered(app: Any) -> None:
+    with TestClient(app) as client:
+        told = client.get("/openapi.json").json()
+        assert {path: next(iter(doors)) for path, doors in told["paths"].items()} == DOORS
+        for path in ("/knn-service", "/metadata"):
+            body = told["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+            answer = client.post(path, json=body["example"])
+            assert (answer.status_code, len(answer.json())) == (200, 3 if path == "/knn-service" else 1)
+
+
+def test_numbers_and_switches_are_what_json_calls_so(app: Any) -> None:
+    with TestClient(app) as client:
+        for wrong in ({"num_images": "3"}, {"deduplicate": "yes"}, {"embedding_input": ["1"]}, {"embedding_input": []}):
+            assert client.post("/knn-service", json={"text": "a"} | wrong).status_code == 422
+        assert client.post("/metadata", json={"ids": [True]}).status_code == 422
+
+
+def test_other_machines_may_write_only_where_somebody_said_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    from rag_diffusion.errors import ConfigError
+    from rag_diffusion.serving import server
+
+    started: list[str] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, host, **_: started.append(host))
+    monkeypatch.setattr(server, "keep_small", lambda: None)
+    base = make_base(tmp_path)
+    keys = tmp_path / "keys"
+    keys.write_text("studio " + "w" * 20)
+    keys.chmod(0o600)
+    for host in ("0.0.0.0", "192.168.1.5", "::"):
+        with pytest.raises(ConfigError, match=r"--keys FILE, --read-only or --open-to-all"):
+            server.serve(base, Access(), host=host, port=0)
+    assert started == []
+    server.serve(base, Access(), host="0.0.0.0", port=0, open_to_all=True)
+    server.serve(base, Access(read_only=True), host="0.0.0.0", port=0)
+    server.serve(base, Access(keys=keys), host="0.0.0.0", port=0)
+    server.serve(base, Access(), host="127.0.0.1", port=0)
+    assert len(started) == 4
