@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from rag_diffusion.readers import archive as archive_module
 from rag_diffusion.readers.forms import Limits, open_reader
-from rag_diffusion.readers.forms import archive as archive_module
 from tests.unit.readers.pictures import noise, parted, picture
 from tests.unit.readers.test_readers_tables import parquet, tar_of
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from PIL import Image, ImageOps
 
+from rag_diffusion.readers import images
 from rag_diffusion.readers.checked import checked_image
-from rag_diffusion.readers.forms import images
 from rag_diffusion.readers.images import ImageError, decode
 from rag_diffusion.serving.pictures import MEMORY, Pictures
 from tests.unit.readers.pictures import encoded, noise, picture
