@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -103,7 +104,7 @@ class Progress:
         self._spoke = time.monotonic()
         line = self._line(ending, self._spoke - self._start)
         if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
+            tqdm.write(line, file=sys.stderr)
         for listener in _listeners:
             listener(line)
 
@@ -134,6 +135,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_log() -> None:
+    """Show what the library logs, from INFO on, on stderr as plain lines: for commands."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("rag_diffusion").setLevel(logging.INFO)
 
 
 @contextmanager

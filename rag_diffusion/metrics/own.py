@@ -22,7 +22,6 @@ from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.variants import Pixels, Variant
 
 REAL = "real"
-MEASURES = ("own_real_nearest", "prompt_agreement", "agreement_to_real")
 
 Doubles = NDArray[np.float64]
 Features = Mapping[str, NDArray[np.float32]]

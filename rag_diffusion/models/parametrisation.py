@@ -13,20 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rag_diffusion.errors import ConfigError
-
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-
-
-def check_prediction(kind: str) -> str:
-    """The same name, if it is one of `PREDICTIONS`.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if kind not in PREDICTIONS:
-        raise ConfigError(f"prediction type: expected one of {', '.join(PREDICTIONS)}, got {kind!r}")
-    return kind
 
 
 def target(kind: str, clean: Tensor, noise: Tensor, alpha_cumprod: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.packing.layout import MANIFEST, PROMPTS, TEXT_ENCODER, VALIDATION
 from rag_diffusion.packing.text_encoder import restore
 from rag_diffusion.packing.unpack import open_corpus
+from rag_diffusion.progress import show_log
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -43,6 +45,8 @@ from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, train
 from rag_diffusion.training.processes import open_accelerator
 from rag_diffusion.training.validation import make_probe, placement_curve
+
+_LOG = logging.getLogger(__name__)
 
 _FITTED = 4096  # images that the codec is fitted to
 _DRAWN_AT_ONCE = 256
@@ -62,6 +66,7 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=0, help="validation prompts to draw; 0: all")
     parser.add_argument("--probe", type=int, default=96, help="validation pairs of the neighbor gain")
     given = parser.parse_args(arguments)
+    show_log()
     start = time.monotonic()
     config = load_config(pack / "params.yaml", dict(one.split("=", 1) for one in given.set))
     manifest = json.loads((pack / MANIFEST).read_text())
@@ -214,4 +219,4 @@ def _drawings(
 
 
 def _told(start: float, what: str) -> None:
-    print(f"{time.monotonic() - start:7.1f} s: {what}", flush=True)
+    _LOG.info("%7.1f s: %s", time.monotonic() - start, what)

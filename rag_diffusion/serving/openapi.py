@@ -179,11 +179,3 @@ def archive_body() -> dict[str, Any]:
     kinds = ("application/zip", "application/x-tar", "application/octet-stream")
     schema = {"type": "string", "format": "binary"}
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
-
-
-def secured(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the keys that a server may ask for."""
-    kinds = {"bearer": {"type": "http", "scheme": "bearer"}}
-    schema.setdefault("components", {})["securitySchemes"] = kinds
-    schema["security"] = [{}, {"bearer": []}]
-    return schema

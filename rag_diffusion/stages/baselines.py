@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, Variant
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import Tracker
+
+_LOG = logging.getLogger(__name__)
 
 MAX_COPIED_JOINT = 0.10  # a ruler that gives more to a copied neighbor does not look at its style
 REPORT = f"{layout.REPORTS}/baselines.json"
@@ -64,7 +67,7 @@ def _checks(
         "shuffled_labels_give_chance": shuffled <= 3 * judge.chance["joint"] + 0.005,
     }
     for name, good in passed.items():
-        print(f"check {name}: {'passed' if good else 'FAILED'}")
+        _LOG.log(logging.INFO if good else logging.WARNING, "check %s: %s", name, "passed" if good else "FAILED")
     return {"chance": judge.chance, "shuffled_joint": shuffled, "real_test": real, "checks": passed}
 
 

@@ -7,6 +7,7 @@ curves by the number of neighbors and by guidance; a page to look at. What was d
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from rag_diffusion.stages.validation_prompts import ValidationPrompts
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.training.validation import make_probe, placement_curve
 from rag_diffusion.types import Prompt
+
+_LOG = logging.getLogger(__name__)
 
 PAGE = "faithfulness.html"
 DRAWN = ("none", "random", "retrieved", "oracle")
@@ -309,7 +312,7 @@ def _track(ctx: StageContext, report: Mapping[str, Any]) -> None:
         )
     for path in sorted((ctx.root / layout.EVALUATED).rglob("*.*")):
         ctx.tracker.log_artifact(path)
-    print(report["verdict"])
+    _LOG.info(report["verdict"])
     for name, found in report["aims"].items():
         word = "reached" if found["reached"] else "NOT reached"
-        print(f"{name}: {found['measured']:.3f}, aim {found['aim']}: {word}")
+        _LOG.info("%s: %.3f, aim %s: %s", name, found["measured"], found["aim"], word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,8 @@ from rag_diffusion.corpus.split import assign_splits, families, styles_per_entit
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import write_corpus
 from rag_diffusion.types import Pair
+
+_LOG = logging.getLogger(__name__)
 
 _More = Callable[[list[Pair]], tuple[list[Pair], dict[str, Any]]]
 
@@ -125,16 +128,16 @@ def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:
         | {f"num_{name}": count for name, count in wide_facts.items() if name.startswith("held_out_by_")}
     )
     ctx.tracker.log_artifact(ctx.root / layout.CORPUS / "manifest.json")
-    print(
+    _LOG.info(
         f"{manifest['num_pairs']} pairs of {manifest['num_entities']} entities in {manifest['num_families']} families "
         f"({', '.join(f'{name} {count}' for name, count in splits.items())}), {manifest['num_rejected']} rejected"
     )
     for name, count in wide_facts.items():
         if name.startswith("held_out_by_"):
-            print(f"  {name.replace('_', ' ')}: {count} drawings")
+            _LOG.info("  %s: %d drawings", name.replace("_", " "), count)
     for sentence in manifest.get("doubts", ()):
-        print(f"  warning: {sentence}")
+        _LOG.warning("  warning: %s", sentence)
     if manifest["num_rejected"]:
-        print("  each of them with its reason: rag-diffusion kb info corpus --rejected")
+        _LOG.info("  each of them with its reason: rag-diffusion kb info corpus --rejected")
     for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1])[:5]:
-        print(f"  rejected {count}: {reason}")
+        _LOG.info("  rejected %d: %s", count, reason)

@@ -8,6 +8,7 @@ By one process or, started with `accelerate launch -m rag_diffusion run pretrain
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from rag_diffusion.stages.training import run_training, save_model
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(ctx: StageContext) -> None:
@@ -50,7 +53,7 @@ def run(ctx: StageContext) -> None:
     if not accelerator.is_main_process:
         return
     save_model(ctx.root / layout.PRETRAINED, result.generator, card)
-    print(f"{result.images_seen} images in {result.seconds / 60:.0f} min -> {layout.PRETRAINED}")
+    _LOG.info("%d images in %.0f min -> %s", result.images_seen, result.seconds / 60, layout.PRETRAINED)
 
 
 def _fresh(config: Config, corpus: Corpus, table: NeighborTable, device: torch.device) -> Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -20,6 +21,8 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
+
+_LOG = logging.getLogger(__name__)
 
 _PICTURES, _STEPS = 8, 10
 _SCORED = 24  # prompts
@@ -112,7 +115,7 @@ class ValidationScores:
         verdicts = self._judge.verdicts(bench.ruler.look(bench.trunk, pixels, desc="look at validation drawings"))
         scores = {metric: float(verdicts.values(metric).mean()) for metric in METRICS}
         self._ctx.tracker.log_metrics({f"validation/{name}": value for name, value in scores.items()}, step)
-        print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
+        _LOG.info("step %d: %s", step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
         return scores
 
     @cached_property

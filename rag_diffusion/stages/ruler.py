@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, RULER_TRAINED, SCRATCH
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card, validate
@@ -9,6 +11,8 @@ from rag_diffusion.metrics.ruler.store import save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(ctx: StageContext) -> None:
@@ -33,4 +37,4 @@ def run(ctx: StageContext) -> None:
         ctx.tracker.log_metrics({f"validation.{name.replace(' ', '_')}.{part}": value for part, value in parts.items()})
     ctx.tracker.log_artifact(ctx.root / RULER_TRAINED, "ruler")
     for name, parts in accuracies.items():
-        print(f"{name:12}", "  ".join(f"{part} {value:.3f}" for part, value in parts.items()))
+        _LOG.info("%-12s %s", name, "  ".join(f"{part} {value:.3f}" for part, value in parts.items()))

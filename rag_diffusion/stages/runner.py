@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,8 @@ from rag_diffusion.origin import origin
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.skip import why_skipped, write_skip
 from rag_diffusion.tracking import MlflowTracker, NullTracker, experiment_of, open_tracker
+
+_LOG = logging.getLogger(__name__)
 
 STAGES = (
     *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score", "sweep"),
@@ -88,11 +90,9 @@ def _alone(name: str, root: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         other = path.read_text(encoding="utf-8").strip() or "unknown"
-        print(
+        _LOG.warning(
             f"{name}: expected to be the only process of this stage here, but process {other} is at work on it, "
-            "perhaps left over from a run that was killed; waiting for its end",
-            file=sys.stderr,
-            flush=True,
+            "perhaps left over from a run that was killed; waiting for its end"
         )
         lock.acquire()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from rag_diffusion.stages.drawing import Drawing
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.types import Prompt
+
+_LOG = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -72,7 +75,7 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_metrics(told(drawn, len(prompts)))
     stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, asked)
     for variant, reason in stamp["absent"].items():
-        print(f"{variant}: not drawn for any prompt: {reason}")
+        _LOG.warning("%s: not drawn for any prompt: %s", variant, reason)
     _write_samples(ctx.root / layout.SAMPLES, prompts, drawn, stamp)
     _write_sheets(ctx, corpus, prompts, drawn, table)
 

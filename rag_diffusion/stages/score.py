@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Variant, read_samples
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import Tracker
+
+_LOG = logging.getLogger(__name__)
 
 REPORT = f"{layout.REPORTS}/metrics.json"
 SCORES = f"{layout.REPORTS}/scores.json"
@@ -62,7 +65,7 @@ def run(ctx: StageContext) -> None:
     _write(ctx.root, report)
     _track(ctx.tracker, ctx.root, report)
     for sentence in (*report["notes"], report["verdict"]):
-        print(sentence)
+        _LOG.info(sentence)
 
 
 def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:

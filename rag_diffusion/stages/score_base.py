@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from rag_diffusion.retrieval.controls import answered
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.drawing import Drawing
 from rag_diffusion.training.card import read_card, refuse_seen
+
+_LOG = logging.getLogger(__name__)
 
 VARIANTS = ("none", "random", "retrieved")
 
@@ -57,4 +60,4 @@ def run(ctx: StageContext) -> None:
     for name, row in table.items():
         values = {metric: interval["mean"] for metric, interval in row.items()}
         ctx.tracker.log_metrics({f"{name}.{metric}": value for metric, value in values.items()})
-        print(f"{name:10}", "  ".join(f"{metric} {value:.3f}" for metric, value in values.items()))
+        _LOG.info("%-10s %s", name, "  ".join(f"{metric} {value:.3f}" for metric, value in values.items()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from rag_diffusion import layout
 from rag_diffusion.files import atomic_write
+
+_LOG = logging.getLogger(__name__)
 
 _REASON = (
     "the sweep is skipped: its items are compared by the ruler, which knows the styles and entities of the default "
@@ -21,11 +24,11 @@ def why_skipped(stage: str, root: Path) -> str:
 
 
 def write_skip(stage: str, item: str, root: Path, reason: str) -> None:
-    """Write the report of a skipped item; the reason is printed once for all items of a corpus."""
+    """Write the report of a skipped item; the reason is logged once for all items of a corpus."""
     folder = root / layout.REPORTS / stage
     content = {"reason": reason, "corpus_hash": _manifest(root).get("hash", "")}
     before = [_read(path) for path in sorted(folder.glob("*.json"))]
-    print(f"{stage}@{item}: skipped" if content in before else reason)
+    _LOG.warning(f"{stage}@{item}: skipped" if content in before else reason)
     atomic_write(folder / f"{item}.json", json.dumps(content, indent=1) + "\n")
 
 

@@ -7,6 +7,7 @@ in one run.
 from __future__ import annotations
 
 import json
+import logging
 
 from rag_diffusion import layout
 from rag_diffusion.errors import ModelError
@@ -14,6 +15,8 @@ from rag_diffusion.files import atomic_write, tree_hash
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.stages.validation_prompts import ValidationPrompts
 from rag_diffusion.training.card import read_card, refuse_seen
+
+_LOG = logging.getLogger(__name__)
 
 
 def report_of(item: str) -> str:
@@ -33,7 +36,7 @@ def run(ctx: StageContext) -> None:
     try:
         prompts = ValidationPrompts.open(ctx.root, config, config.sweep.num_prompts)
     except ModelError as error:  # a corpus of the user's own
-        print(error)
+        _LOG.warning(error)
         content["reason"] = str(error)
     else:
         refuse_seen(read_card(model), prompts.bench.corpus, layout.MODEL)

@@ -43,7 +43,7 @@ def _say_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"rag-diffusion {version('rag-diffusion')}")
+        typer.echo(f"rag-diffusion {version('rag-diffusion')}")
         raise typer.Exit
 
 
@@ -65,10 +65,11 @@ def run(
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in place of params.yaml's.")] = None,
 ) -> None:
     """Run one stage of the pipeline by hand. `dvc repro` runs all that are out of date."""
-    from rag_diffusion.progress import reporting_to_dagster
+    from rag_diffusion.progress import reporting_to_dagster, show_log
     from rag_diffusion.stages.runner import run_stage
 
     signal.signal(signal.SIGTERM, _terminated)
+    show_log()
     with clean_errors(), reporting_to_dagster():
         run_stage(stage, root, dict(_key_and_value(one) for one in settings or ()))
 
@@ -79,7 +80,7 @@ def base_promote(root: Root = Path()) -> None:
     from rag_diffusion.stages.promote import promote_base
 
     with clean_errors():
-        print(f"promoted to {promote_base(root)}; commit it with its card")
+        typer.echo(f"promoted to {promote_base(root)}; commit it with its card")
 
 
 @pack.command("pretrain")
@@ -95,7 +96,7 @@ def pack_pretrain(
 
     with clean_errors():
         found = write(root, out, max_mb=max_mb, wheels=wheels, corpus=corpus)
-        print(
+        typer.echo(
             f"{out}: {found['pairs']} pairs, {found['left_out']} left out for want of room, {found['megabytes']} MB; "
             "there: python run.py --out OUT --minutes 10, then here: rag-diffusion pack result OUT"
         )
@@ -110,7 +111,7 @@ def pack_result(
     from rag_diffusion.packing.result import bring_home
 
     with clean_errors():
-        print(f"{bring_home(root, out)}; `rag-diffusion base promote` makes it data/base")
+        typer.echo(f"{bring_home(root, out)}; `rag-diffusion base promote` makes it data/base")
 
 
 @ruler.command("promote")
@@ -119,7 +120,7 @@ def ruler_promote(root: Root = Path()) -> None:
     from rag_diffusion.stages.promote import promote_ruler
 
     with clean_errors():
-        print(f"promoted to {promote_ruler(root)}; commit it with its card")
+        typer.echo(f"promoted to {promote_ruler(root)}; commit it with its card")
 
 
 @app.command()
@@ -134,7 +135,7 @@ def evaluate(root: Root = Path()) -> None:
     with clean_errors():
         if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root).returncode:
             raise ModelError("evaluate: expected the stage to end well; what went wrong stands above")
-        print(f"published to {publish_evaluation(root)}")
+        typer.echo(f"published to {publish_evaluation(root)}")
 
 
 @app.command()
@@ -165,7 +166,7 @@ def lineage(
 
     with clean_errors():
         found = trace(root, what, pictures=draw is not None)
-        print(as_text(found))
+        typer.echo(as_text(found))
         if draw is not None:
             draw.write_text(as_svg(found), encoding="utf-8")
 
@@ -182,7 +183,7 @@ def redraw(
     from rag_diffusion.sampling.again import redraw_file
 
     with clean_errors():
-        print(redraw_file(root, file, out or Path(f"{file.stem}.again.png")))
+        typer.echo(redraw_file(root, file, out or Path(f"{file.stem}.again.png")))
 
 
 @app.command()
@@ -191,7 +192,7 @@ def show(root: Root = Path()) -> None:
     from rag_diffusion.terminal.show import summary
 
     with clean_errors():
-        print(summary(root))
+        typer.echo(summary(root))
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

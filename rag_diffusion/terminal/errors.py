@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,13 +17,13 @@ def clean_errors() -> Iterator[None]:
     try:
         yield
     except RagDiffusionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: the disk is full ({error}); free some space and run it again", file=sys.stderr)
+        typer.echo(f"error: the disk is full ({error}); free some space and run it again", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("interrupted; run it again to go on", file=sys.stderr)
+        typer.echo("interrupted; run it again to go on", err=True)
         raise typer.Exit(130) from None

@@ -71,8 +71,8 @@ def add(
             reader = open_reader(form, path, part=caption)
             if licence == UNSPECIFIED and path.is_dir() and (carded := card_licence(path)):
                 licence = carded
-                print(f"licence {licence}, as {path / CARD} says")
-            print(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
+                typer.echo(f"licence {licence}, as {path / CARD} says")
+            typer.echo(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
             made = base.add(
                 name,
                 reader,
@@ -83,8 +83,8 @@ def add(
                 replace=replace,
             )
             for sentence in reader.doubts.told():
-                print(f"warning: {sentence}")
-        print(as_text(made))
+                typer.echo(f"warning: {sentence}")
+        typer.echo(as_text(made))
 
 
 @kb.command("list")
@@ -94,7 +94,7 @@ def list_all(root: Root = Path()) -> None:
     from rag_diffusion.terminal.kb_report import as_table
 
     with clean_errors():
-        print(as_table(Catalogue.light(root).list()))
+        typer.echo(as_table(Catalogue.light(root).list()))
 
 
 @kb.command()
@@ -112,13 +112,13 @@ def info(
 
     with clean_errors():
         base = Catalogue.light(root)
-        print(as_text(base.info(name)))
+        typer.echo(as_text(base.info(name)))
         if rejected:
             for one in rejections(root, name):
-                print(printable(f"{one.what}: {one.reason}"))
+                typer.echo(printable(f"{one.what}: {one.reason}"))
         if check:
             base.check(name)
-            print("every file is as its manifest tells")
+            typer.echo("every file is as its manifest tells")
 
 
 @kb.command()
@@ -133,7 +133,7 @@ def remove(
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 
         KnowledgeBase.open(root, wait=wait).remove(name)
-        print(f"removed {name}")
+        typer.echo(f"removed {name}")
 
 
 @kb.command()
@@ -148,7 +148,7 @@ def rebuild(
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.terminal.kb_report import as_text
 
-        print(as_text(KnowledgeBase.open(root, wait=wait).rebuild(name)))
+        typer.echo(as_text(KnowledgeBase.open(root, wait=wait).rebuild(name)))
 
 
 @kb.command()
@@ -174,7 +174,7 @@ def search(
             licences=tuple(licence or ()),
             splits=tuple(split or ()),
         )
-        print(found(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
+        typer.echo(found(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
 
 
 @kb.command()

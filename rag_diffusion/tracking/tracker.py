@@ -9,6 +9,7 @@ failure of tracking never ends a stage, but is printed at once and again at the 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ from rag_diffusion.spans import Span
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_LOG = logging.getLogger(__name__)
+
 STORE = "mlruns/mlflow.db"
 ARTIFACTS = "mlruns/artifacts"
 SPOOL = "mlruns/.spool"
@@ -50,9 +53,6 @@ class Tracker(Protocol):
 
     def begin(self) -> None:
         """Begin the run now: it is seen at once, with the machine's load. Else it begins with the first result."""
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Log parameters; nested mappings become dotted keys."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers, at a step where they form a curve."""
@@ -83,7 +83,6 @@ class NullTracker:
 
     def resume(self, run_id: str) -> None: ...
     def begin(self) -> None: ...
-    def log_params(self, params: Mapping[str, object]) -> None: ...
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
     def log_image(self, image: Image, name: str, step: int | None = None) -> None: ...
     def log_artifact(self, path: Path, folder: str | None = None) -> None: ...
@@ -151,10 +150,6 @@ class MlflowTracker:
         """See `Tracker`."""
         self._send("metrics", [])  # a result, with nothing in it yet
 
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """See `Tracker`."""
-        self._send("params", flatten(params))
-
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See `Tracker`."""
         now = int(time.time() * 1000)
@@ -204,9 +199,9 @@ class MlflowTracker:
         with suppress(subprocess.TimeoutExpired):  # it goes on alone and ends with its last message
             self._process.wait(SECONDS_TO_END)
         if self.errors:
-            _shout(
-                f"{len(self.errors)} message(s) of stage {self._setup.stage} did not reach {self._setup.uri}; "
-                f"the first: {self.errors[0]}"
+            _LOG.error(
+                f"*** TRACKING FAILED: {len(self.errors)} message(s) of stage {self._setup.stage} did not reach "
+                f"{self._setup.uri}; the first: {self.errors[0]}"
             )
 
     def _send(self, kind: str, *content: object) -> bool:
@@ -236,7 +231,7 @@ class MlflowTracker:
 
     def _lost(self, message: str) -> None:
         if not self.errors:
-            _shout(message)
+            _LOG.error("*** TRACKING FAILED: %s", message)
         self.errors.append(message)
 
 
@@ -315,7 +310,3 @@ def _start_worker(child: Connection) -> subprocess.Popen[bytes]:
         start_new_session=True,
         env=environment,
     )
-
-
-def _shout(message: str) -> None:
-    print(f"\n*** TRACKING FAILED: {message}\n", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ ended, for `PATIENCE` more seconds.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -22,7 +23,9 @@ from rag_diffusion.tracking.store import unreachable
 from rag_diffusion.tracking.tracker import Reply, Setup
 from rag_diffusion.tracking.writer import METRICS_PER_BATCH, Writer
 
-WAITING = ("params", "tags", "dataset")  # what a stage says of itself before it has a result
+_LOG = logging.getLogger(__name__)
+
+WAITING = ("tags", "dataset")  # what a stage says of itself before it has a result
 PATIENCE = float(os.environ.get("RAG_DIFFUSION_TRACKING_PATIENCE", "600"))  # seconds after the stage's end
 SECONDS_BETWEEN = 2.0  # two tries
 SECONDS_TO_ANSWER = 10.0  # a stage that asks waits so long for a store that does not answer
@@ -125,7 +128,9 @@ class Worker:
                 silent = unreachable(error)
             if silent and not self._silent:
                 self._silent = True
-                _shout(f"the store does not answer ({message}); what is logged waits until it does")
+                _LOG.error(
+                    "*** TRACKING FAILED: the store does not answer (%s); what is logged waits until it does", message
+                )
             if not (silent and self._patient()):
                 self._told(message)
                 return
@@ -138,7 +143,7 @@ class Worker:
 
     def _told(self, message: str) -> None:
         if not self._errors and not self._silent:
-            _shout(message)
+            _LOG.error("*** TRACKING FAILED: %s", message)
         self._errors.append(message)
 
     def _reply(self, *, late: bool = False) -> None:
@@ -149,10 +154,6 @@ class Worker:
         run_id = self._writer.run_id if self._writer is not None else None
         with suppress(OSError):  # the stage may have been killed while it waited
             self._pipe.send(Reply(run_id=run_id, errors=self._errors, late=late))
-
-
-def _shout(message: str) -> None:
-    print(f"\n*** TRACKING FAILED: {message}\n", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from rag_diffusion.tracking.tracker import Setup
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_LOG = logging.getLogger(__name__)
 
 ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
@@ -147,10 +149,7 @@ class Writer:
         try:
             self.client.update_run(self.resumed_from, status="RUNNING")
         except MlflowException as error:
-            print(
-                f"tracking: run {self.resumed_from} cannot go on ({error}); a new one begins",
-                file=sys.stderr,
-            )
+            _LOG.warning("tracking: run %s cannot go on (%s); a new one begins", self.resumed_from, error)
             return None
         self.run_id = self.resumed_from
         self.params(self.setup.params)

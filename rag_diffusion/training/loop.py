@@ -9,6 +9,7 @@ them in `accumulation` parts of equal size: the mean of their losses is that of 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ from rag_diffusion.training.processes import open_accelerator, out_of_memory_tol
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import batch_loss, draw_noised
 from rag_diffusion.training.validation import CURVE_BY_STEP, GainProbe, neighbor_gain, placement_curve
+
+_LOG = logging.getLogger(__name__)
 
 _DECAY_SHARE = 0.4
 _LOG_EVERY = 10
@@ -234,7 +237,7 @@ def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tr
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
     told = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())
-    print(f"step {run.step}: loss {sum(recent) / len(recent):.4f}; {told}", flush=True)
+    _LOG.info("step %d: loss %.4f; %s", run.step, sum(recent) / len(recent), told)
     return gains
 
 

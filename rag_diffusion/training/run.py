@@ -9,6 +9,7 @@ others are those of the base, whose hash stands in the name of the checkpoint's 
 from __future__ import annotations
 
 import copy
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import refuse_different_steps
 from rag_diffusion.training.step import TextMemo, TrainingStep
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -110,7 +113,7 @@ def _go_on(run: Run, meta: dict[str, Any], tracker: Tracker) -> None:
     if run.first:
         if meta["run_id"]:
             tracker.resume(meta["run_id"])
-        print(f"resuming at step {run.step} of {run.config.steps}", flush=True)
+        _LOG.info("resuming at step %d of %d", run.step, run.config.steps)
 
 
 def save(run: Run, tracker: Tracker) -> None:

@@ -106,7 +106,7 @@ def test_a_full_disk_stops_a_training_that_goes_on_when_there_is_room(
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_scratch)], check=True)
     done = subprocess.run(command, cwd=training, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"resuming at step {EVERY} of {STEPS}" in done.stdout
+    assert f"resuming at step {EVERY} of {STEPS}" in done.stderr
 
 
 def weights_of(project: Path, copy: Path) -> str:

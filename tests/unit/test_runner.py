@@ -71,14 +71,14 @@ def test_a_stage_that_fails_leaves_no_note_of_an_earlier_run(root: Path, monkeyp
 
 
 def test_a_sweep_over_a_users_own_corpus_is_skipped_without_a_run_and_told_once(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "data/corpus").mkdir(parents=True)
     (root / "data/corpus/manifest.json").write_text(json.dumps({"kind": "folder", "hash": "f" * 64}))
     monkeypatch.setattr("rag_diffusion.stages.runner._load", lambda name: pytest.fail("nothing is to be loaded"))
     for item in ("sweep@text-1", "sweep@text-3", "sweep@alternate-1"):
         run_stage(item, root)
-    first, *others = capsys.readouterr().out.splitlines()
+    first, *others = caplog.messages
     assert "knows the styles and entities of the default corpus, not those of a user's own" in first
     assert others == ["sweep@text-3: skipped", "sweep@alternate-1: skipped"]
     assert "the ruler" in json.loads((root / "reports/sweep/text-3.json").read_text())["reason"]

@@ -82,7 +82,6 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
         for step in range(1500):
             tracker.log_metrics({"loss": 1.0 / (step + 1)}, step)
         tracker.log_metrics({"kid": 0.25})
-        tracker.log_params({"extra": {"shots": 3}})
         tracker.log_image(Image.new("RGB", (8, 8), "red"), "sheet", step=5)
         tracker.log_image(Image.new("RGB", (8, 8), "red"), "last")
         tracker.log_artifact(report, "reports")
@@ -103,7 +102,6 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
     assert run.info.run_name == "score"
     assert run.data.params["sample.text_guidance_scale"] == str(config.sample.text_guidance_scale)
     assert run.data.params["sample.variants"] == '["none", "random", "retrieved", "oracle"]'
-    assert run.data.params["extra.shots"] == "3"
     assert run.data.metrics["kid"] == 0.25
     curve = store.get_metric_history(tracker.run_id, "loss")
     assert sorted(point.step for point in curve) == list(range(1500))

@@ -25,16 +25,19 @@ def config() -> Config:
 
 @pytest.mark.slow
 def test_a_store_that_never_answers_is_told_loudly_and_does_not_stop_the_stage(
-    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    config: Config,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAG_DIFFUSION_TRACKING_PATIENCE", "1")
     with open_tracker(at(config, "http://127.0.0.1:9"), tmp_path, "score") as tracker:
         tracker.log_metrics({"loss": 1.0})
 
     assert tracker.run_id is None
-    shown = capfd.readouterr().err
-    assert "*** TRACKING FAILED: the store does not answer (open the store" in shown
-    assert "2 message(s) of stage score did not reach http://127.0.0.1:9" in shown
+    assert "*** TRACKING FAILED: the store does not answer (open the store" in capfd.readouterr().err
+    assert "2 message(s) of stage score did not reach http://127.0.0.1:9" in caplog.text
 
 
 @pytest.mark.slow
@@ -75,7 +78,7 @@ def test_what_is_logged_while_the_server_is_dead_reaches_the_store(
 
 
 def test_a_tracking_process_that_dies_is_told_loudly_and_does_not_stop_the_stage(
-    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_tracker(config, tmp_path, "score") as tracker:
         tracker._process.kill()
@@ -83,7 +86,7 @@ def test_a_tracking_process_that_dies_is_told_loudly_and_does_not_stop_the_stage
         tracker.log_metrics({"loss": 1.0})
 
     assert tracker.run_id is None
-    assert "*** TRACKING FAILED: the tracking process ended early" in capfd.readouterr().err
+    assert "*** TRACKING FAILED: the tracking process ended early" in caplog.text
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rag_diffusion.errors import ConfigError
-from rag_diffusion.models.parametrisation import PREDICTIONS, check_prediction, from_clean, target, to_clean
+from rag_diffusion.models.parametrisation import PREDICTIONS, from_clean, target, to_clean
 
 DRAWS = torch.Generator().manual_seed(0)
 CLEAN, NOISE = (torch.randn(4, 3, 5, 5, generator=DRAWS, dtype=torch.float64) for _ in range(2))
@@ -30,8 +29,3 @@ def test_by_hand() -> None:
     assert float(target("v_prediction", one, 0.5 * one, alpha)) == pytest.approx(-0.5)
     assert float(to_clean("v_prediction", one, -0.5 * one, alpha)) == pytest.approx(1.0)
     assert float(to_clean("epsilon", one, 0.5 * one, alpha)) == pytest.approx(1.0)
-
-
-def test_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected one of epsilon, v_prediction, sample, got 'flow'"):
-        check_prediction("flow")

@@ -144,15 +144,17 @@ def test_a_base_for_another_size_is_refused(project: Path, tmp_path: Path, confi
 
 @pytest.mark.filterwarnings("ignore:.*nobody knows")
 def test_a_training_with_other_neighbors_does_not_go_on_from_the_checkpoint_of_the_former(
-    project: Path, tmp_path: Path, config: Config, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "rag_diffusion")
     root = Path(shutil.copytree(project, tmp_path / "project"))
     finetune.run(tuned(config, root))
     finetune.run(tuned(config, root))
-    assert "resuming at step 2 of 2" in capsys.readouterr().out
+    assert "resuming at step 2 of 2" in caplog.text
+    caplog.clear()
     corpus = Corpus.open(root / layout.CORPUS)
     names = corpus.table["pair_id"].tolist()
     training = {names[0]: hits(names[1:3]), names[1]: hits(names[2:4])}
     write_neighbors(root / layout.NEIGHBORS, corpus_hash=corpus.hash, training=training, validation={}, prompts={})
     finetune.run(tuned(config, root))
-    assert "resuming" not in capsys.readouterr().out
+    assert "resuming" not in caplog.text
