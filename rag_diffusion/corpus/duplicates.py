@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+from rag_diffusion.arrays import Floats, Pixels
 
 IDENTICAL = 0.001  # mean squared difference below which any two drawings are the same picture
 _COARSE, _FINE = 16, 32  # pixels
@@ -34,13 +35,13 @@ class UnionFind:
         self._parent[max(a, b)] = min(a, b)
 
 
-def thumbnails(pixels: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+def thumbnails(pixels: Pixels, size: int) -> Floats:
     """(n, H, W, 3) uint8 -> (n, size * size * 3) float32 in [0, 1], box-averaged."""
     small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX)) for image in pixels]
     return (np.stack(small).reshape(len(small), -1) / np.float32(255)).astype(np.float32)
 
 
-def close_pairs(vectors: NDArray[np.float32], threshold: float) -> Iterator[tuple[int, int]]:
+def close_pairs(vectors: Floats, threshold: float) -> Iterator[tuple[int, int]]:
     """Rows a < b whose mean squared difference is below `threshold`, block by block."""
     squares = np.square(vectors).sum(1)
     for start in range(0, len(vectors), _BLOCK):
@@ -50,9 +51,7 @@ def close_pairs(vectors: NDArray[np.float32], threshold: float) -> Iterator[tupl
         yield from ((start + int(a), start + int(b)) for a, b in zip(rows, columns, strict=True) if a < b)
 
 
-def duplicate_groups(
-    pair_ids: Sequence[str], entities: Sequence[str], pixels: NDArray[np.uint8], threshold: float
-) -> list[str]:
+def duplicate_groups(pair_ids: Sequence[str], entities: Sequence[str], pixels: Pixels, threshold: float) -> list[str]:
     """Mark near-duplicates.
 
     Two drawings of one entity are duplicates when the mean squared difference of their 32 px thumbnails, colours

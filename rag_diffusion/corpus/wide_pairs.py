@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.corpus.captions import choose, stable_hash
 from rag_diffusion.corpus.icon_sets import Drawing
 from rag_diffusion.corpus.look import ink, upright
@@ -83,9 +83,9 @@ class Rendered:
     """
 
     pair: Pair
-    colours: NDArray[np.uint8]
-    ink: NDArray[np.uint8]
-    shape: NDArray[np.uint8]
+    colours: Pixels
+    ink: Pixels
+    shape: Pixels
     monochrome: bool
     found_by: str
     alone: bool
@@ -157,7 +157,7 @@ def render(one: tuple[Placed, SetCard], size: int, colours: Mapping[str, str], h
     )
 
 
-def pixels_of(pair: Pair) -> NDArray[np.uint8]:
+def pixels_of(pair: Pair) -> Pixels:
     """(H, W, 3) RGB of a pair."""
     with Image.open(io.BytesIO(pair.image)) as image:
         return np.asarray(image.convert("RGB"))

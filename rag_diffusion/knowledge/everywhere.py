@@ -9,15 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.types import Hits
-
-Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
 NOTHING = Hits(pair_ids=(), scores=(), parts={})
 

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.progress import Progress
 from rag_diffusion.readers.checked import Decode, checked_image, checked_pair
 from rag_diffusion.readers.records import Item, Reader, Rejection
@@ -36,7 +36,6 @@ from rag_diffusion.store.stored import Stored
 from rag_diffusion.store.vector_file import MappedVectors
 from rag_diffusion.types import Pair
 
-Floats = NDArray[np.float32]
 Kind = TypeVar("Kind")
 
 BATCH, BATCH_BYTES = 16, 2**24  # candidates, and bytes of their files, that a worker takes at a time

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from rag_diffusion.arrays import Doubles
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.metrics.judge import METRICS, Verdicts
 from rag_diffusion.metrics.ruler.store import Looks
@@ -42,7 +42,7 @@ class Archive:
     """
 
     variants: dict[str, Variant]
-    prototypes: NDArray[np.float64]
+    prototypes: Doubles
     real_test: dict[str, float] | None
     absent: dict[str, str]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.metrics.judge import Judge
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, Variant, best_copies, neighbor_rows, real_rows, snapped
@@ -52,9 +52,7 @@ def make_baselines(bench: Bench) -> Baselines:
     return Baselines(gallery=gallery, judge=judge, variants=variants, absent=absent)
 
 
-def _copies(
-    bench: Bench, gallery: Gallery, judge: Judge | None, neighbors: NDArray[np.int64], answers: NDArray[np.int64]
-) -> dict[str, Variant]:
+def _copies(bench: Bench, gallery: Gallery, judge: Judge | None, neighbors: Ints, answers: Ints) -> dict[str, Variant]:
     """What a copied neighbor looks like, for the prompts that have one."""
     variants = {"copied": gallery.variant(neighbors[:, 0], answers)}
     if judge is not None:
@@ -64,7 +62,7 @@ def _copies(
     return variants
 
 
-def _snapped(bench: Bench, copied: Variant, rows: NDArray[np.int64]) -> Variant:
+def _snapped(bench: Bench, copied: Variant, rows: Ints) -> Variant:
     colors, styles = bench.config.baselines.snap_colors, [bench.prompts[number].style for number in copied.answers]
     pixels = snapped(bench.corpus, rows, styles, num_colors=colors, seed=bench.config.seed)
     looks = bench.ruler.look(bench.trunk, pixels, desc="look at repainted copies")

@@ -10,11 +10,11 @@ from copy import copy
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from rag_diffusion.arrays import Doubles, Ints
 
 LEVEL = 0.95
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ClusterBootstrap:
         counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)
         self.weights: Doubles = counts[:, number].astype(np.float64)
 
-    def of(self, rows: NDArray[np.int64]) -> ClusterBootstrap:
+    def of(self, rows: Ints) -> ClusterBootstrap:
         """The same draws over some of the prompts; a draw that holds none of them is left out.
 
         Args:

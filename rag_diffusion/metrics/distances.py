@@ -12,16 +12,15 @@ import warnings
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from rag_diffusion.arrays import Doubles
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval, interval
 
 DEGREE, COEFFICIENT = 3, 1.0
-
-Doubles = NDArray[np.float64]
 
 
 class _Passing(nn.Module):

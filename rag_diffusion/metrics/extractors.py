@@ -12,9 +12,9 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torchmetrics.image.fid import NoTrainInceptionV3
 
+from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.config import ScoreConfig
 from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.ruler.trunk import Trunk
@@ -29,7 +29,7 @@ class Extractor(Protocol):
     name: str
     frechet_name: str
 
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def features(self, pixels: Pixels) -> Floats:
         """Features (n, D) of images (n, H, W, 3) uint8."""
 
 
@@ -42,7 +42,7 @@ class EmbeddedExtractor:
     def __init__(self, trunk: Trunk) -> None:
         self._trunk = trunk
 
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def features(self, pixels: Pixels) -> Floats:
         """See `Extractor`; D = 1280."""
         return self._trunk.embed(pixels, desc="extract features").pooled
 
@@ -84,7 +84,7 @@ class InceptionExtractor:
             ) from None
 
     @torch.inference_mode()
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def features(self, pixels: Pixels) -> Floats:
         """See `Extractor`; D = 2048."""
         parts = []
         with Progress(total=len(pixels), desc="extract Inception features", unit="image") as bar:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Ints, Mask
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
@@ -18,8 +18,6 @@ from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 METRICS = ("joint", "entity", "style", "style_check")
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +30,29 @@ class Verdicts:
         rows: (N,) numbers of the prompts that the images answer; None: all, in their order.
     """
 
-    entity: Bools
-    style: Bools
-    style_check: Bools
+    entity: Mask
+    style: Mask
+    style_check: Mask
     entity_guess: tuple[str, ...]
     style_guess: tuple[str, ...]
-    rows: NDArray[np.int64] | None = None
+    rows: Ints | None = None
 
     @property
-    def answers(self) -> NDArray[np.int64]:
+    def answers(self) -> Ints:
         """(N,) numbers of the prompts that the images answer."""
         return np.arange(len(self.entity)) if self.rows is None else self.rows
 
     @property
-    def joint(self) -> Bools:
+    def joint(self) -> Mask:
         """(N,) recognised as the entity and as the style; the second style scorer has no say."""
         return self.entity & self.style
 
-    def values(self, metric: str) -> NDArray[np.float64]:
+    def values(self, metric: str) -> Doubles:
         """(N,) zeros and ones of one of `METRICS`."""
-        chosen: Bools = getattr(self, metric)
+        chosen: Mask = getattr(self, metric)
         return chosen.astype(np.float64)
 
-    def at(self, prompts: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
+    def at(self, prompts: Ints, metric: str) -> Doubles:
         """The same for some of the prompts that are answered, in their order."""
         places = {int(number): place for place, number in enumerate(self.answers)}
         return self.values(metric)[[places[int(number)] for number in prompts]]
@@ -90,7 +88,7 @@ class Judge:
         entities, styles = len(self._prototypes.entities), len(self._styles)
         return {"entity": 1 / entities, "style": 1 / styles, "joint": 1 / (entities * styles)}
 
-    def verdicts(self, looks: Looks, rows: NDArray[np.int64] | None = None) -> Verdicts:
+    def verdicts(self, looks: Looks, rows: Ints | None = None) -> Verdicts:
         """Judge images, one for each prompt and in their order.
 
         Args:
@@ -110,7 +108,7 @@ class Judge:
             rows=rows,
         )
 
-    def margins(self, looks: Looks, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    def margins(self, looks: Looks, rows: Ints | None = None) -> Doubles:
         """(N, 2) by how much each image is rather its entity, and its style, than the best other one; above 0: is.
 
         Args:
@@ -139,12 +137,12 @@ class Judge:
             )
         return float(joint[~np.eye(size, dtype=bool)].mean())
 
-    def _similarities(self, feature: NDArray[np.float64], prompt: int) -> NDArray[np.float64]:
-        product: NDArray[np.float64] = self._means[self._hidden[prompt]] @ feature
+    def _similarities(self, feature: Doubles, prompt: int) -> Doubles:
+        product: Doubles = self._means[self._hidden[prompt]] @ feature
         return product
 
 
-def _margin(scores: NDArray[np.float64], own: int) -> float:
+def _margin(scores: Doubles, own: int) -> float:
     return float(scores[own] - np.delete(scores, own).max())
 
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.variants import Pixels, Variant
+from rag_diffusion.metrics.variants import Variant
 
 REAL = "real"
 
-Doubles = NDArray[np.float64]
-Features = Mapping[str, NDArray[np.float32]]
+Features = Mapping[str, Floats]
 Agree = Callable[[Pixels, Sequence[str]], Doubles]
 
 
@@ -57,10 +57,10 @@ def own_table(
     return table
 
 
-def nearest(images: NDArray[np.float32], real: NDArray[np.float32]) -> NDArray[np.int64]:
+def nearest(images: Floats, real: Floats) -> Ints:
     """Number of the real image (M, D) that each of N images (N, D) is nearest to, by cosine around their middle."""
     middle = np.asarray(real, dtype=np.float64).mean(axis=0)
-    found: NDArray[np.int64] = (_unit(images - middle) @ _unit(real - middle).T).argmax(axis=1)
+    found: Ints = (_unit(images - middle) @ _unit(real - middle).T).argmax(axis=1)
     return found
 
 

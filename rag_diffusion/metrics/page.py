@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Ints, Pixels
 from rag_diffusion.readers.images import encode_png
-
-Pixels = NDArray[np.uint8]
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; max-width: 110rem }
@@ -68,14 +66,14 @@ def picture_page(heading: str, note: str, sections: Mapping[str, Sequence[Row]])
     )
 
 
-def ranks(margins: NDArray[np.float64]) -> NDArray[np.int64]:
+def ranks(margins: Doubles) -> Ints:
     """Order of N images, best first: by the worse of their two ranks, of entity and of style.
 
     Args:
         margins: (N, 2) of `Judge.margins`.
     """
     places = margins.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")  # 0 is the worst
-    order: NDArray[np.int64] = np.lexsort((-places.sum(axis=1), -places.min(axis=1)))
+    order: Ints = np.lexsort((-places.sum(axis=1), -places.min(axis=1)))
     return order
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval
 from rag_diffusion.metrics.distances import frechet, kid_interval
 from rag_diffusion.metrics.judge import METRICS, Verdicts
@@ -41,7 +41,6 @@ CSV_COLUMNS = ("variant", "metric", "mean", "low", "high")
 
 T = TypeVar("T")
 Table = dict[str, dict[str, Any]]
-Ints = NDArray[np.int64]
 
 
 def accuracy_table(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> Table:
@@ -59,7 +58,7 @@ def unjudged_table(names: Sequence[str], reason: str) -> Table:
 
 
 def distance_table(
-    features: Mapping[str, NDArray[np.float32]],
+    features: Mapping[str, Floats],
     frechet_name: str,
     bootstrap: ClusterBootstrap,
     answers: Mapping[str, Ints] | None = None,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Doubles, Floats, Ints
 from rag_diffusion.config import Config
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
@@ -84,11 +84,11 @@ class Bench:
         )  # fmt: skip
 
     @property
-    def candidates(self) -> NDArray[np.int64]:
+    def candidates(self) -> Ints:
         """Corpus rows of the split of the prompts: their entities are the candidates of the entity scorer."""
         return np.flatnonzero(self.corpus.table["split"] == self.prompts[0].split)
 
-    def judge(self, features: NDArray[np.float64], prompts: list[Prompt] | None = None) -> Judge:
+    def judge(self, features: Doubles, prompts: list[Prompt] | None = None) -> Judge:
         """The judge of these prompts, by default of the run's.
 
         Args:
@@ -99,7 +99,7 @@ class Bench:
         hidden = [hidden_styles(prompt, self.table.prompts[prompt.prompt_id], self.corpus) for prompt in prompts]
         return Judge(self.ruler, prompts, self.prototypes(features), hidden)
 
-    def prototypes(self, features: NDArray[np.float64]) -> Prototypes:
+    def prototypes(self, features: Doubles) -> Prototypes:
         """Of the candidate entities, from features (n, k) of the images in `candidates`."""
         drawn = self.corpus.table.iloc[self.candidates]
         return Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
@@ -133,7 +133,7 @@ class Bench:
         table = merge(accuracy_table(verdicts, self.bootstrap), distances)
         return {"variants": table, "differences": differences(verdicts, self.bootstrap), "by_kind": kinds} | facts
 
-    def real_accuracy(self, features: NDArray[np.float64], looks: Looks) -> dict[str, float]:
+    def real_accuracy(self, features: Doubles, looks: Looks) -> dict[str, float]:
         """Accuracy on the real images of all prompts of the split, whatever part of them the run draws.
 
         Args:
@@ -146,7 +146,7 @@ class Bench:
         scores = {metric: float(found.values(metric).mean()) for metric in ("joint", "entity", "style", "style_check")}
         return {"num_images": len(rows)} | scores
 
-    def _facts(self, answers: Mapping[str, NDArray[np.int64]], absent: Mapping[str, str]) -> dict[str, Any]:
+    def _facts(self, answers: Mapping[str, Ints], absent: Mapping[str, str]) -> dict[str, Any]:
         """What a report was made from."""
         return {
             "num_prompts": len(self.prompts),
@@ -161,7 +161,7 @@ class Bench:
             "without_neighbors": unanswered(answers, self.prompts),
         }
 
-    def _features(self, variant: Variant) -> NDArray[np.float32]:
+    def _features(self, variant: Variant) -> Floats:
         """The ruler's trunk has seen every image already; another extractor has not."""
         if isinstance(self.extractor, EmbeddedExtractor):
             return np.asarray(variant.looks.pooled, dtype=np.float32)

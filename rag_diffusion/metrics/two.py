@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Doubles, Pixels
 from rag_diffusion.corpus.captions import describe
 from rag_diffusion.metrics.ruler.entity import MIN_PROTOTYPE_STYLES, Prototypes
 from rag_diffusion.readers.labels import with_article
 from rag_diffusion.types import Prompt
 
 TEMPLATES = ("{a_title} in {style} style", "{style} emoji of {a_title}")
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def _together(first: Prompt, second: Prompt, style_words: Mapping[str, str], num
 
 
 def shown_entities(
-    prototypes: Prototypes, features: NDArray[np.float64], prompt: TwoPrompt, hidden: frozenset[str]
+    prototypes: Prototypes, features: Doubles, prompt: TwoPrompt, hidden: frozenset[str]
 ) -> tuple[bool, bool]:
     """Whether a drawing shows either entity (it comes first of all candidates), and both (they are the first two).
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.metrics.judge import Judge
 from rag_diffusion.metrics.ruler.palette import snap, style_palette
@@ -23,8 +23,6 @@ from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +39,10 @@ class Variant:
     pixels: Pixels
     looks: Looks
     pair_ids: tuple[str, ...]
-    rows: NDArray[np.int64] | None = None
+    rows: Ints | None = None
 
     @property
-    def answers(self) -> NDArray[np.int64]:
+    def answers(self) -> Ints:
         """(N,) numbers of the prompts that the images answer."""
         return np.arange(len(self.pixels)) if self.rows is None else self.rows
 
@@ -59,23 +57,23 @@ class Gallery:
         rows: row numbers of the images.
     """
 
-    def __init__(self, corpus: Corpus, ruler: Ruler, trunk: Trunk, rows: NDArray[np.int64]) -> None:
+    def __init__(self, corpus: Corpus, ruler: Ruler, trunk: Trunk, rows: Ints) -> None:
         self.corpus = corpus
         self.rows = np.unique(rows)
         self._looks = ruler.look(trunk, corpus.pixels(self.rows), desc="look at corpus images")
         self._pair_ids = corpus.table["pair_id"].to_numpy()
 
-    def looks(self, rows: NDArray[np.int64]) -> Looks:
+    def looks(self, rows: Ints) -> Looks:
         """What the ruler sees in corpus rows (n,) of the gallery."""
         return self._looks.rows(np.searchsorted(self.rows, rows))
 
-    def variant(self, rows: NDArray[np.int64], answers: NDArray[np.int64] | None = None) -> Variant:
+    def variant(self, rows: Ints, answers: Ints | None = None) -> Variant:
         """Corpus images as the answers to the prompts, or to those numbered `answers`."""
         pair_ids = tuple(self._pair_ids[rows])
         return Variant(pixels=self.corpus.pixels(rows), looks=self.looks(rows), pair_ids=pair_ids, rows=answers)
 
 
-def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
+def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> Ints:
     """Row of the real image of each prompt: its entity in its style, or the pair a user's prompt was made from.
 
     Raises:
@@ -96,16 +94,14 @@ def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def neighbor_rows(corpus: Corpus, lists: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+def neighbor_rows(corpus: Corpus, lists: Sequence[Sequence[str]]) -> Ints:
     """Rows (N, K) of the pairs in N lists, none of them empty, best first; K is what the shortest list has."""
     fewest = min((len(names) for names in lists), default=0)
     rows = [corpus.rows(names[:fewest]) for names in lists]
     return np.stack(rows) if rows else np.empty((0, 0), dtype=np.int64)
 
 
-def best_copies(
-    gallery: Gallery, neighbors: NDArray[np.int64], judge: Judge, answers: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def best_copies(gallery: Gallery, neighbors: Ints, judge: Judge, answers: Ints) -> Ints:
     """Of the K neighbors (N, K) the row that the ruler likes best: joint, then entity, then style, then rank.
 
     Args:
@@ -123,7 +119,7 @@ def best_copies(
     return np.array(chosen, dtype=np.int64)
 
 
-def snapped(corpus: Corpus, rows: NDArray[np.int64], styles: Sequence[str], *, num_colors: int, seed: int) -> Pixels:
+def snapped(corpus: Corpus, rows: Ints, styles: Sequence[str], *, num_colors: int, seed: int) -> Pixels:
     """Images (N, H, W, 3) of corpus rows, each repainted in the palette of a style, made from its train images."""
     table = corpus.table
     palettes = {}
@@ -135,7 +131,7 @@ def snapped(corpus: Corpus, rows: NDArray[np.int64], styles: Sequence[str], *, n
 
 def read_samples(
     path: Path, prompts: Sequence[Prompt], without: Mapping[str, Collection[str]] | None = None
-) -> dict[str, tuple[Pixels, NDArray[np.int64]]]:
+) -> dict[str, tuple[Pixels, Ints]]:
     """Images of every variant that the generator drew, in the order of the prompts.
 
     Args:
@@ -158,7 +154,7 @@ def read_samples(
     found: dict[str, dict[str, bytes]] = {}
     for row in table:
         found.setdefault(row["variant"], {})[row["prompt_id"]] = row["image"]
-    told: dict[str, tuple[Pixels, NDArray[np.int64]]] = {}
+    told: dict[str, tuple[Pixels, Ints]] = {}
     for name, images in found.items():
         due = set(wanted) - set((without or {}).get(name, ()))
         if set(images) != due:

@@ -14,11 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from rag_diffusion.arrays import Pixels
 
 
 class Codec(Protocol):
@@ -113,7 +113,7 @@ class PatchCodec:
     lossless: bool = True
 
     @classmethod
-    def fit(cls, pixels: NDArray[np.uint8], patch_size: int) -> PatchCodec:
+    def fit(cls, pixels: Pixels, patch_size: int) -> PatchCodec:
         """Principal components of the patches of (N, H, W, 3) uint8 images, largest first."""
         size = 3 * patch_size**2
         total, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0

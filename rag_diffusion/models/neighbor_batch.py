@@ -11,17 +11,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.readers.images import decode, on_white, to_square
 from rag_diffusion.store.pairs import Pairs
 
-Picture = Image.Image | NDArray[np.uint8]
+Picture = Image.Image | Pixels
 Role = Literal["content", "style"]
 
 
@@ -41,7 +41,7 @@ def check_picture(picture: Picture, what: str) -> None:
         raise ValueError(f"{what}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), got {got}")
 
 
-def square_pixels(picture: Picture, size: int) -> NDArray[np.uint8]:
+def square_pixels(picture: Picture, size: int) -> Pixels:
     """(size, size, 3) uint8 of a picture of any size; transparency and what is missing to a square become white."""
     return np.asarray(to_square(_rgb(picture), size))
 
@@ -120,7 +120,7 @@ class Neighbor:
         content = str(shown.size).encode() + shown.tobytes() + self.caption.encode()
         return hashlib.sha256(content).hexdigest()[:12]
 
-    def pixels(self, size: int) -> NDArray[np.uint8]:
+    def pixels(self, size: int) -> Pixels:
         """(size, size, 3) uint8."""
         return square_pixels(self.image, size)
 

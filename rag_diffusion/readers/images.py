@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 
 MAX_BYTES = 64 << 20  # of an encoded image
@@ -154,7 +155,7 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(pixels: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
+def _eight_bits(pixels: NDArray[np.generic], mode: str) -> Pixels:
     """(H, W) 16-bit, 32-bit or float gray -> uint8."""
     if mode.startswith("I;16"):
         return (pixels.astype(np.uint16) >> 8).astype(np.uint8)
@@ -179,7 +180,7 @@ def to_square(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def encode_png(image: Image.Image | NDArray[np.uint8]) -> bytes:
+def encode_png(image: Image.Image | Pixels) -> bytes:
     """PNG bytes of an image or a (H, W, 3) array; the same pixels give the same bytes."""
     if not isinstance(image, Image.Image):
         image = Image.fromarray(image)

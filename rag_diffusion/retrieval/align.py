@@ -14,11 +14,10 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.config import EncoderConfig
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.dual_encoder import CONFIG_FILE, DualEncoder
@@ -91,8 +90,8 @@ def train_heads(
     image_features: Tensor,
     text_features: Tensor,
     *,
-    entity: NDArray[np.int64],
-    family: NDArray[np.int64],
+    entity: Ints,
+    family: Ints,
     config: EncoderConfig,
     seed: int,
     on_step: StepHook,

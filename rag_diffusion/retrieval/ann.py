@@ -10,12 +10,9 @@ from typing import Any, Protocol
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.errors import ConfigError, DataError
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 _BLOCK = 65536  # vectors compared at a time in exhaustive search
 TIE = 1e-6  # inner products of unit vectors closer than this are a tie

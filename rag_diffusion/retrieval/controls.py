@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
 from rag_diffusion.types import Prompt
@@ -32,7 +32,7 @@ def shown_to(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
     return tuple(getattr(found, SHOWN[variant])) if variant in SHOWN else ()
 
 
-def answered(variant: str, prompts: Sequence[Prompt], neighbors: Mapping[str, PromptNeighbors]) -> NDArray[np.int64]:
+def answered(variant: str, prompts: Sequence[Prompt], neighbors: Mapping[str, PromptNeighbors]) -> Ints:
     """Numbers of the prompts that a variant can answer: those with neighbors, or all where it is shown none.
 
     Raises:

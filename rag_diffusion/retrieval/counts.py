@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.errors import DataError
 from rag_diffusion.retrieval.tokens import tokenize
 
@@ -40,13 +41,13 @@ class TermCounts:
     """
 
     terms: Sequence[str]
-    starts: NDArray[np.int64]
+    starts: Ints
     texts: NDArray[np.int32]
     counts: NDArray[np.int32]
     lengths: NDArray[np.int32]
 
     @property
-    def in_texts(self) -> NDArray[np.int64]:
+    def in_texts(self) -> Ints:
         """(V,) in how many texts each term stands."""
         return np.diff(self.starts)
 

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats, Ints, Mask
 from rag_diffusion.corpus.duplicates import thumbnails
 from rag_diffusion.retrieval.exclude import SAME_PICTURE
 from rag_diffusion.store.corpus import Corpus
@@ -17,7 +17,6 @@ from rag_diffusion.types import Prompt
 ENOUGH = 16  # unrelated pairs in other styles; with fewer the style does not matter
 _SIDE = 32  # pixels of a thumbnail
 
-Ints = NDArray[np.int64]
 Key = TypeVar("Key")
 
 
@@ -62,13 +61,13 @@ class Drawings:
         own = self._pair_ids.get(prompt.prompt_id)
         return next(iter(self._by_drawing.get((prompt.entity, prompt.style), [])), None) if own is None else own
 
-    def unrelated(self, prompt: Prompt) -> NDArray[np.bool_]:
+    def unrelated(self, prompt: Prompt) -> Mask:
         """(N,) rows of other families: what a prompt's random neighbors are drawn from.
 
         In other styles alone where the corpus has at least `ENOUGH` of those; a corpus of one style
         has none.
         """
-        others: NDArray[np.bool_] = self.family != prompt.family
+        others: Mask = self.family != prompt.family
         elsewhere = others & (self.style != prompt.style)
         return elsewhere if elsewhere.sum() >= ENOUGH else others
 
@@ -77,7 +76,7 @@ class Drawings:
         return np.flatnonzero(apart < SAME_PICTURE)
 
     @cached_property
-    def _thumbnails(self) -> NDArray[np.float32]:
+    def _thumbnails(self) -> Floats:
         return thumbnails(self._corpus.pixels(), _SIDE)
 
 

@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.files import atomic_write
 from rag_diffusion.models.dual_encoder import DualEncoder
 from rag_diffusion.progress import Progress
@@ -30,7 +29,6 @@ IMAGE_BATCH = 16
 TEXT_BATCH = 64
 KEPT_FILES = 8  # of trunk features: images and captions of two splits, of this corpus and the last
 
-Floats = NDArray[np.float32]
 Part = TypeVar("Part")
 
 
@@ -51,7 +49,7 @@ class Embedder:
         if encoder.embedded:
             encoder.model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
-    def images(self, pixels: NDArray[np.uint8]) -> Floats:
+    def images(self, pixels: Pixels) -> Floats:
         """Unit vectors of images: (N, H, W, 3) uint8 -> (N, D) float32."""
         if self.encoder.embedded:
             with torch.inference_mode():
@@ -65,7 +63,7 @@ class Embedder:
                 return _unit(self.encoder.text_head(self.text_features(texts, keep=keep)))
         return _unit(self._run_texts(texts, self.encoder.model.encode_text))  # type: ignore[arg-type]
 
-    def image_features(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def image_features(self, pixels: Pixels) -> Tensor:
         """Image trunk features of the embedded encoder: (N, H, W, 3) uint8 -> (N, T)."""
         key = _digest(repr(self.encoder.preprocess).encode(), str(pixels.shape).encode(), pixels.tobytes())
         return self._kept(f"image-{key}", lambda: self._run_images(pixels, self.encoder.image_trunk))
@@ -91,8 +89,8 @@ class Embedder:
             old.unlink(missing_ok=True)
         return features
 
-    def _run_images(self, pixels: NDArray[np.uint8], run: Callable[[Tensor], Tensor]) -> Tensor:
-        def encode(part: NDArray[np.uint8]) -> Tensor:
+    def _run_images(self, pixels: Pixels, run: Callable[[Tensor], Tensor]) -> Tensor:
+        def encode(part: Pixels) -> Tensor:
             images = [self.encoder.preprocess(Image.fromarray(image)) for image in part]
             batch = torch.stack(images).to(self._device, memory_format=torch.channels_last)
             with torch.inference_mode():

@@ -12,8 +12,8 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats, Ints, Pixels
 from rag_diffusion.corpus.duplicates import thumbnails
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.store.pairs import Pairs
@@ -21,8 +21,6 @@ from rag_diffusion.store.pairs import Pairs
 SAME_PICTURE = 0.005  # mean squared difference of 32 px thumbnails, colours in [0, 1]; as `corpus.duplicate_threshold`
 LOOKED_AT = 64  # nearest image vectors whose thumbnails are compared
 _SIDE = 32  # pixels
-
-Ints = NDArray[np.int64]
 
 
 class NearDuplicates:
@@ -43,7 +41,7 @@ class NearDuplicates:
         members = [order[starts[group] : starts[group + 1]] for group in np.unique(own)]
         return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *members]))
 
-    def of_image(self, pixels: NDArray[np.uint8], vector: NDArray[np.float32]) -> Ints:
+    def of_image(self, pixels: Pixels, vector: Floats) -> Ints:
         """Rows that show a picture, and all near-duplicates of those, rising.
 
         Args:

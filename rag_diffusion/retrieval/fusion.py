@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.errors import ConfigError
 
-Doubles = NDArray[np.float64]
 FusionName = Literal["sum", "product", "reciprocal_rank"]
 
 DECIMALS = 6  # scores that agree to so many digits are a tie, whatever the order of a sum was
@@ -104,12 +104,12 @@ def reciprocal_ranks(values: Doubles, constant: int) -> Doubles:
     return np.where((ranks <= POOL) & (rounded > 0), worth, 0.0)
 
 
-def best_first(scores: Doubles, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def best_first(scores: Doubles, rows: Ints) -> Ints:
     """Order of descending score; ties by row number, which is the order of pair ids."""
     return np.lexsort((rows, -np.round(scores, DECIMALS)))
 
 
-def _ranks(values: Doubles) -> NDArray[np.int64]:
+def _ranks(values: Doubles) -> Ints:
     """1 for the best; equal values share the best of their ranks."""
     return 1 + np.searchsorted(np.sort(-values), -values, side="left")
 

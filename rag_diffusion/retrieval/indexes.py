@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.config import IndexConfig
 from rag_diffusion.errors import LineageError
 from rag_diffusion.layout import RECALL_FILE
@@ -41,7 +40,7 @@ def build_indexes(folder: Path, rows: int, config: IndexConfig) -> dict[str, Any
     vectors = MappedVectors.open(folder / VECTORS, rows, remedy="build the data set again")
     exact = config.factory == EXACT or rows < EXACT_BELOW
     bases = {"text_to_text": vectors.text, "text_to_image": vectors.image}
-    indexes: dict[str, tuple[Nearest, NDArray[np.float32]]] = {}
+    indexes: dict[str, tuple[Nearest, Floats]] = {}
     for name, base in bases.items():
         index = Exhaustive(base) if exact else VectorIndex.build(base, config.factory)
         if isinstance(index, VectorIndex):

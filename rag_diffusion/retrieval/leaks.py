@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.neighbors import NeighborTable
@@ -80,7 +81,7 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
     _refuse(corpus, rows[wrong], f"{who}, style", "other families in its style")
 
 
-def _refuse(corpus: Corpus, rows: NDArray[np.int64], who: str, expected: str, verb: str = "has") -> None:
+def _refuse(corpus: Corpus, rows: Ints, who: str, expected: str, verb: str = "has") -> None:
     if len(rows):
         ids = corpus.table["pair_id"].iloc[rows[:3]].tolist()
         raise LineageError(

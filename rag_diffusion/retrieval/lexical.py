@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rank_bm25 import BM25Okapi
 
+from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.errors import DataError
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.postings import DECIMALS, May, Postings
 from rag_diffusion.retrieval.tokens import tokenize
 from rag_diffusion.retrieval.weighting import LexicalName, weighting
-
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Lexical(Protocol):

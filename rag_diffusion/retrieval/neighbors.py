@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Ints, Mask
 from rag_diffusion.errors import DataError
 from rag_diffusion.progress import progress
 from rag_diffusion.retrieval.drawings import Drawings
@@ -27,8 +27,6 @@ _SCHEMA = pa.schema([
     ("neighbors", pa.list_(pa.string())),
     ("scores", pa.list_(pa.float64())),
 ])  # fmt: skip
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ class NeighborTable:
             ) from None
 
 
-def pair_neighbors(retriever: Retriever, rows: Ints, candidates: NDArray[np.bool_], *, top_k: int) -> dict[str, Hits]:
+def pair_neighbors(retriever: Retriever, rows: Ints, candidates: Mask, *, top_k: int) -> dict[str, Hits]:
     """Neighbors of pairs by their own captions, best first.
 
     Args:

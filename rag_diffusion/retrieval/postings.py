@@ -18,8 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from rag_diffusion.arrays import Doubles, Ints, Mask
 
 DECIMALS = 9  # scores that agree to so many digits are a tie, whatever the order of a sum was
 _AHEAD = 4  # times k texts are looked at for a bound
@@ -28,7 +27,7 @@ _LOOK_UP = 16  # entries are read in the time of one look-up
 _SORT = 16  # sums are scanned in the time of sorting one entry
 _SLACK = 1e-8  # a bound this close decides nothing
 
-May = Callable[[NDArray[np.integer]], NDArray[np.bool_]]
+May = Callable[[NDArray[np.integer]], Mask]
 
 
 class Postings:
@@ -149,15 +148,15 @@ class Postings:
         return float(np.partition(self.at(columns, factors, leading), -k)[-k])
 
 
-def _best(scores: Doubles, k: int) -> NDArray[np.bool_]:
+def _best(scores: Doubles, k: int) -> Mask:
     """Which are among the k best or as good as the last of them."""
     if len(scores) <= k:
         return np.ones(len(scores), dtype=bool)
-    best: NDArray[np.bool_] = scores >= np.partition(scores, -k)[-k] - _SLACK
+    best: Mask = scores >= np.partition(scores, -k)[-k] - _SLACK
     return best
 
 
-def _find(few: NDArray[np.integer], many: NDArray[np.integer]) -> tuple[Ints, NDArray[np.bool_]]:
+def _find(few: NDArray[np.integer], many: NDArray[np.integer]) -> tuple[Ints, Mask]:
     """Where the first numbers would stand among the second, both rising, and which of them do."""
     place = np.searchsorted(many, few)
     there = place < len(many)

@@ -9,14 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Floats, Ints
 from rag_diffusion.retrieval.allowed import Allowed
 from rag_diffusion.retrieval.ann import Nearest
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.retrieval.ann import Nearest, recall
 
 RECALL_QUERIES = 1000
 RECALL_DEPTH = 10
-
-Floats = NDArray[np.float32]
 
 
 def recall_report(

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
 from rag_diffusion.config import Config, RetrievalConfig, load_config
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
@@ -39,12 +39,6 @@ from rag_diffusion.types import Hits
 
 CHUNK = 256  # queries scored at a time
 CELLS = 2**26  # similarities in memory at a time where everything is ranked
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from rag_diffusion.arrays import Doubles, Floats, Ints
 
 SelectionName = Literal["top_k", "threshold", "both"]
 
 MOST = 16  # neighbors that a threshold alone lets through
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Selection:
         """Hits that come at most where `top_k` are asked for."""
         return MOST if self.kind == "threshold" else top_k
 
-    def choose(self, scores: NDArray[np.float64], images: NDArray[np.float32] | None, top_k: int) -> Ints:
+    def choose(self, scores: Doubles, images: Floats | None, top_k: int) -> Ints:
         """Places of the selected in a ranking.
 
         Args:
@@ -54,7 +53,7 @@ class Selection:
         return diverse(scores[:enough], images[:enough], self.most(top_k), self.diversity)
 
 
-def diverse(scores: NDArray[np.float64], vectors: NDArray[np.float32], count: int, diversity: float) -> Ints:
+def diverse(scores: Doubles, vectors: Floats, count: int, diversity: float) -> Ints:
     """Maximal marginal relevance: next comes argmax (1 - diversity) score_i - diversity max_j <v_i, v_j>, j taken.
 
     Args:

@@ -17,18 +17,15 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Floats, Ints, Mask, Pixels
 from rag_diffusion.errors import LineageError
 from rag_diffusion.readers.images import to_square
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.data_set import DataSet
-from rag_diffusion.store.filters import Filter, Mask
+from rag_diffusion.store.filters import Filter
 from rag_diffusion.types import Pair
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 _MASKS = 16  # filters whose masks are kept
 
@@ -86,7 +83,7 @@ class StackedPairs:
         """(N,) numbers; rows with the same one are near-duplicates."""
         return self._groups
 
-    def pixels(self, rows: Ints) -> NDArray[np.uint8]:
+    def pixels(self, rows: Ints) -> Pixels:
         """(n, H, W, 3) RGB of rows, `image_size` on each side."""
         found = np.empty((len(rows), self.image_size, self.image_size, 3), dtype=np.uint8)
         for place, content in enumerate(self.images(rows)):

@@ -19,11 +19,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Normalize, ToTensor
 
+from rag_diffusion.arrays import Floats, Ints, Pixels
 from rag_diffusion.models.dual_encoder import DualEncoder, load_dual_encoder
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.retrieval.threads import one_thread_per_operation
@@ -31,8 +31,6 @@ from rag_diffusion.retrieval.threads import one_thread_per_operation
 IMAGE_BATCH, TEXT_BATCH = 16, 8  # what one core does fastest
 _AHEAD = 2  # batches that wait for a worker
 
-Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 Batch = TypeVar("Batch")
 Found = TypeVar("Found")
 
@@ -86,7 +84,7 @@ class StreamEncoder(EncoderFolder):
         prepare = _prepared(self.encoder.preprocess)
         return [prepare(pixels[start : start + IMAGE_BATCH]) for start in range(0, len(pixels), IMAGE_BATCH)]
 
-    def token_batches(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], Tensor]]:
+    def token_batches(self, texts: Sequence[str]) -> list[tuple[Ints, Tensor]]:
         """Texts as batches that the text tower takes, short ones together, so that little padding is computed.
 
         Returns:

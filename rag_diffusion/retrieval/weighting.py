@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.retrieval.counts import TermCounts
 
-Doubles = NDArray[np.float64]
 LexicalName = Literal["bm25", "tf_idf"]
 
 K1, B, EPSILON = 1.5, 0.75, 0.25  # rank_bm25's defaults
@@ -34,7 +33,7 @@ class Weighting:
     weights: Doubles
     cosine: bool
 
-    def of_query(self, columns: NDArray[np.int64], counts: Doubles) -> Doubles:
+    def of_query(self, columns: Ints, counts: Doubles) -> Doubles:
         """(L,) weights of a query's distinct terms from their counts in it."""
         if not self.cosine or not len(columns):
             return counts

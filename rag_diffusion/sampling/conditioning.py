@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.attention import Attention, AttentionRecorder
 from rag_diffusion.sampling.guided import Features
@@ -23,8 +22,8 @@ from rag_diffusion.sampling.provenance import Shown, Source, seen_digest, to_tex
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.spans import span
 
-Estimate = Callable[[], NDArray[np.uint8]]
-Find = Callable[[NDArray[np.uint8]], list[list[Neighbor]]]
+Estimate = Callable[[], Pixels]
+Find = Callable[[Pixels], list[list[Neighbor]]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor, Picture, check_picture, square_pixels
 
 One = Neighbor | str | Path | Picture | tuple[Picture | str | Path, str]
@@ -83,7 +83,7 @@ def _neighbor(given: object, prompt: str) -> Neighbor:
     return Neighbor(image=picture, caption=prompt if caption is None else caption)
 
 
-def as_pictures(given: Pictures, count: int, size: int) -> NDArray[np.uint8]:
+def as_pictures(given: Pictures, count: int, size: int) -> Pixels:
     """Pictures to begin with, (count, size, size, 3): one for all prompts, or one for each of them.
 
     Raises:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.device import autocast
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
@@ -66,7 +65,7 @@ class Loop:
         learned = takes_variance(self.scheduler)
         last: list[Tensor] = [noise]
 
-        def so_far() -> NDArray[np.uint8]:
+        def so_far() -> Pixels:
             return images_to_pixels(model.codec.decode(last[0]).float()).cpu().numpy()
 
         def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.device import autocast_dtype
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
@@ -46,7 +46,7 @@ class Neighbors(Protocol):
         """At the first step."""
         ...
 
-    def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
+    def again(self, pixels: Pixels) -> list[list[Neighbor]]:
         """Of images (B, H, W, 3) as they look so far."""
         ...
 
@@ -76,7 +76,7 @@ class Order:
     seeds: list[int]
     noise: str = "cpu"
     latents: Tensor | None = None
-    pictures: NDArray[np.uint8] | None = None
+    pictures: Pixels | None = None
     strength: float = 1.0
     thresholding: Thresholding = "static"
     output_type: OutputType = "pil"

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import Codec, images_to_pixels
 from rag_diffusion.sampling.provenance import Provenance, save_png
@@ -84,6 +84,6 @@ def enough_memory(images: int) -> Iterator[None]:
         ) from error
 
 
-def as_arrays(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+def as_arrays(images: Sequence[Image.Image]) -> Pixels:
     """PIL images as (B, H, W, 3) uint8."""
     return np.stack([np.asarray(image) for image in images])

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.device import check_precision
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
@@ -305,7 +304,7 @@ class RetrievalPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return found
 
-    def _pictures(self, image: Pictures, prompts: int, times: int) -> NDArray[np.uint8]:
+    def _pictures(self, image: Pictures, prompts: int, times: int) -> Pixels:
         """Pictures to begin with, (B, H, W, 3)."""
         return as_pictures(image, prompts, self.generator.image_size).repeat(times, axis=0)
 

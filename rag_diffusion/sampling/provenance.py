@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.readers.images import encode_png
@@ -112,23 +112,23 @@ class Provenance:
             raise DataError(f"provenance: expected the fields of version {VERSION}, got {error}") from None
 
 
-def seen_digest(pixels: NDArray[np.uint8], caption: str) -> str:
+def seen_digest(pixels: Pixels, caption: str) -> str:
     """Hash of a picture (H, W, 3) as the network saw it, and of what was said of it."""
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes() + caption.encode()).hexdigest()[:16]
 
 
-def to_text(pixels: NDArray[np.uint8]) -> str:
+def to_text(pixels: Pixels) -> str:
     """A picture (H, W, 3) as a PNG in base64."""
     return base64.b64encode(encode_png(pixels)).decode()
 
 
-def from_text(text: str) -> NDArray[np.uint8]:
+def from_text(text: str) -> Pixels:
     """The picture (H, W, 3) of `to_text`."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def to_png(pixels: NDArray[np.uint8], provenance: Provenance) -> bytes:
+def to_png(pixels: Pixels, provenance: Provenance) -> bytes:
     """A PNG file of an image (H, W, 3) with its provenance inside."""
     info = PngInfo()
     info.add_itxt(CHUNK, provenance.as_json())
@@ -137,7 +137,7 @@ def to_png(pixels: NDArray[np.uint8], provenance: Provenance) -> bytes:
     return buffer.getvalue()
 
 
-def save_png(path: Path, pixels: NDArray[np.uint8], provenance: Provenance) -> None:
+def save_png(path: Path, pixels: Pixels, provenance: Provenance) -> None:
     """Write an image (H, W, 3) with its provenance inside, and the same as JSON beside it."""
     atomic_write(path, to_png(pixels, provenance))
     atomic_write(path.with_suffix(".json"), provenance.as_json(indent=1) + "\n")

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, Picture, neighbors_from, square_pixels
@@ -62,7 +61,7 @@ class Recorded:
         """At the first step."""
         return [list(self.lists[0]) if self.lists else []]
 
-    def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
+    def again(self, pixels: Pixels) -> list[list[Neighbor]]:
         """In the next phase, whatever the image looks like."""
         self._next += 1
         return [list(self.lists[self._next - 1])]
@@ -180,7 +179,7 @@ def _from(retriever: Retriever | KnowledgeBase | None, pair_id: str) -> list[Nei
         return []
 
 
-def _begin(origin: Provenance, size: int, image: Picture | None) -> NDArray[np.uint8] | str | None:
+def _begin(origin: Provenance, size: int, image: Picture | None) -> Pixels | str | None:
     """What it began with, (1, H, W, 3), or why that cannot be had; None where it began with noise."""
     digest = origin.settings.get("begin")
     if digest is None:

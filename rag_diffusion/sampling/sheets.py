@@ -6,11 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Pixels = NDArray[np.uint8]
+from rag_diffusion.arrays import Pixels
 
 _MARGIN, _GAP, _COLUMNS = 12, 6, 4
 _THUMB, _RESULT = 64, 128  # pixels

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import TypeIs
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
@@ -108,7 +107,7 @@ class NeighborSource:
             lists = self._search(1, None)
         return [one for one in lists for _ in range(self.images_per_prompt)]
 
-    def again(self, pixels: NDArray[np.uint8]) -> list[list[Neighbor]]:
+    def again(self, pixels: Pixels) -> list[list[Neighbor]]:
         """Neighbors of B images (B, H, W, 3) as they look so far."""
         return self._search(self.images_per_prompt, pixels)
 
@@ -131,7 +130,7 @@ class NeighborSource:
         assert self.retriever is not None
         return Everywhere(retrievers=[self.retriever] * len(self.prompts))
 
-    def _search(self, times: int, pixels: NDArray[np.uint8] | None) -> list[list[Neighbor]]:
+    def _search(self, times: int, pixels: Pixels | None) -> list[list[Neighbor]]:
         """Neighbors of every prompt, `times` over."""
         assert self.retriever is not None
         empty = [number for number, text in enumerate(self.prompts) if not text.strip()]

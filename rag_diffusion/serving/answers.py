@@ -16,18 +16,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
 from rag_diffusion.errors import QueryError
 from rag_diffusion.knowledge.remote.protocol import KnnRequest, global_id
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store.filters import Filter
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-Pixels = NDArray[np.uint8]
 
 _DENSE = {"image": "text_to_image", "text": "text_to_text"}
 _TOLD = {  # column -> name in the answer
@@ -149,7 +144,7 @@ class Answers:
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
-    def _by_text(self, request: KnnRequest, count: int, within: Mask | None) -> tuple[Ints, NDArray[np.float64]]:
+    def _by_text(self, request: KnnRequest, count: int, within: Mask | None) -> tuple[Ints, Doubles]:
         weights = dict(self.retriever.method.weights)
         if request.modality == "text":
             weights["text_to_image"] = 0.0
@@ -158,9 +153,7 @@ class Answers:
         hits = self._ranked(weights, request, count, within, None)
         return self._pairs.rows(hits.pair_ids), np.asarray(hits.scores, dtype=np.float64)
 
-    def _by_vector(
-        self, request: KnnRequest, vector: Floats, count: int, within: Mask | None
-    ) -> tuple[Ints, NDArray[np.float64]]:
+    def _by_vector(self, request: KnnRequest, vector: Floats, count: int, within: Mask | None) -> tuple[Ints, Doubles]:
         weights = dict.fromkeys(self.retriever.method.weights, 0.0) | {_DENSE[request.modality]: 1.0}
         hits = self._ranked(weights, request, count, within, vector)
         rows = self._pairs.rows(hits.pair_ids)

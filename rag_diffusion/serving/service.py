@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError, LineageError, QueryError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.places import ALL, check_name
@@ -50,7 +50,6 @@ _PUBLIC = (  # of a manifest
 )
 _TRIES = 5  # to answer from a state that is being replaced
 
-Pixels = NDArray[np.uint8]
 UrlOf = Callable[[int], str]
 Found = TypeVar("Found")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write, code_hash, tree_hash
@@ -40,7 +40,7 @@ DEGRADED = "real_degraded"  # the real image, noised and denoised with the retri
 class Drawn:
     """Images (P, H, W, 3), and where each came from."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     provenance: list[Provenance]
 
 
@@ -62,7 +62,7 @@ class Drawing:
     traces: list[Span] = field(default_factory=list)
 
     def draw(
-        self, variant: str, prompts: Sequence[Prompt], pictures: NDArray[np.uint8] | None = None, strength: float = 0.0
+        self, variant: str, prompts: Sequence[Prompt], pictures: Pixels | None = None, strength: float = 0.0
     ) -> Drawn:
         """One image for each of P prompts; the same noise for every variant.
 

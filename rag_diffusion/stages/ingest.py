@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import CorpusConfig
 from rag_diffusion.corpus import folder, iconify, wide
 from rag_diffusion.corpus.duplicates import duplicate_groups
@@ -106,7 +106,7 @@ def _join_duplicates(family_of: dict[str, str], entities: list[str], groups: lis
     return joined
 
 
-def _pixels(pairs: list[Pair]) -> NDArray[np.uint8]:
+def _pixels(pairs: list[Pair]) -> Pixels:
     return (
         np.stack([np.asarray(Image.open(io.BytesIO(pair.image)).convert("RGB")) for pair in pairs])
         if pairs

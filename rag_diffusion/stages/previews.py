@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.metrics.judge import METRICS, Judge
 from rag_diffusion.metrics.scoring import Bench
@@ -28,7 +28,6 @@ _PICTURES, _STEPS = 8, 10
 _SCORED = 24  # prompts
 
 Preview = Callable[[Generator, int], Mapping[str, float] | None]
-Pixels = NDArray[np.uint8]
 
 
 def draw(

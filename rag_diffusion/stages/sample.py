@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.files import atomic_dir, tree_hash
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
@@ -45,7 +45,7 @@ IMAGES = "images"  # in data/samples: every drawing as a PNG file, a folder for 
 _COMPARED = 24  # prompts on the comparison sheet
 _TRACED = 40  # samples that MLflow shows with query, hits and times
 
-Image_ = tuple[NDArray[np.uint8], Provenance]
+Image_ = tuple[Pixels, Provenance]
 Samples = dict[str, dict[str, Image_]]  # by variant and prompt id
 
 
@@ -54,7 +54,7 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     prompts = load_prompts(ctx.root, ctx.config.sample.prompts, corpus)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    asked: dict[str, NDArray[np.int64]] = {
+    asked: dict[str, Ints] = {
         variant: answered(variant, prompts, table.prompts) for variant in ctx.config.sample.variants
     }
     check_exclusions(table, corpus, prompts)
@@ -80,7 +80,7 @@ def run(ctx: StageContext) -> None:
     _write_sheets(ctx, corpus, prompts, drawn, table)
 
 
-def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: NDArray[np.int64]) -> list[Image_]:
+def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: Ints) -> list[Image_]:
     found = drawing.draw(variant, [prompts[row] for row in rows])
     return list(zip(found.pixels, found.provenance, strict=True))
 
@@ -104,7 +104,7 @@ def file_name(number: int, text: str) -> str:
     return f"{number:04d}-{words}.png" if words else f"{number:04d}.png"
 
 
-def _missing(prompts: Sequence[Prompt], asked: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+def _missing(prompts: Sequence[Prompt], asked: Mapping[str, Ints]) -> dict[str, Any]:
     """Variants that cannot be and why, and the prompts that the others have no neighbors for."""
     absent = {variant: why_without(variant) for variant, rows in asked.items() if not len(rows)}
     without = {
@@ -183,7 +183,7 @@ def _comparison(
     chosen = range(0, len(prompts), max(1, len(prompts) // _COMPARED))
     drawings = Drawings(corpus)
 
-    def row(number: int) -> list[NDArray[np.uint8] | None]:
+    def row(number: int) -> list[Pixels | None]:
         name = prompts[number].prompt_id
         shown = lists.get("retrieved", lists[next(iter(lists))])[number]
         images = [found[name][0] if name in found else None for found in drawn.values()]

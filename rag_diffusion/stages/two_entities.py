@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.page import Cell, Row
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, shown_entities, side_by_side, two_entity_prompts
-from rag_diffusion.metrics.variants import Pixels, real_rows
+from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.readers.labels import with_article
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
 from rag_diffusion.retrieval.retriever import Retriever

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import file_hash
 from rag_diffusion.readers.records import Rejection
@@ -124,7 +124,7 @@ def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Count
 _COMPRESSION = {name: "NONE" if name == "image" else "ZSTD" for name in COLUMNS}  # PNG is dense already
 
 
-def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+def _matrix(column: pa.ChunkedArray, width: int) -> Floats:
     """(n, D) of a column of vectors."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     return np.concatenate(flat).reshape(-1, width)

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_dir, file_hash
 from rag_diffusion.types import Pair
@@ -99,7 +99,7 @@ class Corpus:
         self._images: pa.ChunkedArray = table.column("image")
         self._originals: pa.ChunkedArray = table.column("original")
         self._rows = {name: row for row, name in enumerate(self.table["pair_id"])}
-        self._pixels: NDArray[np.uint8] | None = None
+        self._pixels: Pixels | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> Corpus:
@@ -119,7 +119,7 @@ class Corpus:
         return cls(path, manifest, pa.concat_tables(tables))
 
     @classmethod
-    def in_memory(cls, path: Path, table: pd.DataFrame, pixels: NDArray[np.uint8], corpus_hash: str) -> Corpus:
+    def in_memory(cls, path: Path, table: pd.DataFrame, pixels: Pixels, corpus_hash: str) -> Corpus:
         """A corpus whose images are rendered already.
 
         Args:
@@ -152,24 +152,24 @@ class Corpus:
                 "it comes from another corpus: run `dvc repro`"
             ) from None
 
-    def rows(self, pair_ids: Iterable[str]) -> NDArray[np.int64]:
+    def rows(self, pair_ids: Iterable[str]) -> Ints:
         """Row numbers of several pairs."""
         return np.fromiter((self.row(pair_id) for pair_id in pair_ids), dtype=np.int64)
 
-    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+    def ids(self, rows: Ints) -> list[str]:
         """Pair ids of rows."""
         return self.cells("pair_id", rows)
 
-    def cells(self, column: str, rows: NDArray[np.int64]) -> list[str]:
+    def cells(self, column: str, rows: Ints) -> list[str]:
         """What stands in a column at some rows."""
         found: list[str] = self.table[column].iloc[rows].tolist()
         return found
 
-    def groups(self) -> NDArray[np.int64]:
+    def groups(self) -> Ints:
         """(N,) numbers; rows with the same one are near-duplicates."""
         return np.asarray(self.table["duplicate_group"].factorize()[0], dtype=np.int64)
 
-    def pixels(self, rows: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+    def pixels(self, rows: Sequence[int] | Ints | None = None) -> Pixels:
         """Images as (n, H, W, 3) uint8 RGB; all of them when `rows` is None. Decoded once."""
         if self._pixels is None:
             size = self.image_size

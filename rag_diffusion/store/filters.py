@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from rag_diffusion.arrays import Mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.store.staging import Part
-
-Ints = NDArray[np.int64]
 
 _OPEN = 16  # parts mapped at a time
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.types import Pair
-
-Ints = NDArray[np.int64]
 
 
 class Pairs(Protocol):
@@ -44,7 +40,7 @@ class Pairs(Protocol):
         """(N,) numbers; rows with the same one are near-duplicates."""
         ...
 
-    def pixels(self, rows: Ints) -> NDArray[np.uint8]:
+    def pixels(self, rows: Ints) -> Pixels:
         """(n, H, W, 3) RGB of rows."""
         ...
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.store.corpus import COLUMNS, SCHEMA
@@ -35,7 +35,6 @@ PART_SECONDS_AT_FIRST = 0.2
 PART_SHARE = 0.02  # of the time that a build has taken; between the two
 PLAN = "plan.json"
 
-Floats = NDArray[np.float32]
 Candidate = Item | Rejection | Pair
 
 

@@ -16,11 +16,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import DataError
 
-Floats = NDArray[np.float32]
 NAMES = ("image", "text")
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.layout import STAMP_FILE
 from rag_diffusion.store.corpus import Corpus
@@ -27,7 +26,7 @@ class Rows(Protocol):
 
     def __getitem__(self, rows: Any, /) -> Any: ...
 
-    def __array__(self) -> NDArray[np.float32]: ...
+    def __array__(self) -> Floats: ...
 
 
 class VectorTable(Protocol):
@@ -55,8 +54,8 @@ class Vectors:
         encoder_hash: hash of the encoder's folder.
     """
 
-    image: NDArray[np.float32]
-    text: NDArray[np.float32]
+    image: Floats
+    text: Floats
     corpus_hash: str
     encoder_hash: str
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from rag_diffusion.arrays import Doubles, Floats, Mask
 
 if TYPE_CHECKING:
     from rag_diffusion.config import TrainConfig
@@ -42,18 +43,18 @@ class Placement:
         moved: (n,) which images are placed anew.
     """
 
-    matrix: NDArray[np.float32]
-    moved: NDArray[np.bool_]
+    matrix: Floats
+    moved: Mask
 
     @classmethod
     def of(
         cls,
         *,
-        scale: NDArray[np.float64],
-        shift: NDArray[np.float64],
-        flip: NDArray[np.bool_],
-        angle: NDArray[np.float64],
-        moved: NDArray[np.bool_] | None = None,
+        scale: Doubles,
+        shift: Doubles,
+        flip: Mask,
+        angle: Doubles,
+        moved: Mask | None = None,
     ) -> Placement:
         """From the equation's terms.
 
@@ -121,7 +122,7 @@ def _resample(images: Tensor, matrix: Tensor, samples: int) -> Tensor:
     return F.avg_pool2d(placed, samples) + 1
 
 
-def beside(images: Tensor, others: Tensor, chosen: NDArray[np.bool_]) -> Tensor:
+def beside(images: Tensor, others: Tensor, chosen: Mask) -> Tensor:
     """Put another thing on the canvas of chosen images: each at half size, the image on the left, the other on the
     right.
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Ints
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
@@ -35,8 +36,6 @@ _MOST_OFTEN = 0.6  # how often a sample sees as many neighbors as it may
 _STYLE_PAIRS = 3  # of one manner a step, from which its targets draw
 _REGULAR = 64  # distinct neighbors of a batch are a multiple of it, where shapes are to be few
 _PLACES, _TOGETHER = 1, 2  # mark the random streams of the augmentation
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
+
+from rag_diffusion.arrays import Pixels
 
 MAX_SHIFT = 3  # pixels
 MAX_BLUR = 1.0  # pixels
@@ -93,12 +94,12 @@ def _chance(images: Tensor, probability: float, generator: torch.Generator) -> T
     return (torch.rand(len(images), generator=generator) < probability).float()
 
 
-def to_floats(pixels: NDArray[np.uint8]) -> Tensor:
+def to_floats(pixels: Pixels) -> Tensor:
     """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
-def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+def to_pixels(images: Tensor) -> Pixels:
     """(n, 3, H, W) in [0, 1] -> (n, H, W, 3) uint8, rounded."""
-    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    pixels: Pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     return pixels

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles
 from rag_diffusion.errors import DataError
-from rag_diffusion.metrics.ruler.linear import Doubles, unit
+from rag_diffusion.metrics.ruler.linear import unit
 
 MIN_STYLES = 6  # an entity drawn in fewer styles is no candidate
 MIN_PROTOTYPE_STYLES = 2
@@ -44,7 +44,7 @@ class Prototypes:
         for row, (entity, style) in enumerate(zip(entities, styles, strict=True)):
             if entity in self._number:
                 sums[self._number[entity], self.styles.index(style)] += features[row]
-        self._drawings: NDArray[np.float64] = unit(sums)
+        self._drawings: Doubles = unit(sums)
 
     def number(self, entity: str) -> int:
         """Row of a candidate.

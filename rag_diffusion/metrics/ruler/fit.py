@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.metrics.ruler.augment import blur, degrade, to_floats, to_pixels
@@ -43,8 +43,6 @@ RECIPE = (
     "trained on mirrored, shifted, recoloured, gray, blurred, noisy and repainted train images; style_check: linear "
     "discriminant on EfficientNet-Lite2 layer statistics of the same images"
 )
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path, epoch
     )
 
 
-def train_views(pixels: Pixels, styles: NDArray[np.int64], *, seed: int) -> dict[str, Pixels]:
+def train_views(pixels: Pixels, styles: Ints, *, seed: int) -> dict[str, Pixels]:
     """The same images (n, H, W, 3) as they are, degraded twice, and repainted and degraded."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -99,7 +97,7 @@ def train_views(pixels: Pixels, styles: NDArray[np.int64], *, seed: int) -> dict
     }
 
 
-def validation_views(pixels: Pixels, styles: NDArray[np.int64], *, seed: int) -> dict[str, Pixels]:
+def validation_views(pixels: Pixels, styles: Ints, *, seed: int) -> dict[str, Pixels]:
     """The same images as they are, blurred by sigma .7 and 1 px, with noise of sigma .05, gray, and repainted."""
     images = to_floats(pixels)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from rag_diffusion.arrays import Doubles, Ints
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,13 @@ P colours of a palette, H/W image. Colours are compared in CIE Lab, where distan
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rag_diffusion.arrays import Doubles, Ints, Pixels
 from rag_diffusion.progress import progress
 
 MAX_SAMPLES = 20_000  # pixels a palette is made from
 ITERATIONS = 25
 
-Pixels = NDArray[np.uint8]
-Doubles = NDArray[np.float64]
 
 _TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
@@ -22,7 +20,7 @@ _TO_XYZ = np.array(
 _WHITE = _TO_XYZ.sum(axis=1)
 
 
-def to_lab(colors: NDArray[np.uint8] | Doubles) -> Doubles:
+def to_lab(colors: Pixels | Doubles) -> Doubles:
     """sRGB in 0..255 (..., 3) to CIE Lab under D65."""
     share = np.asarray(colors, dtype=np.float64) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
@@ -63,7 +61,7 @@ def snap(image: Pixels, palette: Pixels) -> Pixels:
     return snapped
 
 
-def repaint(pixels: Pixels, labels: NDArray[np.int64], *, seed: int, num_colors: int = 24) -> Pixels:
+def repaint(pixels: Pixels, labels: Ints, *, seed: int, num_colors: int = 24) -> Pixels:
     """Every image (n, H, W, 3) in the palette of a style that is not its own, so that a scorer may see through it.
 
     Args:
@@ -79,7 +77,7 @@ def repaint(pixels: Pixels, labels: NDArray[np.int64], *, seed: int, num_colors:
     return np.stack([snap(image, palettes[other]) for image, other in rows])
 
 
-def _k_means(points: Doubles, k: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], Doubles]:
+def _k_means(points: Doubles, k: int, rng: np.random.Generator) -> tuple[Ints, Doubles]:
     distinct = np.unique(points, axis=0)
     centers = distinct[rng.permutation(len(distinct))[:k]]
     for _ in range(ITERATIONS):
@@ -90,9 +88,9 @@ def _k_means(points: Doubles, k: int, rng: np.random.Generator) -> tuple[NDArray
     return _nearest(points, centers), centers
 
 
-def _nearest(points: Doubles, centers: Doubles) -> NDArray[np.int64]:
+def _nearest(points: Doubles, centers: Doubles) -> Ints:
     distance = (centers**2).sum(axis=1) - 2 * points @ centers.T
-    nearest: NDArray[np.int64] = distance.argmin(axis=1)
+    nearest: Ints = distance.argmin(axis=1)
     return nearest
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import file_hash
-from rag_diffusion.metrics.ruler.linear import Affine, Doubles
+from rag_diffusion.metrics.ruler.linear import Affine
 from rag_diffusion.metrics.ruler.style import StyleEnsemble, style_logits
 from rag_diffusion.metrics.ruler.trunk import DEEP, MIDDLE, Embedding, Trunk
 
@@ -38,7 +38,7 @@ class Looks:
         style_check: (n, styles) logits of the second.
     """
 
-    pooled: NDArray[np.float32]
+    pooled: Floats
     entity: Doubles
     style: Doubles
     style_check: Doubles
@@ -46,7 +46,7 @@ class Looks:
     def __len__(self) -> int:
         return len(self.entity)
 
-    def rows(self, rows: NDArray[np.int64]) -> Looks:
+    def rows(self, rows: Ints) -> Looks:
         """Some of the images."""
         return Looks(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
@@ -81,7 +81,7 @@ class Ruler:
         """Entities that any part of it was trained on."""
         return frozenset(self.card["train_entities"])
 
-    def look(self, trunk: Trunk, pixels: NDArray[np.uint8], *, desc: str = "score images") -> Looks:
+    def look(self, trunk: Trunk, pixels: Pixels, *, desc: str = "score images") -> Looks:
         """Look at images (n, H, W, 3) uint8."""
         embedding = trunk.embed(pixels, desc=desc)
         return Looks(
@@ -105,7 +105,7 @@ class Ruler:
             )
 
 
-def entity_features(embedding: Embedding) -> NDArray[np.float32]:
+def entity_features(embedding: Embedding) -> Floats:
     """What the entity scorer starts from (n, 1280 + deep statistics)."""
     return np.concatenate([embedding.pooled, embedding.layers[:, -DEEP:]], axis=1)
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.metrics.ruler.trunk import MAP_WIDTH, SHALLOW, Embedding
 from rag_diffusion.progress import Progress
 
@@ -102,7 +102,7 @@ def _block(width_in: int, width: int, stride: int) -> tuple[nn.Module, ...]:
 
 
 def train_style_ensemble(
-    views: Sequence[Embedding], labels: NDArray[np.int64], num_styles: int, *, seed: int, epochs: int = EPOCHS
+    views: Sequence[Embedding], labels: Ints, num_styles: int, *, seed: int, epochs: int = EPOCHS
 ) -> StyleEnsemble:
     """Train the heads one after the other, with the seeds `seed`, `seed + 1`, ...; see `train_style_head`."""
     ensemble = StyleEnsemble(num_styles)
@@ -113,7 +113,7 @@ def train_style_ensemble(
 
 
 def train_style_head(
-    views: Sequence[Embedding], labels: NDArray[np.int64], num_styles: int, *, seed: int, epochs: int = EPOCHS
+    views: Sequence[Embedding], labels: Ints, num_styles: int, *, seed: int, epochs: int = EPOCHS
 ) -> StyleHead:
     """Train on mirrored maps of randomly chosen views, with one cosine cycle of the learning rate.
 
@@ -152,7 +152,7 @@ def train_style_head(
 
 
 @torch.inference_mode()
-def style_logits(head: StyleHead | StyleEnsemble, seen: Embedding, batch_size: int = 256) -> NDArray[np.float64]:
+def style_logits(head: StyleHead | StyleEnsemble, seen: Embedding, batch_size: int = 256) -> Doubles:
     """Logits (n, styles) of n embedded images, averaged over the maps and their mirror."""
     parts = [torch.zeros(0, head.num_styles)]
     for start in range(0, len(seen.maps), batch_size):
@@ -173,7 +173,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _batch(views: Sequence[Embedding], rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _batch(views: Sequence[Embedding], rows: Ints, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     others = len(views) - 1
     share = [CLEAN_SHARE, *[(1 - CLEAN_SHARE) / others] * others] if others else [1.0]
     view = rng.choice(len(views), size=len(rows), p=share)

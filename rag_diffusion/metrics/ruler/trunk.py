@@ -15,6 +15,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.errors import ModelError
 from rag_diffusion.progress import Progress
 
@@ -27,8 +28,6 @@ SHALLOW = 2 * sum(LAYER_WIDTHS[:3])  # of the first three
 MIDDLE = 2 * sum(LAYER_WIDTHS[:5])  # of the first five
 DEEP = 2 * sum(LAYER_WIDTHS[-3:])  # of the last three
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class Trunk(nn.Module):
         return maps.mean(dim=(2, 3)), torch.cat(layers, dim=1), shallow
 
     @torch.inference_mode()
-    def embed(self, pixels: NDArray[np.uint8], *, desc: str = "embed images", batch_size: int = 32) -> Embedding:
+    def embed(self, pixels: Pixels, *, desc: str = "embed images", batch_size: int = 32) -> Embedding:
         """Look at images (n, H, W, 3) uint8."""
         side = self.image_size // MAP_STEP
         pooled, layers = np.empty((len(pixels), POOLED), np.float32), np.empty((len(pixels), LAYERS), np.float32)
