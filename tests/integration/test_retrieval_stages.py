@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from rag_diffusion.config import Config, FusionWeights, load_config
 from rag_diffusion.corpus.prompts import write_prompts
 from rag_diffusion.errors import ConfigError, LineageError
-from rag_diffusion.files import tree_hash
-from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS, VECTORS
+from rag_diffusion.files import file_hash, tree_hash
+from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import align, embed, index, neighbors
@@ -26,6 +28,7 @@ from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.terminal.app import app
 from rag_diffusion.tracking import NullTracker
 from tests.conftest import tiny_pairs
+from tests.integration.same_hits import differences, measure
 
 pytestmark = pytest.mark.slow
 
@@ -94,14 +97,29 @@ def test_encoder_saw_no_validation_or_test_family(project: tuple[Path, Memory]) 
     assert not set(seen["families"]) & set(table.loc[table["split"] != "train", "family"])
 
 
-def test_stages_after_align_give_the_same_bytes_again(
+def test_what_is_stored_and_found_is_the_same_again(
     project: tuple[Path, Memory], config: Config, tmp_path: Path
 ) -> None:
-    root = shutil.copytree(project[0], tmp_path / "again")
-    for stage in (embed, index, neighbors):
-        stage.run(context(root, config))
-    for name in (VECTORS, INDEX, NEIGHBORS):
-        assert tree_hash(root / name) == tree_hash(project[0] / name), name
+    root = shutil.copytree(project[0], tmp_path / "before")
+    (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (tmp_path / "now").mkdir()
+    found = measure(root, tmp_path / "now")
+    assert found["files"] == {name: file_hash(project[0] / name) for name in found["files"]}
+    assert len(found["files"]) >= 10
+    ours, theirs = found["hits"]["pipeline"], found["hits"]["knowledge base"]
+    assert [one["pair_ids"] for one in ours] == [one["pair_ids"] for one in theirs]
+    np.testing.assert_allclose([one["scores"] for one in ours], [one["scores"] for one in theirs], atol=2e-6)
+
+
+def test_what_is_not_the_same_is_told() -> None:
+    before = {"hash": "a", "files": {"x": "1", "y": "2"}, "hits": {"here": [{"pair_ids": ["p"], "scores": [0.5]}]}}
+    now = {"hash": "b", "files": {"x": "1", "y": "3"}, "hits": {"here": [{"pair_ids": ["q"], "scores": [0.25]}]}}
+    assert differences(before, before) == []
+    assert differences(before, now) == [
+        "corpus: hash a, now b",
+        "y: 2, now 3",
+        "here: other pairs for 1 of 1 queries, scores by at most 0.250000",
+    ]
 
 
 def test_moved_project_retrieves_new_texts(project: tuple[Path, Memory], config: Config, tmp_path: Path) -> None:
