@@ -190,7 +190,7 @@ def remote(size: int, queries: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as there:
         asked = _filled(Path(name), size, 1, "Flat")
         with _served(_filled(Path(there), REMOTE, 1, "Flat")) as url:
-            asked.add_remote("there", url, allow_hosts=["127.0.0.1"])
+            asked.writer.add_remote("there", url, allow_hosts=["127.0.0.1"])
 
             def ask(text: str) -> tuple[Hits, Pairs]:
                 places = asked.everywhere([text], top_k=TOP)

@@ -39,7 +39,7 @@ from pathlib import Path
 from tests.unit.knowledge.bases import items, make_base
 from rag_diffusion.serving import server
 base = make_base(Path(sys.argv[1]))
-if "photos" not in base.names():
+if "photos" not in base.catalogue.names():
     base.add("photos", items(range(500)))
 access = [server.Access()] if hasattr(server, "Access") else []
 server.serve(base, *access, host="127.0.0.1", port=int(sys.argv[2]))

@@ -94,7 +94,7 @@ class Catalogue:
         found: list[tuple[str, tuple[int, ...]]] = []
         for name in self.places.names():
             with suppress(ConfigError):  # removed just now
-                found.append((name, self._state(name)))
+                found.append((name, self.state(name)))
         if project.indexed(self.root):
             found.append((CORPUS_NAME, project.state(self.root)))
         return tuple(found)
@@ -138,6 +138,35 @@ class Catalogue:
         if manifest.form not in (PIPELINE, REMOTE):
             check_files(self.places.generation(name, manifest.generation), manifest, whole=True)
 
+    def check_encoder(self, manifest: Manifest) -> None:
+        """Refuse vectors of another encoder than the present one.
+
+        Raises:
+            LineageError: they are.
+        """
+        present = self._identity.hash
+        if manifest.encoder_hash != present:
+            remedy = project.REMEDY if manifest.form == PIPELINE else rebuild_hint(manifest.name)
+            raise LineageError(
+                f"kb: expected vectors of encoder {present[:12]}…, but those of {manifest.name!r} were made "
+                f"by encoder {manifest.encoder_hash[:12]}…; {remedy}"
+            )
+
+    def state(self, name: str) -> tuple[int, ...]:
+        """Changes with the data set.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if name == CORPUS_NAME:
+            return project.state(self.root)
+        path = self.places.manifest(name)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise ConfigError(f"kb: expected one of {', '.join(self.names()) or 'no data set'}, got {name!r}") from None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     def _is_remote(self, name: str) -> bool:
         try:
             return Manifest.read(self.places.manifest(name)).remote
@@ -150,29 +179,9 @@ class Catalogue:
         if manifest.form == PIPELINE and not project.indexed(self.root):
             return f"not indexed; {project.REMEDY}"
         try:
-            self._check_encoder(manifest)
+            self.check_encoder(manifest)
             if manifest.form != PIPELINE:
                 check_files(self.places.generation(manifest.name, manifest.generation), manifest)
         except RagDiffusionError as error:
             return str(error)
         return ""
-
-    def _check_encoder(self, manifest: Manifest) -> None:
-        present = self._identity.hash
-        if manifest.encoder_hash != present:
-            remedy = project.REMEDY if manifest.form == PIPELINE else rebuild_hint(manifest.name)
-            raise LineageError(
-                f"kb: expected vectors of encoder {present[:12]}…, but those of {manifest.name!r} were made "
-                f"by encoder {manifest.encoder_hash[:12]}…; {remedy}"
-            )
-
-    def _state(self, name: str) -> tuple[int, ...]:
-        """Changes with the data set."""
-        if name == CORPUS_NAME:
-            return project.state(self.root)
-        path = self.places.manifest(name)
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            raise ConfigError(f"kb: expected one of {', '.join(self.names()) or 'no data set'}, got {name!r}") from None
-        return found.st_ino, found.st_mtime_ns, found.st_size

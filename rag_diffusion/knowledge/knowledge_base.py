@@ -6,7 +6,7 @@ they see the state before or after a write. Writers of one data set wait for eac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -15,13 +15,14 @@ from rag_diffusion.config import Config, load_config
 from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
 from rag_diffusion.knowledge import project
 from rag_diffusion.knowledge.assemble import Shelf, assembled
-from rag_diffusion.knowledge.catalogue import State
+from rag_diffusion.knowledge.catalogue import Catalogue, Listed, State
 from rag_diffusion.knowledge.everywhere import Everywhere
 from rag_diffusion.knowledge.places import CORPUS_NAME
 from rag_diffusion.knowledge.remote.machine import DEADLINE, RemoteSource, find_everywhere
 from rag_diffusion.knowledge.remote.visitors import Visitors
 from rag_diffusion.knowledge.writer import Writer
 from rag_diffusion.layout import ENCODER
+from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.several import things
@@ -31,7 +32,7 @@ from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
-from rag_diffusion.types import Hits
+from rag_diffusion.types import Hits, Pair
 
 ASKED = 20  # images that a remote is asked for at least: some will be excluded, or worse than what lies here
 WAIT = 60.0  # seconds for another writer of the same data set
@@ -39,7 +40,7 @@ _KEPT = 4  # retrievers over different choices of data sets
 _TRIES = 5  # to open a data set that is being replaced
 
 
-class KnowledgeBase(Writer):
+class KnowledgeBase:
     """The data sets of a project.
 
     Args:
@@ -47,14 +48,20 @@ class KnowledgeBase(Writer):
         config: of params.yaml.
         encoder: makes vectors of pairs and queries.
         wait: seconds to wait for another writer of the same data set.
+
+    Attributes:
+        catalogue: which data sets there are.
+        writer: makes, replaces and removes them.
     """
 
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float = WAIT) -> None:
-        super().__init__(root, config, encoder, wait=wait)
+        self.root, self.config, self.encoder = root, config, encoder
+        self.catalogue = Catalogue(root, encoder)
+        self.writer = Writer(self.catalogue.places, config, encoder, wait=wait)
         self._lock = RLock()
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
         self._retrievers: dict[tuple[str, ...], tuple[State, Retriever]] = {}
-        self.places.finish()
+        self.catalogue.places.finish()
 
     @classmethod
     def open(cls, root: Path | str, *, wait: float = WAIT) -> KnowledgeBase:
@@ -66,6 +73,28 @@ class KnowledgeBase(Writer):
         root = Path(root)
         return cls(root, load_config(root / "params.yaml"), StreamEncoder(root / ENCODER), wait=wait)
 
+    def add(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: Any) -> Manifest:
+        """Make a data set of what a reader yields; see `Writer.add`."""
+        return self.writer.add(name, reader, **options)
+
+    def insert(
+        self, name: str, items: Iterable[Item | Pair | Rejection], **options: Any
+    ) -> tuple[Manifest, list[Rejection]]:
+        """Put pairs into a data set of uploaded ones; see `Writer.insert`."""
+        return self.writer.insert(name, items, **options)
+
+    def remove(self, name: str) -> None:
+        """Remove a data set; see `Writer.remove`."""
+        self.writer.remove(name)
+
+    def info(self, name: str) -> Manifest:
+        """What a data set says of itself; see `Catalogue.info`."""
+        return self.catalogue.info(name)
+
+    def list(self) -> Sequence[Listed]:
+        """All data sets, each with what is the matter with it."""
+        return self.catalogue.list()
+
     def retriever(self, sets: Collection[str] | None = None) -> Retriever:
         """A retriever over data sets together, of their present state; kept until one of them changes.
 
@@ -76,7 +105,7 @@ class KnowledgeBase(Writer):
             DataError: there is no pair to find, or a file is damaged.
             LineageError: vectors were made by another encoder.
         """
-        names = tuple(sorted(self.searchable() if sets is None else set(sets)))
+        names = tuple(sorted(self.catalogue.searchable() if sets is None else set(sets)))
         if not names:
             raise DataError(
                 "kb: expected at least one data set to search, found none; run `rag-diffusion kb add NAME PATH`, or "
@@ -84,9 +113,9 @@ class KnowledgeBase(Writer):
             )
         with self._lock:
             try:
-                state = tuple((name, self._state(name)) for name in names)
+                state = tuple((name, self.catalogue.state(name)) for name in names)
             except ConfigError:
-                if sets is None and set(names) - set(self.searchable()):  # removed just now
+                if sets is None and set(names) - set(self.catalogue.searchable()):  # removed just now
                     return self.retriever()
                 raise
             if names not in self._retrievers or self._retrievers[names][0] != state:
@@ -95,14 +124,14 @@ class KnowledgeBase(Writer):
                     state,
                     assembled([self._open(name) for name in names], self.config, self.encoder),
                 )
-                self._opened = {name: one for name, one in self._opened.items() if name in self.searchable()}
+                self._opened = {name: one for name, one in self._opened.items() if name in self.catalogue.searchable()}
                 while len(self._retrievers) > _KEPT:
                     self._retrievers.pop(next(iter(self._retrievers)))
             return self._retrievers[names][1]
 
     def search(
         self, queries: Sequence[str], *, top_k: int, sets: Collection[str] | None = None, **options: Any
-    ) -> list[Hits]:
+    ) -> Sequence[Hits]:
         """Best pairs of every query that lie on this machine; see `everywhere` for remote ones as well.
 
         Args:
@@ -133,9 +162,9 @@ class KnowledgeBase(Writer):
             DataError, LineageError: as `retriever`.
         """
         where = where or Filter()
-        remotes = [one for one in self.remotes() if not where.sources or one.name in where.sources]
+        remotes = [one for one in self.catalogue.remotes() if not where.sources or one.name in where.sources]
         size = self.config.corpus.image_size
-        sources = [RemoteSource.open(self.places, manifest, size=size) for manifest in remotes]
+        sources = [RemoteSource.open(self.catalogue.places, manifest, size=size) for manifest in remotes]
         asked = [(text, number) for number, query in enumerate(queries) for text in _texts(readable(query))]
         many = ASKED * (5 if where.asked() else 1)
         with span("ask remotes", "TOOL", remotes=[one.name for one in remotes]):
@@ -145,7 +174,7 @@ class KnowledgeBase(Writer):
             numbers = [number for _, number in asked]
             came = [Visitors.received(one, answers[one.name], numbers, self.encoder, size) for one in remotes]
         with span("put together", "TOOL"):
-            here = self.retriever() if self.searchable() or not self.remotes() else None
+            here = self.retriever() if self.catalogue.searchable() or not self.catalogue.remotes() else None
             parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
             found, shelf = [], Shelf()
             for number in range(len(queries)):
@@ -166,15 +195,15 @@ class KnowledgeBase(Writer):
     def _open(self, name: str) -> DataSet:
         """A data set in its present state; opened again only if that is another one."""
         for attempt in range(_TRIES):
-            state = self._state(name)
+            state = self.catalogue.state(name)
             if self._opened.get(name, ((), None))[0] == state:
                 return self._opened[name][1]
             try:
-                manifest = self.info(name)
-                self._check_encoder(manifest)
+                manifest = self.catalogue.info(name)
+                self.catalogue.check_encoder(manifest)
                 found = project.open_corpus(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
             except RagDiffusionError:
-                if self._state(name) == state or attempt + 1 == _TRIES:
+                if self.catalogue.state(name) == state or attempt + 1 == _TRIES:
                     raise
                 continue  # replaced while it was opened
             self._opened[name] = (state, found)
@@ -182,7 +211,7 @@ class KnowledgeBase(Writer):
         raise AssertionError
 
     def _data_set(self, manifest: Manifest) -> DataSet:
-        return DataSet.open(self.places.generation(manifest.name, manifest.generation), manifest)
+        return DataSet.open(self.catalogue.places.generation(manifest.name, manifest.generation), manifest)
 
 
 def _texts(query: str) -> list[str]:
@@ -198,6 +227,6 @@ def open_retriever(root: Path | str) -> KnowledgeBase:
         DataError, LineageError: there is no data set, one is damaged, or it was made with another encoder.
     """
     base = KnowledgeBase.open(root)
-    if base.searchable() or not base.remotes():
+    if base.catalogue.searchable() or not base.catalogue.remotes():
         base.retriever()  # says at once what is the matter
     return base

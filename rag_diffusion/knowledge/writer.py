@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, LineageError
-from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.ingest import Ingest, keep
-from rag_diffusion.knowledge.places import CORPUS_NAME, check_name
+from rag_diffusion.knowledge.places import CORPUS_NAME, Places, check_name
 from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import PairColumns, mapped_table
@@ -24,21 +22,19 @@ from rag_diffusion.types import Pair
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
 
 
-class Writer(Catalogue):
+class Writer:
     """Writes the data sets of a project; writers of one data set wait for each other.
 
     Args:
-        root: the directory that holds params.yaml.
+        places: where they lie.
         config: of params.yaml.
         encoder: makes the vectors of pairs.
         wait: seconds to wait for another writer of the same data set.
     """
 
-    def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float) -> None:
-        super().__init__(root, encoder)
-        self.encoder = encoder
-        self.config = config
-        self._generations = Generations(self.places, config, encoder)
+    def __init__(self, places: Places, config: Config, encoder: PairEncoder, *, wait: float) -> None:
+        self._places, self._encoder = places, encoder
+        self._generations = Generations(places, config, encoder)
         self._wait = wait
         self.decode: Decode = checked_image  # of pictures; a server has them decoded in other processes
 
@@ -70,7 +66,7 @@ class Writer(Catalogue):
             BusyError: another process writes it.
             ModelError: there is no encoder.
         """
-        with self.places.writing(check_name(name), self._wait):
+        with self._places.writing(check_name(name), self._wait):
             old = self._generations.present(name)
             if old is not None and not replace:
                 raise ConfigError(
@@ -79,12 +75,8 @@ class Writer(Catalogue):
                 )
             facts = self._generations.facts(name, form, origin=origin, licence=licence, attribution=attribution)
             staging = self._generations.staging(facts)
-            Ingest(facts, self.encoder, self.decode).fill(staging, reader)
+            Ingest(facts, self._encoder, self.decode).fill(staging, reader)
             return self._generations.publish(facts, staging, old)
-
-    def replace(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: str) -> Manifest:
-        """`add` in the place of a data set that may be there."""
-        return self.add(name, reader, replace=True, **options)
 
     def add_remote(
         self,
@@ -111,7 +103,7 @@ class Writer(Catalogue):
         Raises:
             ConfigError: there is one of that name.
         """
-        with self.places.writing(check_name(name), self._wait):
+        with self._places.writing(check_name(name), self._wait):
             old = self._generations.present(name)
             if old is not None and not replace:
                 raise ConfigError(f"kb: expected a new name, but there is a data set {name!r}; give --replace")
@@ -125,9 +117,9 @@ class Writer(Catalogue):
                 licence=licence,
                 attribution=attribution,
             )
-            self.places.forget(name)
-            manifest.write(self.places.manifest(name))
-            self.places.sweep(name)
+            self._places.forget(name)
+            manifest.write(self._places.manifest(name))
+            self._places.sweep(name)
             return manifest
 
     def insert(
@@ -153,7 +145,7 @@ class Writer(Catalogue):
             ConfigError: the data set was read from a source, which would not know of them.
             DataError: it would be empty.
         """
-        with self.places.writing(check_name(name), self._wait):
+        with self._places.writing(check_name(name), self._wait):
             old = self._generations.present(name)
             if old is not None and old.form != UPLOADED:
                 raise ConfigError(
@@ -161,11 +153,11 @@ class Writer(Catalogue):
                     f"{old.origin or old.form!r}; add to its source and replace it, or upload into another data set"
                 )
             facts = self._generations.facts(name, UPLOADED, licence=licence, attribution=attribution)
-            shutil.rmtree(self.places.building(name), ignore_errors=True)
+            shutil.rmtree(self._places.building(name), ignore_errors=True)
             try:
                 return self._inserted(facts, items, old)
             finally:
-                shutil.rmtree(self.places.building(name), ignore_errors=True)
+                shutil.rmtree(self._places.building(name), ignore_errors=True)
 
     def rebuild(self, name: str) -> Manifest:
         """Make all of a data set again from its own shards: after damage, or for another encoder.
@@ -175,8 +167,8 @@ class Writer(Catalogue):
         Raises:
             DataError: its shards are damaged too.
         """
-        with self.places.writing(check_name(name), self._wait):
-            old = Manifest.read(self.places.manifest(name))
+        with self._places.writing(check_name(name), self._wait):
+            old = Manifest.read(self._places.manifest(name))
             if old.form == REMOTE:
                 raise ConfigError(f"kb: expected a data set on this machine, but {name!r} is served by {old.url}")
             facts = replace(
@@ -189,7 +181,7 @@ class Writer(Catalogue):
             if old.encoder_hash == facts.encoder_hash and self._generations.intact(old, VECTORS):
                 keep(staging, self._generations.stored(old), self._generations.vectors(old))
             else:
-                Ingest(facts, self.encoder, self.decode).fill(staging, self._generations.stored(old))
+                Ingest(facts, self._encoder, self.decode).fill(staging, self._generations.stored(old))
             return self._generations.publish(facts, staging, old)
 
     def remove(self, name: str) -> None:
@@ -203,12 +195,12 @@ class Writer(Catalogue):
             raise ConfigError(
                 "kb: expected a data set of your own, got 'corpus', which `dvc repro` makes: remove data/corpus"
             )
-        with self.places.writing(check_name(name), self._wait):
-            if not (self.places.manifest(name).exists() or self.places.building(name).exists()):
+        with self._places.writing(check_name(name), self._wait):
+            if not (self._places.manifest(name).exists() or self._places.building(name).exists()):
                 raise ConfigError(
-                    f"kb: expected one of {', '.join(self.places.names()) or 'no data set'}, got {name!r}"
+                    f"kb: expected one of {', '.join(self._places.names()) or 'no data set'}, got {name!r}"
                 )
-            self.places.drop(name)
+            self._places.drop(name)
 
     def _inserted(
         self, facts: Manifest, items: Iterable[Item | Pair | Rejection], old: Manifest | None
@@ -223,7 +215,7 @@ class Writer(Catalogue):
             keep(staging, self._generations.stored(old), self._generations.vectors(old))
             source = self._not_taken(source, old)
         before = len(staging.parts)
-        Ingest(facts, self.encoder, self.decode).take(staging, source)
+        Ingest(facts, self._encoder, self.decode).take(staging, source)
         new = staging.parts[before:]
         rejected = [one for part in new for one in part.rejected()]
         if old is not None and not any(part.rows for part in new):
@@ -232,7 +224,7 @@ class Writer(Catalogue):
 
     def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
-        table = self.places.generation(old.name, old.generation) / TABLE
+        table = self._places.generation(old.name, old.generation) / TABLE
         columns = PairColumns(mapped_table(table, old.num_pairs, rebuild_hint(old.name)))
         for one in items:
             pair_id = _pair_id(one, old.name)

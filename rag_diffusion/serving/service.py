@@ -66,8 +66,8 @@ class State:
     """
 
     def __init__(self, kb: KnowledgeBase) -> None:
-        self.version = kb.version()
-        self.names = tuple(kb.searchable())
+        self.version = kb.catalogue.version()
+        self.names = tuple(kb.catalogue.searchable())
         self._kb = kb
         self._own: dict[str, Answers] = {}
         self._lock = threading.Lock()
@@ -106,13 +106,13 @@ class Service:
         self._allow_hosts = tuple(allow_hosts)
         self._renewing, self._writing = threading.Lock(), threading.Lock()
         self.pictures = Pictures()
-        kb.decode = self.pictures.checked
+        kb.writer.decode = self.pictures.checked
         self._state = self._opened()
 
     @property
     def state(self) -> State:
         """The present state; the one before it while another thread opens the present one."""
-        if self._state.version != self.kb.version() and self._renewing.acquire(blocking=False):
+        if self._state.version != self.kb.catalogue.version() and self._renewing.acquire(blocking=False):
             try:
                 self._state = self._opened()
             finally:
@@ -226,7 +226,7 @@ class Service:
             try:
                 return answer(state)
             except (DataError, LineageError):
-                if state.version == self.kb.version():
+                if state.version == self.kb.catalogue.version():
                     raise
                 self._renew()
         return answer(self.state)
@@ -234,7 +234,7 @@ class Service:
     def _renew(self) -> None:
         """Open the present state, if it is not open yet."""
         with self._renewing:
-            if self._state.version != self.kb.version():
+            if self._state.version != self.kb.catalogue.version():
                 self._state = self._opened()
 
     def _opened(self) -> State:

@@ -58,7 +58,7 @@ def add(
         if path is None:
             there = Remote(url=remote, index=index, allow_hosts=tuple(allow_host or ()))
             RemoteSource(name, there).indices()
-            made = base.add_remote(
+            made = base.writer.add_remote(
                 name,
                 remote,
                 index=index,
@@ -148,7 +148,7 @@ def rebuild(
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.terminal.kb_report import as_text
 
-        typer.echo(as_text(KnowledgeBase.open(root, wait=wait).rebuild(name)))
+        typer.echo(as_text(KnowledgeBase.open(root, wait=wait).writer.rebuild(name)))
 
 
 @kb.command()

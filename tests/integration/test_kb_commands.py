@@ -123,4 +123,4 @@ def test_wrong_wishes_are_refused(project: Path) -> None:
         assert done.exit_code == 1, arguments
         assert done.stderr.startswith("error: ")
         assert message in done.stderr
-    assert list(KnowledgeBase.open(project).names()) == []
+    assert list(KnowledgeBase.open(project).catalogue.names()) == []

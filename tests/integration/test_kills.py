@@ -35,7 +35,7 @@ base = make_base(root, encoder)
 if what == "remove":
     base.remove("photos")
 else:
-    base.replace("photos", items({{"old": range(256), "new": range(1000, 1200)}}[what]))
+    base.add("photos", items({{"old": range(256), "new": range(1000, 1200)}}[what]), replace=True)
 print("embedded", encoder.num_images, flush=True)
 """
 
@@ -66,9 +66,9 @@ def state(root: Path) -> str:
     base = make_base(root)
     found = base.retriever().corpus
     assert base.info("kept").num_pairs == 20
-    for name in base.names():
-        base.check(name)
-    if "photos" not in base.names():
+    for name in base.catalogue.names():
+        base.catalogue.check(name)
+    if "photos" not in base.catalogue.names():
         assert len(found) == 20
         return "none"
     version = "old" if base.info("photos").num_pairs == len(VERSIONS["old"]) else "new"

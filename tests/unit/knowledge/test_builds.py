@@ -22,10 +22,10 @@ from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 def test_a_removal_that_was_killed_is_ended_by_whoever_opens_the_knowledge_base(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("gone", items(range(5)))
-    folder = base.places.folder("gone")
+    folder = base.catalogue.places.folder("gone")
     (folder / "manifest.json").rename(folder / "removed.json")
     assert folder.is_dir()
-    assert make_base(tmp_path).names() == []
+    assert make_base(tmp_path).catalogue.names() == []
     assert not folder.exists()
 
 
@@ -34,7 +34,7 @@ def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
     for name, order in (("a", 1), ("b", -1)):
         base = make_base(tmp_path / name)
         base.add("photos", items(range(300))[::order])
-        hashes.add(tree_hash(base.places.folder("photos")))
+        hashes.add(tree_hash(base.catalogue.places.folder("photos")))
     assert len(hashes) == 1
 
 
@@ -67,14 +67,14 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypat
     parts_of_64(monkeypatch)
     encoder, source = TinyEncoder(), items(range(400))
     base = stopped_base(tmp_path, encoder, source, 300)
-    assert base.names() == []
+    assert base.catalogue.names() == []
     assert "run the same" in base.list()[0].trouble
     assert encoder.num_images == 288  # whole batches of 16
     base.add("photos", source)
     assert encoder.num_images == 400
     other = make_base(tmp_path / "other")
     other.add("photos", source)
-    left, right = (tree_hash(one.places.folder("photos")) for one in (base, other))
+    left, right = (tree_hash(one.catalogue.places.folder("photos")) for one in (base, other))
     assert left == right
 
 
@@ -89,7 +89,7 @@ def test_what_was_embedded_is_kept_by_time_as_well(tmp_path: Path, monkeypatch: 
 
     encoder, source = Slow(), items(range(400))
     base = stopped_base(tmp_path, encoder, source, 390)
-    parts = sorted(base.places.building("photos").glob("*.json"))
+    parts = sorted(base.catalogue.places.building("photos").glob("*.json"))
     assert len(parts) > 5  # the plan is one of them; none of 2,048 pairs or 64 MiB was reached
     kept = sum(json.loads(part.read_text())["candidates"] for part in parts if part.stem.isdigit())
     assert kept == 380  # whole batches
@@ -141,7 +141,7 @@ def test_vectors_of_another_encoder_name_the_command_that_makes_new_ones(tmp_pat
     with pytest.raises(LineageError, match="run `rag-diffusion kb rebuild mine`"):
         base.retriever()
     assert "kb rebuild mine" in base.list()[0].trouble
-    base.rebuild("mine")
+    base.writer.rebuild("mine")
     assert encoder.num_images == 30
     assert base.list()[0].trouble == ""
     assert len(base.retriever().corpus) == 30
@@ -153,7 +153,7 @@ def test_pairs_of_another_encoder_are_not_mixed_with_new_ones(tmp_path: Path) ->
     base = make_base(tmp_path, TinyEncoder("new"))
     with pytest.raises(LineageError, match="kb rebuild mine` before you add to it"):
         base.insert("mine", items([9]))
-    rebuilt = base.rebuild("mine")
+    rebuilt = base.writer.rebuild("mine")
     assert (rebuilt.num_pairs, rebuilt.num_rejected) == (5, 1)
     assert base.insert("mine", items([9]))[0].num_pairs == 6
 
@@ -161,7 +161,7 @@ def test_pairs_of_another_encoder_are_not_mixed_with_new_ones(tmp_path: Path) ->
 def test_a_build_that_was_killed_after_it_took_effect_leaves_no_scratch(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("photos", items(range(5)))
-    building = base.places.building("photos")
+    building = base.catalogue.places.building("photos")
     building.mkdir(parents=True)
     (building / "published").write_text("2")  # not yet
     assert building.exists()

@@ -80,7 +80,7 @@ def test_what_another_machine_serves_is_retrieved_and_its_silence_told(
         return found.provenance
 
     with served(there) as client:
-        here.add_remote("far", client.url, allow_hosts=["127.0.0.1"])
+        here.writer.add_remote("far", client.url, allow_hosts=["127.0.0.1"])
         circle, square = draw(["a red circle", "a blue square"])
         alone = draw(["a red circle"])[0]
     for one in (circle, square):

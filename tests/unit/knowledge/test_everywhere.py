@@ -41,12 +41,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def base(tmp_path: Path, other: Client) -> KnowledgeBase:
     made = make_base(tmp_path)
     made.add("mine", items(HERE, licence="MIT"))
-    made.add_remote("far", other.url, allow_hosts=["127.0.0.1"])
+    made.writer.add_remote("far", other.url, allow_hosts=["127.0.0.1"])
     return made
 
 
 def add(base: KnowledgeBase, name: str, url: str) -> None:
-    base.add_remote(name, url, allow_hosts=["127.0.0.1"], licence="theirs", replace=True)
+    base.writer.add_remote(name, url, allow_hosts=["127.0.0.1"], licence="theirs", replace=True)
 
 
 def dead_url() -> str:
@@ -195,7 +195,7 @@ def test_a_remote_that_does_not_filter_is_told_of(base: KnowledgeBase) -> None:
 def test_what_was_found_can_be_read_after_its_data_set_was_replaced(base: KnowledgeBase) -> None:
     places = base.everywhere(QUERIES, top_k=3)
     local = base.retriever()
-    base.replace("mine", items(range(50, 60)))
+    base.add("mine", items(range(50, 60)), replace=True)
     for retriever in (*places.retrievers, local):
         assert retriever is not None
         assert len(retriever.corpus.pixels(np.arange(len(retriever.corpus)))) == len(retriever.corpus)
@@ -204,15 +204,15 @@ def test_what_was_found_can_be_read_after_its_data_set_was_replaced(base: Knowle
 
 
 def test_images_of_a_remote_that_is_removed_meanwhile_are_not_kept(base: KnowledgeBase) -> None:
-    source = RemoteSource.open(base.places, base.info("far"))
+    source = RemoteSource.open(base.catalogue.places, base.info("far"))
     base.remove("far")
     found = source.find(["a fox"], top_k=3)  # by a query that began before
     assert found.items
-    folder = base.places.cache("far")
+    folder = base.catalogue.places.cache("far")
     assert not folder.exists()
     folder.mkdir(parents=True)  # what a killed one left
     (folder / "0123").write_bytes(b"left")
-    base.places.finish()
+    base.catalogue.places.finish()
     assert not folder.exists()
 
 
@@ -224,10 +224,10 @@ def test_a_data_set_that_becomes_a_remote_is_there_until_then(
         with pytest.raises(KeyboardInterrupt):
             add(base, "mine", dead_url())
     assert base.info("mine").num_pairs == len(HERE)
-    base.check("mine")
+    base.catalogue.check("mine")
     add(base, "mine", dead_url())
     assert base.info("mine").remote
-    assert [path.name for path in base.places.folder("mine").iterdir()] == ["manifest.json"]
+    assert [path.name for path in base.catalogue.places.folder("mine").iterdir()] == ["manifest.json"]
 
 
 def test_images_are_small_as_soon_as_they_are_decoded(base: KnowledgeBase) -> None:
@@ -237,12 +237,12 @@ def test_images_are_small_as_soon_as_they_are_decoded(base: KnowledgeBase) -> No
             [{"id": 0, "similarity": 1.0, "caption": "a fox", "url": f"{server.url}/0.png"}]
         )
         add(base, "wild", server.url)
-        found = RemoteSource.open(base.places, base.info("wild"), size=SIZE).find(["a fox"], top_k=1)
+        found = RemoteSource.open(base.catalogue.places, base.info("wild"), size=SIZE).find(["a fox"], top_k=1)
     assert decode(found.items[0].item.image, "it").size == (SIZE, SIZE)
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(base: KnowledgeBase) -> None:
-    (base.places.base / ".cache").write_text("a file in the way")
+    (base.catalogue.places.base / ".cache").write_text("a file in the way")
     places = base.everywhere(QUERIES, top_k=2)
     assert places.trouble == ()
     assert all(len(hits.pair_ids) == 2 for hits in places.search(QUERIES, top_k=2))

@@ -54,7 +54,7 @@ def reopened(base: KnowledgeBase) -> KnowledgeBase:
     ],
 )
 def test_a_file_that_was_cut_names_the_command_that_makes_it_again(base: KnowledgeBase, name: str, how: str) -> None:
-    path = base.places.generation("photos", 1) / name
+    path = base.catalogue.places.generation("photos", 1) / name
     content = path.read_bytes()
     path.unlink()
     if how != "gone":
@@ -64,7 +64,7 @@ def test_a_file_that_was_cut_names_the_command_that_makes_it_again(base: Knowled
         base.retriever()
     assert REBUILD in base.list()[0].trouble
     seen = base.encoder.num_images
-    base.rebuild("photos")
+    base.writer.rebuild("photos")
     assert base.encoder.num_images - seen == (300 if name.startswith("vectors") else 0)
     assert len(base.retriever().corpus) == 300
     assert not path.parent.exists()
@@ -72,24 +72,24 @@ def test_a_file_that_was_cut_names_the_command_that_makes_it_again(base: Knowled
 
 @pytest.mark.parametrize("name", ["image.index", "vectors.safetensors", "table.arrow", "lexical.json"])
 def test_a_file_of_the_same_length_that_holds_something_else_is_told(base: KnowledgeBase, name: str) -> None:
-    path = base.places.generation("photos", 1) / name
+    path = base.catalogue.places.generation("photos", 1) / name
     path.write_bytes(b"\xff" * path.stat().st_size)
     with pytest.raises(RagDiffusionError, match=REBUILD):
         reopened(base).retriever()
     with pytest.raises(DataError, match=f"expected sha256 .*{REBUILD}"):
-        base.check("photos")
+        base.catalogue.check("photos")
 
 
 def test_a_changed_byte_of_an_image_is_found_by_a_check(base: KnowledgeBase) -> None:
-    base.check("photos")
-    path = base.places.generation("photos", 1) / "pairs-00000.parquet"
+    base.catalogue.check("photos")
+    path = base.catalogue.places.generation("photos", 1) / "pairs-00000.parquet"
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="expected sha256 .* add the data set again with --replace"):
-        base.check("photos")
+        base.catalogue.check("photos")
     with pytest.raises(DataError, match="other bytes than its manifest tells; add the data set again"):
-        base.rebuild("photos")
+        base.writer.rebuild("photos")
     path.write_bytes(content[:5000])
     with pytest.raises(DataError, match="add the data set again with --replace"):
         reopened(base).retriever()
@@ -100,7 +100,7 @@ def test_an_index_of_other_vectors_is_told(base: KnowledgeBase, monkeypatch: pyt
     other = make_base(base.root / "other", index=INDEX)
     other.add("photos", items(range(200)))
     manifest = base.info("photos")
-    theirs, ours = (one.places.generation("photos", 1) / "image.index" for one in (other, base))
+    theirs, ours = (one.catalogue.places.generation("photos", 1) / "image.index" for one in (other, base))
     ours.write_bytes(theirs.read_bytes())
     files = manifest.files | {"image.index": other.info("photos").files["image.index"]}
     with pytest.raises(LineageError, match=f"expected an index of 300 vectors of width 16, got one of 200 .*{REBUILD}"):
@@ -108,7 +108,7 @@ def test_an_index_of_other_vectors_is_told(base: KnowledgeBase, monkeypatch: pyt
 
 
 def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: KnowledgeBase) -> None:
-    path = base.places.manifest("photos")
+    path = base.catalogue.places.manifest("photos")
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"format": 99}))
     base = reopened(base)
@@ -119,7 +119,7 @@ def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: Knowledg
     with pytest.raises(DataError, match="expected the manifest of a data set, .*kb remove photos"):
         base.retriever()
     base.remove("photos")
-    assert base.names() == []
+    assert base.catalogue.names() == []
 
 
 def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
@@ -129,10 +129,10 @@ def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
     base = make_base(tmp_path, TinyEncoder(), index={"factory": "IVF32,PQ2x4", "min_recall": 0.98})
     with pytest.raises(ConfigError, match=r"expected recall@10 of at least 0.98 .* got .*IVF32,PQ2x4"):
         base.add("photos", items(range(1500)))
-    report = json.loads((base.places.building("photos") / "made" / RECALL_FILE).read_text())
+    report = json.loads((base.catalogue.places.building("photos") / "made" / RECALL_FILE).read_text())
     assert not report["passed"]
     assert report["caption_queries"] == recall.RECALL_QUERIES
-    assert base.names() == []
+    assert base.catalogue.names() == []
     finer = make_base(tmp_path, TinyEncoder(), index={"factory": "Flat"})
     manifest = finer.add("photos", items(range(1500)))
     assert finer.encoder.num_images == 0  # the embedded pairs of the first try
@@ -166,13 +166,13 @@ def test_a_second_writer_that_may_not_wait_is_told_who_writes(tmp_path: Path) ->
     first.start()
     time.sleep(0.2)
     other = make_base(tmp_path, wait=0)
-    for change in (lambda: other.replace("photos", items(range(3))), lambda: other.remove("photos")):
+    for change in (lambda: other.add("photos", items(range(3)), replace=True), lambda: other.remove("photos")):
         with pytest.raises(BusyError, match="expected to be the only one that writes 'photos', but process"):
             change()
     other.add("another", items(range(3)))  # at the same time
     first.join()
     assert base.info("photos").num_pairs == 40
-    assert base.names() == ["another", "photos"]
+    assert base.catalogue.names() == ["another", "photos"]
 
 
 @pytest.mark.parametrize("content", ['{"format": 1}', '{"format": 1, "name": 3, "form": "x"}', "[1]", "{", ""])
@@ -180,12 +180,12 @@ def test_a_damaged_manifest_harms_its_own_data_set_alone(tmp_path: Path, content
     base = make_base(tmp_path)
     base.add("good", items(range(5)))
     base.add("bad", items(range(5)))
-    base.places.manifest("bad").write_text(content, encoding="utf-8")
+    base.catalogue.places.manifest("bad").write_text(content, encoding="utf-8")
     again = make_base(tmp_path)
     assert {one.manifest.name: bool(one.trouble) for one in again.list()} == {"bad": True, "good": False}
     with pytest.raises(DataError, match="rag-diffusion kb remove bad"):
         again.search(["a fox"], top_k=1)
     again.remove("bad")
-    assert again.names() == ["good"]
-    assert not again.places.folder("bad").exists()
+    assert again.catalogue.names() == ["good"]
+    assert not again.catalogue.places.folder("bad").exists()
     assert len(again.search(["a fox"], top_k=5)[0].pair_ids) == 5

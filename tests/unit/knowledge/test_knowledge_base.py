@@ -40,7 +40,7 @@ def test_adding_replacing_and_removing_one_data_set_embeds_none_of_the_others(tm
     base.add("one", items(range(40)))
     base.add("two", items(range(40, 70)))
     assert (encoder.num_images, encoder.num_texts) == (70, 70)
-    base.replace("two", items(range(100, 125)))
+    base.add("two", items(range(100, 125)), replace=True)
     assert encoder.num_images == 95
     base.remove("one")
     base.retriever()
@@ -139,11 +139,11 @@ def test_removal_leaves_nothing_behind(tmp_path: Path) -> None:
     base.add("kept", items(range(5)))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
     base.add("gone", items(range(5, 20)))
-    cache = base.places.cache("gone")
+    cache = base.catalogue.places.cache("gone")
     cache.mkdir(parents=True)
     (cache / "image.png").write_bytes(picture(1))
-    base.places.building("gone").mkdir(parents=True, exist_ok=True)
-    (base.places.building("gone") / "00000.arrow").write_bytes(b"pairs")
+    base.catalogue.places.building("gone").mkdir(parents=True, exist_ok=True)
+    (base.catalogue.places.building("gone") / "00000.arrow").write_bytes(b"pairs")
     base.retriever()
     base.remove("gone")
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
@@ -161,14 +161,14 @@ def test_a_name_that_comes_twice_is_rejected_and_counted(tmp_path: Path) -> None
     assert (manifest.num_pairs, manifest.num_rejected) == (5, 2)
     assert manifest.rejected_by_reason == {"bad thing": 1, "name taken": 1}
     assert base.retriever().corpus.pair("photos/00002.png").caption != "another"
-    lines = (base.places.generation("photos", 1) / "rejected.jsonl").read_text().splitlines()
+    lines = (base.catalogue.places.generation("photos", 1) / "rejected.jsonl").read_text().splitlines()
     assert {json.loads(line)["what"] for line in lines} == {"x", "photos/00002.png"}
 
 
 def test_vectors_are_a_safetensors_file_and_shards_are_a_corpus(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     manifest = base.add("photos", items(range(70)))
-    folder = base.places.generation("photos", 1)
+    folder = base.catalogue.places.generation("photos", 1)
     arrays = load_file(folder / "vectors.safetensors")
     retriever = base.retriever()
     np.testing.assert_array_equal(arrays["image"], retriever.vectors.image[:])
@@ -216,14 +216,14 @@ def test_a_retriever_keeps_its_state_while_data_sets_change(tmp_path: Path) -> N
     base.add("photos", items(range(80)))
     before = base.retriever()
     assert base.retriever() is before
-    base.replace("photos", items(range(200, 240)))
+    base.add("photos", items(range(200, 240)), replace=True)
     assert len(before.corpus) == 80
     assert before.search(["a red fox"], top_k=3)[0].pair_ids
     after = base.retriever()
     assert after is not before
     assert len(after.corpus) == 40
     assert before.corpus.pair("photos/00001.png").image == picture(1)  # to the end of a drawing that began with it
-    assert not base.places.generation("photos", 1).exists()
+    assert not base.catalogue.places.generation("photos", 1).exists()
 
 
 def test_an_unchanged_data_set_is_not_opened_again(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_an_unchanged_data_set_is_not_opened_again(tmp_path: Path) -> None:
     base.add("one", items(range(10)))
     base.add("two", items(range(10, 20)))
     first = base.retriever().corpus.parts
-    base.replace("two", items(range(30, 40)))
+    base.add("two", items(range(30, 40)), replace=True)
     second = base.retriever().corpus.parts
     assert first[0] is second[0]
     assert first[1] is not second[1]
@@ -257,7 +257,7 @@ def test_nothing_but_rejections_is_no_data_set(tmp_path: Path) -> None:
         base.add("photos", [Rejection(what="x", reason="empty image: 0 bytes")])
     with pytest.raises(DataError, match="nothing at all"):
         base.add("photos", [])
-    assert base.names() == []
+    assert base.catalogue.names() == []
     with pytest.raises(DataError, match="expected at least one data set to search, found none"):
         base.retriever()
 
@@ -273,11 +273,11 @@ def test_captions_without_words_are_searched_by_their_vectors(tmp_path: Path) ->
 def test_a_remote_data_set_is_listed_and_left_out_of_local_search(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("photos", items(range(5)))
-    base.add_remote("museum", "https://example.org")
+    base.writer.add_remote("museum", "https://example.org")
     assert base.info("museum").remote
     assert len(base.retriever().corpus) == 5
     base.remove("museum")
-    assert base.names() == ["photos"]
+    assert base.catalogue.names() == ["photos"]
 
 
 def test_hits_become_neighbors_of_a_drawing(tmp_path: Path) -> None:

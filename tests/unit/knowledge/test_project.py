@@ -77,7 +77,7 @@ def test_the_corpus_alone_gives_the_pipelines_own_hits_bit_for_bit(project: Path
 def test_corpus_and_data_sets_are_searched_together(copy: Path) -> None:
     base = make_base(copy)
     base.add("mine", items(range(50)))
-    assert list(base.names()) == ["corpus", "mine"]
+    assert list(base.catalogue.names()) == ["corpus", "mine"]
     assert len(base.retriever().corpus) == 470
     found = {hit.split("/")[0] for hit in base.search(["a red fox"], top_k=470)[0].pair_ids}
     assert found == {"tiny", "mine"}
@@ -94,8 +94,8 @@ def test_the_corpus_is_read_only(project: Path) -> None:
     base = make_base(project)
     for change in (
         lambda: base.remove("corpus"),
-        lambda: base.replace("corpus", items([1])),
-        lambda: base.rebuild("corpus"),
+        lambda: base.add("corpus", items([1]), replace=True),
+        lambda: base.writer.rebuild("corpus"),
         lambda: base.insert("corpus", items([1])),
     ):
         with pytest.raises(ConfigError, match="dvc repro"):
@@ -127,4 +127,4 @@ def test_a_project_without_encoder_says_what_to_run(tmp_path: Path) -> None:
         ModelError, match="expected the dual encoder that makes vectors, found none; run `dvc repro align`"
     ):
         base.add("mine", items(range(5)))
-    assert list(base.names()) == []
+    assert list(base.catalogue.names()) == []

@@ -270,7 +270,7 @@ def test_uploads_that_wait_for_another_writer_do_not_hold_up_searches(client: Cl
         return client.post("/pairs", files={"image": png()}, data=said).status_code
 
     with ThreadPoolExecutor(45) as pool:
-        with base.places.writing("coins", wait=0):
+        with base.catalogue.places.writing("coins", wait=0):
             uploads = [pool.submit(upload, number) for number in range(45)]
             time.sleep(0.5)
             assert client.knn(text="red circle", num_images=3)
@@ -313,7 +313,7 @@ def test_what_another_process_adds_replaces_and_removes_is_seen(
     other = open_base(base.root, project_root, base.encoder)
     other.add("coins", [Item(name="1", image=png(), caption="a zorkmid")])
     assert captions(client, "zorkmid")[0] == "a zorkmid"
-    other.replace("coins", [Item(name="1", image=png(), caption="a florin")])
+    other.add("coins", [Item(name="1", image=png(), caption="a florin")], replace=True)
     found = client.knn(text="florin", num_images=1, with_images=True)[0]
     assert (found["caption"], bool(found["image"])) == ("a florin", True)
     other.remove("coins")
@@ -336,9 +336,9 @@ def test_data_sets_tell_of_themselves_and_of_their_trouble(client: Client, base:
 def test_nothing_that_the_server_tells_names_a_place_on_its_disk_or_another_machine(
     client: Client, base: KnowledgeBase, tmp_path: Path
 ) -> None:
-    base.add_remote("there", "http://10.1.2.3:99", allow_hosts=["10.1.2.3"])
+    base.writer.add_remote("there", "http://10.1.2.3:99", allow_hosts=["10.1.2.3"])
     base.add("photos", items("noto")[:2], origin=str(tmp_path / "secret"))
-    manifest = base.places.manifest("photos")
+    manifest = base.catalogue.places.manifest("photos")
     manifest.write_text(manifest.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     told = client.get("/data-sets")
     broken = client.post("/knn-service", json={"text": "a"})
