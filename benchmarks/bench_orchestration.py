@@ -34,7 +34,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.orchestration.conftest import STAGE, flat_outs, small  # noqa: E402
+from tests.orchestration.projects import STAGE, flat_outs, small  # noqa: E402
 
 MOST = {"glue of a stage": 3.0, "tick, all new": 3.0, "tick, none new": 3.0, "definitions": 5.0}
 TOOLS = """

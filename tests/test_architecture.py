@@ -1,7 +1,8 @@
-"""What may import what, and what stays cheap to import."""
+"""What may import what, what stays cheap to import, and how tests lie."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,20 @@ def test_the_layers_hold(project_root: Path) -> None:
 )
 def test_the_entry_points_import_nothing_heavy(module: str, project_root: Path) -> None:
     assert imported_by(f"import {module}", project_root) == set()
+
+
+def test_a_folder_of_unit_tests_is_one_of_the_package(project_root: Path) -> None:
+    tests, library = project_root / "tests" / "unit", project_root / "rag_diffusion"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+
+    assert {str(folder) for folder in folders if not (library / folder / "__init__.py").is_file()} == set()
+
+
+def test_what_tests_share_stands_in_modules_that_are_no_tests(project_root: Path) -> None:
+    """pytest gives fixtures of a conftest.py to its folder; imported they would be made twice."""
+    borrowed = re.compile(
+        r"^\s*(from tests\.(\S*\.)?(test_\w+|conftest) import|from tests(\.\S+)? import .*\btest_).*$", re.M
+    )
+    files = (project_root / "tests").rglob("*.py")
+
+    assert {path.name: found[0] for path in files if (found := borrowed.search(path.read_text()))} == {}

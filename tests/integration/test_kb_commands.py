@@ -14,7 +14,7 @@ from rag_diffusion.layout import ENCODER
 from rag_diffusion.models.dual_encoder import create_embedded, load_dual_encoder, save_weights
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.terminal.app import app
-from tests.conftest import tiny_pairs
+from tests.tiny import tiny_pairs
 from tests.unit.knowledge.bases import write_params
 
 pytestmark = pytest.mark.slow

@@ -34,7 +34,7 @@ from rag_diffusion.serving import registry
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import ARTIFACTS, STORE, NullTracker
-from tests.conftest import tiny_pairs
+from tests.tiny import tiny_pairs
 
 STAGES = ("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score")
 CHANGES = {

@@ -32,7 +32,7 @@ from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.card import read_card, write_card
 from rag_diffusion.types import Hits
-from tests.conftest import STYLES, tiny_pairs
+from tests.tiny import STYLES, tiny_pairs
 
 SMALL = {
     "pretrain.steps": "2", "pretrain.batch_size": "6", "pretrain.style_neighbors": "2", "pretrain.style_share": "1.0",

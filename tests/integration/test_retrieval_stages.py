@@ -27,8 +27,8 @@ from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.terminal.app import app
 from rag_diffusion.tracking import NullTracker
-from tests.conftest import tiny_pairs
 from tests.integration.same_hits import differences, measure
+from tests.tiny import tiny_pairs
 
 pytestmark = pytest.mark.slow
 

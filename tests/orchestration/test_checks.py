@@ -19,7 +19,7 @@ from orchestration import findings
 from orchestration.findings import Finding
 from orchestration.project import Project
 from orchestration.promote import label
-from tests.orchestration.test_reproduce import dvc, materialize, ran
+from tests.orchestration.projects import dvc, materialize, ran
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from orchestration.project import Project
 from orchestration.reproduce import asset_key, stage_name
-from tests.orchestration.conftest import flat_outs
+from tests.orchestration.projects import flat_outs
 
 LOAD = """
 import sys, time

@@ -26,9 +26,7 @@ from orchestration.mend import SECONDS_BETWEEN_LOOKS, mend
 from orchestration.project import Project
 from rag_diffusion.errors import DataError
 from rag_diffusion.tracking import STORE
-from tests.orchestration.conftest import commit
-from tests.orchestration.test_reproduce import ALL, dvc, materialize, processes, ran, running
-from tests.orchestration.test_training_faults import KILLS
+from tests.orchestration.projects import ALL, KILLS, commit, dvc, materialize, processes, ran, running
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
 FIRST_STAGES = {"ingest", "align", "embed", "index"}

@@ -14,8 +14,7 @@ import yaml
 
 from orchestration.metadata import stage_metadata
 from orchestration.project import Project
-from tests.orchestration.conftest import commit
-from tests.orchestration.test_reproduce import dvc, ran
+from tests.orchestration.projects import commit, dvc, ran
 
 
 @pytest.fixture

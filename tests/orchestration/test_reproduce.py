@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -19,52 +18,7 @@ from orchestration.metadata import numbers
 from orchestration.project import Project
 from orchestration.reproduce import repro
 from orchestration.smoke import run_apart
-
-JOB = [
-    sys.executable,
-    "-m",
-    "dagster",
-    "job",
-    "execute",
-    "-m",
-    "orchestration.definitions",
-    "-j",
-    "pipeline",
-]
-ALL = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "orchestration.definitions"]
-
-
-def materialize(root: Path, environment: Mapping[str, str], *more: str) -> str:
-    """Materialize all, as the button does. Returns what was printed."""
-    command = [*ALL, *(more or ("--select", "*"))]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    return f"{done.returncode}\n{done.stdout}{done.stderr}"
-
-
-def latest(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
-    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-    assert event is not None
-    assert event.asset_materialization is not None
-    return event.asset_materialization
-
-
-def ran(root: Path) -> list[str]:
-    """The stages that ran since the last call, in order."""
-    log = root / "log.txt"
-    names = log.read_text().split() if log.exists() else []
-    log.unlink(missing_ok=True)
-    return names
-
-
-def logged(shown: str) -> str:
-    """What Dagster logged, without what stages printed themselves."""
-    return "\n".join(line for line in shown.splitlines() if " - dagster - INFO - " in line)
-
-
-def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
-    command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout
+from tests.orchestration.projects import JOB, dvc, latest, logged, materialize, ran, running
 
 
 @pytest.mark.slow
@@ -229,24 +183,6 @@ def wait_for(path: Path, seconds: float = 90.0) -> None:
     while not path.exists():
         assert time.monotonic() < give_up, f"{path} never came"
         time.sleep(0.1)
-
-
-def processes(project: Path) -> dict[int, str]:
-    """Living stage processes of the small project and their command lines."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().decode()
-            if "stage.py" in command and (entry / "cwd").resolve() == project:
-                found[int(entry.name)] = command
-        except OSError:
-            continue
-    return found
-
-
-def running(project: Path) -> list[str]:
-    """Command lines of living stage processes of the small project."""
-    return list(processes(project).values())
 
 
 def test_numbers_of_a_report_keep_means_and_leave_intervals() -> None:

@@ -14,9 +14,7 @@ from dagster._core.definitions.data_version import StaleStatus
 
 from orchestration.project import Project
 from orchestration.sync import sync
-from tests.orchestration.conftest import commit
-from tests.orchestration.test_reproduce import dvc, materialize, ran
-from tests.orchestration.test_sync import stale
+from tests.orchestration.projects import commit, dvc, materialize, ran, stale
 
 
 @pytest.fixture

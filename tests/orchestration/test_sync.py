@@ -10,41 +10,19 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
+from dagster._core.definitions.data_version import StaleStatus
 
 from orchestration.project import Project
 from orchestration.reproduce import asset_key
 from orchestration.sync import news, sync
 from orchestration.verdicts import verdicts
-from tests.orchestration.test_reproduce import dvc, latest, materialize, ran
+from tests.orchestration.projects import dvc, latest, materialize, ran, stale
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as found:
         yield found
-
-
-def stale(instance: dg.DagsterInstance, project: Project) -> dict[str, StaleStatus]:
-    """What Dagster says of every stage whose code and parameters are those of the project now."""
-
-    def asset_of(name: str) -> dg.AssetsDefinition:
-        stage = project.stages[name]
-
-        @dg.asset(
-            key=asset_key(name),
-            deps=[asset_key(up) for up in (*stage.upstream, *stage.external)],
-            code_version=stage.code_version,
-        )
-        def made() -> None: ...
-
-        return made
-
-    assets = [asset_of(name) for name in project.stages]
-    graph = dg.Definitions(assets=[*assets, *(dg.AssetSpec(name) for name in project.external)]).get_repository_def()
-    resolver = CachingStaleStatusResolver(instance, graph.asset_graph, LoadingContextForTest(instance))
-    return {name: resolver.get_status(asset_key(name)) for name in project.stages}
 
 
 def evaluations(instance: dg.DagsterInstance, project: Project) -> dict[str, dict[str, bool]]:

@@ -24,10 +24,9 @@ from rag_diffusion.stages import finetune
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import STORE, NullTracker
-from tests.orchestration.test_reproduce import dvc
+from tests.orchestration.projects import KILLS, dvc
 from tests.orchestration.trained import EVERY, STEPS, make_training_project
 
-KILLS = [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 SECONDS_OF_A_RUN = 14.0
 WEIGHTS = f"{layout.MODEL}/unet/diffusion_pytorch_model.safetensors"
 STAGE = "rag_diffusion run finetune"

@@ -13,7 +13,7 @@ from rag_diffusion.corpus.folder import load_pairs
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.store.corpus import Corpus
-from tests.conftest import draw
+from tests.tiny import draw
 
 CONFIG = FolderConfig(path="images", licence="CC0-1.0", attribution="me")
 

@@ -13,7 +13,7 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.readers.card import card_licence
 from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.svg import svg_to_png
-from tests.conftest import draw
+from tests.tiny import draw
 
 CONFIG = FolderConfig(path="images", licence="unspecified", attribution="me")
 RED = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 8"><rect width="16" height="8" fill="red"/></svg>'

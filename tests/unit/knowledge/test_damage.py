@@ -17,10 +17,7 @@ from rag_diffusion.readers.forms import open_reader
 from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.records import Item
 from rag_diffusion.types import Pair
-from tests.unit.readers.pictures import picture, write_jsonl
-from tests.unit.readers.test_archive import zip_of
-from tests.unit.readers.test_readers_clips import animated
-from tests.unit.readers.test_readers_tables import parquet, sample, tar_of
+from tests.unit.readers.pictures import animated, parquet, picture, sample, tar_of, write_jsonl, zip_of
 
 
 def sources(root: Path) -> dict[str, tuple[str, Path]]:

@@ -19,7 +19,7 @@ from rag_diffusion.readers.records import Item
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.store.filters import Filter
-from tests.conftest import tiny_pairs
+from tests.tiny import tiny_pairs
 from tests.unit.knowledge.bases import make_base, write_params
 from tests.unit.serving.served import make_encoder, served
 

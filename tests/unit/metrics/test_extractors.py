@@ -13,7 +13,7 @@ from rag_diffusion.config import Config
 from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.extractors import EmbeddedExtractor, InceptionExtractor, make_extractor
 from rag_diffusion.metrics.ruler.trunk import POOLED, Trunk
-from tests.unit.metrics.conftest import noise
+from tests.unit.scored import noise
 
 
 def inception(config: Config, weights: str) -> Config:

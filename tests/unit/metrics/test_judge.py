@@ -16,7 +16,7 @@ from rag_diffusion.metrics.variants import best_copies, neighbor_rows, real_rows
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
-from tests.unit.metrics.conftest import shown_for
+from tests.unit.scored import shown_for
 
 ENTITIES, SIZE = 8, 16
 

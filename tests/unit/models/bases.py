@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+
+from rag_diffusion.models.unet import RetrievalUNet
 
 LATENT = {
     "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1,
@@ -115,3 +118,44 @@ PUBLISHED = {
         (1, 3, 64, 64),
     ),
 }  # fmt: skip
+
+TINY = {
+    "sample_size": 8,
+    "in_channels": 12,
+    "out_channels": 12,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 16,
+    "encoder_hid_dim": 24,
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 8,
+}
+
+
+def loaded(plain: UNet2DConditionModel, folder: Path, **own: Any) -> RetrievalUNet:
+    """A plain checkpoint on disk, read as RetrievalUNet, then given random neighbor attention."""
+    plain.save_pretrained(folder)
+    own = {"neighbor_skips": (0, 2), "neighbor_head_dim": 16} | own
+    unet: RetrievalUNet = RetrievalUNet.from_pretrained(folder, **own).eval()
+    torch.manual_seed(7)
+    for attention in unet.neighbor_attention.values():
+        attention.reset_parameters()
+    unet.randomize_output(0.5)
+    for name, value in unet.named_parameters():
+        if "null_logit" in name:
+            torch.nn.init.normal_(value)
+    return unet
+
+
+def features(unet: RetrievalUNet, base: Base, weights: list[list[float]]) -> Any:
+    given = base.inputs(4, seed=5)
+    added = {name: given[name] for name in ("class_labels", "added_cond_kwargs") if name in given}
+    maps = unet.encode_neighbors(given["sample"], given["encoder_hidden_states"], **added)
+    return unet.project_neighbors(maps, torch.tensor([[0, 1], [2, 3], [1, 2]]), torch.tensor(weights))
+
+
+BOTH, MIXED = [[1.0, 1.0]] * 3, [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]

@@ -6,22 +6,7 @@ import pytest
 import torch
 
 from rag_diffusion.models.unet import RetrievalUNet
-
-TINY = {
-    "sample_size": 8,
-    "in_channels": 12,
-    "out_channels": 12,
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "SimpleCrossAttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-    "up_block_types": ("SimpleCrossAttnUpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 16,
-    "attention_head_dim": 16,
-    "encoder_hid_dim": 24,
-    "addition_embed_type": "text",
-    "addition_embed_type_num_heads": 8,
-}
+from tests.unit.models.bases import TINY
 
 
 @pytest.fixture

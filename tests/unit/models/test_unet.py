@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from rag_diffusion.models.unet import RetrievalUNet
-from tests.unit.models.conftest import TINY
+from tests.unit.models.bases import TINY
 
 
 def inputs(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from rag_diffusion.models.unet import RetrievalUNet
-from tests.unit.models.bases import BASES, PUBLISHED, Base
+from tests.unit.models.bases import BASES, BOTH, MIXED, PUBLISHED, Base, features, loaded
 
 
 @pytest.fixture(params=BASES)
@@ -24,31 +23,6 @@ def base(request: pytest.FixtureRequest) -> Base:
 def no_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
-
-
-def loaded(plain: UNet2DConditionModel, folder: Path, **own: Any) -> RetrievalUNet:
-    """A plain checkpoint on disk, read as RetrievalUNet, then given random neighbor attention."""
-    plain.save_pretrained(folder)
-    own = {"neighbor_skips": (0, 2), "neighbor_head_dim": 16} | own
-    unet: RetrievalUNet = RetrievalUNet.from_pretrained(folder, **own).eval()
-    torch.manual_seed(7)
-    for attention in unet.neighbor_attention.values():
-        attention.reset_parameters()
-    unet.randomize_output(0.5)
-    for name, value in unet.named_parameters():
-        if "null_logit" in name:
-            torch.nn.init.normal_(value)
-    return unet
-
-
-def features(unet: RetrievalUNet, base: Base, weights: list[list[float]]) -> Any:
-    given = base.inputs(4, seed=5)
-    added = {name: given[name] for name in ("class_labels", "added_cond_kwargs") if name in given}
-    maps = unet.encode_neighbors(given["sample"], given["encoder_hidden_states"], **added)
-    return unet.project_neighbors(maps, torch.tensor([[0, 1], [2, 3], [1, 2]]), torch.tensor(weights))
-
-
-BOTH, MIXED = [[1.0, 1.0]] * 3, [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
 
 
 def test_without_neighbors_it_is_the_base_bit_for_bit(base: Base, tmp_path: Path) -> None:

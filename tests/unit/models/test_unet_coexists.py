@@ -13,8 +13,7 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.models.unet_split import Conditions, encode
-from tests.unit.models.bases import BASES
-from tests.unit.models.test_unet_bases import BOTH, features, loaded
+from tests.unit.models.bases import BASES, BOTH, features, loaded
 
 SD = BASES["stable-diffusion"]
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from rag_diffusion.readers.records import Item, Rejection
-from tests.conftest import draw
+from tests.tiny import draw
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -52,3 +56,38 @@ def parted(read: Iterable[Item | Rejection]) -> tuple[dict[str, Item], dict[str,
             assert one.name not in items
             items[one.name] = one
     return items, rejected
+
+
+def tar_of(path: Path, members: Mapping[str, bytes] | list[tuple[str, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items() if isinstance(members, Mapping) else members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sample(number: int) -> dict[str, bytes]:
+    fields = {"caption": f"json {number}", "url": f"https://example.org/{number}", "license": "MIT"}
+    return {
+        f"{number:06d}.png": picture(number),
+        f"{number:06d}.txt": f"caption {number}".encode(),
+        f"{number:06d}.json": json.dumps(fields).encode(),
+    }
+
+
+def parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def zip_of(path: Path, members: dict[str, bytes], **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **options) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def animated(form: str, options: dict[str, Any], frames: int = 5) -> bytes:
+    first, *rest = clip(frames)
+    return encoded(first, form, save_all=True, append_images=rest, duration=100, **options)

@@ -16,8 +16,7 @@ import pytest
 
 from rag_diffusion.readers import archive as archive_module
 from rag_diffusion.readers.forms import Limits, open_reader
-from tests.unit.readers.pictures import noise, parted, picture
-from tests.unit.readers.test_readers_tables import parquet, tar_of
+from tests.unit.readers.pictures import noise, parquet, parted, picture, tar_of, zip_of
 
 PHOTOS = {
     "photos/a.png": picture(0),
@@ -25,13 +24,6 @@ PHOTOS = {
     "photos/sub/b.png": picture(1),
     "photos/sub/b.txt": b"b",
 }
-
-
-def zip_of(path: Path, members: dict[str, bytes], **options: Any) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **options) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 def read(path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, str]]:

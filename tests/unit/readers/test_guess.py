@@ -9,8 +9,7 @@ import pytest
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.forms import open_reader
 from rag_diffusion.readers.guess import guess_form
-from tests.unit.readers.pictures import picture
-from tests.unit.readers.test_readers_clips import animated
+from tests.unit.readers.pictures import animated, picture
 
 INFO = b'{"name": "x", "license": {"spdx": "MIT"}, "author": {"name": "x"}}'
 CASES: list[tuple[str, dict[str, bytes]]] = [

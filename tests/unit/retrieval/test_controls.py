@@ -16,7 +16,7 @@ from rag_diffusion.retrieval.drawings import ENOUGH, Drawings
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.types import Pair, Prompt
-from tests.conftest import tiny_pairs
+from tests.tiny import tiny_pairs
 
 
 def corpus_of(pairs: list[Pair], folder: Path) -> Corpus:

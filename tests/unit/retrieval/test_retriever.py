@@ -8,7 +8,7 @@ from rag_diffusion.retrieval.retriever import POOL, Retriever
 from rag_diffusion.spans import recording
 from rag_diffusion.stages.neighbors import latencies
 from rag_diffusion.store.corpus import Corpus
-from tests.unit.retrieval.conftest import make_retriever
+from tests.unit.retrieval.made import make_retriever
 
 QUERIES = ["red square, noto style", "blue ring, openmoji style", "green moon, twemoji style"]
 

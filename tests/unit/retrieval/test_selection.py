@@ -10,7 +10,7 @@ from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.selection import MOST, Selection, diverse
 from rag_diffusion.store.corpus import Corpus
-from tests.unit.retrieval.conftest import WEIGHTS, make_retriever
+from tests.unit.retrieval.made import WEIGHTS, make_retriever
 
 QUERY = ["red square, noto style"]
 

@@ -17,7 +17,7 @@ from rag_diffusion.sampling import Neighbor, RetrievalPipeline
 from rag_diffusion.sampling.inputs import by_prompt
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.filters import Filter
-from tests.unit.sampling.conftest import PROMPTS, draw
+from tests.unit.sampling.prompts import PROMPTS, draw
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import image_seeds, initial_noise, noise_device, seeded
-from tests.unit.sampling.conftest import PROMPTS, draw
+from tests.unit.sampling.prompts import PROMPTS, draw
 
 
 def test_noise_depends_on_the_generator_alone() -> None:

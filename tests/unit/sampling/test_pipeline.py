@@ -19,7 +19,7 @@ from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
-from tests.unit.sampling.conftest import LISTS, PROMPTS, draw, quiet
+from tests.unit.sampling.prompts import LISTS, PROMPTS, draw, quiet
 
 
 @pytest.mark.parametrize("mode", ["none", "text", "neighbor", "alternate", "interleaved", "joint"])

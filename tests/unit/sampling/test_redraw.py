@@ -22,7 +22,7 @@ from rag_diffusion.sampling.provenance import Provenance, read_png
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
-from tests.unit.sampling.conftest import LISTS, PROMPTS, quiet
+from tests.unit.sampling.prompts import LISTS, PROMPTS, quiet
 
 
 def through_json(origin: Provenance) -> Provenance:

@@ -22,7 +22,7 @@ from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
 from rag_diffusion.serving.connections import bounded_protocol
 from rag_diffusion.serving.server import Access, create_app
-from tests.conftest import tiny_pairs
+from tests.tiny import tiny_pairs
 
 STYLES = ("noto", "twemoji")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.readers.test_readers_tables import tar_of
+from tests.unit.readers.pictures import tar_of
 
 BYTES = 1500  # of an image; nothing here decodes it
 _CHILD = """

@@ -11,7 +11,7 @@ import pytest
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.store.corpus import Corpus, write_corpus
-from tests.conftest import draw, tiny_pairs
+from tests.tiny import draw, tiny_pairs
 
 
 @pytest.fixture

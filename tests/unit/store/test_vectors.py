@@ -8,7 +8,7 @@ import pytest
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
-from tests.unit.retrieval.conftest import random_vectors
+from tests.unit.retrieval.made import random_vectors
 
 
 def test_vectors_survive_the_disk(corpus: Corpus, folder: Path) -> None:

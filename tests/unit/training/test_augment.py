@@ -9,7 +9,7 @@ import torch
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.training.augment import SAME, Placement, Together, beside, keep_apart
 from rag_diffusion.training.data import Batches
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 MOVING = {"augment_targets": 0.8, "augment_neighbors": 0.8, "augment_shift": 4}
 

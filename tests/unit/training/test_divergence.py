@@ -11,7 +11,7 @@ from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.training.divergence import LossWatch
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import out_of_memory_told
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 
 def watched(*losses: float, warmup: int = 0) -> LossWatch:

@@ -12,7 +12,7 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.data import Batches
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 SEEN = {"drop_both": 0.0, "drop_text": 0.0, "drop_neighbors": 0.0}
 

@@ -15,7 +15,7 @@ from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.parametrisation import PREDICTIONS, from_clean
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.training.objective import Noised, add_noise, clean_weight, prediction_weight, weighted_loss
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 WEIGHTINGS = ("constant", "snr", "min_snr", "p2")
 TIMESTEPS = torch.tensor([10, 200, 500, 800, 950])

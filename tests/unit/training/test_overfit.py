@@ -13,7 +13,7 @@ from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.step import TextMemo, TrainingStep, batch_loss, draw_noised
 from rag_diffusion.training.validation import TIMESTEPS, make_probe, neighbor_gain
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 
 @pytest.mark.slow

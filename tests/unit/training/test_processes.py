@@ -17,7 +17,7 @@ from rag_diffusion.models.load import save_generator
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.stages.runner import run_stage
 from rag_diffusion.training.data import Batches
-from tests.unit.training.conftest import StopAt, Trainer
+from tests.unit.training.trainer import StopAt, Trainer
 
 PROGRAM = Path(__file__).with_name("launched.py")
 ONE = [sys.executable]

@@ -21,7 +21,7 @@ from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, _rate, train
 from rag_diffusion.training.objective import stratified_timesteps
 from rag_diffusion.training.validation import make_probe, neighbor_gain
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 Neighbors = dict[str, dict[str, list[str]]]
 

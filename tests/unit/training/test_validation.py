@@ -17,7 +17,7 @@ from rag_diffusion.training.validation import (
     placements,
     same_style,
 )
-from tests.unit.training.conftest import Trainer
+from tests.unit.training.trainer import Trainer
 
 
 def test_the_curve_is_zero_everywhere_where_neighbors_do_nothing(trainer: Trainer) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.tracking import Tracker, open_tracker
-from tests.unit.stores import at, mlflow_client, serve, wait_for
+from tests.unit.tracking.stores import at, mlflow_client, serve, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rag_diffusion.readers.forms import open_reader
-from tests.unit.readers.pictures import noise, parted, picture
-
-
-def tar_of(path: Path, members: Mapping[str, bytes] | list[tuple[str, bytes]], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as tar:
-        for name, content in members.items() if isinstance(members, Mapping) else members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def sample(number: int) -> dict[str, bytes]:
-    fields = {"caption": f"json {number}", "url": f"https://example.org/{number}", "license": "MIT"}
-    return {
-        f"{number:06d}.png": picture(number),
-        f"{number:06d}.txt": f"caption {number}".encode(),
-        f"{number:06d}.json": json.dumps(fields).encode(),
-    }
-
-
-def parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
-    pq.write_table(pa.table(columns), path, **options)
-    return path
+from tests.unit.readers.pictures import noise, parquet, parted, picture, sample, tar_of
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [("tar", "w"), ("tgz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")])

@@ -24,7 +24,7 @@ from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.types import Prompt
-from tests.unit.metrics.conftest import noise
+from tests.unit.scored import noise
 
 
 def context(root: Path, config: Config) -> StageContext:

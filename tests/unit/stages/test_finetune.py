@@ -24,7 +24,7 @@ from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.step import TextMemo, TrainingStep, draw_noised
 from rag_diffusion.types import Hits
-from tests.conftest import tiny_pairs
+from tests.tiny import tiny_pairs
 from tests.unit.models.pipelines import save
 
 SIDE = 16  # pixels

@@ -13,7 +13,7 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.readers.forms import open_reader
 from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.records import Item
-from tests.unit.readers.pictures import clip, encoded, parted, picture, write_jsonl
+from tests.unit.readers.pictures import animated, clip, encoded, parted, picture, write_jsonl
 
 ANIMATED: list[tuple[str, str, dict[str, Any]]] = [
     ("GIF", "gif", {}),
@@ -21,11 +21,6 @@ ANIMATED: list[tuple[str, str, dict[str, Any]]] = [
     ("PNG", "png", {}),
     ("AVIF", "avif", {"quality": 100}),
 ]
-
-
-def animated(form: str, options: dict[str, Any], frames: int = 5) -> bytes:
-    first, *rest = clip(frames)
-    return encoded(first, form, save_all=True, append_images=rest, duration=100, **options)
 
 
 def gray(item: Item) -> int:

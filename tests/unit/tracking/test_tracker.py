@@ -16,7 +16,7 @@ from PIL import Image
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.spans import Span, recording, span
 from rag_diffusion.tracking import SPOOL, STORE, NullTracker, Tracker, flatten, open_tracker
-from tests.unit.stores import wait_for
+from tests.unit.tracking.stores import wait_for
 
 
 @pytest.fixture(scope="module")
