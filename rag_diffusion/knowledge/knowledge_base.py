@@ -52,6 +52,15 @@ class KnowledgeBase:
     Attributes:
         catalogue: which data sets there are.
         writer: makes, replaces and removes them.
+
+    Example:
+        >>> from rag_diffusion import KnowledgeBase
+        >>> from rag_diffusion.readers.forms import open_reader
+        >>> base = KnowledgeBase.open(".")
+        >>> base.add("circles", open_reader("auto", "photos"), licence="CC0-1.0").num_pairs
+        3
+        >>> base.search(["a red circle"], top_k=1, sets=["circles"])[0].pair_ids
+        ('circles/red.png',)
     """
 
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float = WAIT) -> None:

@@ -61,6 +61,12 @@ class Neighbor:
         attribution: for the provenance. score: of the retrieval; None where it was given by hand. weight: how much it
         counts: 2 counts twice, 0 not at all. role: `content` where it shows the thing that is drawn, `style` where it
         shows another thing in the manner wanted.
+
+    Example:
+        >>> from rag_diffusion import Neighbor
+        >>> neighbor = Neighbor.from_file("photos/red.png", licence="CC0-1.0", weight=2)  # captioned by photos/red.txt
+        >>> neighbor.caption, neighbor.pixels(64).shape
+        ('a red circle', (64, 64, 3))
     """
 
     image: Picture

@@ -70,6 +70,16 @@ class RetrievalUNet(UNet2DConditionModel):
 
     Raises:
         ValueError: an index names no skip map, a finer one is not finer, or a head does not fit.
+
+    Example:
+        >>> import torch
+        >>> from rag_diffusion import RetrievalUNet
+        >>> unet = RetrievalUNet.from_pretrained("data/base/unet")
+        >>> images, text = torch.zeros(2, 3, 64, 64), torch.zeros(2, 8, unet.config.encoder_hid_dim)
+        >>> maps = unet.encode_neighbors(images, text)  # f(c_n, 0) of two neighbors, once for all steps
+        >>> neighbors = unet.project_neighbors(maps, rows=torch.tensor([[0, 1]]), weights=torch.ones(1, 2))
+        >>> unet(torch.randn(1, 3, 64, 64), 500, text[:1], neighbors=neighbors).sample.shape
+        torch.Size([1, 3, 64, 64])
     """
 
     def __init__(

@@ -79,6 +79,15 @@ class Retriever:
         weights: how hits are scored and selected; a mapping is the weights, all else as it is by default.
         embed: texts to (Q, D) unit vectors.
         embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
+
+    Example:
+        >>> from rag_diffusion import KnowledgeBase
+        >>> retriever = KnowledgeBase.open(".").retriever(["photos"])  # or of all data sets of a project
+        >>> (hits,) = retriever.search(["a red circle"], top_k=2)
+        >>> hits.pair_ids[0], hits.scores[0] > hits.scores[1]
+        ('photos/red.png', True)
+        >>> retriever.corpus.pair(hits.pair_ids[0]).caption
+        'a red circle'
     """
 
     def __init__(

@@ -63,6 +63,18 @@ class RetrievalPipeline(DiffusionPipeline):
         scheduler: one of `denoise.SCHEDULERS`, by class name; later `Other.from_config(pipe.scheduler.config)`.
         precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
             at it.
+
+    Example:
+        >>> from PIL import Image
+        >>> from rag_diffusion import Neighbor, RetrievalPipeline
+        >>> pipe = RetrievalPipeline.from_pretrained("data/base")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> square = Neighbor(image=Image.new("RGB", (64, 64), "red"), caption="a red square", licence="CC0-1.0")
+        >>> out = pipe("a red circle", [square], num_inference_steps=2)
+        >>> out.images[0].size
+        (64, 64)
+        >>> [(source.caption, source.licence) for source in out.provenance[0].neighbors]
+        [('a red square', 'CC0-1.0')]
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"

@@ -36,6 +36,14 @@ class RetrievalSchedule:
 
     Raises:
         ValueError: a share is outside of [0, 1), a query stands at 0, or a number is negative or no whole one.
+
+    Example:
+        Three neighbors, one from seven tenths of the steps on, and another search after four tenths:
+
+        >>> from rag_diffusion import RetrievalSchedule
+        >>> schedule = RetrievalSchedule(counts=((0, 3), (0.7, 1)), query_again=(0.4,))
+        >>> [(phase.start, phase.count, phase.query) for phase in schedule.phases(num_steps=50)]
+        [(0, 3, False), (20, 3, True), (35, 1, False)]
     """
 
     counts: tuple[tuple[float, int], ...] = ()
