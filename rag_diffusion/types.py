@@ -23,7 +23,8 @@ class Pair:
         licence: SPDX identifier or the user's own words.
         attribution: author of the image.
         image: PNG bytes at the corpus image size, RGB on white.
-        original: bytes that can be rendered again at another size (SVG), or None.
+        original: the image file as it came, of which `image` can be made again at another size; an SVG for a drawing.
+            None where it is not kept, or not with the pair.
         split: `train`, `validation` or `test`.
         duplicate_group: pairs with the same value are near-duplicates; unique where there are none.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -100,7 +100,7 @@ class Ingest:
         if isinstance(candidate, Rejection):
             return candidate
         facts = self.facts
-        return checked_pair(
+        made = checked_pair(
             candidate,
             data_set=facts.name,
             size=facts.image_size,
@@ -108,6 +108,7 @@ class Ingest:
             attribution=facts.attribution,
             decode=self.decode,
         )
+        return made if isinstance(made, Rejection) else (replace(made[0], original=None), made[1])
 
     def _vectors(self, captions: Sequence[str], pictures: Sequence[Image.Image]) -> tuple[Floats, Floats]:
         if not captions:

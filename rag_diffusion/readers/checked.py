@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from typing import Protocol
 
 from PIL import Image
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
 from rag_diffusion.readers.records import Item, Rejection
+from rag_diffusion.readers.svg import SIDE, is_drawing, render_drawing
 from rag_diffusion.types import SPLITS, Pair
-
-Decode = Callable[[bytes, str, int], Image.Image]  # as `checked_image`
 
 MAX_CAPTION = 10_000  # characters; no encoder reads more, and nobody's description is longer
 MAX_NAME = 1024  # bytes
@@ -37,13 +36,23 @@ class CaptionError(DataError):
     """A caption that is not taken; the message is the reason, a short class before its colon."""
 
 
-def checked_image(content: bytes, what: str, size: int) -> Image.Image:
+class Decode(Protocol):
+    """`checked_image`, perhaps in another process."""
+
+    def __call__(self, content: bytes, what: str, size: int, side: int = 0) -> Image.Image:
+        """See `checked_image`."""
+        ...
+
+
+def checked_image(content: bytes, what: str, size: int, side: int = 0) -> Image.Image:
     """Decode an image that anybody may have made and scale it into a white square.
 
     Args:
-        content: an encoded image file.
+        content: an encoded image file or an SVG.
         what: name used in the error.
         size: side of the square in pixels.
+        side: pixels of the longer side with which a drawing is rendered first, or to which a frame is scaled down
+            first; a larger square needs as many as it has. 0 renders drawings at `svg.SIDE`, and scales nothing down.
 
     Returns:
         (size, size) RGB: upright, transparency on white, CMYK, palettes and 16-bit gray converted.
@@ -51,7 +60,16 @@ def checked_image(content: bytes, what: str, size: int) -> Image.Image:
     Raises:
         ImageError: corrupt, truncated, animated, too large, or no image; `reason` says which.
     """
-    return to_square(decode(content, what, side=size), size)
+    if is_drawing(content):
+        try:
+            return to_square(render_drawing(content, what, max(side or SIDE, size)), size)
+        except DataError as error:
+            raise ImageError(what, str(error)) from None
+    if not side:
+        return to_square(decode(content, what, side=size), size)
+    whole = decode(content, what)
+    whole.thumbnail((max(side, size), max(side, size)), Image.Resampling.BICUBIC)
+    return to_square(whole, size)
 
 
 def checked_caption(text: str) -> tuple[str, str]:
@@ -154,7 +172,7 @@ def checked_pair(
         split = _SPLITS.get(item.split.strip().lower())
         if split is None:
             raise DataError(f"unknown split: {item.split[:40]!r}, expected one of {', '.join(SPLITS)}")
-        image = decode(item.image, name, size)
+        image = decode(item.image, name, size, item.side)
     except ImageError as error:
         return Rejection(what=shown, reason=error.reason)
     except DataError as error:
@@ -172,7 +190,7 @@ def checked_pair(
         licence=own_licence or licence,
         attribution=own_attribution or attribution,
         image=encode_png(image),
-        original=None,
+        original=item.image,
         split=split,
         duplicate_group=f"pixels:{hashlib.sha256(image.tobytes()).hexdigest()[:32]}",
     )

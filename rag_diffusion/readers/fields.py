@@ -16,7 +16,7 @@ KNOWN = frozenset(name for names in NAMES.values() for name in names)
 def make_item(name: str, image: bytes, caption: str, fields: Mapping[str, Any]) -> Item:
     """An item with what its row says besides: the first known name of each field that holds a text or a number."""
     told = labels_of(fields)
-    return Item(name=name, image=image, caption=caption, label=told.pop("entity", ""), **told)
+    return Item(name=name, image=image, caption=caption, label=told.pop("entity", ""), side=0, **told)
 
 
 def caption_in(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 CLIP_SUFFIXES = ANIMATED_SUFFIXES | VIDEO_SUFFIXES
 MAX_FRAMES = 10_000  # taken of one clip
 VIDEO_INTERVAL = 1.0  # seconds
-FRAME_SIDE = 512  # pixels; larger frames are scaled down
+FRAME_SIDE = 512  # pixels; larger frames are scaled down before they become squares
+_WEBP_SIDE = 16_383  # pixels, the most that a WebP has
 _HASTE = 0.04  # seconds a frame is shown where an animated image says 0, as browsers have it, roughly
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,ogg,flv,asf"  # no playlists that name files
 _MISSING = "no reader of videos: expected the package av (PyAV); install it with `pip install rag-diffusion[video]`"
@@ -76,7 +79,8 @@ class FramesReader:
                     continue
                 due = due + interval * (1 + int((seconds - due) / interval)) if interval else 0.0
                 name = f"{row.name}#{number:05d}"
-                yield make_item(name, _encoded(frame), row.caption or caption_in(row.fields), row.fields)
+                item = make_item(name, _encoded(frame), row.caption or caption_in(row.fields), row.fields)
+                yield replace(item, side=FRAME_SIDE)
             if number < 0:
                 raise DataError("no frame: the clip is empty")
         except DataError as error:
@@ -157,8 +161,12 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _encoded(frame: Image.Image) -> bytes:
-    frame.thumbnail((FRAME_SIDE, FRAME_SIDE), Image.Resampling.BICUBIC)
-    return encode_png(frame)
+    """A frame at its own size, without loss; WebP takes as long as the fastest PNG and is smaller."""
+    if max(frame.size) > _WEBP_SIDE or "WEBP" not in raster_formats():
+        return encode_png(frame)
+    buffer = io.BytesIO()
+    frame.save(buffer, "WEBP", lossless=True, method=0, quality=0)
+    return buffer.getvalue()
 
 
 def _av() -> Any:

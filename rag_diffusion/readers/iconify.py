@@ -1,4 +1,4 @@
-"""An Iconify package: its SVG drawings, rendered and captioned by their names."""
+"""An Iconify package: its SVG drawings, captioned by their names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.icon_set import IconSet, read_set, svg_of
-from rag_diffusion.readers.images import encode_png, render_svg
 from rag_diffusion.readers.labels import with_article
 from rag_diffusion.readers.packages import read_member
 from rag_diffusion.readers.records import Item, Rejection
 
-_SIZE = 128  # pixels
+_SIDE = 128  # pixels with which a drawing is rendered
 _OUTWARD = re.compile(r"""href\s*=\s*["'](?!\s*(#|data:))""", re.IGNORECASE)  # a file or an address elsewhere
 _OPTIONAL = ("chars.json", "metadata.json")
 
@@ -27,14 +26,13 @@ class IconifyReader:
 
     Args:
         path: what `npm pack` of `@iconify-json/...` wrote, or the folder unpacked.
-        image_size: side in pixels of the rendered images; the data set's own is fastest.
 
     Raises:
         DataError: no such package, or a file of it is missing or damaged.
     """
 
-    def __init__(self, path: Path, *, image_size: int = _SIZE) -> None:
-        self._path, self._size = path, image_size
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._set = read_set(self._file, style=path.name)
         categories = json.loads(self._file("metadata.json")).get("categories", {})
         self._kinds = {name: kind for kind in sorted(categories) for name in categories[kind]}
@@ -51,20 +49,20 @@ class IconifyReader:
             svg = svg_of(icon_set, icon)
             if _OUTWARD.search(str(icon["body"])):
                 return Rejection(what=name, reason="unsafe SVG: it names another file")
-            image = encode_png(render_svg(svg, self._size, name))
-        except (DataError, KeyError, AttributeError) as error:
+        except (KeyError, AttributeError) as error:
             return Rejection(what=name, reason=f"does not render: {error}")
         kind = self._kinds.get(name, "")
         caption = f"an icon of {with_article(title or name)}, {icon_set.words} style"
         return Item(
             name=name,
-            image=image,
+            image=svg,
             caption=f"{caption}, {kind.lower()}" if kind else caption,
             label=title,
             style=icon_set.words,
             title=title,
             licence=icon_set.licence,
             attribution=icon_set.attribution,
+            side=_SIDE,
         )
 
     def _file(self, name: str) -> bytes:

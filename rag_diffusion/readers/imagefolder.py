@@ -12,7 +12,6 @@ from rag_diffusion.readers.captioned import NO_CAPTION, Row, captioned_rows, has
 from rag_diffusion.readers.fields import caption_in, make_item
 from rag_diffusion.readers.images import MAX_BYTES
 from rag_diffusion.readers.records import Item, Rejection
-from rag_diffusion.readers.svg import SUFFIX, svg_to_png
 
 _CAMERAS = frozenset(
     {"img", "image", "dsc", "dscn", "dscf", "pxl", "mvimg", "photo", "pict", "cimg", "screenshot", "wa"}
@@ -50,8 +49,6 @@ class FolderReader:
             return Rejection(what=row.name, reason=row.problem)
         try:
             content = read_image(self._path / row.name)
-            if row.name.lower().endswith(SUFFIX):
-                content = svg_to_png(content, row.name)
         except DataError as error:
             return Rejection(what=row.name, reason=str(error))
         return make_item(row.name, content, row.caption or caption_in(row.fields), row.fields)

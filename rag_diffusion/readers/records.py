@@ -13,7 +13,7 @@ class Item:
 
     Attributes:
         name: stable inside its data set: a relative path, a row's key, a frame `clip.webp#0012`.
-        image: an encoded image file, byte for byte.
+        image: an encoded image file or an SVG, byte for byte as it came.
         caption: the text as it stood there; may be empty or unclean.
         label: what is shown, the pair's entity; empty where there is none.
         category: a coarser class, empty where there is none.
@@ -23,6 +23,8 @@ class Item:
         attribution: author; empty means that of the data set.
         split: `train`, `validation` or `test`; empty means `train`.
         url: where the image can be looked up, if anywhere.
+        side: of a drawing or a frame: pixels of the longer side with which it is rendered, or to which it is scaled
+            down, before it becomes a square; see `checked.checked_image`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Item:
     attribution: str = ""
     split: str = ""
     url: str = ""
+    side: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ import io
 import re
 from xml.etree import ElementTree
 
+from PIL import Image
+
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.images import encode_png, render_svg
 
@@ -22,15 +24,32 @@ _OUTSIDE = re.compile(
 _NUMBER = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(?:px|pt|mm|cm|in)?\s*", re.IGNORECASE)
 
 
+_ROOT = re.compile(rb"<(?:[\w.-]+:)?svg[\s>]")
+_LOOKED_AT = 1 << 16  # bytes; a licence may stand before the root
+
+
+def is_drawing(content: bytes) -> bool:
+    """Whether a file is an SVG; no picture of pixels begins as one does."""
+    beginning = content[:_LOOKED_AT].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return beginning.startswith(b"<") and _ROOT.search(beginning) is not None
+
+
 def svg_to_png(content: bytes, what: str) -> bytes:
-    """PNG bytes of a drawing on white, its longer side `SIDE` pixels.
+    """PNG bytes of a drawing, `SIDE` pixels on each side; see `render_drawing`."""
+    return encode_png(render_drawing(content, what, SIDE))
+
+
+def render_drawing(content: bytes, what: str, side: int) -> Image.Image:
+    """A drawing that anybody may have made, on a white square.
 
     Args:
         content: of the file.
         what: its name, for the error.
+        side: of the square in pixels.
 
     Raises:
-        DataError: it is too large, reaches beyond its own file, is no SVG, or draws nothing.
+        DataError: it is too large, reaches beyond its own file, is no SVG, or draws nothing; a short class stands
+            before the colon.
     """
     if len(content) > MAX_BYTES:
         raise DataError(f"file too large: {len(content)} bytes of SVG, at most {MAX_BYTES}")
@@ -43,7 +62,10 @@ def svg_to_png(content: bytes, what: str) -> bytes:
     ratio = _ratio(content, what)
     if not 1 / _MOST_RATIO <= ratio <= _MOST_RATIO:
         raise DataError(f"SVG out of shape: {ratio:.2g} times as wide as high, at most {_MOST_RATIO:g}")
-    return encode_png(render_svg(content, SIDE, what))
+    try:
+        return render_svg(content, side, what)
+    except DataError as error:
+        raise DataError(f"does not render: {error}") from None
 
 
 def _ratio(content: bytes, what: str) -> float:
@@ -51,9 +73,9 @@ def _ratio(content: bytes, what: str) -> float:
     try:
         _, root = next(iter(ElementTree.iterparse(io.BytesIO(content), events=("start",))))  # noqa: S314, no entities
     except (ElementTree.ParseError, StopIteration) as error:
-        raise DataError(f"{what}: expected an SVG, got {error}") from None
+        raise DataError(f"does not render: {what}: expected an SVG, got {error}") from None
     if root.tag.rpartition("}")[2] != "svg":
-        raise DataError(f"{what}: expected an SVG, got a document of <{root.tag.rpartition('}')[2]}>")
+        raise DataError(f"does not render: {what}: expected an SVG, got a document of <{root.tag.rpartition('}')[2]}>")
     sides = [_NUMBER.fullmatch(root.get(name, "")) for name in ("width", "height")]
     box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
     numbers = [float(side[1]) for side in sides if side]

@@ -2,8 +2,8 @@
 
     python -m rag_diffusion.serving.decoder BYTES SECONDS
 
-It reads a side and a file from its input and writes pixels, or why there are none, to its output. The child is thrown
-away with all that the picture took; what harms a decoder harms nothing else.
+It reads two sizes and a file from its input and writes pixels, or why there are none, to its output. The child is
+thrown away with all that the picture took; what harms a decoder harms nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from rag_diffusion.readers.images import ImageError, decode, to_square
+from rag_diffusion.readers.checked import checked_image
+from rag_diffusion.readers.images import ImageError
 
-ASKED = struct.Struct("<II")  # side in pixels, bytes of the file
+ASKED = struct.Struct("<III")  # size and side, see `checked_image`, and bytes of the file
 TOLD = struct.Struct("<BI")  # one of the two below, bytes that follow
 PIXELS, REASON = 0, 1
 _UNABLE = "could not create decoder object"
@@ -33,20 +34,20 @@ def main(memory: int, seconds: int) -> None:
     """
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(ASKED.size)) == ASKED.size:
-        side, length = ASKED.unpack(head)
-        kind, found = _apart(source.read(length), side, memory, seconds)
+        size, side, length = ASKED.unpack(head)
+        kind, found = _apart(source.read(length), size, side, memory, seconds)
         sink.write(TOLD.pack(kind, len(found)) + found)
         sink.flush()
 
 
-def _apart(content: bytes, side: int, memory: int, seconds: int) -> tuple[int, bytes]:
+def _apart(content: bytes, size: int, side: int, memory: int, seconds: int) -> tuple[int, bytes]:
     """What a child finds."""
     end, start = os.pipe()
     child = os.fork()
     if not child:
         os.close(end)
         _bound(memory, seconds)
-        _write(start, *_decoded(content, side))
+        _write(start, *_decoded(content, size, side))
     os.close(start)
     with os.fdopen(end, "rb") as answers:
         answer = answers.read()
@@ -67,9 +68,9 @@ def _bound(memory: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _decoded(content: bytes, side: int) -> tuple[int, bytes]:
+def _decoded(content: bytes, size: int, side: int) -> tuple[int, bytes]:
     try:
-        return PIXELS, to_square(decode(content, "image", side=side), side).tobytes()
+        return PIXELS, checked_image(content, "image", size, side).tobytes()
     except ImageError as error:
         unable = _UNABLE in error.reason  # what WebP says where there is no memory for all of its pixels
         large = f"large image: its decoder cannot begin in the memory that it may have, or is damaged: {error.reason}"

@@ -43,8 +43,8 @@ class Pictures:
         for _ in range(workers):
             self._free.put(None)
 
-    def checked(self, content: bytes, what: str, size: int) -> Image.Image:
-        """As `images.checked_image`, in another process.
+    def checked(self, content: bytes, what: str, size: int, side: int = 0) -> Image.Image:
+        """As `checked.checked_image`, in another process.
 
         Raises:
             ImageError: as there; or it took too much memory or time, or its decoder came to harm.
@@ -53,7 +53,7 @@ class Pictures:
         try:
             if worker is None:
                 worker = _Worker(self._words)
-            kind, found = worker.decode(content, size)
+            kind, found = worker.decode(content, size, side)
         except (OSError, EOFError):
             if worker is not None:
                 worker.end()
@@ -95,7 +95,7 @@ class _Worker:
         self._ask: BinaryIO = self._process.stdin  # type: ignore[assignment]
         self._told: BinaryIO = self._process.stdout  # type: ignore[assignment]
 
-    def decode(self, content: bytes, side: int) -> tuple[int, bytes]:
+    def decode(self, content: bytes, size: int, side: int) -> tuple[int, bytes]:
         """What it answers; it is ended where it does not.
 
         Raises:
@@ -105,7 +105,7 @@ class _Worker:
         watch.daemon = True
         watch.start()
         try:
-            self._ask.write(ASKED.pack(side, len(content)))
+            self._ask.write(ASKED.pack(size, side, len(content)))
             self._ask.write(content)
             self._ask.flush()
             kind, length = TOLD.unpack(read_exactly(self._told, TOLD.size))

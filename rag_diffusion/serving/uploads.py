@@ -128,7 +128,7 @@ def _pair_of(body: bytes) -> tuple[bytes, dict[str, Any]]:
 
 def _insert_one(service: Service, image: bytes, words: dict[str, Any], url: Callable[[int], str]) -> dict[str, Any]:
     form = PairForm.model_validate(words)
-    item = Item(name=form.name or uploaded_name(image, form.caption), image=image, **form.told())
+    item = Item(name=form.name or uploaded_name(image, form.caption), image=image, side=0, **form.told())
     checked = service.checked(form.data_set, item)
     if isinstance(checked, Rejection):
         raise BodyError(422, checked.reason)

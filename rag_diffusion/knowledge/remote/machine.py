@@ -23,8 +23,7 @@ from rag_diffusion.knowledge.remote.deadline import Deadline
 from rag_diffusion.knowledge.remote.download import JSON_TYPES, Limits, get, parse_json, post_json
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
 from rag_diffusion.knowledge.remote.protocol import text_query
-from rag_diffusion.readers.checked import checked_image
-from rag_diffusion.readers.images import ImageError, encode_png
+from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.store.manifest import Manifest
 
@@ -185,7 +184,7 @@ class RemoteSource:
             with _DECODING:
                 if not until.left:
                     raise RemoteError(f"{what}: expected a checked image within {until.seconds:g} s, got none in time")
-                square = checked_image(content, what, self._size or 1)
+                square = to_square(decode(content, what, side=self._size or 1), self._size or 1)
         except RemoteError as error:
             return Rejection(what=what, reason=_plain(f"image not fetched: {error}"))
         except ImageError as error:
@@ -196,7 +195,7 @@ class RemoteSource:
             with suppress(OSError, DataError):  # a full disk makes the next query slower, and this one no worse
                 self._cache.put(answer.url, content)
         image = content if self._size is None else encode_png(square)
-        return Item(name=str(answer.key), image=image, caption=answer.caption, url=answer.url, **answer.words)
+        return Item(name=str(answer.key), image=image, caption=answer.caption, url=answer.url, side=0, **answer.words)
 
     def _limits(self, most: int) -> Limits:
         return Limits(max_bytes=most, allow_hosts=self.remote.allow_hosts)

@@ -9,16 +9,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.knowledge.places import Places
 from rag_diffusion.knowledge.rejections import rejections
-from rag_diffusion.readers.checked import to_pair
+from rag_diffusion.readers.checked import checked_image, to_pair
 from rag_diffusion.readers.forms import open_reader
+from rag_diffusion.readers.images import ImageError, decode
 from rag_diffusion.readers.records import Item, Rejection
+from rag_diffusion.readers.svg import render_drawing, svg_to_png
 from rag_diffusion.store.manifest import REJECTED, Manifest
 from rag_diffusion.types import Pair
-from tests.unit.readers.pictures import parted, picture
+from tests.unit.readers.pictures import encoded, noise, parted, picture
+
+BLUE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9" fill="blue"/></svg>'
 
 
 def test_the_files_of_img2dataset_are_images_with_texts(tmp_path: Path) -> None:
@@ -104,16 +109,39 @@ def test_texts_by_language_and_numbers_in_fields(photos: Path) -> None:
     assert rejected == {"sub/b.jpg": "caption is no text"}
 
 
-def test_drawings_in_svg_are_rendered(photos: Path) -> None:
-    (photos / "c.svg").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9" fill="blue"/></svg>'
-    )
+def test_drawings_come_as_they_are_and_are_rendered_when_they_are_checked(photos: Path) -> None:
+    (photos / "c.svg").write_text(BLUE)
     (photos / "c.txt").write_text("a blue square")
     (photos / "d.svg").write_text("<svg><image href='/etc/passwd'/></svg>")
     (photos / "d.txt").write_text("not ours")
-    items, rejected = parted(open_reader("image_text", photos))
-    assert items["c.svg"].image.startswith(b"\x89PNG")
-    assert rejected["d.svg"] == "SVG that reaches outside"
+    items, _ = parted(open_reader("image_text", photos))
+    assert items["c.svg"].image == BLUE.encode()
+    made = to_pair(items["c.svg"], data_set="mine", size=16, licence="MIT", attribution="me")
+    assert isinstance(made, Pair)
+    assert decode(made.image, "x").getcolors() == [(256, (0, 0, 255))]
+    assert made.original == BLUE.encode()
+    bad = to_pair(items["d.svg"], data_set="mine", size=16, licence="MIT", attribution="me")
+    assert isinstance(bad, Rejection)
+    assert bad.kind == "SVG that reaches outside"
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff \n", "<?xml version='1.0'?>\n<!-- " + "a licence " * 500 + "-->\n"])
+def test_a_drawing_is_known_by_its_content(before: str) -> None:
+    assert checked_image((before + BLUE).encode(), "a.png", 8).getpixel((4, 4)) == (0, 0, 255)
+    with pytest.raises(ImageError, match="not an image"):
+        checked_image((before + "<html><body>404</body></html>").encode(), "a.png", 8)
+
+
+def test_drawings_and_frames_are_as_large_as_their_reader_says_and_sharp_beyond() -> None:
+    ring = BLUE.replace("<rect", '<circle cx="4" cy="4" r="3" stroke="red" fill="none"/><rect opacity=".3"').encode()
+    assert checked_image(ring, "x", 32, 128) == checked_image(encoded(render_drawing(ring, "x", 128)), "x", 32)
+    assert checked_image(ring, "x", 32) == checked_image(svg_to_png(ring, "x"), "x", 32)
+    assert checked_image(ring, "x", 300, 128) == render_drawing(ring, "x", 300)
+    frame = noise(3, 600, 900)
+    small = frame.copy()
+    small.thumbnail((200, 200), Image.Resampling.BICUBIC)
+    assert checked_image(encoded(frame), "x", 32, 200) == checked_image(encoded(small), "x", 32)
+    assert checked_image(encoded(frame), "x", 900, 200) == checked_image(encoded(frame), "x", 900)
 
 
 def test_entity_and_category_mean_what_they_mean_at_ingest(photos: Path) -> None:

@@ -95,11 +95,14 @@ def test_too_many_frames_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rejected == {"dawn.gif": "too many frames"}
 
 
-def test_large_frames_are_scaled_down(tmp_path: Path) -> None:
+def test_large_frames_are_whole_and_say_how_large_they_are_to_be(tmp_path: Path) -> None:
     frames = [frame.resize((2000, 1000)) for frame in clip(2)]
     (tmp_path / "dawn.gif").write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     items, _ = parted(open_reader("video", tmp_path / "dawn.gif", caption="x"))
-    assert decode(items["dawn.gif#00000"].image, "x").size == (512, 256)
+    item = items["dawn.gif#00000"]
+    assert decode(item.image, "x").size == (2000, 1000)
+    assert item.side == 512
+    assert np.array_equal(decode(item.image, "x"), frames[0])
 
 
 def test_a_video_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.readers.checked import checked_image, to_pair
 from rag_diffusion.readers.forms import FORMS, open_reader
-from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.records import Item, Rejection
 from tests.unit.readers.pictures import parted, picture, write_jsonl
 
@@ -189,16 +189,19 @@ def test_an_iconify_package_packed_or_unpacked(packed: bool, tmp_path: Path) -> 
     reader = open_reader("auto", path)
     assert reader.form == "iconify"
     items, rejected = parted(reader)
-    assert sorted(items) == ["inward", "red-square"]
+    assert sorted(items) == ["broken", "empty", "inward", "red-square"]
     item = items["red-square"]
     assert item.caption == "an icon of a red square, Plain Shapes style, geometry"
     assert (item.label, item.licence, item.attribution) == ("red square", "MIT", "Ann")
-    assert decode(item.image, "x").getpixel((64, 64)) == (255, 0, 0)
-    assert decode(item.image, "x").size == (128, 128)
+    assert item.image.startswith(b"<svg ")
+    assert checked_image(item.image, "x", 64, item.side).getpixel((32, 32)) == (255, 0, 0)
+    assert item.side == 128
+    for name in ("empty", "broken"):
+        bad = to_pair(items[name], data_set="mine", size=16, licence="", attribution="")
+        assert isinstance(bad, Rejection)
+        assert bad.kind == "does not render"
     assert rejected == {
         "gone": "hidden icon",
-        "empty": "does not render",
-        "broken": "does not render",
         "no-body": "does not render",
         "outward": "unsafe SVG",
     }

@@ -282,7 +282,7 @@ def test_an_item_becomes_a_pair() -> None:
         "me",
     )
     assert decode(made.image, "x").size == (32, 32)
-    assert made.original is None
+    assert made.original == item().image
 
 
 def test_an_item_without_labels_stands_for_itself() -> None:
