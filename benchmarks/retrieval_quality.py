@@ -60,12 +60,12 @@ def main() -> None:
     encoder = load_dual_encoder(given.encoder or root / "data/encoder")
     embedder = Embedder(encoder, scratch=root / SCRATCH / "trunk")
     asked = questions(root, corpus)
-    aligned = embed_corpus(embedder, corpus, "")
+    aligned = embed_corpus(embedder, corpus)
     texts = {name: embedder.texts(one.texts, keep=False) for name, one in asked.items()}
     captions = corpus.table["caption"].tolist()
     trunks = trunk(embedder, captions)
     blind = np.zeros_like(trunks)  # the raw sentence encoder knows nothing of images
-    raw = Vectors(image=blind, text=trunks, corpus_hash=corpus.hash, encoder_hash="")
+    raw = Vectors(blind, trunks)
     raw_texts = {name: trunk(embedder, list(one.texts)) for name, one in asked.items()}
     print("| " + " | ".join(["similarity", *(f"{name} @1 | @3 | @10" for name in asked)]) + " |")
     print("|---|" + "---|---|---|" * len(asked))

@@ -11,11 +11,11 @@ from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.knowledge.places import MADE, PUBLISHED, Places
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.stream import PairEncoder
-from rag_diffusion.store.build import VECTORS, describe_files, write_pairs
+from rag_diffusion.store.build import describe_files, write_pairs
 from rag_diffusion.store.manifest import FORMAT, Manifest, rebuild_hint
 from rag_diffusion.store.staging import Staging
 from rag_diffusion.store.stored import Stored
-from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
 
 class Generations:
@@ -79,10 +79,10 @@ class Generations:
         """A data set from its shards alone."""
         return Stored(self.places.generation(manifest.name, manifest.generation), manifest)
 
-    def vectors(self, manifest: Manifest) -> MappedVectors:
+    def vectors(self, manifest: Manifest) -> Vectors:
         """Its vectors, mapped."""
-        path = self.places.generation(manifest.name, manifest.generation) / VECTORS
-        return MappedVectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
+        path = self.places.generation(manifest.name, manifest.generation) / VECTORS_FILE
+        return Vectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
 
     def intact(self, manifest: Manifest, name: str) -> bool:
         """Whether a file of it is as its manifest tells."""

@@ -33,7 +33,7 @@ from rag_diffusion.store.staging import (
     digest,
 )
 from rag_diffusion.store.stored import Stored
-from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
 
 Kind = TypeVar("Kind")
@@ -117,7 +117,7 @@ class Ingest:
         return self.encoder.images(pixels), self.encoder.texts(captions)
 
 
-def keep(staging: Staging, stored: Stored, vectors: MappedVectors) -> None:
+def keep(staging: Staging, stored: Stored, vectors: Vectors) -> None:
     """Put a data set that has its vectors into a build as it is.
 
     Args:

@@ -8,8 +8,7 @@ from typing import Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.places import CORPUS_NAME
-from rag_diffusion.layout import CORPUS, INDEX, RECALL_FILE, STAMP_FILE
-from rag_diffusion.layout import VECTORS as VECTORS_FOLDER
+from rag_diffusion.layout import CORPUS, INDEX, RECALL_FILE, STAMP_FILE, VECTORS
 from rag_diffusion.store.manifest import PIPELINE, Manifest
 
 REMEDY = "run `dvc repro index`"
@@ -37,7 +36,7 @@ def corpus_manifest(root: Path) -> Manifest | None:
             hash=raw["hash"],
             image_size=raw["image_size"],
             shards=raw["shards"],
-            encoder_hash=str(_json(root / VECTORS_FOLDER / STAMP_FILE).get("encoder_hash", "")),
+            encoder_hash=str(_json(root / VECTORS / STAMP_FILE).get("encoder_hash", "")),
             recall=_json(root / INDEX / RECALL_FILE),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -46,12 +45,12 @@ def corpus_manifest(root: Path) -> Manifest | None:
 
 def indexed(root: Path) -> bool:
     """Whether the pipeline has run up to `index`, or had."""
-    return (root / INDEX / STAMP_FILE).is_file() and (root / VECTORS_FOLDER / STAMP_FILE).is_file()
+    return (root / INDEX / STAMP_FILE).is_file() and (root / VECTORS / STAMP_FILE).is_file()
 
 
 def state(root: Path) -> tuple[int, ...]:
     """Changes with the corpus, its vectors or its index."""
-    paths = (root / CORPUS / "manifest.json", root / VECTORS_FOLDER / STAMP_FILE, root / INDEX / STAMP_FILE)
+    paths = (root / CORPUS / "manifest.json", root / VECTORS / STAMP_FILE, root / INDEX / STAMP_FILE)
     found = [path.stat() if path.is_file() else None for path in paths]
     return tuple(number for one in found if one for number in (one.st_ino, one.st_mtime_ns, one.st_size))
 

@@ -9,17 +9,16 @@ import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.knowledge.pipeline_corpus import REMEDY
-from rag_diffusion.layout import CORPUS, INDEX
-from rag_diffusion.layout import VECTORS as VECTORS_FOLDER
+from rag_diffusion.layout import CORPUS, INDEX, VECTORS
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet, PairColumns
 from rag_diffusion.retrieval.indexes import open_indexes
-from rag_diffusion.store.build import VECTORS, WORDS
+from rag_diffusion.store.build import WORDS
 from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.shards import Shards
-from rag_diffusion.store.vector_file import MappedVectors
-from rag_diffusion.store.vectors import check_stamp
+from rag_diffusion.store.stamps import check_stamp
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
 
 def open_corpus(root: Path, manifest: Manifest) -> DataSet:
@@ -29,14 +28,14 @@ def open_corpus(root: Path, manifest: Manifest) -> DataSet:
         DataError: an artifact is missing or damaged.
         LineageError: an artifact was made from another corpus, or with another encoder than the vectors.
     """
-    check_stamp(root / VECTORS_FOLDER, manifest.hash, stage="embed")
+    check_stamp(root / VECTORS, manifest.hash, stage="embed")
     stamp = check_stamp(root / INDEX, manifest.hash, stage="index")
     if stamp.get("encoder_hash") != manifest.encoder_hash:
         raise LineageError(
             f"{root / INDEX}: expected an index of encoder {manifest.encoder_hash}, got one of encoder "
             f"{stamp.get('encoder_hash')}; {REMEDY}"
         )
-    vectors = MappedVectors.open(root / VECTORS_FOLDER / VECTORS, manifest.num_pairs, remedy=REMEDY)
+    vectors = Vectors.open(root / VECTORS / VECTORS_FILE, manifest.num_pairs, remedy=REMEDY)
     return DataSet(
         manifest=manifest,
         columns=PairColumns(_columns(root / CORPUS, manifest)),

@@ -15,8 +15,9 @@ from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import PairColumns, mapped_table
 from rag_diffusion.retrieval.stream import PairEncoder
-from rag_diffusion.store.build import TABLE, VECTORS
+from rag_diffusion.store.build import TABLE
 from rag_diffusion.store.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
+from rag_diffusion.store.vectors import VECTORS_FILE
 from rag_diffusion.types import Pair
 
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
@@ -178,7 +179,7 @@ class Writer:
                 image_size=old.image_size,
             )
             staging = self._generations.staging(facts)
-            if old.encoder_hash == facts.encoder_hash and self._generations.intact(old, VECTORS):
+            if old.encoder_hash == facts.encoder_hash and self._generations.intact(old, VECTORS_FILE):
                 keep(staging, self._generations.stored(old), self._generations.vectors(old))
             else:
                 Ingest(facts, self._encoder, self.decode).fill(staging, self._generations.stored(old))

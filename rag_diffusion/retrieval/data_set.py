@@ -18,11 +18,11 @@ from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.indexes import open_indexes
-from rag_diffusion.store.build import TABLE, VECTORS
+from rag_diffusion.store.build import TABLE
 from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.manifest import Manifest, rebuild_hint
 from rag_diffusion.store.shards import Shards
-from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from rag_diffusion.store.whole import check_files
 from rag_diffusion.types import Pair
 
@@ -81,7 +81,7 @@ class DataSet:
     manifest: Manifest
     columns: PairColumns
     shards: Images
-    vectors: MappedVectors
+    vectors: Vectors
     indexes: Mapping[str, Nearest]
     counts: TermCounts
 
@@ -110,7 +110,7 @@ class DataSet:
             manifest=manifest,
             columns=PairColumns(mapped_table(folder / TABLE, manifest.num_pairs, remedy)),
             shards=Shards(folder, manifest.shards, remedy=remedy),
-            vectors=(vectors := MappedVectors.open(folder / VECTORS, manifest.num_pairs, remedy=remedy)),
+            vectors=(vectors := Vectors.open(folder / VECTORS_FILE, manifest.num_pairs, remedy=remedy)),
             indexes=open_indexes(folder, vectors, str(manifest.recall["factory"]), remedy),
             counts=_counts(folder, manifest.num_pairs, remedy),
         )

@@ -21,8 +21,8 @@ from rag_diffusion.layout import RECALL_FILE
 from rag_diffusion.retrieval.ann import Exhaustive, Nearest, VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.recall import RECALL_QUERIES, check_recall, recall_report
-from rag_diffusion.store.build import TABLE, VECTORS
-from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.build import TABLE
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
 IMAGE_INDEX, TEXT_INDEX = "image.index", "text.index"
 INDEX_FILES = {"text_to_text": TEXT_INDEX, "text_to_image": IMAGE_INDEX}
@@ -37,7 +37,7 @@ def build_indexes(folder: Path, rows: int, config: IndexConfig) -> dict[str, Any
     Raises:
         ConfigError: there is no such index, or it recalls too little.
     """
-    vectors = MappedVectors.open(folder / VECTORS, rows, remedy="build the data set again")
+    vectors = Vectors.open(folder / VECTORS_FILE, rows, remedy="build the data set again")
     exact = config.factory == EXACT or rows < EXACT_BELOW
     bases = {"text_to_text": vectors.text, "text_to_image": vectors.image}
     indexes: dict[str, tuple[Nearest, Floats]] = {}
@@ -58,7 +58,7 @@ def build_indexes(folder: Path, rows: int, config: IndexConfig) -> dict[str, Any
     return report
 
 
-def open_indexes(folder: Path, vectors: MappedVectors, factory: str, remedy: str) -> dict[str, Nearest]:
+def open_indexes(folder: Path, vectors: Vectors, factory: str, remedy: str) -> dict[str, Nearest]:
     """The indexes of a folder; an exact one is the vectors themselves.
 
     Raises:

@@ -17,7 +17,7 @@ from rag_diffusion.progress import progress
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.store.vectors import check_stamp, write_stamp
+from rag_diffusion.store.stamps import check_stamp, write_stamp
 from rag_diffusion.types import Hits, Prompt
 
 NO_STYLE = "default"  # style of a corpus without styles

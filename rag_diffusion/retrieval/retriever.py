@@ -34,7 +34,8 @@ from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.pairs import Pairs
-from rag_diffusion.store.vectors import Vectors, VectorTable, check_stamp
+from rag_diffusion.store.stamps import check_stamp
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors, VectorTable
 from rag_diffusion.types import Hits
 
 CHUNK = 256  # queries scored at a time
@@ -126,13 +127,14 @@ class Retriever:
             LineageError: an artifact was made from another corpus or with another encoder.
         """
         root = Path(root)
-        vectors = Vectors.open(root / VECTORS, corpus)
+        made = check_stamp(root / VECTORS, corpus.hash, stage="embed")
+        vectors = Vectors.open(root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
         encoder_hash = tree_hash(root / ENCODER)
-        if vectors.encoder_hash != encoder_hash:
+        if made["encoder_hash"] != encoder_hash:
             raise LineageError(
                 f"{root / VECTORS}: expected vectors of encoder {encoder_hash}, got those of "
                 f"encoder "
-                f"{vectors.encoder_hash}; run the stages `embed` and `index` again"
+                f"{made['encoder_hash']}; run the stages `embed` and `index` again"
             )
         stamp = check_stamp(root / INDEX, corpus.hash, stage="index")
         if stamp.get("encoder_hash") != encoder_hash:

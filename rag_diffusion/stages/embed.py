@@ -11,7 +11,8 @@ from rag_diffusion.retrieval.align import check_training_record
 from rag_diffusion.retrieval.embedder import Embedder
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.store.vectors import Vectors
+from rag_diffusion.store.stamps import write_stamp
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
 TRUNK_FEATURES = f"{SCRATCH}/trunk"
 
@@ -29,9 +30,11 @@ def run(ctx: StageContext) -> None:
     encoder_hash = tree_hash(ctx.root / ENCODER)
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     ctx.tracker.set_tags({"encoder_hash": encoder_hash})
-    vectors = embed_corpus(embedder, corpus, encoder_hash)
+    vectors = embed_corpus(embedder, corpus)
     with atomic_dir(ctx.root / VECTORS) as folder:
-        vectors.save(folder)
+        vectors.save(folder / VECTORS_FILE)
+        stamp = {"corpus_hash": corpus.hash, "encoder_hash": encoder_hash, "dim": vectors.image.shape[1]}
+        write_stamp(folder, stamp)
     ctx.tracker.log_metrics({
         "num_pairs": len(corpus),
         "dim": vectors.image.shape[1],
@@ -39,7 +42,7 @@ def run(ctx: StageContext) -> None:
     })  # fmt: skip
 
 
-def embed_corpus(embedder: Embedder, corpus: Corpus, encoder_hash: str) -> Vectors:
+def embed_corpus(embedder: Embedder, corpus: Corpus) -> Vectors:
     """Vectors of all pairs; train pairs apart, since `align` may have left their features."""
     captions = corpus.table["caption"].to_numpy()
     is_train = (corpus.table["split"] == "train").to_numpy()
@@ -50,9 +53,4 @@ def embed_corpus(embedder: Embedder, corpus: Corpus, encoder_hash: str) -> Vecto
         image.append(embedder.images(corpus.pixels(rows)))
         text.append(embedder.texts(captions[rows].tolist()))
     order = np.argsort(np.concatenate(parts))
-    return Vectors(
-        image=np.ascontiguousarray(np.concatenate(image)[order]),
-        text=np.ascontiguousarray(np.concatenate(text)[order]),
-        corpus_hash=corpus.hash,
-        encoder_hash=encoder_hash,
-    )
+    return Vectors(np.concatenate(image)[order], np.concatenate(text)[order])

@@ -16,7 +16,8 @@ from rag_diffusion.retrieval.indexes import IMAGE_INDEX, TEXT_INDEX
 from rag_diffusion.retrieval.recall import check_recall, recall_report
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.store.vectors import Vectors, write_stamp
+from rag_diffusion.store.stamps import check_stamp, write_stamp
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
 
 def run(ctx: StageContext) -> None:
@@ -28,7 +29,8 @@ def run(ctx: StageContext) -> None:
     """
     config = ctx.config.index
     corpus = Corpus.open(ctx.root / CORPUS)
-    vectors = Vectors.open(ctx.root / VECTORS, corpus)
+    made = check_stamp(ctx.root / VECTORS, corpus.hash, stage="embed")
+    vectors = Vectors.open(ctx.root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     bases = {"image": (IMAGE_INDEX, vectors.image), "text": (TEXT_INDEX, vectors.text)}
     indexes = {name: (VectorIndex.build(base, config.factory), base) for name, (_, base) in bases.items()}
@@ -40,7 +42,7 @@ def run(ctx: StageContext) -> None:
         path = folder / RECALL_FILE
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         ctx.tracker.log_artifact(path, "index")
-        stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors.encoder_hash}
+        stamp = {"corpus_hash": corpus.hash, "encoder_hash": made["encoder_hash"]}
         write_stamp(folder, stamp | {"factory": config.factory})
         recalls = {key: value for key, value in report.items() if key.startswith("recall_")}
         ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})

@@ -30,9 +30,9 @@ from rag_diffusion.store.corpus import COLUMNS, SCHEMA, SHARD_ROWS
 from rag_diffusion.store.gather import Gathering
 from rag_diffusion.store.manifest import REJECTED, Manifest
 from rag_diffusion.store.staging import Part
-from rag_diffusion.store.vector_file import VectorWriter
+from rag_diffusion.store.vectors import VECTORS_FILE, VectorWriter
 
-TABLE, VECTORS = "table.arrow", "vectors.safetensors"
+TABLE = "table.arrow"
 GROUP_ROWS = 64  # pairs read at a time for one image
 WORDS = ("source", "category", "style", "licence", "attribution", "split")  # columns of few distinct values
 _COUNTED = ("split", "style", "category", "licence", "source")
@@ -107,7 +107,7 @@ def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Count
     shards = []
     table = _TableWriter(folder / TABLE, {name: sorted(counts[name]) for name in WORDS})
     width = gathering.table(gathering.rows[:1]).column("image_vector").type.list_size
-    with table, VectorWriter(folder / VECTORS, len(gathering), width) as vectors:
+    with table, VectorWriter(folder / VECTORS_FILE, len(gathering), width) as vectors:
         for number, shard in enumerate(gathering.blocks(SHARD_ROWS)):
             path = folder / f"pairs-{number:05d}.parquet"
             with pq.ParquetWriter(path, SCHEMA, compression=_COMPRESSION, use_dictionary=list(WORDS)) as writer:

@@ -1,22 +1,27 @@
-"""Image and text vectors of every pair, stamped with the corpus and the encoder they come from."""
+"""Image and text vectors of pairs in one safetensors file, written block by block and read where they lie.
+
+The file is what `safetensors.numpy.save_file` writes, but neither side ever holds it in memory.
+
+Shapes: n pairs, D width.
+
+Source: the safetensors format: 8 bytes with the length of a JSON header, the header, the tensors.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+import numpy as np
 
 from rag_diffusion.arrays import Floats
-from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.layout import STAMP_FILE
-from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.errors import DataError
 
 VECTORS_FILE = "vectors.safetensors"
+NAMES = ("image", "text")
 
 
 class Rows(Protocol):
@@ -43,90 +48,87 @@ class VectorTable(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vectors:
-    """Unit vectors in the order of `corpus.table`.
+class VectorWriter:
+    """Writes both tables at once, a block of rows after the other.
 
-    Attributes:
-        image: (N, D) float32.
-        text: (N, D) float32, of the captions.
-        corpus_hash: the corpus they were made from.
-        encoder_hash: hash of the encoder's folder.
+    Args:
+        path: the file.
+        rows: n.
+        width: D.
     """
+
+    def __init__(self, path: Path, rows: int, width: int) -> None:
+        size = 4 * rows * width
+        table = {
+            name: {"dtype": "F32", "shape": [rows, width], "data_offsets": [place * size, (place + 1) * size]}
+            for place, name in enumerate(NAMES)
+        }
+        header = json.dumps(table, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)
+        self._file = path.open("wb")
+        self._file.write(len(header).to_bytes(8, "little") + header)
+        self._at = {name: 8 + len(header) + place * size for place, name in enumerate(NAMES)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, image: Floats, text: Floats) -> None:
+        """The next rows of both: (m, D) each."""
+        for name, block in zip(NAMES, (image, text), strict=True):
+            self._file.seek(self._at[name])
+            self._file.write(np.ascontiguousarray(block, dtype="<f4").data)
+            self._at[name] += block.nbytes
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of images and captions, row by row: (n, D) float32 each, in memory or mapped from a file."""
 
     image: Floats
     text: Floats
-    corpus_hash: str
-    encoder_hash: str
 
-    def save(self, folder: Path) -> None:
-        """Write vectors and stamp into an existing folder."""
-        save_file({"image": self.image, "text": self.text}, folder / VECTORS_FILE)
-        stamp = {"corpus_hash": self.corpus_hash, "encoder_hash": self.encoder_hash}
-        write_stamp(folder, stamp | {"dim": self.image.shape[1]})
+    def save(self, path: Path) -> None:
+        """Write both tables."""
+        with VectorWriter(path, *self.image.shape) as file:
+            file.write(self.image, self.text)
 
     @classmethod
-    def open(cls, folder: Path | str, corpus: Corpus) -> Vectors:
-        """Read the vectors of a corpus.
+    def open(cls, path: Path, rows: int, *, remedy: str) -> Vectors:
+        """Map a file.
+
+        Args:
+            path: the file.
+            rows: n.
+            remedy: what makes a new one.
 
         Raises:
-            DataError: they are missing or damaged.
-            LineageError: they were made from another corpus.
+            DataError: it is missing, cut, or holds something else.
         """
-        folder = Path(folder)
-        stamp = check_stamp(folder, corpus.hash, stage="embed")
         try:
-            arrays = load_file(folder / VECTORS_FILE)
-            image, text = arrays["image"], arrays["text"]
-        except (OSError, SafetensorError, KeyError) as error:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if not 0 < length < path.stat().st_size:
+                    raise ValueError(f"a header of {length} bytes in a file of {path.stat().st_size}")
+                table = json.loads(file.read(length))
+            found = [_mapped(path, table[name], 8 + length) for name in NAMES]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: expected image and text vectors, got {error}; {remedy}") from None
+        if len(found[0]) != rows or len(found[1]) != rows:
             raise DataError(
-                f"{folder / VECTORS_FILE}: expected image and text vectors, got {error}; run the stage `embed` again"
-            ) from None
-        if len(image) != len(corpus) or len(text) != len(corpus):
-            raise LineageError(
-                f"{folder}: expected {len(corpus)} vectors, got {len(image)} of images and "
-                f"{len(text)} of captions; "
-                "run the stage `embed` again"
+                f"{path}: expected {rows} vectors of images and of captions, got {len(found[0])} and {len(found[1])}; "
+                f"{remedy}"
             )
-        return cls(image=image, text=text, corpus_hash=corpus.hash, encoder_hash=str(stamp["encoder_hash"]))
+        return cls(*found)
 
 
-def write_stamp(folder: Path, stamp: Mapping[str, object]) -> None:
-    """Write what an artifact was made from, as stamp.json."""
-    (folder / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def check_stamp(folder: Path, corpus_hash: str, *, stage: str) -> dict[str, object]:
-    """Read an artifact's stamp and compare its corpus.
-
-    Args:
-        folder: the artifact.
-        corpus_hash: hash of the corpus at hand.
-        stage: the stage that makes the artifact, named in the errors.
-
-    Returns:
-        The stamp.
-
-    Raises:
-        DataError: there is no artifact, or its stamp is damaged.
-        LineageError: it was made from another corpus.
-    """
-    try:
-        stamp = json.loads((folder / STAMP_FILE).read_text(encoding="utf-8"))
-        made_from = str(stamp["corpus_hash"])
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder}: expected an artifact with {STAMP_FILE}, found none; run the stage `{stage}`"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder / STAMP_FILE}: expected a stamp, got {error!r}; run the stage `{stage}` again"
-        ) from None
-    if made_from != corpus_hash:
-        raise LineageError(
-            f"{folder}: expected an artifact of corpus {corpus_hash}, got one made from corpus "
-            f"{made_from}; "
-            f"run the stage `{stage}` again"
-        )
-    assert isinstance(stamp, dict)
-    return stamp
+def _mapped(path: Path, entry: dict[str, list[int]], start: int) -> Floats:
+    rows, width = entry["shape"]
+    first, last = entry["data_offsets"]
+    if last - first != 4 * rows * width or start + last > path.stat().st_size:
+        raise ValueError(f"{path.stat().st_size} bytes where {start + last} belong")
+    return np.memmap(path, dtype="<f4", mode="r", offset=start + first, shape=(rows, width))

@@ -26,7 +26,7 @@ from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.staging import Embedded
-from rag_diffusion.store.vector_file import MappedVectors
+from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
 
 
@@ -110,7 +110,7 @@ class Visitors:
             manifest=replace(self.manifest, num_pairs=len(pairs), hash=identity.hexdigest()),
             columns=PairColumns(_table(pairs)),
             shards=HeldImages(pairs),
-            vectors=MappedVectors(image, text),
+            vectors=Vectors(image, text),
             indexes={"text_to_text": Exhaustive(text), "text_to_image": Exhaustive(image)},
             counts=TermCounts.of([pair.caption for pair in pairs], needs_words=False),
         )

@@ -96,9 +96,7 @@ def one_corpus(root: Path, parts: dict[str, list[Item]]) -> Retriever:
     write_corpus(root, pairs, image_size=SIZE, facts={})
     corpus, encoder = Corpus.open(root), TinyEncoder()
     captions = corpus.table["caption"].tolist()
-    vectors = Vectors(
-        image=encoder.images(corpus.pixels()), text=encoder.texts(captions), corpus_hash="", encoder_hash=""
-    )
+    vectors = Vectors(encoder.images(corpus.pixels()), encoder.texts(captions))
     bm25 = LexicalIndex.build(captions)
     return Retriever(
         corpus,

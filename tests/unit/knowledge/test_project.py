@@ -18,7 +18,8 @@ from rag_diffusion.stages import index
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.filters import Filter
-from rag_diffusion.store.vectors import Vectors, write_stamp
+from rag_diffusion.store.stamps import write_stamp
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from rag_diffusion.tracking import NullTracker
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base, settings, write_params
 
@@ -31,14 +32,10 @@ def project(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Pa
     root = tmp_path_factory.mktemp("pipeline")
     shutil.copytree(tiny_corpus.path, root / layout.CORPUS)
     encoder = TinyEncoder()
-    vectors = Vectors(
-        image=encoder.images(tiny_corpus.pixels()),
-        text=encoder.texts(tiny_corpus.table["caption"].tolist()),
-        corpus_hash=tiny_corpus.hash,
-        encoder_hash=encoder.hash,
-    )
+    vectors = Vectors(encoder.images(tiny_corpus.pixels()), encoder.texts(tiny_corpus.table["caption"].tolist()))
     (root / layout.VECTORS).mkdir(parents=True)
-    vectors.save(root / layout.VECTORS)
+    vectors.save(root / layout.VECTORS / VECTORS_FILE)
+    write_stamp(root / layout.VECTORS, {"corpus_hash": tiny_corpus.hash, "encoder_hash": encoder.hash})
     index.run(StageContext(config=settings(), root=root, tracker=NullTracker()))
     return root
 
@@ -54,7 +51,7 @@ def by_hand(root: Path) -> Retriever:
     corpus, encoder = Corpus.open(root / layout.CORPUS), TinyEncoder()
     return Retriever(
         corpus,
-        Vectors.open(root / layout.VECTORS, corpus),
+        Vectors.open(root / layout.VECTORS / VECTORS_FILE, len(corpus), remedy=""),
         LexicalIndex.load(root / layout.INDEX),
         {name: VectorIndex.load(root / layout.INDEX / file) for name, file in
          (("text_to_text", "text.index"), ("text_to_image", "image.index"))},

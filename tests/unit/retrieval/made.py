@@ -23,7 +23,7 @@ def random_vectors(corpus: Corpus, seed: int = 0, dim: int = 12) -> Vectors:
         rows = rows + 0.4 * rng.normal(size=rows.shape)
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
-    return Vectors(image=draw(), text=draw(), corpus_hash=corpus.hash, encoder_hash="none")
+    return Vectors(draw(), draw())
 
 
 def make_retriever(

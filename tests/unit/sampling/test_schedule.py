@@ -35,7 +35,7 @@ def retriever(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> 
     image, text = embedder.images(tiny_corpus.pixels()), embedder.texts(captions)
     return Retriever(
         tiny_corpus,
-        Vectors(image=image, text=text, corpus_hash=tiny_corpus.hash, encoder_hash=""),
+        Vectors(image, text),
         LexicalIndex.build(captions),
         {"text_to_text": VectorIndex.build(text, "Flat"), "text_to_image": VectorIndex.build(image, "Flat")},
         weights={"bm25": 1.0, "text_to_text": 0.0, "text_to_image": 0.0},
