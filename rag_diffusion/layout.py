@@ -8,6 +8,7 @@ ENCODER = "data/encoder"
 VECTORS = "data/vectors"
 INDEX = "data/index"
 KB = "data/kb"  # data sets beside the corpus
+SNAPSHOTS = "data/snapshots"  # versions of them that DVC tracks
 NEIGHBORS = "data/neighbors"
 BASELINES = "data/baselines"
 MODEL = "data/model"

@@ -46,6 +46,23 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataSetVersion:
+    """A data set of the knowledge base, as it was when something was made from it.
+
+    Attributes:
+        name: of the data set; `corpus` is the pipeline's own.
+        hash: of its pairs.
+        num_pairs: how many they were.
+        added: when they were added, in UTC as ISO 8601 has it; empty where nobody noted it.
+    """
+
+    name: str
+    hash: str
+    num_pairs: int
+    added: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hits:
     """Ranked neighbors of one query; best first.
 

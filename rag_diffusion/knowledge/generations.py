@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
@@ -59,7 +60,9 @@ class Generations:
         manifest = write_pairs(made, staging.parts, facts)
         count_words(made)
         report = build_indexes(made, manifest.num_pairs, self.config.index)
-        manifest = replace(manifest, recall=report, files=describe_files(made))
+        same = old is not None and old.hash == manifest.hash
+        added = old.added if old is not None and same else datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = replace(manifest, recall=report, files=describe_files(made), added=added)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, folder)
         atomic_write(staging.folder / PUBLISHED, str(facts.generation))

@@ -25,7 +25,7 @@ from rag_diffusion.readers.images import to_square
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.store.filters import Filter
-from rag_diffusion.types import Pair
+from rag_diffusion.types import DataSetVersion, Pair
 
 _MASKS = 16  # filters whose masks are kept
 
@@ -56,6 +56,11 @@ class StackedPairs:
             return self.parts[0].manifest.hash
         told = sorted((part.name, part.manifest.hash) for part in self.parts)
         return hashlib.sha256("".join(f"{name} {own}\n" for name, own in told).encode()).hexdigest()
+
+    @property
+    def versions(self) -> tuple[DataSetVersion, ...]:
+        """Of each data set, by the alphabet."""
+        return tuple(sorted((part.manifest.version for part in self.parts), key=lambda one: one.name))
 
     def find(self, pair_id: str) -> int | None:
         """Row of a pair, if it is there."""

@@ -107,6 +107,7 @@ class Execution:
                 seed=order.seeds[row],
                 corpus_hash=order.source.corpus_hashes[row],
                 model_hash=model.fingerprint,
+                data_sets=order.source.data_sets[row],
                 neighbors=one.sources(model.image_size, keep=order.keep),
                 null_attention=round(one.null, 5),
                 settings=order.settings(model, self.scheduler, self.precision, row) | by_hand,

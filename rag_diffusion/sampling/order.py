@@ -25,6 +25,7 @@ from rag_diffusion.sampling.output import OutputType
 from rag_diffusion.sampling.provenance import seen_digest, to_text
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.sampling.threshold import Thresholding
+from rag_diffusion.types import DataSetVersion
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # what was computed in, and how it is asked for
 
@@ -35,6 +36,11 @@ class Neighbors(Protocol):
     @property
     def corpus_hashes(self) -> list[str]:
         """Of what each image's prompt was searched in; empty where none was."""
+        ...
+
+    @property
+    def data_sets(self) -> list[tuple[DataSetVersion, ...]]:
+        """The data sets that each image's prompt was searched in; none where it was not."""
         ...
 
     @property

@@ -2,21 +2,24 @@
 
 One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
 
-    {"version": 4, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
+    {"version": 5, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
+     "data_sets": [{"name", "hash", "num_pairs", "added"}, ...],
      "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "role", "score", "attention", "weight",
                     "digest", "image"}, ...],
      "phases": [{"start", "pair_ids"}, ...]}
 
 Together with the generator it draws the image again, see `redraw`.
 
-`settings` holds what else decides a pixel (scheduler and what is unusual of it, steps, guidance, thresholding, size,
-precision, where noise was drawn, what it began with), and as `trouble`, where there was any, which remote data sets did
-not send what they were asked for. `role` is `content` or `style`. `score` is the fused
+`data_sets` are those that the prompt was searched in, each with the hash of its pairs as they were then; `corpus_hash`
+is of all of them together. `settings` holds what else decides a pixel (scheduler and what is unusual of it, steps,
+guidance, thresholding, size, precision, where noise was drawn, what it began with), and as `trouble`, where there was
+any, which remote data sets did not send what they were asked for. `role` is `content` or `style`. `score` is the fused
 retrieval score, null where the neighbor was given by hand.
 `digest` is of a neighbor's pixels as the network saw them and of its caption; `image` holds these pixels as a PNG in
 base64 where the caller chose so. `phases` says from which step on which neighbors were seen, best first. `attention` of
 all neighbors and `null_attention` sum to 1.
-Version 3, which is read too, has no `phases`, `weight` and `digest`, and its `seed` may be null.
+Versions 3 and 4, which are read too, have no `data_sets`; version 3 has no `phases`, `weight` and `digest` either, and
+its `seed` may be null.
 """
 
 from __future__ import annotations
@@ -37,9 +40,11 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.readers.images import encode_png
+from rag_diffusion.types import DataSetVersion
 
-VERSION = 4
-READ = (3, VERSION)
+VERSION = 5
+READ = (3, 4, VERSION)
+DRAWN_AGAIN = (4, VERSION)  # versions that tell all that a picture needs
 CHUNK = "rag_diffusion"
 
 
@@ -81,6 +86,7 @@ class Provenance:
     settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
     phases: tuple[Shown, ...] = ()
+    data_sets: tuple[DataSetVersion, ...] = ()
     version: int = field(default=VERSION)
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,7 +113,8 @@ class Provenance:
             phases = tuple(
                 Shown(start=one["start"], pair_ids=tuple(one["pair_ids"])) for one in content.get("phases", ())
             )
-            return cls(**content | {"neighbors": neighbors, "phases": phases})
+            data_sets = tuple(DataSetVersion(**one) for one in content.get("data_sets", ()))
+            return cls(**content | {"neighbors": neighbors, "phases": phases, "data_sets": data_sets})
         except (KeyError, TypeError) as error:
             raise DataError(f"provenance: expected the fields of version {VERSION}, got {error}") from None
 

@@ -15,8 +15,9 @@ from rag_diffusion.models.neighbor_batch import Neighbor, Picture, neighbors_fro
 from rag_diffusion.sampling.denoise import make_scheduler
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.order import PRECISIONS, Order, latents_digest
-from rag_diffusion.sampling.provenance import VERSION, Provenance, Source, from_text, seen_digest
+from rag_diffusion.sampling.provenance import DRAWN_AGAIN, Provenance, Source, from_text, seen_digest
 from rag_diffusion.sampling.schedule import Phase
+from rag_diffusion.types import DataSetVersion
 
 if TYPE_CHECKING:
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
@@ -39,11 +40,13 @@ class Recorded:
     Attributes:
         lists: of each phase, best first.
         corpus_hash: of where they were searched.
+        searched: the data sets of that.
         said: what went wrong then.
     """
 
     lists: Sequence[list[Neighbor]]
     corpus_hash: str
+    searched: tuple[DataSetVersion, ...]
     said: tuple[str, ...]
     _next: int = field(default=1)
 
@@ -51,6 +54,11 @@ class Recorded:
     def corpus_hashes(self) -> list[str]:
         """Of the one image."""
         return [self.corpus_hash]
+
+    @property
+    def data_sets(self) -> list[tuple[DataSetVersion, ...]]:
+        """Of the one image."""
+        return [self.searched]
 
     @property
     def trouble(self) -> list[tuple[str, ...]]:
@@ -108,6 +116,7 @@ def make_plan(
         source=Recorded(
             lists=[[found[name] for name in phase.pair_ids] for phase in origin.phases],
             corpus_hash=origin.corpus_hash,
+            searched=origin.data_sets,
             said=tuple(settings.get("trouble", ())),
         ),
         phases=lambda num_steps: [
@@ -129,8 +138,10 @@ def make_plan(
 def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -> list[str]:
     """Why a generator cannot draw it; empty where it can."""
     settings = origin.settings
-    if origin.version != VERSION or origin.seed is None:
-        return [f"its provenance is of version {origin.version}, which does not tell all of it; it needs {VERSION}"]
+    if origin.version not in DRAWN_AGAIN or origin.seed is None:
+        return [
+            f"its provenance is of version {origin.version}, which does not tell all of it; it needs {DRAWN_AGAIN[0]}"
+        ]
     reasons = []
     if origin.model_hash != generator.fingerprint:
         reasons.append(
@@ -164,7 +175,10 @@ def _neighbor(
             return Neighbor(image=one.image, caption=one.caption, **told)  # type: ignore[arg-type]
     what = "is another one now" if candidates else "is not there"
     name = f"{source.pair_id} ({source.caption!r})"
-    return f"its neighbor {name} {what}; give it by neighbors=, or open its knowledge base"
+    return (
+        f"its neighbor {name} {what}; give it by neighbors=, or open its knowledge base: `rag-diffusion lineage` says "
+        "which version of it that was and how to have it back"
+    )
 
 
 def _from(retriever: Retriever | KnowledgeBase | None, pair_id: str) -> list[Neighbor]:

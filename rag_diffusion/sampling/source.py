@@ -16,7 +16,8 @@ from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclu
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
-from rag_diffusion.types import Hits
+from rag_diffusion.store.pairs import Pairs
+from rag_diffusion.types import DataSetVersion, Hits
 
 if TYPE_CHECKING:
     from rag_diffusion.knowledge.everywhere import Everywhere
@@ -81,10 +82,12 @@ class NeighborSource:
     @property
     def corpus_hashes(self) -> list[str]:
         """Of what the prompt of each of B images was searched in; empty where none was."""
-        found = [""] * len(self.prompts)
-        if self._looks:
-            found = ["" if one is None else one.corpus.hash for one in self._everywhere.retrievers]
-        return [one for one in found for _ in range(self.images_per_prompt)]
+        return ["" if one is None else one.hash for one in self._searched]
+
+    @property
+    def data_sets(self) -> list[tuple[DataSetVersion, ...]]:
+        """The data sets that the prompt of each of B images was searched in; none where it was not."""
+        return [() if one is None else one.versions for one in self._searched]
 
     @property
     def trouble(self) -> list[tuple[str, ...]]:
@@ -110,6 +113,14 @@ class NeighborSource:
     def again(self, pixels: Pixels) -> list[list[Neighbor]]:
         """Neighbors of B images (B, H, W, 3) as they look so far."""
         return self._search(self.images_per_prompt, pixels)
+
+    @property
+    def _searched(self) -> list[Pairs | None]:
+        """The pairs that the prompt of each of B images was searched in."""
+        found: list[Pairs | None] = [None] * len(self.prompts)
+        if self._looks:
+            found = [None if one is None else one.corpus for one in self._everywhere.retrievers]
+        return [one for one in found for _ in range(self.images_per_prompt)]
 
     @property
     def _looks(self) -> bool:

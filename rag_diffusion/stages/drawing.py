@@ -104,7 +104,8 @@ class Drawing:
                 generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
                 **begin,
             )
-        origins = [replace(origin, variant=variant, corpus_hash=self.corpus.hash) for origin in drawn.provenance]
+        searched: dict[str, Any] = {"corpus_hash": self.corpus.hash, "data_sets": self.corpus.versions}
+        origins = [replace(origin, variant=variant, **searched) for origin in drawn.provenance]
         self.traces.extend(_trace(batch, origin) for origin in origins)
         return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_dir, file_hash
-from rag_diffusion.types import Pair
+from rag_diffusion.types import DataSetVersion, Pair
 
 SHARD_ROWS = 2048
 _BYTES = ("image", "original")
@@ -137,6 +137,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def versions(self) -> tuple[DataSetVersion, ...]:
+        """It alone; see `Pairs`."""
+        return (DataSetVersion(name="corpus", hash=self.hash, num_pairs=len(self)),)
 
     def row(self, pair_id: str) -> int:
         """Row number of a pair.

@@ -10,6 +10,7 @@ from typing import Any
 
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_write
+from rag_diffusion.types import DataSetVersion
 
 FORMAT = 1  # of a data set's files; another one is an error that names the command which makes this one
 REJECTED = "rejected.jsonl"  # in the folder of a generation
@@ -42,6 +43,7 @@ class Manifest:
         shards: name, rows and sha256 of each shard of pairs, in order.
         files: every other file of the generation -> its length and sha256.
         recall: the recall report of the indexes.
+        added: when these pairs came, in UTC as ISO 8601 has it; no part of what makes two data sets equal.
         generation: number of the folder that holds all this.
         format: of the files.
     """
@@ -64,6 +66,7 @@ class Manifest:
     shards: list[dict[str, Any]] = field(default_factory=list)
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     recall: Mapping[str, Any] = field(default_factory=dict)
+    added: str = field(default="", compare=False)
     generation: int = 0
     format: int = FORMAT
 
@@ -71,6 +74,11 @@ class Manifest:
     def remote(self) -> bool:
         """Whether its pairs lie on another machine."""
         return self.form == REMOTE
+
+    @property
+    def version(self) -> DataSetVersion:
+        """Which pairs it is of."""
+        return DataSetVersion(name=self.name, hash=self.hash, num_pairs=self.num_pairs, added=self.added)
 
     def write(self, path: Path) -> None:
         """Write it, as a whole or not at all."""

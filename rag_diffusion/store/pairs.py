@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from rag_diffusion.arrays import Ints, Pixels
-from rag_diffusion.types import Pair
+from rag_diffusion.types import DataSetVersion, Pair
 
 
 class Pairs(Protocol):
@@ -15,6 +15,11 @@ class Pairs(Protocol):
     @property
     def hash(self) -> str:
         """Identity of the pairs."""
+        ...
+
+    @property
+    def versions(self) -> tuple[DataSetVersion, ...]:
+        """The data sets that they are of, each as it is."""
         ...
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def test_a_data_set_of_ones_own_is_retrieved_by_the_pipeline(tmp_path: Path, tin
     neighbors = found.provenance[0].neighbors
     assert len(neighbors) == 2
     assert all(one.pair_id.startswith("mine/") and one.licence == "CC0-1.0" for one in neighbors)
+    (searched,) = found.provenance[0].data_sets
+    assert (searched.name, searched.hash, searched.num_pairs) == ("mine", base.info("mine").hash, 40)
+    assert datetime.now(UTC) - datetime.fromisoformat(searched.added) < timedelta(hours=1)
+    assert Provenance.from_dict(json.loads(found.provenance[0].as_json())) == found.provenance[0]
     assert isinstance(open_retriever(tmp_path), KnowledgeBase)
 
     base.add("other", tiny_items()[:3], licence="MIT")
@@ -92,6 +97,7 @@ def test_what_another_machine_serves_is_retrieved_and_its_silence_told(
     assert np.allclose(shares[0], shares[1], atol=1e-4), "sums of another batch round otherwise"
     assert circle.corpus_hash
     assert circle.corpus_hash != square.corpus_hash
+    assert [(one.name, one.hash) for one in circle.data_sets] == [("far", circle.corpus_hash)]
     silent = draw(["a red circle"])[0]
     assert silent.neighbors == ()
     assert silent.settings["trouble"][0].startswith("remote far: ")

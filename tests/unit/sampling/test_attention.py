@@ -100,5 +100,5 @@ def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None
     Image.new("RGB", (2, 2)).save(tmp_path / "bare.png")
     with pytest.raises(DataError, match="expected an image with its provenance inside"):
         read_png(tmp_path / "bare.png")
-    with pytest.raises(DataError, match="expected version 4, got 1"):
+    with pytest.raises(DataError, match="expected version 5, got 1"):
         Provenance.from_dict({"version": 1})
