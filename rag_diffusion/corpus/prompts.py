@@ -126,6 +126,9 @@ def load_prompts(root: Path, which: str, corpus: Corpus) -> list[Prompt]:
         which: `default` (a fixed third of the test prompts), `all` (test) or `validation`.
         corpus: a user's own corpus brings its own prompts.
 
+    Returns:
+        At least one prompt.
+
     Raises:
         ConfigError: no prompt is left.
     """

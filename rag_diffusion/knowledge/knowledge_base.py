@@ -148,6 +148,9 @@ class KnowledgeBase:
             top_k: hits asked for.
             sets: data sets to search; the words and scores are then those of these alone, unlike with `where`.
             options: more of `Everywhere.search`: `where`, `exclude`, ...
+
+        Returns:
+            The hits of each query, best first.
         """
         here = Everywhere(retrievers=[self.retriever(sets)] * len(queries))
         return here.search(queries, top_k=top_k, **options)

@@ -61,6 +61,9 @@ class Writer:
             attribution: of items that name none.
             replace: whether a data set of that name may be there; it holds until the new one is whole.
 
+        Returns:
+            The manifest of the finished data set.
+
         Raises:
             ConfigError: there is one of that name, or its index recalls less than `index.min_recall`.
             DataError: the source yields no pair.
@@ -100,6 +103,9 @@ class Writer:
             licence: of its images that name none.
             attribution: of its images that name none.
             replace: whether a data set of that name may be there.
+
+        Returns:
+            The manifest that was written.
 
         Raises:
             ConfigError: there is one of that name.
@@ -166,6 +172,7 @@ class Writer:
         Vectors that are whole and of this encoder are kept.
 
         Raises:
+            ConfigError: another machine serves it.
             DataError: its shards are damaged too.
         """
         with self._places.writing(check_name(name), self._wait):

@@ -94,6 +94,9 @@ class Judge:
         Args:
             looks: at the images.
             rows: numbers of the prompts that they answer; None: all.
+
+        Returns:
+            (N,) whether each image is its entity, its style, and its style to a second scorer.
         """
         asked = np.arange(len(self._entity)) if rows is None else rows
         guess = [self._similarities(looks.entity[place], int(row)).argmax() for place, row in enumerate(asked)]

@@ -73,6 +73,9 @@ def distance_table(
         frechet_name: how the Frechet distance is called.
         bootstrap: over all prompts.
         answers: by variant, (N,) numbers of the prompts that its images answer; None: all of them.
+
+    Returns:
+        Variant -> measure -> value or interval.
     """
     table: Table = {}
     for name, ours in in_order(features).items():

@@ -103,6 +103,9 @@ class Generator:
         Args:
             neighbors: N distinct neighbors, and who of B images sees which.
             captions: of the N neighbors.
+
+        Returns:
+            Attended map -> keys and values for B images.
         """
         maps = self.neighbor_maps(neighbors.images, captions)
         return self.project(maps, neighbors)

@@ -26,6 +26,9 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
         **options: for a published pipeline, of `RetrievalUNet.from_pretrained`, e.g. `neighbor_skips=(2, 5)` and
             `torch_dtype`; for a generator of this project, what it is extended by: `EXTENSIONS`.
 
+    Returns:
+        U-Net, codec, text encoder and variance schedule, in evaluation mode.
+
     Raises:
         ModelError: there is none, it cannot be reached, is incomplete, or its weights have another shape.
 

@@ -97,6 +97,9 @@ class Neighbor:
             caption: its text; None is the first line of the text file of the same name beside it, or none at all.
             **facts: more attributes: `source`, `licence`, `attribution`, `weight`, `pair_id`.
 
+        Returns:
+            A neighbor whose pixels are decoded.
+
         Raises:
             DataError: there is no such file, or it is no picture.
         """
@@ -161,6 +164,9 @@ class NeighborBatch:
             corpus: where they are.
             lists: content neighbors of B images.
             style: style neighbors of them; None is none.
+
+        Returns:
+            The N distinct pairs, and which of them each of the B images sees.
 
         Raises:
             LineageError: the corpus has no such pair.

@@ -256,6 +256,9 @@ class RetrievalUNet(UNet2DConditionModel):
             rows: (B, K) which of the N each image sees; anything where the weight is zero.
             weights: (B, K) how much each neighbor counts: 1 plainly, 0 (or False) not at all.
             roles: (B, K) `CONTENT` or `STYLE`; None is content. A network without roles takes all for content.
+
+        Returns:
+            Attended map -> keys and values for B images, as `forward` takes them.
         """
         return {
             name: attention(

@@ -71,6 +71,9 @@ def encode(unet: UNet2DConditionModel, sample: Tensor, timestep: Tensor | float,
         sample: (B, C, H, W).
         timestep: () or (B,).
         conditions: of the B images.
+
+    Returns:
+        Skip maps, bottleneck map and embeddings, as `decode` takes them.
     """
     size = (sample.shape[-2], sample.shape[-1])
     biases = [_as_bias(mask, sample.dtype) for mask in (conditions.attention_mask, conditions.text_mask)]

@@ -53,6 +53,9 @@ def decode(content: bytes, what: str, side: int | None = None) -> Image.Image:
         side: where the caller scales it into a square of this side, so that a JPEG may be decoded smaller: to twice the
             width and height that it will have, or more.
 
+    Returns:
+        RGB, of the image's own size.
+
     Raises:
         ImageError: no image, a truncated, corrupt or animated one, or one beyond `MAX_BYTES` or `MAX_PIXELS`.
     """

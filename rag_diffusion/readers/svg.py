@@ -47,6 +47,9 @@ def render_drawing(content: bytes, what: str, side: int) -> Image.Image:
         what: its name, for the error.
         side: of the square in pixels.
 
+    Returns:
+        A PNG file.
+
     Raises:
         DataError: it is too large, reaches beyond its own file, is no SVG, or draws nothing; a short class stands
             before the colon.

@@ -70,6 +70,9 @@ class VectorIndex:
             vectors: (N, D) unit vectors.
             factory: faiss index factory string, e.g. `Flat`, `HNSW32`, `IVF64,Flat`, `PQ32x8`.
 
+        Returns:
+            An index of all rows.
+
         Raises:
             ConfigError: faiss knows no such index, or it cannot be trained on so few vectors.
         """

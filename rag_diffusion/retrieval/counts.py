@@ -59,6 +59,9 @@ class TermCounts:
             texts: N texts.
             needs_words: whether texts without any word are an error.
 
+        Returns:
+            The table of words and texts.
+
         Raises:
             DataError: there are no words at all.
         """

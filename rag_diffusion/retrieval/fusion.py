@@ -34,6 +34,9 @@ def normalise(scores: NDArray[np.floating], *, low: float, high: float) -> Doubl
         scores: of any shape.
         low: the last score of the pool that the hits are taken from.
         high: the best score.
+
+    Returns:
+        Float64 of the same shape.
     """
     if high <= low:
         return np.zeros(scores.shape)
@@ -70,6 +73,9 @@ def contributions(parts: Mapping[str, Doubles], weights: Mapping[str, float]) ->
         parts: normalised scores by name, all of one shape.
         weights: by the same names, not negative.
 
+    Returns:
+        Similarity -> (R,).
+
     Raises:
         ConfigError: the weights sum to zero.
     """
@@ -82,6 +88,9 @@ def factors(parts: Mapping[str, Doubles], weights: Mapping[str, float]) -> dict[
     Args:
         parts: normalised scores by name, all of one shape; below `FLOOR` counts as `FLOOR`.
         weights: by the same names, not negative.
+
+    Returns:
+        Similarity -> (R,).
 
     Raises:
         ConfigError: the weights sum to zero.

@@ -102,6 +102,9 @@ def pair_neighbors(retriever: Retriever, rows: Ints, candidates: Mask, *, top_k:
         candidates: (N,) rows that may be neighbors; a pair and its near-duplicates never are its
             own.
         top_k: neighbors kept.
+
+    Returns:
+        Pair id -> its hits, never the pair itself nor a near-duplicate.
     """
     corpus = _corpus(retriever)
     table = corpus.table.iloc[rows]

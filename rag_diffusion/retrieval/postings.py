@@ -45,7 +45,7 @@ class Postings:
         self._texts = texts.astype(np.int64)  # as numpy addresses: twice as fast to read
         self.total = total
         self._sizes = np.diff(starts)
-        self._own = threading.local()
+        self._local = threading.local()
         self._most = np.maximum.reduceat(weights, starts[:-1])  # every term has an entry
         self._least = np.minimum.reduceat(weights, starts[:-1])
 
@@ -91,9 +91,9 @@ class Postings:
 
     def _sums(self) -> Doubles:
         """(N,) zeros of this thread; whoever adds to them leaves zeros again, which costs what was added."""
-        if not hasattr(self._own, "sums"):
-            self._own.sums = np.zeros(self.total)
-        sums: Doubles = self._own.sums
+        if not hasattr(self._local, "sums"):
+            self._local.sums = np.zeros(self.total)
+        sums: Doubles = self._local.sums
         return sums
 
     def _candidates(
@@ -103,12 +103,15 @@ class Postings:
 
         `sums` gets what the read entries add up to, `lists` their texts.
         """
+        # bounds: terms by the most that each can give
         most = np.maximum(factors * self._most[columns], 0)
         order = np.argsort(-most, kind="stable")
         columns, factors = columns[order], factors[order]
         rest = np.append(np.cumsum(most[order][::-1])[::-1][1:], 0.0)  # what the terms after each can give together
         ahead = np.append(np.cumsum(self._sizes[columns][::-1])[::-1][1:], 0)  # and their entries
         prunable = bool((self._least[columns] >= 0).all())
+
+        # one term after the other adds to the sums of its texts
         sure = 0.0  # a score that k texts have for sure
         for number, (column, factor) in enumerate(zip(columns, factors, strict=True)):
             texts, weights = self.of(column)
@@ -117,17 +120,21 @@ class Postings:
                 texts, weights = texts[allowed], weights[allowed]
             lists.append(texts)
             np.add.at(sums, texts, factor * weights)
+
+            # enough is known: no new text can come in, so the rest is looked up for those still in question
             costly = ahead[number] > 0 and self._sizes[columns[number + 1]] > _CHEAP
             if prunable and costly and k <= sum(map(len, lists)) < ahead[number]:
-                found = self._touched(lists, sums)
-                own = sums[found]
-                sure = self._surely(columns, factors, found, own, k)
+                touched = self._touched(lists, sums)
+                partial = sums[touched]
+                sure = self._kth_at_least(columns, factors, touched, partial, k)
                 if sure <= rest[number] + _SLACK:
                     continue
-                left = found[own + rest[number] >= sure - _SLACK]
+                left = touched[partial + rest[number] >= sure - _SLACK]
                 if _LOOK_UP * len(left) < ahead[number]:
                     whole = sums[left] + self.at(columns[number + 1 :], factors[number + 1 :], left)
                     return np.asarray(left[_best(whole, k)], dtype=np.int64)
+
+        # every entry was read: the sums are whole
         every = self._touched(lists, sums) if sure <= 0 else np.flatnonzero(sums >= sure - _SLACK)
         return np.asarray(every[_best(sums[every], k)], dtype=np.int64)
 
@@ -139,12 +146,14 @@ class Postings:
             return np.flatnonzero(sums != 0)  # of numbers it is slower
         return np.unique(np.concatenate(lists))
 
-    def _surely(self, columns: Ints, factors: Doubles, found: NDArray[np.integer], own: Doubles, k: int) -> float:
+    def _kth_at_least(
+        self, columns: Ints, factors: Doubles, texts: NDArray[np.integer], partial: Doubles, k: int
+    ) -> float:
         """A score that k texts have for sure: the k-th best whole score of those that are ahead so far."""
-        if len(found) < k:
+        if len(texts) < k:
             return 0.0
-        count = min(len(found), _AHEAD * k)
-        leading = np.sort(found[np.argpartition(own, -count)[-count:]])
+        count = min(len(texts), _AHEAD * k)
+        leading = np.sort(texts[np.argpartition(partial, -count)[-count:]])
         return float(np.partition(self.at(columns, factors, leading), -k)[-k])
 
 

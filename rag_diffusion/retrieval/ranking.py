@@ -50,6 +50,9 @@ def nearest_allowed(index: Nearest, queries: Floats, allowed: Sequence[Allowed],
         allowed: per query, what may come.
         within: rows that their shared filter lets through.
         depth: hits wanted of each.
+
+    Returns:
+        Q arrays of rows.
     """
     counts = np.asarray([one.count(within) for one in allowed])
     total, wanted = len(index), np.minimum(depth, counts)

@@ -183,6 +183,9 @@ class Retriever:
             without_duplicates: whether near-duplicates of the excluded pairs must not come either.
             exclude_images: (Q, H, W, 3) uint8, per query a picture that must not come, nor a near-duplicate of it.
 
+        Returns:
+            Q rankings of at most `top_k` pairs, best first.
+
         Raises:
             LineageError: the corpus has no such pair as one that is excluded.
             ValueError: this retriever cannot find by image.
@@ -233,6 +236,9 @@ class Retriever:
             top_k: hits asked for.
             unlike: pair ids, hits of the same query, whose entities must not come.
             exclude: pair ids that must not come.
+
+        Returns:
+            At most `top_k` pairs, best first.
 
         Raises:
             ValueError: the corpus has no such style.

@@ -46,6 +46,9 @@ class Selection:
             scores: (P,) fused scores, falling.
             images: (P, D) unit vectors; None where `diversity` is 0.
             top_k: hits asked for.
+
+        Returns:
+            (K,) places in the ranking, best first; K is at most `top_k`.
         """
         enough = len(scores) if self.kind == "top_k" else int((scores >= self.threshold).sum())
         if self.diversity == 0 or images is None:

@@ -130,5 +130,8 @@ def combine(full: Tensor, reduced: Tensor, scale: float) -> Tensor:
         full: (B, C, H, W) prediction under both conditions.
         reduced: (B, C, H, W) prediction with a condition left out.
         scale: w.
+
+    Returns:
+        (B, C, H, W) the guided prediction.
     """
     return scale * full - (scale - 1) * reduced

@@ -40,6 +40,9 @@ def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
             One that brings no caption is said to show what the prompt asks for.
         prompts: P texts.
 
+    Returns:
+        A list of neighbors for each prompt.
+
     Raises:
         ValueError: they are something else, or one name stands for two different pictures.
         DataError: a file is none that is read.

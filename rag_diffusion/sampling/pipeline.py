@@ -232,6 +232,7 @@ class RetrievalPipeline(DiffusionPipeline):
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
         """
+        # arguments
         check_counts(
             num_neighbors=num_neighbors,
             num_style_neighbors=num_style_neighbors,
@@ -241,7 +242,9 @@ class RetrievalPipeline(DiffusionPipeline):
         check_output_type(output_type)
         check_thresholding(thresholding)
         prompts, changes = as_prompts(prompt), retrieval_schedule or RetrievalSchedule()
-        found = NeighborSource(
+
+        # neighbors: given, or found by the retriever, of each of P prompts
+        neighbor_source = NeighborSource(
             prompts=prompts,
             images_per_prompt=num_images_per_prompt,
             given=neighbors,
@@ -253,11 +256,13 @@ class RetrievalPipeline(DiffusionPipeline):
             style=style,
             where=_filter(source, where),
         )
+
+        # all that the B images depend on
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
         seeds = image_seeds(generator, len(repeated))
         order = Order(
             prompts=repeated,
-            source=found,
+            source=neighbor_source,
             phases=partial(changes.phases, count=num_neighbors if neighbors is None else None),
             guidance=guidance or Guidance(),
             num_inference_steps=num_inference_steps,
@@ -271,6 +276,8 @@ class RetrievalPipeline(DiffusionPipeline):
             on_step=None if callback_on_step_end is None else partial(self._tell, callback_on_step_end),
             keep=keep_pictures,
         )
+
+        # f(c_n, 0) once, then T steps of the scheduler, then decoding
         return self._carry_out(order, self.scheduler, self.precision)
 
     @torch.no_grad()
@@ -295,6 +302,9 @@ class RetrievalPipeline(DiffusionPipeline):
             neighbors: those that were given by hand.
             latents: (1, D, h, w), where it was drawn from latents given by hand.
             image: what it began with.
+
+        Returns:
+            One image with its provenance.
 
         Raises:
             LineageError: it cannot be drawn again, with the reasons.

@@ -28,6 +28,9 @@ def project(kind: str, sample: Tensor, full: Tensor, guided: Tensor, alpha_cumpr
         guided: (B, D, h, w) prediction after guidance.
         alpha_cumprod: () abar_t.
         eta: share that stays; 1 gives `guided` back.
+
+    Returns:
+        (B, C, H, W), of the same kind as the predictions.
     """
     if eta == 1:
         return guided

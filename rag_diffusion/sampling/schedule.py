@@ -68,6 +68,9 @@ class RetrievalSchedule:
         Args:
             num_steps: T.
             count: neighbors until the first entry of `counts`; None is all there are.
+
+        Returns:
+            At least one phase; the first starts at step 0.
         """
         last = num_steps - 1
         counts = {min(round(share * num_steps), last): number for share, number in sorted(self.counts)}

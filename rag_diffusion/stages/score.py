@@ -76,6 +76,7 @@ def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:
         least: what entity and style must reach.
 
     Raises:
+        LineageError: nothing was measured on real images.
         ModelError: one of them does not.
     """
     if real is None:

@@ -57,6 +57,9 @@ class Gathering:
         Args:
             rows: (n, 2) part and row in it.
             columns: those wanted; None is all.
+
+        Returns:
+            A table of as many rows.
         """
         order = np.argsort(rows[:, 0], kind="stable")
         found = []

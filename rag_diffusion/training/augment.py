@@ -130,6 +130,9 @@ def beside(images: Tensor, others: Tensor, chosen: Mask) -> Tensor:
         images: (n, 3, H, W) in [-1, 1].
         others: (n, 3, H, W) what is put beside each.
         chosen: (n,) which ones.
+
+    Returns:
+        (n, 3, H, W) in [-1, 1].
     """
     if not chosen.any():
         return images

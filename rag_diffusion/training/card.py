@@ -35,6 +35,9 @@ def make_card(
         result: of the training loop.
         settings: the configuration of the run.
         base: card of the weights it started from; its train entities count as seen.
+
+    Returns:
+        What the weights have seen, and how they were made.
     """
     rows = corpus.table.iloc[corpus.rows(pair_ids)]
     seen = set(rows["entity"]) | set(base["train_entities"] if base else [])

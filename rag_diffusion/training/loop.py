@@ -81,6 +81,9 @@ def train(
             process; the scores that it returns stand beside the neighbor gains.
         accelerator: of `open_accelerator`; None opens one for the generator's device.
 
+    Returns:
+        Losses, neighbor gains, seconds; the weights in `generator` are the averaged ones.
+
     Raises:
         ModelError: the run has diverged or memory does not suffice, or the checkpoint belongs to another model.
         ConfigError: the batch cannot be shared among the processes, or the precision is not possible here.

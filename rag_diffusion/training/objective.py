@@ -58,6 +58,9 @@ def add_noise(schedule: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: 
         clean: (B, D, h, w) x_0.
         noise: (B, D, h, w) eps.
         timesteps: (B,) integers.
+
+    Returns:
+        x_t with the noise, timesteps and abar_t that made it.
     """
     table: Tensor = schedule.alphas_cumprod
     signal = table[timesteps.to(table.device)].to(clean.device)

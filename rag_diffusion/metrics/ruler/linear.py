@@ -66,6 +66,9 @@ def fit_whitening(features: ArrayLike, groups: Ints, *, shrinkage: float, dims: 
         shrinkage: of the covariance within groups.
         dims: directions kept, those of the largest scatter between groups.
 
+    Returns:
+        x -> A x + b, to fewer features.
+
     Source: method.md section 4; linear discriminant analysis with classes = entities.
     """
     values = np.asarray(features, dtype=np.float64)
@@ -85,6 +88,9 @@ def fit_lda(features: ArrayLike, classes: Ints, *, shrinkage: float) -> Affine:
         features: (n, D).
         classes: (n,) class numbers 0 .. c-1.
         shrinkage: of the covariance within classes, after each feature is scaled to unit spread.
+
+    Returns:
+        x -> A x + b, to one number a class.
     """
     values = np.asarray(features, dtype=np.float64)
     center = values.mean(axis=0)
