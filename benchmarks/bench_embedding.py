@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from bench_knowledge_base import SIDE, apart, png, print_table
 from bench_lexical import synthetic
 from PIL import Image
@@ -26,7 +27,8 @@ from rag_diffusion.knowledge.ingest import BATCH, Ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.readers.forms import open_reader
-from rag_diffusion.retrieval.stream import StreamEncoder, in_order
+from rag_diffusion.retrieval.encoder import Encoder
+from rag_diffusion.retrieval.threads import in_order
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.staging import Staging
@@ -34,7 +36,7 @@ from rag_diffusion.store.staging import Staging
 
 def embed(images: int, kind: str, rounds: int) -> dict[str, float]:
     """Rates and shares of one kind of image."""
-    encoder = StreamEncoder(Path(ENCODER))
+    encoder = Encoder(Path(ENCODER))
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "streamed": [], "added": []}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -78,21 +80,21 @@ def _folder(folder: Path, images: int, kind: str) -> list[str]:
     return captions
 
 
-def _bare(encoder: StreamEncoder, captions: Sequence[str]) -> tuple[float, float]:
+def _bare(encoder: Encoder, captions: Sequence[str]) -> tuple[float, float]:
     """Seconds of both towers over as many images and captions, in batches as they come, prepared already."""
-    rng = np.random.default_rng(0)
+    rng, towers = np.random.default_rng(0), encoder.encoder
     batches = [captions[start : start + BATCH] for start in range(0, len(captions), BATCH)]
     parts: list[Any] = []
     for texts in batches:
         pixels = rng.integers(0, 255, (len(texts), SIDE, SIDE, 3), dtype=np.uint8)
         tokens = [one for _, one in encoder.token_batches(sorted(set(texts)))]
-        parts.append((encoder.image_batches(pixels), tokens))
+        parts.append((encoder.prepared(pixels), tokens))
 
     def forward(part: Any) -> None:
-        for images in part[0]:
-            encoder.image_vectors(images)
-        for tokens in part[1]:
-            encoder.text_vectors(tokens)
+        with torch.inference_mode():
+            towers.image_head(towers.image_trunk(part[0]))
+            for tokens in part[1]:
+                towers.text_head(towers.text_trunk(tokens.to(encoder.device)))
 
     list(in_order(forward, parts[:2]))
     return _timed(lambda: list(in_order(forward, parts)))

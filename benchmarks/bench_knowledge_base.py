@@ -36,7 +36,7 @@ from rag_diffusion.config import load_config
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.readers.records import Item
-from rag_diffusion.retrieval.stream import StreamEncoder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.serving.server import create_app
 from rag_diffusion.spans import recording, span
 from rag_diffusion.stages.neighbors import latencies
@@ -73,7 +73,7 @@ class Asked(Synthetic):
     """The real encoder where a query, or what a remote sent for it, is embedded."""
 
     def __init__(self) -> None:
-        self._real = StreamEncoder(Path(ENCODER))
+        self._real = Encoder(Path(ENCODER))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """As the real one has it."""

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.layout import CORPUS, SCRATCH
-from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.ann import VectorIndex
-from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.fusion import FusionName
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.neighbors import Drawings
@@ -57,16 +56,17 @@ def main() -> None:
     given = arguments.parse_args()
     root: Path = given.root
     corpus = Corpus.open(root / CORPUS)
-    encoder = load_dual_encoder(given.encoder or root / "data/encoder")
-    embedder = Embedder(encoder, scratch=root / SCRATCH / "trunk")
+    folder = given.encoder or root / "data/encoder"
+    encoder = Encoder(folder, scratch=root / SCRATCH / "trunk")
+    asking = Encoder(folder)  # keeps no features of questions
     asked = questions(root, corpus)
-    aligned = embed_corpus(embedder, corpus)
-    texts = {name: embedder.texts(one.texts, keep=False) for name, one in asked.items()}
+    aligned = embed_corpus(encoder, corpus)
+    texts = {name: asking.texts(one.texts) for name, one in asked.items()}
     captions = corpus.table["caption"].tolist()
-    trunks = trunk(embedder, captions)
+    trunks = trunk(encoder, captions)
     blind = np.zeros_like(trunks)  # the raw sentence encoder knows nothing of images
     raw = Vectors(blind, trunks)
-    raw_texts = {name: trunk(embedder, list(one.texts)) for name, one in asked.items()}
+    raw_texts = {name: trunk(asking, list(one.texts)) for name, one in asked.items()}
     print("| " + " | ".join(["similarity", *(f"{name} @1 | @3 | @10" for name in asked)]) + " |")
     print("|---|" + "---|---|---|" * len(asked))
     index = LexicalIndex.build(captions)
@@ -130,9 +130,9 @@ def questions(root: Path, corpus: Corpus) -> dict[str, Questions]:
     }
 
 
-def trunk(embedder: Embedder, texts: Sequence[str]) -> Floats:
+def trunk(encoder: Encoder, texts: Sequence[str]) -> Floats:
     """(N, 384) unit vectors of the sentence encoder below the text head."""
-    features = embedder.text_features(texts).numpy()
+    features = encoder.text_features(texts).numpy()
     found: Floats = features / np.linalg.norm(features, axis=1, keepdims=True)
     return found
 

@@ -13,11 +13,11 @@ from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.config import Config
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
+from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords
 from rag_diffusion.retrieval.postings import May
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.stacked import StackedIndex, StackedPairs, StackedVectors, in_order_of_ids
-from rag_diffusion.retrieval.stream import PairEncoder
 from rag_diffusion.retrieval.weighting import LexicalName
 
 

@@ -17,7 +17,7 @@ from rag_diffusion.store.manifest import PIPELINE, REMOTE, Manifest, rebuild_hin
 from rag_diffusion.store.whole import check_files
 
 if TYPE_CHECKING:
-    from rag_diffusion.retrieval.stream import PairEncoder
+    from rag_diffusion.retrieval.encoder_folder import PairEncoder
 
 State = tuple[tuple[str, tuple[int, ...]], ...]
 

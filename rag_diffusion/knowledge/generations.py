@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.knowledge.places import MADE, PUBLISHED, Places
+from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
-from rag_diffusion.retrieval.stream import PairEncoder
 from rag_diffusion.store.build import describe_files, write_pairs
 from rag_diffusion.store.manifest import FORMAT, Manifest, rebuild_hint
 from rag_diffusion.store.staging import Staging

@@ -19,7 +19,8 @@ from rag_diffusion.arrays import Floats
 from rag_diffusion.progress import Progress
 from rag_diffusion.readers.checked import Decode, checked_image, checked_pair
 from rag_diffusion.readers.records import Item, Reader, Rejection
-from rag_diffusion.retrieval.stream import PairEncoder, in_order
+from rag_diffusion.retrieval.encoder_folder import PairEncoder
+from rag_diffusion.retrieval.threads import in_order
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.staging import (
     PART_BYTES,

@@ -24,10 +24,11 @@ from rag_diffusion.knowledge.writer import Writer
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import DataSet
+from rag_diffusion.retrieval.encoder import Encoder
+from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.several import things
 from rag_diffusion.retrieval.stacked import StackedPairs
-from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
@@ -80,7 +81,8 @@ class KnowledgeBase:
             ConfigError: params.yaml is missing or wrong.
         """
         root = Path(root)
-        return cls(root, load_config(root / "params.yaml"), StreamEncoder(root / ENCODER), wait=wait)
+        config = load_config(root / "params.yaml")
+        return cls(root, config, Encoder(root / ENCODER, device=config.device), wait=wait)
 
     def add(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: Any) -> Manifest:
         """Make a data set of what a reader yields; see `Writer.add`."""

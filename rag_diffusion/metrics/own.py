@@ -64,20 +64,17 @@ def nearest(images: Floats, real: Floats) -> Ints:
     return found
 
 
-def dual_encoder_agreement(folder: Path) -> Agree:
+def dual_encoder_agreement(folder: Path, device: str = "auto") -> Agree:
     """Cosine of image and text by the dual encoder that `align` left in a folder; it is read at the first call."""
+    from rag_diffusion.retrieval.encoder import Encoder
+
+    encoder = Encoder(folder, device=device)
 
     def agree(pixels: Pixels, texts: Sequence[str]) -> Doubles:
-        from rag_diffusion.models.dual_encoder import load_dual_encoder
-        from rag_diffusion.retrieval.embedder import Embedder
-
-        if not known:
-            known.append(Embedder(load_dual_encoder(folder)))
-        image, text = known[0].images(pixels), known[0].texts(texts)
+        image, text = encoder.images(pixels), encoder.texts(texts)
         cosines: Doubles = (image.astype(np.float64) * text).sum(axis=1)
         return cosines
 
-    known: list[Any] = []
     return agree
 
 

@@ -80,7 +80,7 @@ class Bench:
             config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler,
             trunk=trunk, extractor=make_extractor(config.score, trunk),
             reason=why_not_judged(corpus, prompts, ruler), bootstrap=bootstrap,
-            agree=dual_encoder_agreement(root / layout.ENCODER),
+            agree=dual_encoder_agreement(root / layout.ENCODER, config.device),
         )  # fmt: skip
 
     @property

@@ -1,11 +1,33 @@
-"""The identity of a dual encoder's folder, told without loading it: commands that only list need no torch."""
+"""What a knowledge base needs of an encoder, and the identity of a dual encoder's folder, told without loading it:
+commands that only list need no torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
+
+
+class PairEncoder(Protocol):
+    """Images and captions into unit vectors of one space; called from several threads."""
+
+    @property
+    def hash(self) -> str:
+        """Identity of the weights."""
+        ...
+
+    def images(self, pixels: Pixels) -> Floats:
+        """(N, H, W, 3) uint8 -> (N, D)."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """N texts -> (N, D)."""
+        ...
 
 
 class EncoderFolder:

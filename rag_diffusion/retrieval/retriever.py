@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,9 @@ from rag_diffusion.config import Config, RetrievalConfig, load_config
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, VECTORS
-from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.allowed import Allowed
 from rag_diffusion.retrieval.ann import Nearest, VectorIndex
-from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.fusion import DECIMALS, POOL, FusionName, best_first, fuse
 from rag_diffusion.retrieval.indexes import IMAGE_INDEX, TEXT_INDEX
@@ -142,7 +140,7 @@ class Retriever:
                 f"{root / INDEX}: expected an index of encoder {encoder_hash}, got one of encoder "
                 f"{stamp.get('encoder_hash')}; run the stage `index` again"
             )
-        embedder = _lazy_embedder(root / ENCODER)
+        encoder = Encoder(root / ENCODER, device=config.device)
         return cls(
             corpus,
             vectors,
@@ -152,8 +150,8 @@ class Retriever:
                 "text_to_image": VectorIndex.load(root / INDEX / IMAGE_INDEX),
             },
             weights=Method.of(config.retrieval),
-            embed=lambda texts: embedder().texts(texts),
-            embed_images=lambda pixels: embedder().images(pixels),
+            embed=encoder.texts,
+            embed_images=encoder.images,
         )
 
     def search(
@@ -384,8 +382,3 @@ def _lexical(folder: Path, config: RetrievalConfig, corpus: Corpus) -> dict[str,
     index = LexicalIndex.load(folder)
     found = {"bm25": index}
     return found | ({"tf_idf": LexicalIndex(index.counts, "tf_idf")} if config.weights.tf_idf else {})
-
-
-def _lazy_embedder(folder: Path) -> Callable[[], Embedder]:
-    """The embedder of a folder, loaded when it is first asked for."""
-    return cache(lambda: Embedder(load_dual_encoder(folder)))

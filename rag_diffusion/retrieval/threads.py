@@ -1,49 +1,101 @@
-"""Batches side by side, one thread each.
+"""Batches on every core, their results in order, read only a little ahead.
 
-Small convolutions and matrices gain little from threads inside an operation, and lose much where
-another process uses
-a core: every operation waits for its slowest thread. One thread a batch, one batch a core has
-neither trouble.
+Small convolutions and matrices gain little from threads inside an operation, and lose much where another process uses
+a core: every operation waits for its slowest thread. One thread a batch, one batch a core has neither trouble.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from threading import Lock, local
 from typing import TypeVar
 
 import torch
 
+_AHEAD = 2  # batches that wait for a worker
+
 Batch = TypeVar("Batch")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
+
+
+class _Count:
+    """Blocks of `one_thread_per_operation` that last, in all threads, and the number of threads before the first."""
+
+    lock = Lock()
+    blocks = before = 0
+
+
+_here = local()
 
 
 @contextmanager
 def one_thread_per_operation() -> Iterator[None]:
-    """Run torch's operations on one thread each while the block lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Run torch's operations on a CPU on one thread each while the block lasts; blocks may overlap."""
+    with _Count.lock:
+        if not _Count.blocks:
+            _Count.before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _Count.blocks += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _Count.lock:
+            _Count.blocks -= 1
+            if not _Count.blocks:
+                torch.set_num_threads(_Count.before)
 
 
-def side_by_side(
-    run: Callable[[Batch], Found], batches: Iterable[Batch], *, workers: int | None = None
-) -> Iterator[Found]:
-    """Results of `run` in the order of `batches`.
+def in_order(
+    run: Callable[[Batch], Result], batches: Iterable[Batch], *, workers: int | None = None
+) -> Iterator[Result]:
+    """Results of `run` in the order of `batches`, which are read only a little ahead of the workers.
+
+    Called by one of its own workers, it works there, one batch after another.
 
     Args:
         run: works on one batch; called from several threads.
-        batches: whatever `run` takes.
+        batches: whatever `run` takes; read in the caller's thread. If they end in an error, the results of those
+            before it come first.
         workers: batches at a time; as many as this process may use cores where None.
     """
-    count = workers or _cores()
-    with one_thread_per_operation(), ThreadPoolExecutor(count) as pool:
-        yield from pool.map(run, batches)
+    if in_a_worker():
+        yield from map(run, batches)
+        return
+    count, pending, errors = workers or _cores(), deque[Future[Result]](), list[Exception]()
+    source = _until_an_error(batches, errors)
+    with one_thread_per_operation(), ThreadPoolExecutor(count, initializer=_begin) as pool:
+        try:
+            pending.extend(pool.submit(run, batch) for batch in islice(source, count + _AHEAD))
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(run, batch) for batch in islice(source, 1))
+                yield result
+        finally:
+            for future in pending:
+                future.cancel()
+    if errors:
+        raise errors[0]
+
+
+def in_a_worker() -> bool:
+    """Whether the calling thread is one of `in_order`'s."""
+    return getattr(_here, "worker", False)
+
+
+def _begin() -> None:
+    _here.worker = True
+
+
+def _until_an_error(batches: Iterable[Batch], errors: list[Exception]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except Exception as error:
+        errors.append(error)
 
 
 def _cores() -> int:

@@ -18,7 +18,7 @@ from rag_diffusion.models.dual_encoder import (
     write_published,
 )
 from rag_diffusion.retrieval.align import RECORD_FILE, train_heads, training_record
-from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 
@@ -51,7 +51,11 @@ def _align(ctx: StageContext, corpus: Corpus, folder: Path) -> None:
             f"{ctx.root / CORPUS}: expected train pairs to align the encoder on, got none; lower corpus.split"
         )
     encoder = create_embedded(folder, image_size=config.image_size, embed_dim=config.embed_dim, seed=ctx.config.seed)
-    embedder = Embedder(encoder, scratch=ctx.root / TRUNK_FEATURES)
+    towers = Encoder(encoder, device=ctx.config.device, scratch=ctx.root / TRUNK_FEATURES)
+    images = towers.image_features(corpus.pixels(train.index.to_numpy()))
+    texts = towers.text_features(train["caption"].tolist())
+    titles = towers.text_features(train["title"].tolist()) if config.title_weight else None
+    encoder.model.cpu()  # two small heads: on a GPU they would train no faster
     losses: list[float] = []
 
     def on_step(step: int, loss: float) -> None:
@@ -60,14 +64,14 @@ def _align(ctx: StageContext, corpus: Corpus, folder: Path) -> None:
 
     train_heads(
         encoder,
-        embedder.image_features(corpus.pixels(train.index.to_numpy())),
-        embedder.text_features(train["caption"].tolist()),
+        images,
+        texts,
         entity=train["entity"].factorize()[0].astype(np.int64),
         family=train["family"].factorize()[0].astype(np.int64),
         config=config,
         seed=ctx.config.seed,
         on_step=on_step,
-        title_features=embedder.text_features(train["title"].tolist()) if config.title_weight else None,
+        title_features=titles,
     )
     save_weights(encoder, folder)
     record = training_record(corpus)

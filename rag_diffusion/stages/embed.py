@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, ENCODER, SCRATCH, VECTORS
-from rag_diffusion.models.dual_encoder import load_dual_encoder
 from rag_diffusion.retrieval.align import check_training_record
-from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.stamps import write_stamp
@@ -26,14 +25,13 @@ def run(ctx: StageContext) -> None:
     """
     corpus = Corpus.open(ctx.root / CORPUS)
     check_training_record(ctx.root / ENCODER, corpus)
-    embedder = Embedder(load_dual_encoder(ctx.root / ENCODER), scratch=ctx.root / TRUNK_FEATURES)
-    encoder_hash = tree_hash(ctx.root / ENCODER)
+    encoder = Encoder(ctx.root / ENCODER, device=ctx.config.device, scratch=ctx.root / TRUNK_FEATURES)
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
-    ctx.tracker.set_tags({"encoder_hash": encoder_hash})
-    vectors = embed_corpus(embedder, corpus)
+    ctx.tracker.set_tags({"encoder_hash": encoder.hash})
+    vectors = embed_corpus(encoder, corpus)
     with atomic_dir(ctx.root / VECTORS) as folder:
         vectors.save(folder / VECTORS_FILE)
-        stamp = {"corpus_hash": corpus.hash, "encoder_hash": encoder_hash, "dim": vectors.image.shape[1]}
+        stamp = {"corpus_hash": corpus.hash, "encoder_hash": encoder.hash, "dim": vectors.image.shape[1]}
         write_stamp(folder, stamp)
     ctx.tracker.log_metrics({
         "num_pairs": len(corpus),
@@ -42,7 +40,7 @@ def run(ctx: StageContext) -> None:
     })  # fmt: skip
 
 
-def embed_corpus(embedder: Embedder, corpus: Corpus) -> Vectors:
+def embed_corpus(encoder: Encoder, corpus: Corpus) -> Vectors:
     """Vectors of all pairs; train pairs apart, since `align` may have left their features."""
     captions = corpus.table["caption"].to_numpy()
     is_train = (corpus.table["split"] == "train").to_numpy()
@@ -50,7 +48,7 @@ def embed_corpus(embedder: Embedder, corpus: Corpus) -> Vectors:
     text: list[np.ndarray] = []
     parts = [rows for rows in (np.flatnonzero(is_train), np.flatnonzero(~is_train)) if len(rows)]
     for rows in parts:
-        image.append(embedder.images(corpus.pixels(rows)))
-        text.append(embedder.texts(captions[rows].tolist()))
+        image.append(encoder.images(corpus.pixels(rows)))
+        text.append(encoder.texts(captions[rows].tolist()))
     order = np.argsort(np.concatenate(parts))
     return Vectors(np.concatenate(image)[order], np.concatenate(text)[order])

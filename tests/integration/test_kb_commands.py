@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.models.dual_encoder import create_embedded, load_dual_encoder, save_weights
-from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.terminal.app import app
 from tests.tiny import tiny_pairs
 from tests.unit.knowledge.bases import write_params
@@ -89,15 +89,15 @@ def test_one_command_makes_a_folder_a_knowledge_base(project: Path, tmp_path: Pa
     assert kb(project, "search", "a red circle").exit_code == 1
 
 
-def test_vectors_are_those_of_the_pipelines_embedder(project: Path) -> None:
+def test_vectors_are_those_of_the_pipeline(project: Path) -> None:
     base = KnowledgeBase.open(project)
     base.add("set", [*_items(project)])
     retriever = base.retriever()
-    embedder = Embedder(load_dual_encoder(project / ENCODER))
+    encoder = Encoder(load_dual_encoder(project / ENCODER), device="cpu")
     rows = np.arange(len(retriever.corpus))
     captions = retriever.corpus.cells("caption", rows)
-    np.testing.assert_allclose(retriever.vectors.text[rows], embedder.texts(captions), atol=1e-5)
-    np.testing.assert_allclose(retriever.vectors.image[rows], embedder.images(retriever.corpus.pixels(rows)), atol=1e-5)
+    np.testing.assert_allclose(retriever.vectors.text[rows], encoder.texts(captions), atol=1e-5)
+    np.testing.assert_allclose(retriever.vectors.image[rows], encoder.images(retriever.corpus.pixels(rows)), atol=1e-5)
     base.remove("set")
     left = [
         path for path in (project / "data").rglob("*") if path.is_file() and path.parent.name != ENCODER.split("/")[1]

@@ -20,7 +20,7 @@ from rag_diffusion.knowledge.remote.machine import RemoteAnswer
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet, PairColumns
-from rag_diffusion.retrieval.stream import PairEncoder
+from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.store.build import WORDS
 from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.filters import Filter

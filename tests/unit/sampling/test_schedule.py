@@ -13,7 +13,7 @@ from rag_diffusion.models.dual_encoder import create_embedded
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.ann import VectorIndex
-from rag_diffusion.retrieval.embedder import Embedder
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
@@ -30,17 +30,17 @@ PROMPT = "red circle, noto style"
 def retriever(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     """Real towers, heads as they are before training."""
     folder: Path = tmp_path_factory.mktemp("encoder")
-    embedder = Embedder(create_embedded(folder, image_size=32, embed_dim=16, seed=0))
+    encoder = Encoder(create_embedded(folder, image_size=32, embed_dim=16, seed=0))
     captions = tiny_corpus.table["caption"].tolist()
-    image, text = embedder.images(tiny_corpus.pixels()), embedder.texts(captions)
+    image, text = encoder.images(tiny_corpus.pixels()), encoder.texts(captions)
     return Retriever(
         tiny_corpus,
         Vectors(image, text),
         LexicalIndex.build(captions),
         {"text_to_text": VectorIndex.build(text, "Flat"), "text_to_image": VectorIndex.build(image, "Flat")},
         weights={"bm25": 1.0, "text_to_text": 0.0, "text_to_image": 0.0},
-        embed=embedder.texts,
-        embed_images=embedder.images,
+        embed=encoder.texts,
+        embed_images=encoder.images,
     )
 
 

@@ -19,7 +19,8 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER, KB
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.readers.records import Item
-from rag_diffusion.retrieval.stream import PairEncoder, StreamEncoder
+from rag_diffusion.retrieval.encoder import Encoder
+from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.serving.connections import bounded_protocol
 from rag_diffusion.serving.server import Access, create_app
 from tests.tiny import tiny_pairs
@@ -45,12 +46,12 @@ def items(style: str) -> list[Item]:
     ]
 
 
-def make_encoder(root: Path) -> StreamEncoder:
+def make_encoder(root: Path) -> Encoder:
     """The embedded encoder at 32 px, with heads as they are before training."""
     folder = root / ENCODER
     folder.mkdir(parents=True)
     save_weights(create_embedded(folder, image_size=32, embed_dim=16, seed=0), folder)
-    return StreamEncoder(folder)
+    return Encoder(folder)
 
 
 def open_base(root: Path, project_root: Path, encoder: PairEncoder) -> KnowledgeBase:

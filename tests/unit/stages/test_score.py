@@ -258,7 +258,7 @@ def test_a_ruler_that_has_seen_test_entities_stops_baselines(
 def test_a_corpus_without_known_styles_gets_distances_and_measures_of_its_own(
     ready: Path, scoring_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def brightness(folder: Path) -> Agree:
+    def brightness(folder: Path, device: str) -> Agree:
         return lambda pixels, texts: pixels.mean(axis=(1, 2, 3)) / 255
 
     monkeypatch.setattr("rag_diffusion.metrics.scoring.dual_encoder_agreement", brightness)
