@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.retrieval.query import Query
 
 ADD = """
 import sys
@@ -116,7 +117,7 @@ def main() -> None:
     queries = [f"a photograph of a {number}" for number in range(20)]
     hits = [
         [[(pair.split("/", 1)[1], round(score, 5)) for pair, score in zip(one.pair_ids, one.scores, strict=True)]
-         for one in base.search(queries, top_k=10, sets=[name])]
+         for one in base.search(Query(queries, top_k=10, sets=[name])).hits]
         for name in ("undisturbed", "killed")
     ]  # fmt: skip
     assert hits[0] == hits[1], "other hits after the kills"

@@ -37,6 +37,7 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.encoder import Encoder
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.serving.server import create_app
 from rag_diffusion.spans import recording, span
 from rag_diffusion.stages.neighbors import latencies
@@ -180,7 +181,7 @@ def query(size: int, data_sets: int, queries: int, factory: str) -> dict[str, An
         with Memory() as opening:
             asked.retriever()
         opened = time.perf_counter() - start
-        parts = _asked(queries, lambda text: (asked.search([text], top_k=TOP)[0], asked.retriever().corpus))
+        parts = _asked(queries, lambda text: (asked.search(Query([text], top_k=TOP)).hits[0], asked.retriever().corpus))
     return {"pairs": size, "data_sets": data_sets, "factory": factory, "open_s": opened,
             "open_grown_mib": opening.peak - opening.before} | parts  # fmt: skip
 
@@ -193,10 +194,10 @@ def remote(size: int, queries: int) -> dict[str, Any]:
             asked.writer.add_remote("there", url, allow_hosts=["127.0.0.1"])
 
             def ask(text: str) -> tuple[Hits, Pairs]:
-                places = asked.everywhere([text], top_k=TOP)
-                assert not places.trouble, places.trouble
-                assert places.retrievers[0] is not None
-                return places.search([text], top_k=TOP)[0], places.retrievers[0].corpus
+                results = asked.search(Query([text], top_k=TOP))
+                assert not results.trouble, results.trouble
+                assert results.retrievers[0] is not None
+                return results.hits[0], results.retrievers[0].corpus
 
             _asked(queries, ask)
             parts = _asked(queries, ask)

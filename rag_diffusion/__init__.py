@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
     from rag_diffusion.models.load import load_generator
     from rag_diffusion.models.unet import RetrievalUNet
+    from rag_diffusion.retrieval.query import Query
     from rag_diffusion.retrieval.retriever import Retriever
     from rag_diffusion.sampling import Guidance, Neighbor, RetrievalPipeline, RetrievalSchedule
+    from rag_diffusion.store.filters import Filter
 
 __version__ = "0.1.0"
 __all__ = [
+    "Filter",
     "Guidance",
     "KnowledgeBase",
     "Neighbor",
+    "Query",
     "RetrievalPipeline",
     "RetrievalSchedule",
     "RetrievalUNet",
@@ -27,9 +31,11 @@ __all__ = [
     "load_generator",
 ]
 _MODULES = {
+    "Filter": "store.filters",
     "Guidance": "sampling",
     "KnowledgeBase": "knowledge.knowledge_base",
     "Neighbor": "sampling",
+    "Query": "retrieval.query",
     "RetrievalPipeline": "sampling",
     "RetrievalSchedule": "sampling",
     "RetrievalUNet": "models.unet",

@@ -7,6 +7,7 @@ they see the state before or after a write. Writers of one data set wait for eac
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -16,26 +17,23 @@ from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
 from rag_diffusion.knowledge import project
 from rag_diffusion.knowledge.assemble import Shelf, assembled
 from rag_diffusion.knowledge.catalogue import Catalogue, Listed, State
-from rag_diffusion.knowledge.everywhere import Everywhere
 from rag_diffusion.knowledge.places import CORPUS_NAME
-from rag_diffusion.knowledge.remote.machine import DEADLINE, RemoteSource, find_everywhere
-from rag_diffusion.knowledge.remote.visitors import Visitors
+from rag_diffusion.knowledge.remote.visitors import ask_remotes
 from rag_diffusion.knowledge.writer import Writer
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
+from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.several import things
 from rag_diffusion.retrieval.stacked import StackedPairs
-from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
-from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
-from rag_diffusion.types import Hits, Pair
+from rag_diffusion.store.pairs import Pairs
+from rag_diffusion.types import Pair
 
-ASKED = 20  # images that a remote is asked for at least: some will be excluded, or worse than what lies here
 WAIT = 60.0  # seconds for another writer of the same data set
 _KEPT = 4  # retrievers over different choices of data sets
 _TRIES = 5  # to open a data set that is being replaced
@@ -55,12 +53,12 @@ class KnowledgeBase:
         writer: makes, replaces and removes them.
 
     Example:
-        >>> from rag_diffusion import KnowledgeBase
+        >>> from rag_diffusion import KnowledgeBase, Query
         >>> from rag_diffusion.readers.forms import open_reader
         >>> base = KnowledgeBase.open(".")
         >>> base.add("circles", open_reader("auto", "photos"), licence="CC0-1.0").num_pairs
         3
-        >>> base.search(["a red circle"], top_k=1, sets=["circles"])[0].pair_ids
+        >>> base.search(Query(["a red circle"], top_k=1, sets=["circles"])).hits[0].pair_ids
         ('circles/red.png',)
     """
 
@@ -140,71 +138,37 @@ class KnowledgeBase:
                     self._retrievers.pop(next(iter(self._retrievers)))
             return self._retrievers[names][1]
 
-    def search(
-        self, queries: Sequence[str], *, top_k: int, sets: Collection[str] | None = None, **options: Any
-    ) -> Sequence[Hits]:
-        """Best pairs of every query that lie on this machine; see `everywhere` for remote ones as well.
+    @property
+    def corpus(self) -> Pairs:
+        """The pairs on this machine, of their present state; see `retriever`."""
+        return self.retriever().corpus
 
-        Args:
-            queries: texts.
-            top_k: hits asked for.
-            sets: data sets to search; the words and scores are then those of these alone, unlike with `where`.
-            options: more of `Everywhere.search`: `where`, `exclude`, ...
+    def search(self, query: Query) -> Results:
+        """Best pairs of every text among all data sets: those on this machine, and what remotes send for each text.
 
-        Returns:
-            The hits of each query, best first.
-        """
-        here = Everywhere(retrievers=[self.retriever(sets)] * len(queries))
-        return here.search(queries, top_k=top_k, **options)
-
-    def everywhere(
-        self, queries: Sequence[str], *, top_k: int, where: Filter | None = None, deadline: float = DEADLINE
-    ) -> Everywhere:
-        """Where queries are searched among all pairs: those on this machine, and what remotes send for each query.
-
-        Remotes are asked by text, all at the same time; one that is slow, dead or lies is told in `trouble`, and the
-        search goes on without what it did not send.
-
-        Args:
-            queries: texts.
-            top_k: hits that will be asked for; a remote is asked for `ASKED` at least.
-            where: which pairs will be asked for. Servers of this package filter; of others five times as many are
-                asked for, as they do not.
-            deadline: seconds for all remotes, images included.
+        Remotes are asked by text, all at the same time; one that is slow, dead or lies is told in the results'
+        `trouble`, and the search goes on without what it did not send. Where the query names data sets, these alone are
+        searched: `catalogue.searchable()` are those on this machine.
 
         Raises:
-            DataError, LineageError: as `retriever`.
+            DataError, LineageError: as `retriever`; or a pair that is excluded is not there.
         """
-        where = where or Filter()
-        remotes = [one for one in self.catalogue.remotes() if not where.sources or one.name in where.sources]
-        size = self.config.corpus.image_size
-        sources = [RemoteSource.open(self.catalogue.places, manifest, size=size) for manifest in remotes]
-        asked = [(text, number) for number, query in enumerate(queries) for text in _texts(readable(query))]
-        many = ASKED * (5 if where.asked() else 1)
-        with span("ask remotes", "TOOL", remotes=[one.name for one in remotes]):
-            texts = [text for text, _ in asked]
-            answers = find_everywhere(sources, texts, top_k=max(top_k, many), deadline=deadline, where=where.asked())
-        with span("embed visitors", "EMBEDDING"):
-            numbers = [number for _, number in asked]
-            came = [Visitors.received(one, answers[one.name], numbers, self.encoder, size) for one in remotes]
-        with span("put together", "TOOL"):
-            here = self.retriever() if self.catalogue.searchable() or not self.catalogue.remotes() else None
-            parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
-            found, shelf = [], Shelf()
-            for number in range(len(queries)):
-                guests = [part for one in came if (part := one.of(number)) is not None]
-                together = [*parts, *guests]
-                found.append(assembled(together, self.config, self.encoder, shelf) if guests else here)
-        return Everywhere(
-            retrievers=found,
-            remotes=tuple(one.name for one in remotes),
-            trouble=tuple(
-                text
-                for one in came
-                for text in (answers[one.manifest.name].trouble, one.trouble, one.filtered(where))
-                if text
-            ),
+        remotes = [one for one in self.catalogue.remotes() if query.sets is None or one.name in query.sets]
+        local = None if query.sets is None else sorted(set(query.sets) - {one.name for one in remotes})
+        asked = [one for one in remotes if not query.where.sources or one.name in query.where.sources]
+        received, trouble = ask_remotes(
+            asked, query, self.catalogue.places, self.encoder, self.config.corpus.image_size
         )
+        with span("put together", "TOOL"):
+            some = self.catalogue.searchable() if local is None else local
+            here = self.retriever(local) if some or not remotes else None
+            parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
+            found, shelf = list[Retriever | None](), Shelf()
+            for row in range(len(query.texts)):
+                visitors = [part for one in received if (part := one.of(row)) is not None]
+                together = [*parts, *visitors]
+                found.append(assembled(together, self.config, self.encoder, shelf) if visitors else here)
+        return search_each(found, replace(query, sets=None), tuple(one.name for one in asked), trouble)
 
     def _open(self, name: str) -> DataSet:
         """A data set in its present state; opened again only if that is another one."""
@@ -226,21 +190,3 @@ class KnowledgeBase:
 
     def _data_set(self, manifest: Manifest) -> DataSet:
         return DataSet.open(self.catalogue.places.generation(manifest.name, manifest.generation), manifest)
-
-
-def _texts(query: str) -> list[str]:
-    """What a remote is asked for a query: the query, and each thing by itself where it names several."""
-    return [query, *(thing.query for thing in things(query))]
-
-
-def open_retriever(root: Path | str) -> KnowledgeBase:
-    """What finds pairs in every data set of a project.
-
-    Raises:
-        ConfigError: params.yaml is missing or wrong.
-        DataError, LineageError: there is no data set, one is damaged, or it was made with another encoder.
-    """
-    base = KnowledgeBase.open(root)
-    if base.catalogue.searchable() or not base.catalogue.remotes():
-        base.retriever()  # says at once what is the matter
-    return base

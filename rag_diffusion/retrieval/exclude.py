@@ -16,7 +16,9 @@ import numpy as np
 from rag_diffusion.arrays import Floats, Ints, Pixels
 from rag_diffusion.corpus.duplicates import thumbnails
 from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store.pairs import Pairs
+from rag_diffusion.store.vectors import Rows
 
 SAME_PICTURE = 0.005  # mean squared difference of 32 px thumbnails, colours in [0, 1]; as `corpus.duplicate_threshold`
 LOOKED_AT = 64  # nearest image vectors whose thumbnails are compared
@@ -40,6 +42,22 @@ class NearDuplicates:
         own = groups[rows]
         members = [order[starts[group] : starts[group + 1]] for group in np.unique(own)]
         return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *members]))
+
+    def of_pairs(self, rows: Ints, vectors: Rows) -> Ints:
+        """The rows and all near-duplicates of them, also in other data sets, of which `duplicate_group` does not tell.
+
+        Args:
+            rows: of pairs.
+            vectors: (N, D) of the images.
+        """
+        pairs = self._corpus
+        if not (len(rows) and isinstance(pairs, StackedPairs) and len(pairs.parts) > 1):
+            return self.of_rows(rows)
+        found = set(rows.tolist())
+        for row, (part, _), pixels in zip(rows, pairs.places(rows), pairs.pixels(rows), strict=True):
+            alike = self.of_image(pixels, vectors[np.asarray([row])][0])
+            found.update(int(one) for one, (other, _) in zip(alike, pairs.places(alike), strict=True) if other != part)
+        return self.of_rows(np.asarray(sorted(found), dtype=np.int64))
 
     def of_image(self, pixels: Pixels, vector: Floats) -> Ints:
         """Rows that show a picture, and all near-duplicates of those, rising.

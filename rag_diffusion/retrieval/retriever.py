@@ -8,6 +8,7 @@ Shapes: N pairs, Q queries, D width of the dual encoder's space.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +26,16 @@ from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.fusion import DECIMALS, POOL, FusionName, best_first, fuse
 from rag_diffusion.retrieval.indexes import IMAGE_INDEX, TEXT_INDEX
 from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, RankBm25
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
+from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.selection import Selection
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
+from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.store.stamps import check_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors, VectorTable
@@ -80,9 +85,9 @@ class Retriever:
         embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
 
     Example:
-        >>> from rag_diffusion import KnowledgeBase
+        >>> from rag_diffusion import KnowledgeBase, Query
         >>> retriever = KnowledgeBase.open(".").retriever(["photos"])  # or of all data sets of a project
-        >>> (hits,) = retriever.search(["a red circle"], top_k=2)
+        >>> (hits,) = retriever.search(Query(["a red circle"], top_k=2)).hits
         >>> hits.pair_ids[0], hits.scores[0] > hits.scores[1]
         ('photos/red.png', True)
         >>> retriever.corpus.pair(hits.pair_ids[0]).caption
@@ -154,56 +159,32 @@ class Retriever:
             embed_images=encoder.images,
         )
 
-    def search(
-        self,
-        queries: Sequence[str],
-        *,
-        top_k: int,
-        exclude: Sequence[Collection[str]] | None = None,
-        within: Mask | None = None,
-        query_vectors: Floats | None = None,
-        query_images: Pixels | None = None,
-        image_weight: float = 0.5,
-        without_duplicates: bool = False,
-        exclude_images: Pixels | None = None,
-    ) -> list[Hits]:
-        """Best pairs of every query; one that names several things gets those of each in turn, see `several`.
-
-        Args:
-            queries: Q texts.
-            top_k: hits asked for; fewer come where the corpus has fewer, or where `retrieval.selection` lets fewer
-                through.
-            exclude: per query, pair ids that must not come.
-            within: (N,) rows that may come, for all queries; None allows all.
-            query_vectors: (Q, D) vectors of the queries where they are known.
-            query_images: (Q, H, W, 3) uint8 that the hits are to look like as well.
-            image_weight: share of the images in the score, 0 to 1; the rest is that of the texts.
-            without_duplicates: whether near-duplicates of the excluded pairs must not come either.
-            exclude_images: (Q, H, W, 3) uint8, per query a picture that must not come, nor a near-duplicate of it.
+    def search(self, query: Query) -> Results:
+        """Best pairs of every text; one that names several things gets those of each in turn, see `several`.
 
         Returns:
             Q rankings of at most `top_k` pairs, best first.
 
         Raises:
             LineageError: the corpus has no such pair as one that is excluded.
-            ValueError: this retriever cannot find by image.
+            ValueError: this retriever cannot find by image, by data sets, or by filters.
         """
-        queries = [readable(query) for query in queries]
-        rows = None if exclude is None else [self.corpus.rows(ids) for ids in exclude]
-        if rows is not None and without_duplicates:
-            rows = [self._duplicates.of_rows(own) for own in rows]
-        if exclude_images is not None:
-            pictures = zip(exclude_images, self.image_vectors(exclude_images), strict=True)
-            shown = [self._duplicates.of_image(*picture) for picture in pictures]
-            rows = shown if rows is None else [np.union1d(*both) for both in zip(rows, shown, strict=True)]
-        images = None if query_images is None else self.image_vectors(query_images)
-        by_image = None if images is None else ImageQuery(images, image_weight)
+        if query.sets is not None:
+            raise ValueError(f"sets: expected None for a retriever of fixed pairs, got {query.sets}; use where")
+        return search_each([self] * len(query.texts), query)
+
+    def find(self, query: Query) -> list[Hits]:
+        """The hits alone of `search`."""
+        texts, top_k = [readable(text) for text in query.texts], query.top_k
+        within, rows = self._within(query.where), self._excluded(query)
+        images = None if query.images is None else self.image_vectors(query.images)
+        by_image = None if images is None else ImageQuery(images, query.image_weight)
         rankings = self.rank(
-            queries, depth=top_k, exclude=rows, within=within, query_vectors=query_vectors, by_image=by_image
+            texts, depth=top_k, exclude=rows, within=within, query_vectors=query.vectors, by_image=by_image
         )
         found = [self.hits(ranking, top_k) for ranking in rankings]
-        for row, query in enumerate(queries):
-            asked = things(query)
+        for row, text in enumerate(texts):
+            asked = things(text)
             if asked and not one_thing(asked, self._captions(found[row])):
                 many = len(asked)
                 turns = self.rank(
@@ -211,11 +192,17 @@ class Retriever:
                     depth=top_k,
                     exclude=None if rows is None else [rows[row]] * many,
                     within=within,
-                    by_image=None if images is None else ImageQuery(images[[row] * many], image_weight),
+                    by_image=None if images is None else ImageQuery(images[[row] * many], query.image_weight),
                 )
                 most = self.method.selection.most(top_k)
                 found[row] = take_turns([self.hits(ranking, top_k) for ranking in turns], most)
         return found
+
+    def weighted(self, weights: Mapping[str, float]) -> Retriever:
+        """This retriever with other weights; it finds as many as are asked for, whatever params.yaml selects."""
+        other = copy(self)
+        other.method = Method(weights=weights, fusion=self.method.fusion, rank_constant=self.method.rank_constant)
+        return other
 
     def search_style(
         self,
@@ -348,9 +335,27 @@ class Retriever:
             found.append(np.concatenate([rows, may.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
         return found
 
-    def showing(self, pixels: Pixels, vector: Floats) -> Ints:
-        """Rows that show a picture (H, W, 3) with that image vector (D,), and their near-duplicates."""
-        return self._duplicates.of_image(pixels, vector)
+    def _within(self, where: Filter) -> Mask | None:
+        """(N,) which rows pass a filter; None where all do."""
+        if not where:
+            return None
+        if not isinstance(self.corpus, StackedPairs):
+            raise ValueError(
+                "source, where: expected a knowledge base, got a retriever of one corpus; open one by "
+                'KnowledgeBase.open("."), or use exclude'
+            )
+        return self.corpus.mask(where)
+
+    def _excluded(self, query: Query) -> list[Ints] | None:
+        """Rows that must not come, for each text."""
+        rows = None if query.exclude is None else [self.corpus.rows(ids) for ids in query.exclude]
+        if rows is not None and query.without_duplicates:
+            rows = [self._duplicates.of_pairs(own, self.vectors.image) for own in rows]
+        if query.exclude_images is not None:
+            pictures = zip(query.exclude_images, self.image_vectors(query.exclude_images), strict=True)
+            shown = [self._duplicates.of_image(*picture) for picture in pictures]
+            rows = shown if rows is None else [np.union1d(*both) for both in zip(rows, shown, strict=True)]
+        return rows
 
     def image_vectors(self, images: Pixels) -> Floats:
         """Unit vectors of pictures: (Q, H, W, 3) uint8 -> (Q, D).

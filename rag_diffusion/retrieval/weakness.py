@@ -8,12 +8,15 @@ Shapes: N pairs, S of them sampled, D width of the dual encoder's space.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.types import Hits
+
+if TYPE_CHECKING:
+    from rag_diffusion.retrieval.retriever import Retriever
 
 COSINES = ("text_to_text", "text_to_image")
 SAMPLED = 256  # pairs, every one with every other

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -24,6 +24,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance
@@ -45,10 +46,6 @@ from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
 from rag_diffusion.store.filters import Filter
-
-if TYPE_CHECKING:  # drawing with neighbors by hand needs neither faiss nor rank_bm25
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-    from rag_diffusion.retrieval.retriever import Retriever
 
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -82,12 +79,15 @@ class RetrievalPipeline(DiffusionPipeline):
     def __init__(
         self,
         generator: Generator,
-        retriever: Retriever | KnowledgeBase | None = None,
+        retriever: Searcher | None = None,
         scheduler: str = DEFAULT_SCHEDULER,
         precision: str = "fp32",
     ) -> None:
         super().__init__()
         check_precision(precision)
+        if retriever is not None and not hasattr(retriever, "search"):
+            opened = f"KnowledgeBase.open({str(retriever)!r})"
+            raise ValueError(f"retriever: expected a knowledge base, got {retriever!r}; open one by {opened}")
         self.generator, self.retriever, self.precision = generator, retriever, precision
         self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
 
@@ -95,7 +95,7 @@ class RetrievalPipeline(DiffusionPipeline):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        retriever: Retriever | KnowledgeBase | str | Path | None = None,
+        retriever: Searcher | None = None,
         *,
         scheduler: str | None = None,
         precision: str = "fp32",
@@ -106,8 +106,8 @@ class RetrievalPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: folder, or hub name of a published pipeline.
-            retriever: as in the constructor, or the project's root: its corpus and what `rag-diffusion kb add` has
-                added, remote data sets among it. It is not part of the generator's folder.
+            retriever: as in the constructor: `KnowledgeBase.open(".")` has the project's corpus and what
+                `rag-diffusion kb add` has added, remote data sets among it. It is not part of the generator's folder.
             scheduler: as in the constructor; None is the one that was saved, where it fits.
             precision: as in the constructor.
             device: where the weights are to live.
@@ -115,12 +115,8 @@ class RetrievalPipeline(DiffusionPipeline):
 
         Raises:
             ModelError: as `load_generator`.
-            DataError, LineageError: as `open_retriever`.
+            ValueError: the retriever is none.
         """
-        if isinstance(retriever, str | Path):
-            from rag_diffusion.knowledge.knowledge_base import open_retriever
-
-            retriever = open_retriever(retriever)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
         return cls(generator, retriever, scheduler or _fitting(generator.saved_scheduler), precision)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -12,16 +12,13 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, Picture, neighbors_from, square_pixels
+from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.denoise import make_scheduler
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.order import PRECISIONS, Order, latents_digest
 from rag_diffusion.sampling.provenance import DRAWN_AGAIN, Provenance, Source, from_text, seen_digest
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.types import DataSetVersion
-
-if TYPE_CHECKING:
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-    from rag_diffusion.retrieval.retriever import Retriever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,7 @@ class Recorded:
 def make_plan(
     origin: Provenance,
     generator: Generator,
-    retriever: Retriever | KnowledgeBase | None,
+    retriever: Searcher | None,
     given: Sequence[Neighbor],
     latents: Tensor | None,
     image: Picture | None,
@@ -160,9 +157,7 @@ def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -
     return reasons
 
 
-def _neighbor(
-    source: Source, size: int, given: Sequence[Neighbor], retriever: Retriever | KnowledgeBase | None
-) -> Neighbor | str:
+def _neighbor(source: Source, size: int, given: Sequence[Neighbor], retriever: Searcher | None) -> Neighbor | str:
     """A neighbor as it was, or why it cannot be had."""
     told = {"pair_id": source.pair_id, "source": source.source, "licence": source.licence,
             "attribution": source.attribution, "score": source.score, "weight": source.weight,
@@ -181,14 +176,12 @@ def _neighbor(
     )
 
 
-def _from(retriever: Retriever | KnowledgeBase | None, pair_id: str) -> list[Neighbor]:
+def _from(retriever: Searcher | None, pair_id: str) -> list[Neighbor]:
     if retriever is None:
         return []
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-
+    pairs = retriever.corpus
     try:
-        opened = retriever.retriever() if isinstance(retriever, KnowledgeBase) else retriever
-        return neighbors_from(opened.corpus, [pair_id])
+        return neighbors_from(pairs, [pair_id])
     except LineageError:
         return []
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
+from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
 from rag_diffusion.errors import QueryError
 from rag_diffusion.knowledge.remote.protocol import KnnRequest, global_id
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store.filters import Filter
 
@@ -79,13 +80,18 @@ class Answers:
         Raises:
             QueryError: the vector has another width.
         """
-        within = self._pairs.mask(where)
         wanted = request.num_results
         asked = 2 * wanted + 16 if request.deduplicate else wanted
+        query = Query(
+            [request.text or ""],
+            top_k=max(1, min(asked, len(self._pairs))),
+            where=where,
+            exclude=[self._known(request.exclude)] if request.exclude else None,
+        )
         if request.text is not None:
-            rows, scores = self._by_text(request, asked, within)
+            rows, scores = self._by_text(request, query)
         else:
-            rows, scores = self._by_vector(request, self._vector(request, pixels), asked, within)
+            rows, scores = self._by_vector(request, query, self._vector(request, pixels))
         if request.deduplicate:
             first = _first_of_each(self._pairs.cells("duplicate_group", rows))
             rows, scores = rows[first], scores[first]
@@ -144,38 +150,24 @@ class Answers:
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
-    def _by_text(self, request: KnnRequest, count: int, within: Mask | None) -> tuple[Ints, Doubles]:
+    def _by_text(self, request: KnnRequest, query: Query) -> tuple[Ints, Doubles]:
         weights = dict(self.retriever.method.weights)
         if request.modality == "text":
             weights["text_to_image"] = 0.0
             if not any(weights.values()):
                 weights["text_to_text"] = 1.0
-        hits = self._ranked(weights, request, count, within, None)
+        (hits,) = self.retriever.weighted(weights).search(query).hits
         return self._pairs.rows(hits.pair_ids), np.asarray(hits.scores, dtype=np.float64)
 
-    def _by_vector(self, request: KnnRequest, vector: Floats, count: int, within: Mask | None) -> tuple[Ints, Doubles]:
+    def _by_vector(self, request: KnnRequest, query: Query, vector: Floats) -> tuple[Ints, Doubles]:
         weights = dict.fromkeys(self.retriever.method.weights, 0.0) | {_DENSE[request.modality]: 1.0}
-        hits = self._ranked(weights, request, count, within, vector)
+        (hits,) = self.retriever.weighted(weights).search(replace(query, vectors=vector[None])).hits
         rows = self._pairs.rows(hits.pair_ids)
         vectors = self.retriever.vectors
         table = vectors.image if request.modality == "image" else vectors.text
         cosines = np.asarray(table[rows] @ vector, dtype=np.float64)
         order = np.argsort(-cosines, kind="stable")
         return rows[order], cosines[order]
-
-    def _ranked(
-        self, weights: dict[str, float], request: KnnRequest, count: int, within: Mask | None, vector: Floats | None
-    ) -> Any:
-        """Hits by these weights; as many as there are, whatever params.yaml selects."""
-        by = copy(self.retriever)
-        by.method = Method(weights=weights, fusion=by.method.fusion, rank_constant=by.method.rank_constant)
-        return by.search(
-            [request.text or "" if vector is None else ""],
-            top_k=max(1, min(count, len(self._pairs))),
-            exclude=[self._known(request.exclude)] if request.exclude else None,
-            within=within,
-            query_vectors=None if vector is None else vector[None],
-        )[0]
 
     def _vector(self, request: KnnRequest, pixels: Pixels | None) -> Floats:
         """(D,) unit vector of an image, or the one that was given."""

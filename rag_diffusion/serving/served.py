@@ -30,6 +30,7 @@ from mlflow.pyfunc import PythonModel, scoring_server
 
 from rag_diffusion.config import load_config
 from rag_diffusion.device import choose_device
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import MODEL
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -58,9 +59,11 @@ class RetrievalModel(PythonModel):
         self._drawing = Lock()
         self.root = Path(context.artifacts["project"])
         self.config = load_config(self.root / "params.yaml")
+        base = KnowledgeBase.open(self.root)
+        base.retriever()  # says at once what is the matter
         self.pipeline = RetrievalPipeline.from_pretrained(
             self.root / MODEL,
-            self.root,
+            base,
             scheduler=self.config.sample.scheduler,
             precision=self.config.sample.precision,
             device=choose_device(self.config.device),

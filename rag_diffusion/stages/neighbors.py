@@ -18,6 +18,7 @@ from rag_diffusion.retrieval.neighbors import (
     prompt_neighbors,
     write_neighbors,
 )
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.stages.context import StageContext
@@ -88,7 +89,7 @@ def asked_apart(retriever: Retriever, prompts: Sequence[Prompt], top_k: int) -> 
     asked = []
     for prompt in prompts:
         with recording("query", prompt=prompt.text, top_k=top_k) as root:
-            hits = retriever.search([prompt.text], top_k=top_k)[0]
+            hits = retriever.search(Query([prompt.text], top_k=top_k)).hits[0]
             root.kind = "RETRIEVER"
             root.outputs = [
                 {"page_content": retriever.corpus.pair(name).caption, "metadata": {"pair_id": name, "score": score}}

@@ -20,6 +20,7 @@ from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, shown_entities, 
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.readers.labels import with_article
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages.drawing import Drawing
 
@@ -79,7 +80,7 @@ def _retrieved(root: Path, bench: Bench, asked: list[TwoPrompt]) -> dict[str, Pr
         for two in asked
     ]
     retriever = Retriever.load(root, bench.config, bench.corpus)
-    hits = retriever.search([two.prompt.text for two in asked], top_k=NEIGHBORS, exclude=exclude)
+    hits = retriever.search(Query([two.prompt.text for two in asked], top_k=NEIGHBORS, exclude=exclude)).hits
     return {
         two.prompt.prompt_id: PromptNeighbors(
             exclude=names, retrieved=found.pair_ids, scores=found.scores, parts=found.parts, oracle=(), random=()

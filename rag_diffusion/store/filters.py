@@ -24,6 +24,11 @@ class Filter:
         classes: categories, or labels of single things.
         licences: as they stand in the pairs.
         splits: `train`, `validation`, `test`.
+
+    Example:
+        >>> from rag_diffusion import Filter
+        >>> bool(Filter()), bool(Filter(licences=("CC0-1.0", "MIT"), splits=("train",)))
+        (False, True)
     """
 
     sources: tuple[str, ...] = ()

@@ -180,7 +180,7 @@ def redraw(
     ] = None,
 ) -> None:
     """Draw a picture again from what its own file says, and compare; or say why it cannot be the same."""
-    from rag_diffusion.sampling.again import redraw_file
+    from rag_diffusion.terminal.redraw import redraw_file
 
     with clean_errors():
         typer.echo(redraw_file(root, file, out or Path(f"{file.stem}.again.png")))

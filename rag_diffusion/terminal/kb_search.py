@@ -11,6 +11,7 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.retrieval.explain import Explained, Explanation, explain
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.terminal.printable import printable
 
@@ -59,19 +60,18 @@ def search(
         raise ConfigError(f"kb search --top-k: expected at least 1, got {top_k}")
     if page is not None and not page.resolve().parent.is_dir():
         raise ConfigError(f"kb search --explain: expected a file in a folder that exists, got {page}; make the folder")
-    base = KnowledgeBase.open(root)
-    places = base.everywhere([query], top_k=top_k, where=where)
-    (retriever,) = places.retrievers
-    trouble = [f"trouble   {printable(text)}" for text in places.trouble]
+    asked = Query([query], top_k=top_k, where=where or Filter(), exclude=[exclude] if exclude else None)
+    results = KnowledgeBase.open(root).search(asked)
+    (retriever,), (hits,) = results.retrievers, results.hits
+    trouble = [f"trouble   {printable(text)}" for text in results.trouble]
     if retriever is None:
         return "\n".join(["no hits: there is not one pair", *trouble])
-    hits = places.search([query], top_k=top_k, where=where, exclude=[exclude] if exclude else None)[0]
     found = explain(retriever, query, hits)
     trouble += [f"weak      {printable(found.weak)}"] * bool(found.weak)
     if page is None:
         return "\n".join([as_text(found), *trouble])
     pictures = {one.pair_id: retriever.corpus.pair(one.pair_id).image for one in found.hits}
-    atomic_write(page, as_html(found, pictures, [*places.trouble, *[found.weak] * bool(found.weak)]).encode())
+    atomic_write(page, as_html(found, pictures, [*results.trouble, *[found.weak] * bool(found.weak)]).encode())
     return "\n".join([as_text(found), "", *_reasons(found), *trouble, f"page      {page.resolve()}"])
 
 

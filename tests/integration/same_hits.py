@@ -22,6 +22,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import embed, index, neighbors
 from rag_diffusion.stages.context import StageContext
@@ -57,9 +58,10 @@ def measure(project: Path, root: Path) -> dict[str, Any]:
     for stage in (embed, index, neighbors):
         stage.run(StageContext(config=config, root=root, tracker=NullTracker()))
     asked = queries(root, corpus)
+    retriever, base = Retriever.load(root, config, Corpus.open(root / layout.CORPUS)), KnowledgeBase.open(root)
     found = {
-        "pipeline": Retriever.load(root, config, Corpus.open(root / layout.CORPUS)).search(asked, top_k=TOP_K),
-        "knowledge base": KnowledgeBase.open(root).search(asked, top_k=TOP_K, sets=["corpus"]),
+        "pipeline": retriever.search(Query(asked, top_k=TOP_K)).hits,
+        "knowledge base": base.search(Query(asked, top_k=TOP_K, sets=["corpus"])).hits,
     }
     return {
         "hash": corpus.hash,

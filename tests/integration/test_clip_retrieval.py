@@ -24,6 +24,7 @@ import torch
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
 from rag_diffusion.knowledge.remote.protocol import global_id
+from rag_diffusion.retrieval.query import Query
 from tests.unit.knowledge.remote.wild import says, wild
 from tests.unit.serving.served import served, two_data_sets
 
@@ -80,7 +81,7 @@ def test_its_client_gets_correct_answers_from_our_server(there: Path, base: Know
         by_text, by_caption, by_image, by_url, by_vector = json.loads(told.stdout)
         fetched = [requests.get(entry["url"], timeout=20).content for entry in by_text]
 
-    hits = base.search(["a red circle"], top_k=7)[0]
+    hits = base.search(Query(["a red circle"], top_k=7)).hits[0]
     assert [entry["pair_id"] for entry in by_text] == list(hits.pair_ids)
     assert [entry["id"] for entry in by_text] == [global_id(name) for name in hits.pair_ids]
     assert [entry["similarity"] for entry in by_text] == pytest.approx(hits.scores)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rag_diffusion.retrieval.query import Query
 from tests.unit.knowledge.bases import ROOT, items, make_base
 
 VERSIONS = {"old": range(256), "new": range(1000, 1200)}
@@ -74,7 +75,7 @@ def state(root: Path) -> str:
     version = "old" if base.info("photos").num_pairs == len(VERSIONS["old"]) else "new"
     expected = sorted([*(f"kept/{one.name}" for one in items(range(20))), *names(version)])
     assert found.ids(range(len(found))) == expected
-    hits = base.search(["a red fox"], top_k=len(found))[0]
+    hits = base.search(Query(["a red fox"], top_k=len(found))).hits[0]
     assert set(hits.pair_ids) == set(expected)
     return version
 

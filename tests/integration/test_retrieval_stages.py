@@ -21,6 +21,7 @@ from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.files import file_hash, tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS
 from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import align, embed, index, neighbors
 from rag_diffusion.stages.context import StageContext
@@ -125,7 +126,7 @@ def test_what_is_not_the_same_is_told() -> None:
 def test_moved_project_retrieves_new_texts(project: tuple[Path, Memory], config: Config, tmp_path: Path) -> None:
     root = shutil.copytree(project[0], tmp_path / "moved")
     corpus = Corpus.open(root / CORPUS)
-    hits = Retriever.load(root, config, corpus).search(["some purple diamonds"], top_k=3)[0]
+    hits = Retriever.load(root, config, corpus).search(Query(["some purple diamonds"], top_k=3)).hits[0]
     assert {pair_id.rsplit("/", 1)[1] for pair_id in hits.pair_ids} == {"purple-diamond"}
 
 
@@ -168,7 +169,7 @@ def test_rank_bm25_by_choice_gives_the_same_hits(project: tuple[Path, Memory], c
     theirs = ours.model_copy(update={"lexical": "rank_bm25"})
     queries = ["some purple diamonds", "green moon in noto style", "nothing known"]
     found = [
-        Retriever.load(root, one, corpus).search(queries, top_k=10)
+        Retriever.load(root, one, corpus).search(Query(queries, top_k=10)).hits
         for one in (config.model_copy(update={"retrieval": retrieval}) for retrieval in (ours, theirs))
     ]
     assert found[0] == found[1]
@@ -177,9 +178,11 @@ def test_rank_bm25_by_choice_gives_the_same_hits(project: tuple[Path, Memory], c
 def test_tf_idf_joins_where_it_has_a_weight(project: tuple[Path, Memory], config: Config) -> None:
     root, corpus = project[0], Corpus.open(project[0] / CORPUS)
     chosen = config.retrieval.model_copy(update={"weights": weights(bm25=0.5, tf_idf=1.0, text_to_text=0.5)})
-    hits = Retriever.load(root, config.model_copy(update={"retrieval": chosen}), corpus).search(["red ring"], top_k=3)[
-        0
-    ]
+    hits = (
+        Retriever.load(root, config.model_copy(update={"retrieval": chosen}), corpus)
+        .search(Query(["red ring"], top_k=3))
+        .hits[0]
+    )
     assert hits.parts["tf_idf"][0] == pytest.approx(0.5)
 
 

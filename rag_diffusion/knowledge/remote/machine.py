@@ -25,9 +25,9 @@ from rag_diffusion.knowledge.remote.image_cache import ImageCache
 from rag_diffusion.knowledge.remote.protocol import text_query
 from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
 from rag_diffusion.readers.records import Item, Rejection
+from rag_diffusion.retrieval.query import DEADLINE
 from rag_diffusion.store.manifest import Manifest
 
-DEADLINE = 10.0  # seconds of a whole query
 WORKERS = 16  # requests at a time
 MAX_ANSWER = 2**26  # bytes of JSON
 MAX_IMAGES = 2**28  # bytes of all images of a query

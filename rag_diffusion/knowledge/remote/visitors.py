@@ -16,11 +16,16 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from rag_diffusion.knowledge.ingest import Ingest
-from rag_diffusion.knowledge.remote.machine import RemoteAnswer
+from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.remote.machine import RemoteAnswer, RemoteSource, find_everywhere
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet, PairColumns
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
+from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.several import things
+from rag_diffusion.retrieval.tokens import readable
+from rag_diffusion.spans import span
 from rag_diffusion.store.build import WORDS
 from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.filters import Filter
@@ -28,6 +33,8 @@ from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.staging import Embedded
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
+
+ASKED = 20  # images that a remote is asked for at least: some will be excluded, or worse than what lies here
 
 
 class HeldImages:
@@ -122,3 +129,38 @@ def _table(pairs: Sequence[Pair]) -> pa.Table:
     names = [name for name in COLUMNS if name not in ("image", "original")]
     columns = {name: pa.array([getattr(pair, name) for pair in pairs], pa.string()) for name in names}
     return pa.table({name: values.cast(coded) if name in WORDS else values for name, values in columns.items()})
+
+
+def ask_remotes(
+    remotes: Sequence[Manifest], query: Query, places: Places, encoder: PairEncoder, size: int
+) -> tuple[list[Visitors], tuple[str, ...]]:
+    """What remotes send for each text of a query, all asked at the same time.
+
+    Servers of this package filter; others are asked for five times as many where something is to pass a filter.
+
+    Args:
+        remotes: their manifests.
+        query: what is searched for.
+        places: of the knowledge base, where their images are cached.
+        encoder: that of the pairs that lie here.
+        size: side of the pairs' images in pixels.
+
+    Returns:
+        The pairs of each, and what went wrong, in words.
+    """
+    asked = [(text, row) for row, whole in enumerate(query.texts) for text in _texts(readable(whole))]
+    texts, rows = [text for text, _ in asked], [row for _, row in asked]
+    where = query.where.asked()
+    with span("ask remotes", "TOOL", remotes=[one.name for one in remotes]):
+        sources = [RemoteSource.open(places, manifest, size=size) for manifest in remotes]
+        top_k = max(query.top_k, ASKED * (5 if where else 1))
+        answers = find_everywhere(sources, texts, top_k=top_k, deadline=query.deadline, where=where)
+    with span("embed visitors", "EMBEDDING"):
+        received = [Visitors.received(one, answers[one.name], rows, encoder, size) for one in remotes]
+    told = [(answers[one.manifest.name].trouble, one.trouble, one.filtered(query.where)) for one in received]
+    return received, tuple(text for own in told for text in own if text)
+
+
+def _texts(query: str) -> list[str]:
+    """What a remote is asked for a text: the text, and each thing by itself where it names several."""
+    return [query, *(thing.query for thing in things(query))]

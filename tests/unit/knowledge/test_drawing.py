@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.models.generator import Generator
@@ -41,7 +41,9 @@ def test_a_data_set_of_ones_own_is_retrieved_by_the_pipeline(tmp_path: Path, tin
     base.add("first", tiny_items()[:1])
     save_generator(tiny_generator, tmp_path / "model")
 
-    pipe = RetrievalPipeline.from_pretrained(tmp_path / "model", retriever=tmp_path)
+    pipe = RetrievalPipeline.from_pretrained(tmp_path / "model", retriever=KnowledgeBase.open(tmp_path))
+    with pytest.raises(ValueError, match=r"expected a knowledge base, got '\.'; .* KnowledgeBase\.open\('\.'\)"):
+        RetrievalPipeline.from_pretrained(tmp_path / "model", ".")  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
     base.remove("first")
     base.add("mine", tiny_items(), licence="CC0-1.0")  # after the pipeline was opened
@@ -53,7 +55,6 @@ def test_a_data_set_of_ones_own_is_retrieved_by_the_pipeline(tmp_path: Path, tin
     assert (searched.name, searched.hash, searched.num_pairs) == ("mine", base.info("mine").hash, 40)
     assert datetime.now(UTC) - datetime.fromisoformat(searched.added) < timedelta(hours=1)
     assert Provenance.from_dict(json.loads(found.provenance[0].as_json())) == found.provenance[0]
-    assert isinstance(open_retriever(tmp_path), KnowledgeBase)
 
     base.add("other", tiny_items()[:3], licence="MIT")
     for more in ({"source": "other"}, {"where": Filter(licences=("MIT",))}):

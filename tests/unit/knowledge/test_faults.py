@@ -15,6 +15,7 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import RECALL_FILE
 from rag_diffusion.retrieval import indexes, recall
 from rag_diffusion.retrieval.data_set import DataSet
+from rag_diffusion.retrieval.query import Query
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 
 REBUILD = "run `rag-diffusion kb rebuild photos`"
@@ -184,8 +185,8 @@ def test_a_damaged_manifest_harms_its_own_data_set_alone(tmp_path: Path, content
     again = make_base(tmp_path)
     assert {one.manifest.name: bool(one.trouble) for one in again.list()} == {"bad": True, "good": False}
     with pytest.raises(DataError, match="rag-diffusion kb remove bad"):
-        again.search(["a fox"], top_k=1)
+        again.search(Query(["a fox"], top_k=1))
     again.remove("bad")
     assert again.catalogue.names() == ["good"]
     assert not again.catalogue.places.folder("bad").exists()
-    assert len(again.search(["a fox"], top_k=5)[0].pair_ids) == 5
+    assert len(again.search(Query(["a fox"], top_k=5)).hits[0].pair_ids) == 5

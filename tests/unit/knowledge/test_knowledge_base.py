@@ -15,6 +15,7 @@ from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.explain import explain
 from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.store.filters import Filter
@@ -72,16 +73,18 @@ def test_several_data_sets_give_the_hits_and_scores_of_one_corpus(tmp_path: Path
     for options in ({}, {"exclude": [["a/00000.png"]] * len(QUERIES), "without_duplicates": True}):
         for depth in (3, 10, 300):
             for left, right in zip(
-                many.search(QUERIES, top_k=depth, **options), one.search(QUERIES, top_k=depth, **options), strict=True
+                many.search(Query(QUERIES, top_k=depth, **options)).hits,
+                one.search(Query(QUERIES, top_k=depth, **options)).hits,
+                strict=True,
             ):
                 assert left.pair_ids == right.pair_ids
                 np.testing.assert_allclose(left.scores, right.scores, atol=1e-6)
                 assert left.parts.keys() == right.parts.keys() == WEIGHTS.keys()
-    asked = [explain(found, QUERIES[0], found.search(QUERIES[:1], top_k=5)[0]) for found in (many, one)]
+    asked = [explain(found, QUERIES[0], found.search(Query(QUERIES[:1], top_k=5)).hits[0]) for found in (many, one)]
     assert asked[0].words == pytest.approx(asked[1].words)
     assert [hit.caption for hit in asked[0].hits] == [hit.caption for hit in asked[1].hits]
     shown = Corpus.pixels(one.corpus, [5])
-    left, right = (found.search(QUERIES[:1], top_k=9, exclude_images=shown)[0] for found in (many, one))
+    left, right = (found.search(Query(QUERIES[:1], top_k=9, exclude_images=shown)).hits[0] for found in (many, one))
     assert left.pair_ids == right.pair_ids
 
 
@@ -125,11 +128,11 @@ def test_filters_let_through_sources_classes_licences_and_splits(tmp_path: Path)
     pairs = base.retriever().corpus
     everything = [pairs.pair(name) for name in pairs.ids(np.arange(len(pairs)))]
     for where, passes in wanted.items():
-        hits = base.search(["a fox"], top_k=500, where=where)[0]
+        hits = base.search(Query(["a fox"], top_k=500, where=where)).hits[0]
         assert set(hits.pair_ids) == {pair.pair_id for pair in everything if passes(pair)}
     assert base.retriever().corpus.mask(Filter()) is None
-    first = base.search(["a fox"], top_k=1)[0].pair_ids
-    assert first[0] not in base.search(["a fox"], top_k=120, exclude=[first])[0].pair_ids
+    first = base.search(Query(["a fox"], top_k=1)).hits[0].pair_ids
+    assert first[0] not in base.search(Query(["a fox"], top_k=120, exclude=[first])).hits[0].pair_ids
 
 
 def test_removal_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -147,7 +150,7 @@ def test_removal_leaves_nothing_behind(tmp_path: Path) -> None:
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
     assert after == before
     assert all("gone" not in path.name for path in tmp_path.rglob("*") if path.is_dir())
-    assert not any("gone/" in name for name in base.search(["a fox"], top_k=50)[0].pair_ids)
+    assert not any("gone/" in name for name in base.search(Query(["a fox"], top_k=50)).hits[0].pair_ids)
     with pytest.raises(ConfigError, match="expected one of kept, got 'gone'"):
         base.remove("gone")
 
@@ -189,7 +192,7 @@ def test_uploaded_pairs_are_found_by_the_next_query_and_embed_themselves_alone(t
     )
     assert encoder.num_images == seen + 1
     assert (manifest.num_pairs, len(rejected)) == (51, 1)
-    assert again.search(["zebra"], top_k=1)[0].pair_ids == ("mine/new.png",)
+    assert again.search(Query(["zebra"], top_k=1)).hits[0].pair_ids == ("mine/new.png",)
     assert base.insert("mine", [Item(name="bad", image=b"", caption="x")])[0].num_pairs == 51
     manifest, rejected = base.insert("mine", [*items([3]), Item(name="two.png", image=picture(7), caption="a yak")])
     assert [one.what for one in rejected] == ["00003.png"]
@@ -216,7 +219,7 @@ def test_a_retriever_keeps_its_state_while_data_sets_change(tmp_path: Path) -> N
     assert base.retriever() is before
     base.add("photos", items(range(200, 240)), replace=True)
     assert len(before.corpus) == 80
-    assert before.search(["a red fox"], top_k=3)[0].pair_ids
+    assert before.search(Query(["a red fox"], top_k=3)).hits[0].pair_ids
     after = base.retriever()
     assert after is not before
     assert len(after.corpus) == 40
@@ -263,9 +266,9 @@ def test_nothing_but_rejections_is_no_data_set(tmp_path: Path) -> None:
 def test_captions_without_words_are_searched_by_their_vectors(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("signs", [replace(item, caption="!!!") for item in items(range(4))])
-    assert len(base.search(["a fox"], top_k=4)[0].pair_ids) == 4
+    assert len(base.search(Query(["a fox"], top_k=4)).hits[0].pair_ids) == 4
     base.add("words", items(range(4)))
-    assert len(base.search(["a fox"], top_k=8)[0].pair_ids) == 8
+    assert len(base.search(Query(["a fox"], top_k=8)).hits[0].pair_ids) == 8
 
 
 def test_a_remote_data_set_is_listed_and_left_out_of_local_search(tmp_path: Path) -> None:
@@ -281,7 +284,7 @@ def test_a_remote_data_set_is_listed_and_left_out_of_local_search(tmp_path: Path
 def test_hits_become_neighbors_of_a_drawing(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("mine", items(range(40)), licence="CC0-1.0", attribution="me")
-    hits = base.search(["a red fox"], top_k=3)[0]
+    hits = base.search(Query(["a red fox"], top_k=3)).hits[0]
     neighbors = neighbors_from(base.retriever().corpus, hits.pair_ids, hits.scores)
     assert [one.pair_id for one in neighbors] == list(hits.pair_ids)
     assert {(one.licence, one.attribution, one.source) for one in neighbors} == {("CC0-1.0", "me", "mine")}

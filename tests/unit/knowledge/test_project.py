@@ -13,6 +13,7 @@ from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelErro
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.stages import index
 from rag_diffusion.stages.context import StageContext
@@ -64,7 +65,7 @@ def by_hand(root: Path) -> Retriever:
 def test_the_corpus_alone_gives_the_pipelines_own_hits_bit_for_bit(project: Path) -> None:
     base = make_base(project)
     ours, theirs = base.retriever(), by_hand(project)
-    assert ours.search(QUERIES, top_k=20) == theirs.search(QUERIES, top_k=20)
+    assert ours.search(Query(QUERIES, top_k=20)).hits == theirs.search(Query(QUERIES, top_k=20)).hits
     assert ours.corpus.hash == theirs.corpus.hash
     assert base.encoder.num_images == 0
     pair = theirs.corpus.pair("tiny/noto/red-square")
@@ -76,10 +77,10 @@ def test_corpus_and_data_sets_are_searched_together(copy: Path) -> None:
     base.add("mine", items(range(50)))
     assert list(base.catalogue.names()) == ["corpus", "mine"]
     assert len(base.retriever().corpus) == 470
-    found = {hit.split("/")[0] for hit in base.search(["a red fox"], top_k=470)[0].pair_ids}
+    found = {hit.split("/")[0] for hit in base.search(Query(["a red fox"], top_k=470)).hits[0].pair_ids}
     assert found == {"tiny", "mine"}
     for source, prefix in (("corpus", "tiny/"), ("tiny/noto", "tiny/noto/"), ("mine", "mine/"), ("tiny", "tiny/")):
-        hits = base.search(["a red square"], top_k=470, where=Filter(sources=(source,)))[0].pair_ids
+        hits = base.search(Query(["a red square"], top_k=470, where=Filter(sources=(source,)))).hits[0].pair_ids
         assert hits
         assert all(hit.startswith(prefix) for hit in hits)
     shown = base.retriever().corpus.pixels(np.asarray([0, 469]))

@@ -18,6 +18,7 @@ from rag_diffusion.retrieval.neighbors import (
     prompt_neighbors,
     write_neighbors,
 )
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
@@ -122,7 +123,7 @@ def test_a_style_neighbor_that_shows_the_target_or_another_style_is_a_leak(
 
 def test_a_retriever_finds_other_things_in_a_style(retriever: Retriever, corpus: Corpus) -> None:
     column = corpus.table.set_index("pair_id")
-    content = retriever.search(["red square"], top_k=3)[0]
+    content = retriever.search(Query(["red square"], top_k=3)).hits[0]
     found = retriever.search_style("red square", "openmoji", top_k=4, unlike=content.pair_ids)
     assert set(column.loc[list(found.pair_ids), "style"]) == {"openmoji"}
     assert not set(column.loc[list(found.pair_ids), "entity"]) & set(column.loc[list(content.pair_ids), "entity"])
@@ -152,7 +153,7 @@ def test_oracle_shows_the_entity_and_random_another_family_in_another_style(
 
 def test_oracle_keeps_the_retrievers_order(retriever: Retriever, prompts: list[Prompt]) -> None:
     entry = prompt_neighbors(retriever, prompts[:1], num_neighbors=5, seed=0)["test-0000"]
-    ranking = retriever.search([prompts[0].text], top_k=420, exclude=[entry.exclude])[0]
+    ranking = retriever.search(Query([prompts[0].text], top_k=420, exclude=[entry.exclude])).hits[0]
     expected = [one for one in ranking.pair_ids if one.endswith("/red-square")][:5]
     assert list(entry.oracle) == expected
     assert entry.retrieved == ranking.pair_ids[:5]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rag_diffusion.errors import LineageError
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import POOL, Retriever
 from rag_diffusion.spans import recording
 from rag_diffusion.stages.neighbors import latencies
@@ -14,36 +15,37 @@ QUERIES = ["red square, noto style", "blue ring, openmoji style", "green moon, t
 
 
 def test_a_caption_finds_its_entity_and_itself_first(retriever: Retriever) -> None:
-    for query, hits in zip(QUERIES, retriever.search(QUERIES, top_k=3), strict=True):
+    for query, hits in zip(QUERIES, retriever.search(Query(QUERIES, top_k=3)).hits, strict=True):
         words, style = query.removesuffix(" style").split(", ")
         assert hits.pair_ids[0] == f"tiny/{style}/{words.replace(' ', '-')}"
         assert len(hits.pair_ids) == len(hits.scores) == 3
 
 
 def test_scores_fall_and_are_the_sum_of_their_parts(retriever: Retriever) -> None:
-    hits = retriever.search(QUERIES, top_k=20)[0]
+    hits = retriever.search(Query(QUERIES, top_k=20)).hits[0]
     assert list(hits.scores) == sorted(hits.scores, reverse=True)
     assert set(hits.parts) == {"bm25", "text_to_text", "text_to_image"}
     np.testing.assert_allclose(np.sum(list(hits.parts.values()), axis=0), hits.scores, atol=1e-5)
 
 
 def test_excluded_pairs_never_come_and_others_do(retriever: Retriever) -> None:
-    whole = retriever.search(QUERIES, top_k=10)
+    whole = retriever.search(Query(QUERIES, top_k=10)).hits
     exclude = [whole[0].pair_ids[:5], [], whole[2].pair_ids[:1]]
-    found = retriever.search(QUERIES, top_k=10, exclude=exclude)
+    found = retriever.search(Query(QUERIES, top_k=10, exclude=exclude)).hits
     assert all(not set(hits.pair_ids) & set(ids) for hits, ids in zip(found, exclude, strict=True))
     assert all(len(hits.pair_ids) == 10 for hits in found)
     assert found[1] == whole[1]
 
 
 def test_batch_of_three_equals_three_of_one(retriever: Retriever) -> None:
-    assert retriever.search(QUERIES, top_k=10) == [retriever.search([query], top_k=10)[0] for query in QUERIES]
+    alone = [retriever.search(Query([query], top_k=10)).hits[0] for query in QUERIES]
+    assert retriever.search(Query(QUERIES, top_k=10)).hits == alone
 
 
 def test_a_deeper_ranking_begins_with_the_shallow_one(retriever: Retriever) -> None:
     assert len(retriever.corpus) > POOL
-    shallow = retriever.search(QUERIES, top_k=10)
-    deep = retriever.search(QUERIES, top_k=len(retriever.corpus))
+    shallow = retriever.search(Query(QUERIES, top_k=10)).hits
+    deep = retriever.search(Query(QUERIES, top_k=len(retriever.corpus))).hits
     for near, far in zip(shallow, deep, strict=True):
         assert far.pair_ids[:10] == near.pair_ids
         np.testing.assert_allclose(far.scores[:10], near.scores, atol=2e-6)
@@ -73,18 +75,18 @@ def test_candidates_can_be_limited_to_some_rows(retriever: Retriever) -> None:
 
 def test_excluding_an_unknown_pair_is_an_error(retriever: Retriever) -> None:
     with pytest.raises(LineageError, match="'tiny/none'"):
-        retriever.search(QUERIES[:1], top_k=3, exclude=[["tiny/none"]])
+        retriever.search(Query(QUERIES[:1], top_k=3, exclude=[["tiny/none"]]))
 
 
 def test_excluding_everything_leaves_nothing(retriever: Retriever) -> None:
     everything = retriever.corpus.table["pair_id"].tolist()
-    hits = retriever.search(QUERIES[:1], top_k=3, exclude=[everything])[0]
+    hits = retriever.search(Query(QUERIES[:1], top_k=3, exclude=[everything])).hits[0]
     assert hits.pair_ids == hits.scores == ()
 
 
 def test_a_recorded_query_tells_its_parts_in_order_and_how_long_each_took(retriever: Retriever) -> None:
     with recording("query") as root:
-        retriever.search(QUERIES[:1], top_k=3)
+        retriever.search(Query(QUERIES[:1], top_k=3))
     names = [part.name for part in root.children]
     assert names == ["embed query", "nearest vectors", "shared words", "score and fuse"]
     assert root.children[-1].inputs["candidates"] >= POOL

@@ -7,6 +7,7 @@ import pytest
 
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.exclude import NearDuplicates
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.selection import MOST, Selection, diverse
 from rag_diffusion.store.corpus import Corpus
@@ -58,31 +59,43 @@ def with_selection(retriever: Retriever, corpus: Corpus, selection: Selection) -
 
 
 def test_search_brings_as_many_as_pass_the_threshold(retriever: Retriever, corpus: Corpus) -> None:
-    scores = retriever.search(QUERY, top_k=10)[0].scores
+    scores = retriever.search(Query(QUERY, top_k=10)).hits[0].scores
     least = scores[4]
     passed = sum(score >= least for score in scores)
-    found = with_selection(retriever, corpus, Selection(kind="both", threshold=least)).search(QUERY, top_k=10)[0]
+    found = (
+        with_selection(retriever, corpus, Selection(kind="both", threshold=least))
+        .search(Query(QUERY, top_k=10))
+        .hits[0]
+    )
     assert found.scores == scores[:passed]
-    none = with_selection(retriever, corpus, Selection(kind="threshold", threshold=1.0)).search(
-        ["a blue zebra"], top_k=3, query_vectors=-retriever.vectors.text[:1]
-    )[0]
+    none = (
+        with_selection(retriever, corpus, Selection(kind="threshold", threshold=1.0))
+        .search(Query(["a blue zebra"], top_k=3, vectors=-retriever.vectors.text[:1]))
+        .hits[0]
+    )
     assert none.pair_ids == ()
 
 
 def test_diverse_hits_look_less_alike(retriever: Retriever, corpus: Corpus) -> None:
     def alike(one: Retriever) -> float:
-        images = one.vectors.image[corpus.rows(one.search(QUERY, top_k=5)[0].pair_ids)]
+        images = one.vectors.image[corpus.rows(one.search(Query(QUERY, top_k=5)).hits[0].pair_ids)]
         return float((images @ images.T).mean())
 
     other = with_selection(retriever, corpus, Selection(diversity=0.5))
-    assert other.search(QUERY, top_k=5)[0].pair_ids[0] == retriever.search(QUERY, top_k=5)[0].pair_ids[0]
+    assert (
+        other.search(Query(QUERY, top_k=5)).hits[0].pair_ids[0]
+        == retriever.search(Query(QUERY, top_k=5)).hits[0].pair_ids[0]
+    )
     assert alike(other) < alike(retriever) - 0.1
 
 
 @pytest.mark.parametrize("fusion", ["product", "reciprocal_rank"])
 def test_other_fusions_find_the_caption_itself_and_deeper_changes_nothing(corpus: Corpus, fusion: str) -> None:
     retriever = make_retriever(corpus, Method(weights=WEIGHTS, fusion=fusion))  # type: ignore[arg-type]
-    shallow, deep = retriever.search(QUERY, top_k=10)[0], retriever.search(QUERY, top_k=len(corpus))[0]
+    shallow, deep = (
+        retriever.search(Query(QUERY, top_k=10)).hits[0],
+        retriever.search(Query(QUERY, top_k=len(corpus))).hits[0],
+    )
     assert shallow.pair_ids[0] == "tiny/noto/red-square"
     assert deep.pair_ids[:10] == shallow.pair_ids
     np.testing.assert_allclose(deep.scores[:10], shallow.scores, atol=2e-6)
@@ -92,8 +105,8 @@ def test_other_fusions_find_the_caption_itself_and_deeper_changes_nothing(corpus
 
 def test_near_duplicates_of_excluded_pairs_stay_away(retriever: Retriever) -> None:
     own = ["tiny/noto/red-square"]
-    assert retriever.search(QUERY, top_k=5, exclude=[own])[0].pair_ids[0] == "tiny/noto-v1/red-square"
-    hits = retriever.search(QUERY, top_k=400, exclude=[own], without_duplicates=True)[0]
+    assert retriever.search(Query(QUERY, top_k=5, exclude=[own])).hits[0].pair_ids[0] == "tiny/noto-v1/red-square"
+    hits = retriever.search(Query(QUERY, top_k=400, exclude=[own], without_duplicates=True)).hits[0]
     assert not {*own, "tiny/noto-v1/red-square"} & set(hits.pair_ids)
     assert "tiny/twemoji/red-square" in hits.pair_ids
     assert len(hits.pair_ids) == 400
@@ -115,4 +128,4 @@ def test_a_picture_that_must_not_come_is_known_by_its_looks(retriever: Retriever
 
 def test_a_hundred_kilobytes_and_control_characters_do_no_harm(retriever: Retriever) -> None:
     queries = ["a and b " * 12_500, " " * 100_000 + "red", "red\0square\x1b\ud800", "ก็" * 50_000, "\u202ered"]
-    assert all(len(hits.pair_ids) == 3 for hits in retriever.search(queries, top_k=3))
+    assert all(len(hits.pair_ids) == 3 for hits in retriever.search(Query(queries, top_k=3)).hits)

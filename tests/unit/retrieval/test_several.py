@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.types import Hits
@@ -51,7 +52,7 @@ def test_a_search_for_two_things_finds_both(retriever: Retriever) -> None:
     excluded = "tiny/noto/red-square"
     prompt = "red square and blue ring, noto style"
     together, without = (
-        retriever.search([prompt, "green moon"], top_k=4, exclude=exclude)[0]
+        retriever.search(Query([prompt, "green moon"], top_k=4, exclude=exclude)).hits[0]
         for exclude in (None, [[excluded], []])
     )  # fmt: skip
     table = retriever.corpus.table.set_index("pair_id")

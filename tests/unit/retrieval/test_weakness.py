@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rag_diffusion.retrieval.explain import explain
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.weakness import reach, weak_match
 from rag_diffusion.terminal.kb_search import as_html, as_text
@@ -21,7 +22,7 @@ def found(**raw: tuple[float, ...]) -> Hits:
 
 def test_hits_carry_the_similarities_themselves(retriever: Retriever) -> None:
     query = "red circle, noto style"
-    hits = retriever.search([query], top_k=3)[0]
+    hits = retriever.search(Query([query], top_k=3)).hits[0]
     rows = retriever.corpus.rows(hits.pair_ids)
     vector = retriever._embed([query])[0]
     assert hits.raw["text_to_text"] == pytest.approx((retriever.vectors.text[rows] @ vector).tolist(), abs=1e-5)
@@ -31,7 +32,7 @@ def test_hits_carry_the_similarities_themselves(retriever: Retriever) -> None:
 
 
 def test_several_things_keep_their_similarities(retriever: Retriever) -> None:
-    hits = retriever.search(["a red circle and a blue ring"], top_k=4)[0]
+    hits = retriever.search(Query(["a red circle and a blue ring"], top_k=4)).hits[0]
     assert {len(values) for values in hits.raw.values()} == {len(hits.pair_ids)}
 
 
@@ -54,7 +55,7 @@ def test_a_best_cosine_below_that_is_told_in_a_plain_sentence(retriever: Retriev
 
 
 def test_search_shows_the_similarities_and_the_sentence(retriever: Retriever) -> None:
-    hits = retriever.search(["red circle, noto style"], top_k=2)[0]
+    hits = retriever.search(Query(["red circle, noto style"], top_k=2)).hits[0]
     told = explain(retriever, "red circle", hits)
     line = as_text(told).splitlines()[0]
     assert f"text_to_text {hits.raw['text_to_text'][0]:.2f}" in line

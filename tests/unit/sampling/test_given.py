@@ -64,7 +64,7 @@ def test_without_retriever_and_neighbors_it_draws_without_and_warns(pipeline: Re
 def test_filters_need_a_knowledge_base(pipeline: RetrievalPipeline, photo: Path) -> None:
     with pytest.raises(ValueError, match="source, where: expected neighbors out of a knowledge base, got neighbors by"):
         pipeline("an apple", photo, source="mine")
-    with pytest.raises(ValueError, match="got a retriever of one corpus"):
+    with pytest.raises(ValueError, match="got no retriever; open one by"):
         pipeline("an apple", where=Filter(licences=("MIT",)))
 
 

@@ -15,6 +15,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -22,6 +23,7 @@ from rag_diffusion.sampling.schedule import Phase, RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.vectors import Vectors
+from rag_diffusion.types import Hits
 
 PROMPT = "red circle, noto style"
 
@@ -57,7 +59,7 @@ def run(pipeline: RetrievalPipeline, *args: Any, **kwargs: Any) -> Any:
 
 def test_neighbors_are_retrieved_with_their_scores(pipeline: RetrievalPipeline, retriever: Retriever) -> None:
     found = run(pipeline, num_neighbors=2)
-    hits = retriever.search([PROMPT], top_k=2)[0]
+    hits = retriever.search(Query([PROMPT], top_k=2)).hits[0]
     sources = found.provenance[0].neighbors
     assert tuple(source.pair_id for source in sources) == hits.pair_ids
     assert tuple(source.score for source in sources) == hits.scores
@@ -70,7 +72,7 @@ def test_a_weak_match_is_trouble_of_its_own_image(pipeline: RetrievalPipeline, m
     def weak(retriever: Retriever, query: str, hits: Any) -> str:
         return "nothing here is much like it" if query == "a cheetah" else ""
 
-    monkeypatch.setattr("rag_diffusion.retrieval.weakness.weak_match", weak)
+    monkeypatch.setattr("rag_diffusion.retrieval.results.weak_match", weak)
     found = pipeline([PROMPT, "a cheetah"], num_inference_steps=1, num_images_per_prompt=2).provenance
     told = [one.settings.get("trouble") for one in found]
     assert told == [None, None, ["nothing here is much like it"], ["nothing here is much like it"]]
@@ -139,19 +141,19 @@ def test_a_query_by_the_image_so_far_finds_what_looks_like_it(
     pipeline: RetrievalPipeline, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[np.ndarray] = []
-    search = retriever.search
+    find = retriever.find
 
-    def note(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("query_images") is not None:
-            asked.append(kwargs["query_images"])
-        return search(*args, **kwargs)
+    def note(query: Query) -> list[Hits]:
+        if query.images is not None:
+            asked.append(query.images)
+        return find(query)
 
-    monkeypatch.setattr(retriever, "search", note)
+    monkeypatch.setattr(retriever, "find", note)
     schedule = RetrievalSchedule(query_again=(0.5,), image_weight=1.0)
     found = run(pipeline, num_neighbors=1, retrieval_schedule=schedule).provenance[0]
     assert len(asked) == 1
     assert asked[0].shape == (1, 64, 64, 3)
-    nearest = search([PROMPT], top_k=1, query_images=asked[0], image_weight=1.0)[0]
+    nearest = retriever.search(Query([PROMPT], top_k=1, images=asked[0], image_weight=1.0)).hits[0]
     assert found.neighbors[-1].pair_id == nearest.pair_ids[0]
     vectors = retriever.vectors.image @ retriever.image_vectors(asked[0])[0]
     assert nearest.pair_ids[0] == retriever.corpus.table["pair_id"].iloc[int(vectors.argmax())]
@@ -159,12 +161,12 @@ def test_a_query_by_the_image_so_far_finds_what_looks_like_it(
 
 def test_images_and_texts_share_the_score(retriever: Retriever) -> None:
     stairs = retriever.corpus.pixels(retriever.corpus.rows(["tiny/openmoji/orange-stairs"]))
-    by_text = retriever.search([PROMPT], top_k=1, query_images=stairs, image_weight=0.0)[0]
-    by_image = retriever.search([PROMPT], top_k=1, query_images=stairs, image_weight=1.0)[0]
-    assert by_text.pair_ids == retriever.search([PROMPT], top_k=1)[0].pair_ids
+    by_text = retriever.search(Query([PROMPT], top_k=1, images=stairs, image_weight=0.0)).hits[0]
+    by_image = retriever.search(Query([PROMPT], top_k=1, images=stairs, image_weight=1.0)).hits[0]
+    assert by_text.pair_ids == retriever.search(Query([PROMPT], top_k=1)).hits[0].pair_ids
     assert by_image.pair_ids == ("tiny/openmoji/orange-stairs",)
     with pytest.raises(ValueError, match="expected a share from 0 to 1, got 2"):
-        retriever.search([PROMPT], top_k=1, query_images=stairs, image_weight=2)
+        retriever.search(Query([PROMPT], top_k=1, images=stairs, image_weight=2))
 
 
 @pytest.mark.parametrize(
@@ -192,3 +194,5 @@ def test_looking_again_needs_a_retriever(pipeline: RetrievalPipeline, tiny_corpu
         run(pipeline, exclude=["tiny/noto/red-circle"])
     with pytest.raises(ValueError, match="expected a text to retrieve with, got an empty one at"):
         pipeline("")
+    with pytest.raises(ValueError, match="source, where: expected a knowledge base, got a retriever of one corpus"):
+        run(pipeline, source="tiny")

@@ -15,6 +15,7 @@ from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
 from rag_diffusion.knowledge.remote.protocol import global_id
 from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.records import Item
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.serving import answers
 from tests.unit.knowledge.remote.wild import png, says, wild
 from tests.unit.serving.served import STYLES, Client, copy_of, served, two_data_sets
@@ -44,7 +45,7 @@ def ids(found: list[dict[str, Any]]) -> list[str]:
 
 def test_a_text_gets_what_the_retriever_finds_with_all_that_a_client_reads(client: Client, base: KnowledgeBase) -> None:
     found = client.knn(text="a red circle", num_images=5)
-    hits = base.search(["a red circle"], top_k=5)[0]
+    hits = base.search(Query(["a red circle"], top_k=5)).hits[0]
 
     assert ids(found) == list(hits.pair_ids)
     assert [entry["similarity"] for entry in found] == pytest.approx(hits.scores)
@@ -63,7 +64,7 @@ def test_a_text_among_captions_leaves_the_pictures_out(client: Client, base: Kno
         embed=base.encoder.texts,
     )  # fmt: skip
 
-    assert ids(found) == list(other.search(["blue moon"], top_k=8)[0].pair_ids)
+    assert ids(found) == list(other.search(Query(["blue moon"], top_k=8)).hits[0].pair_ids)
 
 
 def test_an_image_is_ranked_by_its_cosine_to_the_pictures_and_finds_itself(client: Client, base: KnowledgeBase) -> None:
@@ -160,7 +161,7 @@ def test_excluded_pairs_do_not_come(client: Client, base: KnowledgeBase) -> None
     best = ids(client.knn(text="red circle", num_images=2))
     found = client.knn(text="red circle", num_images=5, exclude=[*best, "unknown/pair"])
 
-    assert ids(found) == list(base.search(["red circle"], top_k=5, exclude=[best])[0].pair_ids)
+    assert ids(found) == list(base.search(Query(["red circle"], top_k=5, exclude=[best])).hits[0].pair_ids)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_of_near_duplicates_the_best_comes(own: KnowledgeBase) -> None:
 def test_our_remote_source_finds_on_our_server_what_is_found_there(client: Client, base: KnowledgeBase) -> None:
     source = RemoteSource("there", Remote(url=client.url, allow_hosts=("127.0.0.1",)))
     found = source.find(["a red circle", "a blue moon"], top_k=6, deadline=20)
-    hits = base.search(["a red circle", "a blue moon"], top_k=6)
+    hits = base.search(Query(["a red circle", "a blue moon"], top_k=6)).hits
 
     assert found.trouble == ""
     assert source.indices() == ["all", "noto", "twemoji"]

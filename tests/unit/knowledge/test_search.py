@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import socket
 import weakref
 from collections.abc import Iterator
@@ -14,16 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.errors import ConfigError, DataError, LineageError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.remote.machine import RemoteSource
 from rag_diffusion.readers.images import decode, encode_png
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.terminal.kb_search import search
-from tests.unit.knowledge.bases import SIZE, items, make_base, picture
+from tests.unit.knowledge.bases import ROOT, SIZE, items, make_base, picture, write_params
 from tests.unit.knowledge.remote.wild import says, says_json, wild
-from tests.unit.serving.served import Client, served
+from tests.unit.serving.served import Client, make_encoder, served
 
 HERE, THERE = range(10), range(10, 22)  # fewer there than a remote is asked for, so that it sends all of them
 QUERIES = ["a red fox", "a blue moon number 14"]
@@ -60,13 +62,12 @@ def test_remote_pairs_are_scored_as_if_they_lay_here(base: KnowledgeBase, tmp_pa
     here = make_base(tmp_path / "all")
     here.add("mine", items(HERE, licence="MIT"))
     here.add("far", items(THERE, licence="CC0-1.0"))
-    wanted = here.search(QUERIES, top_k=22)
+    wanted = here.search(Query(QUERIES, top_k=22)).hits
 
-    places = base.everywhere(QUERIES, top_k=22)
-    found = places.search(QUERIES, top_k=22)
-    assert places.trouble == ()
-    assert places.remotes == ("far",)
-    for retriever, hits, same in zip(places.retrievers, found, wanted, strict=True):
+    results = base.search(Query(QUERIES, top_k=22))
+    assert results.trouble == ()
+    assert results.remotes == ("far",)
+    for retriever, hits, same in zip(results.retrievers, results.hits, wanted, strict=True):
         assert retriever is not None
         pairs, theirs = retriever.corpus, here.retriever().corpus
         by_caption = dict(zip(pairs.cells("caption", pairs.rows(hits.pair_ids)), hits.scores, strict=True))
@@ -82,58 +83,82 @@ def test_remote_pairs_are_scored_as_if_they_lay_here(base: KnowledgeBase, tmp_pa
 
 def test_what_a_query_finds_does_not_depend_on_the_others(base: KnowledgeBase) -> None:
     for top_k in (3, 5):
-        together = base.everywhere(QUERIES, top_k=top_k).search(QUERIES, top_k=top_k)
-        alone = [base.everywhere([query], top_k=top_k).search([query], top_k=top_k)[0] for query in QUERIES]
+        together = base.search(Query(QUERIES, top_k=top_k)).hits
+        alone = [base.search(Query([query], top_k=top_k)).hits[0] for query in QUERIES]
         assert together == alone
 
 
 def test_remote_pairs_are_filtered_and_excluded(base: KnowledgeBase) -> None:
-    places = base.everywhere(QUERIES[:1], top_k=5)
+    results = base.search(Query(QUERIES[:1], top_k=5))
     for where in (Filter(sources=("far",)), Filter(licences=("CC0-1.0",))):
-        hits = places.search(QUERIES[:1], top_k=5, where=where)[0]
+        hits = results.search(Query(QUERIES[:1], top_k=5, where=where)).hits[0]
         assert len(hits.pair_ids) == 5
         assert all(name.startswith("far/") for name in hits.pair_ids)
     assert all(
         name.startswith("mine/")
-        for name in places.search(QUERIES[:1], top_k=5, where=Filter(sources=("mine",)))[0].pair_ids
+        for name in results.search(Query(QUERIES[:1], top_k=5, where=Filter(sources=("mine",)))).hits[0].pair_ids
     )
-    best = places.search(QUERIES[:1], top_k=1, where=Filter(sources=("far",)))[0].pair_ids[0]
+    best = results.search(Query(QUERIES[:1], top_k=1, where=Filter(sources=("far",)))).hits[0].pair_ids[0]
     never_sent = "far/12345"
-    rest = places.search(QUERIES[:1], top_k=22, exclude=[[best, never_sent]])[0].pair_ids
+    rest = results.search(Query(QUERIES[:1], top_k=22, exclude=[[best, never_sent]])).hits[0].pair_ids
     assert best not in rest
     assert len(rest) == 21
     with pytest.raises(LineageError, match="expected a pair 'mine/none'"):
-        places.search(QUERIES[:1], top_k=2, exclude=[["mine/none"]])
+        results.search(Query(QUERIES[:1], top_k=2, exclude=[["mine/none"]]))
 
 
 def test_a_dead_remote_is_told_and_the_rest_is_found(base: KnowledgeBase) -> None:
     add(base, "far", dead_url())
-    places = base.everywhere(QUERIES, top_k=3)
-    assert places.search(QUERIES, top_k=3) == list(base.search(QUERIES, top_k=3))
-    assert len(places.trouble) == 1
-    assert places.trouble[0].startswith("remote far: 2 of 2 queries failed")
+    results = base.search(Query(QUERIES, top_k=3))
+    assert results.hits == base.search(Query(QUERIES, top_k=3, sets=["mine"])).hits
+    assert len(results.trouble) == 1
+    assert results.trouble[0].startswith("remote far: 2 of 2 queries failed")
 
 
 def test_everything_said_per_query_is_said_to_its_own_query(base: KnowledgeBase) -> None:
-    places = base.everywhere(QUERIES, top_k=4)
-    assert places.retrievers[0] is not places.retrievers[1]
-    plain = places.search(QUERIES, top_k=4)
-    assert places.search(QUERIES, top_k=4, query_vectors=base.encoder.texts(QUERIES)) == plain
+    results = base.search(Query(QUERIES, top_k=4))
+    assert results.retrievers[0] is not results.retrievers[1]
+    plain = results.hits
+    assert results.search(Query(QUERIES, top_k=4, vectors=base.encoder.texts(QUERIES))).hits == plain
     pixels = []
-    for retriever, hits in zip(places.retrievers, plain, strict=True):
+    for retriever, hits in zip(results.retrievers, plain, strict=True):
         assert retriever is not None
         pixels.append(retriever.corpus.pixels(retriever.corpus.rows(hits.pair_ids[:1]))[0])
-    for found, hits in zip(places.search(QUERIES, top_k=4, exclude_images=np.stack(pixels)), plain, strict=True):
+    for found, hits in zip(
+        results.search(Query(QUERIES, top_k=4, exclude_images=np.stack(pixels))).hits, plain, strict=True
+    ):
         assert hits.pair_ids[0] not in found.pair_ids
         assert found.pair_ids[:3] == hits.pair_ids[1:]
 
 
+def test_a_query_may_name_its_data_sets_a_remote_one_among_them(base: KnowledgeBase) -> None:
+    for sets in (["far"], ["mine"], ["far", "mine"]):
+        results = base.search(Query(QUERIES, top_k=40, sets=sets))
+        assert results.remotes == (("far",) if "far" in sets else ())
+        for hits in results.hits:
+            assert {name.split("/")[0] for name in hits.pair_ids} == set(sets)
+    with pytest.raises(ConfigError, match="expected one of far, mine, got 'none'"):
+        base.search(Query(QUERIES, sets=["none"]))
+
+
+def test_one_searches_again_in_what_was_sent_and_no_remote_is_asked_twice(base: KnowledgeBase) -> None:
+    results = base.search(Query(QUERIES, top_k=4))
+    add(base, "far", dead_url())
+    again = results.search(Query([text for text in QUERIES for _ in range(2)], top_k=4))
+    assert again.hits == [hits for hits in results.hits for _ in range(2)]
+    assert again.trouble == ()
+    with pytest.raises(ValueError, match=r"expected some of the first query, as 'a red fox', got \['a drum'\]"):
+        results.search(Query(["a drum"]))
+
+
 def test_near_duplicates_of_other_data_sets_do_not_come(base: KnowledgeBase) -> None:
     base.add("again", [replace(one, name=f"same-{one.name}", image=nearly(one.image)) for one in items(HERE)])
-    places = base.everywhere(["a red fox"], top_k=32)
+    results = base.search(Query(["a red fox"], top_k=32))
     kept, left = (
         set(
-            places.search(["a red fox"], top_k=32, exclude=[["mine/00000.png"]], without_duplicates=without)[0].pair_ids
+            results.search(Query(["a red fox"], top_k=32, exclude=[["mine/00000.png"]], without_duplicates=without))
+            .hits[0]
+            .pair_ids
         )
         for without in (False, True)
     )
@@ -156,10 +181,10 @@ def test_a_remote_is_asked_for_each_thing_of_a_prompt(base: KnowledgeBase) -> No
             [{"id": 0, "similarity": 1.0, "caption": "a thing", "url": f"{server.url}/0.png"}]
         )
         add(base, "wild", server.url)
-        places = base.everywhere(["a red fox and the moon", "a drum"], top_k=2)
+        results = base.search(Query(["a red fox and the moon", "a drum"], top_k=2))
         asked = sorted(json.loads(body)["text"] for _, path, body in server.asked if path == "/knn-service")
     assert asked == ["a drum", "a red fox", "a red fox and the moon", "the moon"]
-    for retriever in places.retrievers:
+    for retriever in results.retrievers:
         assert retriever is not None
         assert retriever.corpus.ids(np.arange(len(retriever.corpus))).count("wild/0") == 1
 
@@ -171,12 +196,12 @@ def test_filters_reach_a_remote_of_ours(tmp_path: Path) -> None:
     rare = Filter(licences=("CC0-1.0",))
     with served(there) as client:
         add(here, "far", client.url)
-        hits = here.everywhere(["a red fox"], top_k=3, where=rare).search(["a red fox"], top_k=3, where=rare)[0]
+        hits = here.search(Query(["a red fox"], top_k=3, where=rare)).hits[0]
         assert len(hits.pair_ids) == 3
-        other = here.everywhere(["a red fox"], top_k=3, where=Filter(sources=("elsewhere",)))
+        other = here.search(Query(["a red fox"], top_k=3, where=Filter(sources=("elsewhere",))))
         assert other.remotes == ()
-        none = here.everywhere(["a red fox"], top_k=3, where=Filter(licences=("nobody's",)))
-        assert none.search(["a red fox"], top_k=3, where=Filter(licences=("nobody's",)))[0].pair_ids == ()
+        none = here.search(Query(["a red fox"], top_k=3, where=Filter(licences=("nobody's",))))
+        assert none.hits[0].pair_ids == ()
 
 
 def test_a_remote_that_does_not_filter_is_told_of(base: KnowledgeBase) -> None:
@@ -186,20 +211,20 @@ def test_a_remote_that_does_not_filter_is_told_of(base: KnowledgeBase) -> None:
             [{"id": 0, "similarity": 1.0, "caption": "a fox", "url": f"{server.url}/0.png", "split": "test"}]
         )
         add(base, "wild", server.url)
-        places = base.everywhere(["a fox"], top_k=3, where=Filter(splits=("train",), sources=("wild",)))
-    assert places.trouble == ("remote wild: none of 1 results passes the filters",)
-    hits = places.search(["a fox"], top_k=3, where=Filter(splits=("test",), sources=("wild",)))[0]
+        results = base.search(Query(["a fox"], top_k=3, where=Filter(splits=("train",), sources=("wild",))))
+    assert results.trouble == ("remote wild: none of 1 results passes the filters",)
+    hits = results.search(Query(["a fox"], top_k=3, where=Filter(splits=("test",), sources=("wild",)))).hits[0]
     assert hits.pair_ids == ("wild/0",)
 
 
 def test_what_was_found_can_be_read_after_its_data_set_was_replaced(base: KnowledgeBase) -> None:
-    places = base.everywhere(QUERIES, top_k=3)
+    results = base.search(Query(QUERIES, top_k=3))
     local = base.retriever()
     base.add("mine", items(range(50, 60)), replace=True)
-    for retriever in (*places.retrievers, local):
+    for retriever in (*results.retrievers, local):
         assert retriever is not None
         assert len(retriever.corpus.pixels(np.arange(len(retriever.corpus)))) == len(retriever.corpus)
-    hits = base.everywhere(QUERIES, top_k=22).search(QUERIES, top_k=22)[0]
+    hits = base.search(Query(QUERIES, top_k=22)).hits[0]
     assert "mine/00050.png" in hits.pair_ids
 
 
@@ -243,14 +268,14 @@ def test_images_are_small_as_soon_as_they_are_decoded(base: KnowledgeBase) -> No
 
 def test_a_cache_that_cannot_be_written_stops_nothing(base: KnowledgeBase) -> None:
     (base.catalogue.places.base / ".cache").write_text("a file in the way")
-    places = base.everywhere(QUERIES, top_k=2)
-    assert places.trouble == ()
-    assert all(len(hits.pair_ids) == 2 for hits in places.search(QUERIES, top_k=2))
+    results = base.search(Query(QUERIES, top_k=2))
+    assert results.trouble == ()
+    assert all(len(hits.pair_ids) == 2 for hits in results.hits)
 
 
 def test_lexical_indexes_of_one_query_are_in_memory_at_a_time(base: KnowledgeBase) -> None:
-    places = base.everywhere(QUERIES, top_k=3)
-    first, second = (retriever.lexical["bm25"] for retriever in places.retrievers if retriever is not None)
+    results = base.search(Query(QUERIES, top_k=3))
+    first, second = (retriever.lexical["bm25"] for retriever in results.retrievers if retriever is not None)
     made = weakref.ref(first._all_of()["bm25"])
     assert made() is not None
     second.explain("fox")
@@ -262,15 +287,15 @@ def test_lexical_indexes_of_one_query_are_in_memory_at_a_time(base: KnowledgeBas
 def test_remotes_alone_are_a_knowledge_base(tmp_path: Path, other: Client) -> None:
     base = make_base(tmp_path)
     with pytest.raises(DataError, match="expected at least one data set to search"):
-        base.everywhere(QUERIES, top_k=2)
+        base.search(Query(QUERIES, top_k=2))
     add(base, "far", other.url)
-    hits = base.everywhere(QUERIES, top_k=2).search(QUERIES, top_k=2)
+    hits = base.search(Query(QUERIES, top_k=2)).hits
     assert [len(one.pair_ids) for one in hits] == [2, 2]
     add(base, "far", dead_url())
-    places = base.everywhere(QUERIES, top_k=2)
-    assert places.retrievers == [None, None]
-    assert places.trouble
-    assert [one.pair_ids for one in places.search(QUERIES, top_k=2)] == [(), ()]
+    results = base.search(Query(QUERIES, top_k=2))
+    assert results.retrievers == [None, None]
+    assert results.trouble
+    assert [one.pair_ids for one in results.hits] == [(), ()]
 
 
 def test_what_is_no_pair_is_told_by_kind(base: KnowledgeBase) -> None:
@@ -283,12 +308,12 @@ def test_what_is_no_pair_is_told_by_kind(base: KnowledgeBase) -> None:
             ]
         )
         add(base, "wild", server.url)
-        places = base.everywhere(["a fox"], top_k=3)
-    assert any("remote wild: 1 of 2 results not taken: empty caption (1)" in text for text in places.trouble)
-    hits = places.search(["a fox"], top_k=3, where=Filter(sources=("wild",)))[0]
+        results = base.search(Query(["a fox"], top_k=3))
+    assert any("remote wild: 1 of 2 results not taken: empty caption (1)" in text for text in results.trouble)
+    hits = results.search(Query(["a fox"], top_k=3, where=Filter(sources=("wild",)))).hits[0]
     assert hits.pair_ids == ("wild/0",)
-    assert places.retrievers[0] is not None
-    assert places.retrievers[0].corpus.pair("wild/0").licence == "theirs"
+    assert results.retrievers[0] is not None
+    assert results.retrievers[0].corpus.pair("wild/0").licence == "theirs"
 
 
 def test_a_search_in_the_terminal_shows_remote_hits_and_their_trouble(
@@ -302,3 +327,26 @@ def test_a_search_in_the_terminal_shows_remote_hits_and_their_trouble(
     assert "mine/" in told
     assert "trouble   remote gone: " in told
     assert "remote gone: " in page.read_text(encoding="utf-8")
+
+
+def test_the_search_that_the_readme_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (shown,) = (block for block in blocks if "Query(" in block)
+    write_params(tmp_path)
+    make_base(tmp_path, make_encoder(tmp_path)).add("mine", items(range(12), licence="CC0-1.0"))
+    monkeypatch.chdir(tmp_path)
+    exec(shown, {})
+    *hits, trouble = capsys.readouterr().out.splitlines()
+    assert trouble == "()"
+    assert [line.count("mine/") for line in hits] == [3, 3]
+
+
+def test_a_query_that_does_not_fit_is_refused(base: KnowledgeBase) -> None:
+    with pytest.raises(ValueError, match=r"expected a list of texts, got one text; write Query\(\['a fox'\]\)"):
+        Query("a fox")
+    with pytest.raises(ValueError, match="exclude: expected one for each of 2 texts, got 1"):
+        Query(QUERIES, exclude=[["mine/00001.png"]])
+    with pytest.raises(ValueError, match="sets: expected None for a retriever of fixed pairs"):
+        base.retriever().search(Query(QUERIES, sets=["mine"]))

@@ -11,7 +11,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.device import choose_device
 from rag_diffusion.errors import ModelError
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase, open_retriever
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, read_png, save_png
@@ -58,4 +58,4 @@ def redraw_file(root: Path, file: Path, out: Path) -> str:
 
 def _retriever(root: Path, origin: Provenance) -> KnowledgeBase | None:
     """What has its neighbors, where the file does not keep them all itself."""
-    return None if all(source.image for source in origin.neighbors) else open_retriever(root)
+    return None if all(source.image for source in origin.neighbors) else KnowledgeBase.open(root)
