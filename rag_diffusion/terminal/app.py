@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
+from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb import kb
 
@@ -56,6 +57,9 @@ def before_each_command(
     """Switch off what other tools would send home."""
     for name, value in TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
+
+
+app.command()(draw)
 
 
 @app.command()

@@ -1,0 +1,155 @@
+"""Pictures for texts, as somebody asks for them at a terminal: any number of each, variants side by side, seeds told.
+
+An image depends on its prompt, its seed and its neighbors alone: `--seed 7 --num-images 3` are the seeds 7, 8 and 9,
+each of them the picture that it is by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.sampling.output import as_arrays
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.provenance import Provenance, save_png
+from rag_diffusion.sampling.seeds import MOST, seeded
+
+Pixels = NDArray[np.uint8]
+Variant = Literal["none", "random", "retrieved", "given"]
+BATCH = 8  # images drawn at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        variant: which neighbors it was shown.
+        pixels: (H, W, 3).
+        provenance: where it came from.
+        heat: of each neighbor, (H', W'), how much each cell of the image looked at it.
+    """
+
+    variant: Variant
+    pixels: Pixels
+    provenance: Provenance
+    heat: Sequence[Tensor]
+
+    def save(self, path: Path) -> Path:
+        """Write a PNG with its provenance inside, and the same as JSON beside it; a file that is there stays.
+
+        Returns:
+            Where it is: `path`, or the same name with a number where there is a file already.
+        """
+        free = free_path(path)
+        save_png(free, self.pixels, self.provenance)
+        return free
+
+
+def choose_seeds(seed: int | None, count: int) -> list[int]:
+    """Seeds of `count` images: from `seed` on, or drawn.
+
+    Raises:
+        ConfigError: one is below zero, or too large.
+    """
+    if seed is None:
+        return [random.randrange(2**31) for _ in range(count)]
+    if not 0 <= seed <= MOST - count:
+        raise ConfigError(f"--seed: expected a whole number from 0 to {MOST - count}, got {seed}")
+    return [seed + number for number in range(count)]
+
+
+def draw(
+    pipeline: RetrievalPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    variants: Sequence[Variant],
+    given: Sequence[Neighbor] = (),
+    num_neighbors: int = 3,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Picture]:
+    """Draw every prompt with every seed; the variants of one prompt and seed start from the same noise.
+
+    Args:
+        pipeline: draws.
+        prompts: texts.
+        seeds: of the images of each prompt.
+        variants: `none` draws by the prompt alone, `random` with pairs that have nothing to do with it, `retrieved`
+            with those that are found, `given` with `given`.
+        given: neighbors by hand.
+        num_neighbors: of `random` and `retrieved`.
+        options: more of `RetrievalPipeline.__call__`.
+
+    Yields:
+        The images, those of a prompt and seed in the order of `variants`.
+    """
+    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start : start + BATCH]
+        drawn = [_draw(pipeline, batch, variant, given, num_neighbors, options or {}) for variant in variants]
+        for row in zip(*drawn, strict=True):
+            yield from row
+
+
+def _draw(
+    pipeline: RetrievalPipeline,
+    batch: Sequence[tuple[str, int]],
+    variant: Variant,
+    given: Sequence[Neighbor],
+    num_neighbors: int,
+    options: Mapping[str, Any],
+) -> list[Picture]:
+    """One variant of a few prompts and seeds."""
+    prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
+    neighbors: dict[str, Any] = {"num_neighbors": num_neighbors if variant == "retrieved" else 0}
+    if variant == "given":
+        neighbors["neighbors"] = [list(given)] * len(batch)
+    if variant == "random":
+        neighbors["neighbors"] = [random_neighbors(pipeline, num_neighbors, seed) for seed in seeds]
+    left_out = () if variant == "retrieved" else _OF_RETRIEVAL
+    asked = {name: value for name, value in options.items() if name not in left_out}
+    out = pipeline(prompts, **neighbors, **asked, generator=seeded(seeds))
+    images = as_arrays(out.images)
+    return [
+        Picture(variant=variant, pixels=pixels, provenance=origin, heat=heat)
+        for pixels, origin, heat in zip(images, out.provenance, out.heat_maps, strict=True)
+    ]
+
+
+_OF_RETRIEVAL = ("num_style_neighbors", "style", "source", "where", "exclude", "retrieval_schedule")
+
+
+def random_neighbors(pipeline: RetrievalPipeline, count: int, seed: int) -> list[Neighbor]:
+    """Pairs of the pipeline's knowledge base that have nothing to do with any prompt: the same for a seed."""
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.models.neighbor_batch import neighbors_from
+
+    retriever = pipeline.retriever
+    assert retriever is not None
+    pairs = retriever.retriever().corpus if isinstance(retriever, KnowledgeBase) else retriever.corpus
+    rows = np.random.default_rng(seed).choice(len(pairs), min(count, len(pairs)), replace=False)
+    return neighbors_from(pairs, pairs.ids(np.sort(rows)))
+
+
+def free_path(path: Path) -> Path:
+    """This path, or the same name with a number where there is a file already: nothing is written over."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return path if not path.exists() else next(one for one in numbered if not one.exists())
+
+
+def file_name(prompt: str, seed: int, variant: Variant | None = None) -> str:
+    """A name that tells what a picture is: `a-red-apple-7.png`."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:60].rstrip("-_")
+    return "-".join([words or "picture", str(seed), *([variant] if variant else [])]) + ".png"

@@ -1,0 +1,238 @@
+"""`rag-diffusion draw`: pictures for texts. Light to import: the command brings the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rag_diffusion.errors import ConfigError, DataError, ModelError
+from rag_diffusion.layout import BASE, MODEL
+from rag_diffusion.terminal.draw_files import STANDARD_OUTPUT, DrawnFiles
+from rag_diffusion.terminal.errors import clean_errors
+
+if TYPE_CHECKING:
+    from rag_diffusion.config import Config
+    from rag_diffusion.models.neighbor_batch import Neighbor, Picture
+    from rag_diffusion.sampling.guidance import Guidance
+    from rag_diffusion.sampling.pipeline import RetrievalPipeline
+    from rag_diffusion.sampling.studio import Variant
+
+NO_MODEL = (
+    "{root}: expected a generator in {model} or {base}, found none; run this in a clone of rag-diffusion or a project "
+    "of yours, or name weights by --model"
+)
+NOTHING_TO_FIND = (
+    '{error}\nNothing can be retrieved here yet. Give neighbors by hand, as in --neighbor photo.png="my cat"; draw '
+    "without, by --neighbors 0; or make a knowledge base: `make demo`, then `rag-diffusion kb add NAME FOLDER` for "
+    "pictures of your own"
+)
+
+
+def draw(
+    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw; each text is a picture.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="More texts, one a line; - is standard input.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A folder, a file NAME.png for one picture, or - for standard output.")
+    ] = Path("drawings"),
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures for each text.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first picture; the next has one more. Drawn if not given.")
+    ] = None,
+    neighbors: Annotated[
+        int | None, typer.Option(min=0, help="Pairs to retrieve for each text; 0 draws without.")
+    ] = None,
+    neighbor: Annotated[
+        list[str] | None,
+        typer.Option(help='FILE or FILE="caption": a picture to look at, by hand; nothing is retrieved then.'),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Retrieve from this data set alone; may be repeated.")
+    ] = None,
+    style_neighbors: Annotated[int, typer.Option(min=0, help="Pairs in the manner asked for, beside the others.")] = 0,
+    style: Annotated[str | None, typer.Option(help="That manner; the one that the text names if not given.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Without, random and retrieved side by side, one sheet.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="A page: neighbors, licences, where each was looked at.")
+    ] = False,
+    svg: Annotated[bool, typer.Option("--svg", help="A traced vector drawing beside each picture.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help=f"Weights: a folder, or a published pipeline. {MODEL}, else {BASE}.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="none, text, neighbor, alternate, interleaved or joint.")] = None,
+    text_guidance_scale: Annotated[float | None, typer.Option(help="How much the text is followed.")] = None,
+    neighbor_guidance_scale: Annotated[float | None, typer.Option(help="How much the neighbors are followed.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="As DDIMScheduler, DPMSolverMultistepScheduler ...")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to begin with instead of noise.")] = None,
+    strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="How far that picture is noised.")] = 0.8,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word about the neighbors.")] = False,
+    root: Annotated[Path, typer.Option(help="The directory that holds params.yaml.")] = Path(),
+) -> None:
+    """Draw pictures for texts, from what the project's model and knowledge base know, with provenance inside.
+
+    Example: rag-diffusion draw "a lucky shamrock in the style of Twemoji" --seed 7 --explain
+    """
+    with clean_errors():
+        texts, given = _texts(prompts or [], file), _neighbors(neighbor or [])
+        writer = DrawnFiles(out, compare=compare, explain=explain, svg=svg, quiet=quiet)
+        writer.check(len(texts) * num_images)
+        if given and (neighbors is not None or source):
+            raise ConfigError(
+                "--neighbor: expected pictures by hand or --neighbors and --source, got both; leave one out"
+            )
+        if not quiet:
+            _silence_libraries()
+        from rag_diffusion.sampling.studio import choose_seeds
+        from rag_diffusion.sampling.studio import draw as drawn
+
+        seeds, config = choose_seeds(seed, num_images), _config(root)
+        retrieves = not given and neighbors != 0
+        scheduler = scheduler or (None if config is None else config.sample.scheduler)
+        pipe = _pipeline(root, model, retrieves, scheduler=scheduler, precision=precision or "fp32")
+        pipe.set_progress_bar_config(disable=quiet, desc="draw", file=sys.stderr)
+        options = {
+            "guidance": _guidance(config, mode=guidance, text=text_guidance_scale, neighbor=neighbor_guidance_scale),
+            "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
+            "num_style_neighbors": style_neighbors,
+            "style": style,
+            "source": source or (),
+            "keep_pictures": explain,
+            "image": None if image is None else _open(image),
+            "strength": strength,
+        }
+        number = (3 if config is None else config.retrieval.content) if neighbors is None else neighbors
+        variants = _variants(given=bool(given), retrieves=retrieves, compare=compare)
+        try:
+            pictures = drawn(pipe, texts, seeds, variants=variants, given=given, num_neighbors=number, options=options)
+            for picture in pictures:
+                writer.take(picture)
+        except ValueError as error:  # what the pipeline says of an argument that does not fit
+            raise ConfigError(str(error)) from None
+        writer.finish()
+
+
+def _texts(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """What to draw, none of it empty.
+
+    Raises:
+        ConfigError: nothing, an empty text, or a file that is not there.
+    """
+    texts = list(prompts)
+    if file is not None:
+        try:
+            lines = sys.stdin.read() if file == STANDARD_OUTPUT else file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--file {file}: expected a text file with a prompt on each line, got {error}") from None
+        texts += [line.strip() for line in lines.splitlines() if line.strip()]
+    if not texts or not all(text.strip() for text in texts):
+        raise ConfigError(
+            'draw: expected a text, as in rag-diffusion draw "a red apple in the style of Noto", or --file with one on '
+            f"each line; got {'an empty one' if texts else 'none'}"
+        )
+    return texts
+
+
+def _neighbors(given: Sequence[str]) -> list[Neighbor]:
+    """FILE or FILE=caption, each as a neighbor; one without a caption shows what the prompt asks for."""
+    if not given:
+        return []
+    from rag_diffusion.models.neighbor_batch import Neighbor
+
+    found = []
+    for text in given:
+        name, sign, caption = (text, "", "") if Path(text).is_file() else text.partition("=")
+        found.append(Neighbor.from_file(name, caption.strip() if sign else None))
+    return found
+
+
+def _variants(*, given: bool, retrieves: bool, compare: bool) -> list[Variant]:
+    """What is drawn of each prompt and seed."""
+    if given:
+        return ["none", "given"] if compare else ["given"]
+    if retrieves:
+        return ["none", "random", "retrieved"] if compare else ["retrieved"]
+    return ["none"]
+
+
+def _config(root: Path) -> Config | None:
+    """Of the project; None outside of one, where the defaults of the library hold."""
+    from rag_diffusion.config import load_config
+
+    return load_config(root / "params.yaml") if (root / "params.yaml").exists() else None
+
+
+def _guidance(config: Config | None, *, mode: str | None, text: float | None, neighbor: float | None) -> Guidance:
+    """As params.yaml says, but for what is given.
+
+    Raises:
+        ConfigError: there is no such guidance.
+    """
+    from rag_diffusion.sampling.guidance import Guidance
+
+    base = Guidance() if config is None else Guidance.from_config(config.sample)
+    changed = {"mode": mode, "text_guidance_scale": text, "neighbor_guidance_scale": neighbor}
+    try:
+        return replace(base, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _pipeline(
+    root: Path, model: str | None, retrieves: bool, *, scheduler: str | None, precision: str
+) -> RetrievalPipeline:
+    """The project's own model, or what is named; with its knowledge base where neighbors are retrieved.
+
+    Raises:
+        ModelError: there are no such weights.
+        DataError: there is nothing to retrieve from.
+    """
+    if model is None:
+        model = next((str(root / place) for place in (MODEL, BASE) if (root / place).is_dir()), None)
+        if model is None:
+            raise ModelError(NO_MODEL.format(root=root.resolve(), model=MODEL, base=BASE))
+    retriever = None
+    if retrieves:
+        from rag_diffusion.knowledge.knowledge_base import open_retriever
+
+        try:
+            retriever = open_retriever(root)
+        except (DataError, ConfigError, ModelError) as error:
+            raise DataError(NOTHING_TO_FIND.format(error=error)) from None
+    from rag_diffusion.device import choose_device
+    from rag_diffusion.sampling.pipeline import RetrievalPipeline
+
+    config = _config(root)
+    device = choose_device("auto" if config is None else config.device)
+    return RetrievalPipeline.from_pretrained(model, retriever, scheduler=scheduler, precision=precision, device=device)
+
+
+def _open(path: Path) -> Picture:
+    """A picture of a file.
+
+    Raises:
+        DataError: it is none.
+    """
+    from rag_diffusion.models.neighbor_batch import Neighbor
+
+    return Neighbor.from_file(path).image
+
+
+def _silence_libraries() -> None:
+    """What other libraries say of weights that load is no news to who draws."""
+    import warnings
+
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="(diffusers|transformers|huggingface_hub).*")

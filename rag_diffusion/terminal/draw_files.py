@@ -1,0 +1,109 @@
+"""What `rag-diffusion draw` writes: pictures with their provenance, drawings as vectors, a sheet, a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag_diffusion.errors import ConfigError
+from rag_diffusion.files import atomic_write
+from rag_diffusion.terminal.printable import printable
+
+if TYPE_CHECKING:
+    from rag_diffusion.sampling.studio import Picture
+
+STANDARD_OUTPUT = Path("-")
+
+
+class DrawnFiles:
+    """Files of what was drawn, and what is said of it."""
+
+    def __init__(self, out: Path, *, compare: bool, explain: bool, svg: bool, quiet: bool) -> None:
+        self._out, self._compare, self._explain, self._svg, self._quiet = out, compare, explain, svg, quiet
+        self._pictures: list[Picture] = []
+
+    def check(self, count: int) -> None:
+        """Refuse before anything is drawn what could not be written.
+
+        Raises:
+            ConfigError: several pictures and one place, or more than a picture for standard output.
+        """
+        single = self._out == STANDARD_OUTPUT or self._out.suffix.lower() == ".png"
+        if single and (count > 1 or self._compare):
+            raise ConfigError(f"--out {self._out}: expected a folder for {count} prompts and images, got one file")
+        if self._out == STANDARD_OUTPUT and (self._explain or self._svg):
+            raise ConfigError("--out -: expected a folder with --explain or --svg, got standard output")
+        if self._out.suffix.lower() not in ("", ".png") and not self._out.is_dir():
+            raise ConfigError(
+                f"--out {self._out}: expected a folder or NAME.png; pictures keep their provenance in PNG"
+            )
+
+    def take(self, picture: Picture) -> None:
+        """Write a picture."""
+        from rag_diffusion.sampling.provenance import to_png
+        from rag_diffusion.sampling.studio import file_name
+
+        if self._compare or self._explain:
+            self._pictures.append(picture)
+        if self._out == STANDARD_OUTPUT:
+            sys.stdout.buffer.write(to_png(picture.pixels, picture.provenance))
+            self._say("-", picture)
+            return
+        origin = picture.provenance
+        name = file_name(origin.prompt, int(origin.seed or 0), picture.variant if self._compare else None)
+        path = picture.save(self._out if self._out.suffix.lower() == ".png" else self._out / name)
+        if self._svg:
+            from rag_diffusion.sampling.trace import as_svg
+
+            atomic_write(path.with_suffix(".svg"), as_svg(picture.pixels, origin))
+        self._say(str(path), picture)
+
+    def finish(self) -> None:
+        """Write the sheet and the page, where they are wanted."""
+        folder = self._out.parent if self._out.suffix.lower() == ".png" else self._out
+        if self._compare:
+            _say(f"sheet     {_sheet(self._pictures, folder)}")
+        if self._explain:
+            from rag_diffusion.sampling.explain_page import as_page
+            from rag_diffusion.sampling.studio import free_path
+
+            page = free_path(folder / "explain.html")
+            atomic_write(page, as_page(self._pictures, "What made these pictures"))
+            _say(f"page      {page}")
+
+    def _say(self, where: str, picture: Picture) -> None:
+        """A line for a picture, and one for each of its neighbors."""
+        origin = picture.provenance
+        if where != "-":
+            print(where)
+        if self._quiet:
+            return
+        for one in origin.neighbors:
+            score = "by hand" if one.score is None else f"score {one.score:.2f}"
+            told = f"{printable(one.caption)} ({printable(one.pair_id)}, {score}, {one.attention:.0%} of attention"
+            _say(f"          {told}, {printable(one.licence) or 'no licence given'})")
+        for text in origin.settings.get("trouble", ()):
+            _say(f"note      {printable(text)}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _sheet(pictures: Sequence[Picture], folder: Path) -> Path:
+    """All variants of each prompt and seed in a row."""
+    from rag_diffusion.sampling.sheets import comparison_sheet
+    from rag_diffusion.sampling.studio import free_path
+
+    variants = list(dict.fromkeys(one.variant for one in pictures))
+    rows = [pictures[start : start + len(variants)] for start in range(0, len(pictures), len(variants))]
+    titles = [f"{row[0].provenance.prompt} (seed {row[0].provenance.seed})" for row in rows]
+    names = [{"none": "without", "given": "by hand"}.get(name, name) for name in variants]
+    sheet = comparison_sheet(
+        "The same noise, other neighbors", names, titles, [[one.pixels for one in row] for row in rows]
+    )
+    path = free_path(folder / "comparison.png")
+    sheet.save(path)
+    return path
