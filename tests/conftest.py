@@ -56,7 +56,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def project_root() -> Path:
     """The repository's root."""
     return Path(__file__).resolve().parents[1]

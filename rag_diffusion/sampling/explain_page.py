@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.sampling.provenance import Source
 from rag_diffusion.sampling.studio import Picture
-
-Pixels = NDArray[np.uint8]
 
 _SIDE = 320  # pixels of a picture and of a heat map on the page
 _GLOW = (255, 72, 0)  # colour of what was looked at

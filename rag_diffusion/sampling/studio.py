@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.output import as_arrays
@@ -25,7 +25,6 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, save_png
 from rag_diffusion.sampling.seeds import MOST, seeded
 
-Pixels = NDArray[np.uint8]
 Variant = Literal["none", "random", "retrieved", "given"]
 BATCH = 8  # images drawn at once
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 from html import escape
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.sampling.provenance import Provenance
 
 _SIDE = 512  # pixels that are traced: a small picture is enlarged, so that its outlines become curves
 
 
-def as_svg(pixels: NDArray[np.uint8], provenance: Provenance) -> str:
+def as_svg(pixels: Pixels, provenance: Provenance) -> str:
     """Trace a picture.
 
     Args:

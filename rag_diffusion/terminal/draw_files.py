@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.terminal.printable import printable
@@ -32,7 +34,7 @@ class DrawnFiles:
         """
         single = self._out == STANDARD_OUTPUT or self._out.suffix.lower() == ".png"
         if single and (count > 1 or self._compare):
-            raise ConfigError(f"--out {self._out}: expected a folder for {count} prompts and images, got one file")
+            raise ConfigError(f"--out {self._out}: expected a folder for {count} pictures, got one file")
         if self._out == STANDARD_OUTPUT and (self._explain or self._svg):
             raise ConfigError("--out -: expected a folder with --explain or --svg, got standard output")
         if self._out.suffix.lower() not in ("", ".png") and not self._out.is_dir():
@@ -77,7 +79,7 @@ class DrawnFiles:
         """A line for a picture, and one for each of its neighbors."""
         origin = picture.provenance
         if where != "-":
-            print(where)
+            typer.echo(where)
         if self._quiet:
             return
         for one in origin.neighbors:
@@ -89,7 +91,7 @@ class DrawnFiles:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    typer.echo(text, err=True)
 
 
 def _sheet(pictures: Sequence[Picture], folder: Path) -> Path:

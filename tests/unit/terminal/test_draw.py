@@ -1,0 +1,189 @@
+"""`rag-diffusion draw` as somebody types it, over a tiny generator and a small knowledge base."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from rag_diffusion.layout import BASE, MODEL
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.load import save_generator
+from rag_diffusion.sampling.provenance import read_png
+from rag_diffusion.terminal.app import app
+from tests.unit.readers.pictures import picture
+from tests.unit.serving.served import two_data_sets
+
+PROMPT = "a red square in noto style"
+QUICK = ("--steps", "2", "--seed", "7")
+
+
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
+    """A project with two data sets."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "params.yaml").write_text((project_root / "params.yaml").read_text())
+    two_data_sets(root, project_root)
+    return root
+
+
+@pytest.fixture
+def project(two_sets: Path, tiny_generator: Generator) -> Path:
+    """A project with a model and two data sets."""
+    if not (two_sets / MODEL).exists():
+        save_generator(tiny_generator, two_sets / MODEL)
+    return two_sets
+
+
+@pytest.fixture
+def bare(tmp_path: Path, tiny_generator: Generator) -> Path:
+    """A folder with base weights and nothing else."""
+    save_generator(tiny_generator, tmp_path / BASE)
+    return tmp_path
+
+
+def typed(root: Path, *words: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["draw", *words, "--root", str(root)], input=text)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_text_becomes_a_picture_with_its_neighbors_inside(project: Path, tmp_path: Path) -> None:
+    done = typed(project, PROMPT, *QUICK, "-o", str(tmp_path))
+
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "a-red-square-in-noto-style-7.png"
+    assert done.stdout == f"{path}\n"
+    origin = read_png(path)
+    assert (origin.prompt, origin.seed, len(origin.neighbors)) == (PROMPT, 7, 3)
+    assert json.loads(path.with_suffix(".json").read_text())["seed"] == 7
+    for one in origin.neighbors:
+        assert f"({one.pair_id}, score {one.score:.2f}, {one.attention:.0%} of attention, {one.licence})" in done.stderr
+    assert origin.settings["guidance"]["text_guidance_scale"] == 3.0  # as params.yaml says
+
+
+def test_a_picture_of_a_seed_is_the_same_alone_and_among_others(project: Path, tmp_path: Path) -> None:
+    assert typed(project, PROMPT, *QUICK, "-n", "3", "-o", str(tmp_path / "three")).exit_code == 0
+    assert typed(project, PROMPT, "--steps", "2", "--seed", "9", "-o", str(tmp_path / "one.png")).exit_code == 0
+
+    names = sorted(path.name for path in (tmp_path / "three").glob("*.png"))
+    assert [re.findall(r"-(\d+)\.png", name)[0] for name in names] == ["7", "8", "9"]
+    apart = np.abs(pixels(tmp_path / "three" / names[2]).astype(int) - pixels(tmp_path / "one.png"))
+    assert apart.max() <= 1
+
+
+def test_nothing_is_written_over(project: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert typed(project, PROMPT, *QUICK, "-o", str(tmp_path / "a.png"), "-q").exit_code == 0
+
+    assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "a-2.png")).all()
+
+
+def test_prompts_come_from_a_file_and_from_standard_input(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a moon\n\na blue circle\n")
+    first = typed(project, "-f", str(tmp_path / "prompts.txt"), *QUICK, "-o", str(tmp_path / "x"))
+    second = typed(project, "-f", "-", *QUICK, "-o", str(tmp_path / "y"), text="a moon\n")
+
+    assert [Path(line).name for line in first.stdout.splitlines()] == ["a-moon-7.png", "a-blue-circle-7.png"]
+    assert [Path(line).name for line in second.stdout.splitlines()] == ["a-moon-7.png"]
+
+
+def test_variants_side_by_side_have_one_noise_and_other_neighbors(project: Path, tmp_path: Path) -> None:
+    done = typed(project, PROMPT, *QUICK, "--compare", "--explain", "--svg", "-o", str(tmp_path))
+
+    assert done.exit_code == 0, done.output
+    stem = "a-red-square-in-noto-style-7"
+    origins = {name: read_png(tmp_path / f"{stem}-{name}.png") for name in ("none", "random", "retrieved")}
+    assert {origin.seed for origin in origins.values()} == {7}
+    assert [len(origin.neighbors) for origin in origins.values()] == [0, 3, 3]
+    assert {one.score for one in origins["random"].neighbors} == {None}
+    sheet = pixels(tmp_path / "comparison.png")
+    assert sheet.shape[1] > 3 * 96
+    page = (tmp_path / "explain.html").read_text()
+    assert page.count("<section>") == 3
+    for one in (*origins["random"].neighbors, *origins["retrieved"].neighbors):
+        assert one.pair_id in page
+    assert "http" not in page.replace("http-equiv", "")  # it needs no other file
+    drawn = ElementTree.parse(tmp_path / f"{stem}-retrieved.svg").getroot()
+    inside = drawn.find("{http://www.w3.org/2000/svg}metadata")
+    assert inside is not None
+    assert json.loads(inside.text or "")["prompt"] == PROMPT
+    assert drawn.findall("{http://www.w3.org/2000/svg}path")
+
+
+def test_a_page_shows_hostile_captions_as_text(bare: Path) -> None:
+    (bare / "cat.png").write_bytes(picture())
+    hostile = "<script>alert(1)</script>"
+    done = typed(bare, "a cat", *QUICK, "--neighbor", f"{bare}/cat.png={hostile}", "--explain", "-o", str(bare / "out"))
+
+    assert done.exit_code == 0, done.output
+    page = (bare / "out/explain.html").read_text()
+    assert hostile not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_base_weights_draw_with_neighbors_by_hand(bare: Path) -> None:
+    (bare / "cat.png").write_bytes(picture())
+    done = typed(bare, "my cat", *QUICK, "--neighbor", f"{bare}/cat.png=a cat of mine", "-o", str(bare / "cat-out.png"))
+
+    assert done.exit_code == 0, done.output
+    (neighbor,) = read_png(bare / "cat-out.png").neighbors
+    assert (neighbor.caption, neighbor.source, neighbor.score) == ("a cat of mine", "cat.png", None)
+
+
+def test_without_neighbors_nothing_is_opened_to_find_any(bare: Path) -> None:
+    done = typed(bare, "a cat", *QUICK, "--neighbors", "0", "-o", str(bare / "a.png"))
+
+    assert done.exit_code == 0, done.output
+    assert read_png(bare / "a.png").neighbors == ()
+
+
+def test_one_picture_goes_to_standard_output(bare: Path) -> None:
+    done = typed(bare, "a cat", *QUICK, "--neighbors", "0", "-o", "-")
+
+    assert done.exit_code == 0
+    assert done.stdout_bytes.startswith(b"\x89PNG")
+    assert read_png(done.stdout_bytes).prompt == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "draw: expected a text, as in rag-diffusion draw"),
+        (["  "], "expected a text"),
+        (["a cat"], "Nothing can be retrieved here yet"),
+        (["a cat", "--neighbor", "gone.png"], "gone.png: expected an image file"),
+        (["a cat", "--neighbors", "0", "--guidance", "much"], "guidance mode: expected one of"),
+        (["a cat", "--neighbors", "0", "--seed", "-1"], "--seed: expected a whole number from 0"),
+        (["a cat", "--neighbors", "0", "-n", "2", "-o", "a.png"], "expected a folder for 2 pictures, got one file"),
+        (["a cat", "--neighbors", "0", "-o", "a.jpg"], "expected a folder or NAME.png"),
+        (["a cat", "--neighbors", "0", "-o", "-", "--svg"], "--out -: expected a folder"),
+        (["a cat", "--neighbors", "0", "--scheduler", "Quick"], "Quick"),
+        (["-f", "gone.txt"], "--file gone.txt: expected a text file"),
+        (["a cat", "--neighbors", "0", "--model", "./gone"], "gone"),
+    ],
+)
+def test_what_does_not_fit_is_one_message(bare: Path, words: list[str], told: str) -> None:
+    done = typed(bare, *words)
+
+    assert done.exit_code == 1, done.output
+    assert told in done.stderr
+    assert "Traceback" not in done.output
+    assert not list(Path().glob("drawings*"))
+
+
+def test_a_folder_without_weights_says_where_they_are_looked_for(tmp_path: Path) -> None:
+    done = typed(tmp_path, "a cat", "--neighbors", "0")
+
+    assert done.exit_code == 1
+    assert "expected a generator in data/model or data/base, found none" in done.stderr
