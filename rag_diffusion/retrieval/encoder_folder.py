@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
+
+if TYPE_CHECKING:
+    from rag_diffusion.arrays import Floats, Pixels
 
 
 class PairEncoder(Protocol):
