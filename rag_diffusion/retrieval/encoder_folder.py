@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
 
+if TYPE_CHECKING:  # numpy takes a tenth of a second
+    from rag_diffusion.arrays import Floats, Pixels
+
 if TYPE_CHECKING:
     from rag_diffusion.arrays import Floats, Pixels
 
