@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, save_png
@@ -132,12 +132,8 @@ _OF_RETRIEVAL = ("num_style_neighbors", "style", "source", "where", "exclude", "
 
 def random_neighbors(pipeline: RetrievalPipeline, count: int, seed: int) -> list[Neighbor]:
     """Pairs of the pipeline's knowledge base that have nothing to do with any prompt: the same for a seed."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-    from rag_diffusion.models.neighbor_batch import neighbors_from
-
-    retriever = pipeline.retriever
-    assert retriever is not None
-    pairs = retriever.retriever().corpus if isinstance(retriever, KnowledgeBase) else retriever.corpus
+    assert pipeline.retriever is not None
+    pairs = pipeline.retriever.corpus
     rows = np.random.default_rng(seed).choice(len(pairs), min(count, len(pairs)), replace=False)
     return neighbors_from(pairs, pairs.ids(np.sort(rows)))
 

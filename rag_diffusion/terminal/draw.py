@@ -202,10 +202,11 @@ def _pipeline(
             raise ModelError(NO_MODEL.format(root=root.resolve(), model=MODEL, base=BASE))
     retriever = None
     if retrieves:
-        from rag_diffusion.knowledge.knowledge_base import open_retriever
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 
         try:
-            retriever = open_retriever(root)
+            retriever = KnowledgeBase.open(root)
+            len(retriever.corpus)  # says at once what is the matter
         except (DataError, ConfigError, ModelError) as error:
             raise DataError(NOTHING_TO_FIND.format(error=error)) from None
     from rag_diffusion.device import choose_device
