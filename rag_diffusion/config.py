@@ -43,11 +43,12 @@ class IconifyConfig(_Section):
 
 
 class FolderConfig(_Section):
-    """A user's own images with captions."""
+    """A user's own images with captions, in any form of `readers.forms.FORMS`."""
 
     path: str
     licence: str
     attribution: str
+    form: str = "auto"
     caption: str = "first-line"
 
 

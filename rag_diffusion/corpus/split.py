@@ -61,8 +61,9 @@ def assign_splits(
     config: SplitConfig,
     *,
     enforce: bool,
+    named: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, str], int]:
-    """Split families by a stable hash.
+    """Split families by a stable hash, but for those whose split the source names.
 
     A family of more than `MAX_TEST_FAMILY` entities goes to train. The hash is salted with the smallest
     number for which validation and test get as many entities that stand in
@@ -73,6 +74,7 @@ def assign_splits(
         num_styles: entity -> number of styles it is drawn in.
         config: shares and minimums.
         enforce: whether the minimums hold; otherwise each split only has to hold a family.
+        named: family -> split, see `named_splits`; a split that none of them is in is filled out of train.
 
     Returns:
         Entity -> split, and the salt.
@@ -80,13 +82,15 @@ def assign_splits(
     Raises:
         DataError: no salt reaches the minimums.
     """
-    names = sorted(set(family_of.values()))
+    names, named = sorted(set(family_of.values())), named or {}
+    named_at_all = set(named.values())
     size, well_drawn = Counter(family_of.values()), Counter[str]()
     for entity, family in family_of.items():
         well_drawn[family] += num_styles[entity] >= MIN_STYLES
     least = {"validation": config.min_validation_entities, "test": config.min_test_entities} if enforce else {}
     for salt in range(_SALTS):
         splits = {name: "train" if size[name] > MAX_TEST_FAMILY else _split_of(name, salt, config) for name in names}
+        splits |= {name: split for name, split in named.items() if split != "train" or splits[name] in named_at_all}
         count, held = Counter[str](), Counter(splits.values())
         for name in names:
             count[splits[name]] += well_drawn[name]
@@ -97,6 +101,33 @@ def assign_splits(
         f"families "
         f"({sum(well_drawn.values())} such entities) do not hold them; lower corpus.split.min_*_entities"
     )
+
+
+def named_splits(families: Sequence[str], splits: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The splits that a source names, of whole families.
+
+    Args:
+        families: n families.
+        splits: n splits, empty where the source names none.
+
+    Returns:
+        Family -> split, and a sentence for each thing that keeps a named split from being taken: a family in several
+        ones, since what is held out must not be trained on, or no family in train.
+    """
+    told: dict[str, set[str]] = defaultdict(set)
+    for family, split in zip(families, splits, strict=True):
+        if split:
+            told[family].add(split)
+    torn = sorted(family for family, named in told.items() if len(named) > 1)
+    found = {family: next(iter(named)) for family, named in told.items() if len(named) == 1}
+    doubts = [
+        f"{len(torn)} of {len(set(families))} families of like things stand in several splits of the source, e.g. "
+        f"{torn[0]!r}; they were split anew, so that what is held out is never trained on"
+    ] if torn else []  # fmt: skip
+    if found and "train" not in found.values():
+        doubts.append(f"the source names {', '.join(sorted(set(found.values())))} and no train; all was split anew")
+        found = {}
+    return found, doubts
 
 
 def _split_of(family: str, salt: int, config: SplitConfig) -> str:

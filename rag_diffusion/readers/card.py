@@ -11,6 +11,16 @@ UNSPECIFIED = "unspecified"
 _MOST = 1 << 20  # bytes that are read
 
 
+def licence_of(path: Path, said: str) -> str:
+    """The licence of images that name none: what somebody said, else what the card of their folder says.
+
+    Args:
+        path: of the images; a file has no card.
+        said: empty, or `UNSPECIFIED`, where nobody said one.
+    """
+    return (card_licence(path) or said) if said in ("", UNSPECIFIED) else said
+
+
 def card_licence(folder: Path) -> str:
     """What `license` (or `licence`) of a folder's card says; several are joined; empty where nothing does.
 

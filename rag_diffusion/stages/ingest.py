@@ -19,7 +19,7 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import CorpusConfig
 from rag_diffusion.corpus import folder, iconify, wide
 from rag_diffusion.corpus.duplicates import duplicate_groups
-from rag_diffusion.corpus.split import assign_splits, families, styles_per_entity
+from rag_diffusion.corpus.split import assign_splits, families, named_splits, styles_per_entity
 from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import write_corpus
 from rag_diffusion.types import Pair
@@ -54,7 +54,7 @@ def build_corpus(
 
     Args:
         path: folder to make or to replace.
-        pairs: without family, split and duplicate group.
+        pairs: without family and duplicate group; with the split that their source names, empty where it names none.
         config: how they are split.
         facts: entries for the manifest.
         more: gives finished pairs, theirs and those that it adds, with entries for the manifest.
@@ -71,7 +71,10 @@ def build_corpus(
         groups = duplicate_groups([pair.pair_id for pair in pairs], entities, pixels, config.duplicate_threshold)
         family_of = _join_duplicates(family_of, entities, groups)
         num_styles = styles_per_entity(entities, styles)
-        splits, salt = assign_splits(family_of, num_styles, config.split, enforce=config.source == "iconify")
+        named, doubts = named_splits([family_of[name] for name in entities], [pair.split for pair in pairs])
+        splits, salt = assign_splits(
+            family_of, num_styles, config.split, enforce=config.source == "iconify", named=named
+        )
         pairs = [
             replace(
                 pair,
@@ -81,6 +84,8 @@ def build_corpus(
             )
             for pair, group in zip(pairs, groups, strict=True)
         ]
+        if doubts:
+            facts["doubts"] = [*facts.get("doubts", ()), *doubts]
         facts |= {"split_salt": salt, "num_duplicates": len(pairs) - len(set(groups))}
     if more is not None:
         pairs, added = more(pairs)

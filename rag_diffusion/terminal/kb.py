@@ -50,7 +50,7 @@ def add(
             raise DataError(f"{path}: expected a file or a folder, got none; name another path")
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
-        from rag_diffusion.readers.card import CARD, UNSPECIFIED, card_licence
+        from rag_diffusion.readers.card import CARD, licence_of
         from rag_diffusion.readers.forms import open_reader
         from rag_diffusion.terminal.kb_report import as_text
 
@@ -69,7 +69,7 @@ def add(
             )
         else:
             reader = open_reader(form, path, part=caption)
-            if licence == UNSPECIFIED and path.is_dir() and (carded := card_licence(path)):
+            if (carded := licence_of(path, licence)) != licence:
                 licence = carded
                 typer.echo(f"licence {licence}, as {path / CARD} says")
             typer.echo(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")

@@ -101,7 +101,7 @@ def test_every_stage_leaves_what_a_user_looks_for(project: Path) -> None:
 def test_bad_pairs_are_counted_in_the_manifest(project: Path) -> None:
     corpus = Corpus.open(project / layout.CORPUS)
     assert len(corpus) == 105
-    assert corpus.manifest["rejected_by_reason"] == {"unreadable image": 1, "caption without an image": 1}
+    assert corpus.manifest["rejected_by_reason"] == {"corrupt image": 1, "caption without an image": 1}
 
 
 @pytest.mark.slow

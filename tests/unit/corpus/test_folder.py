@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.store.corpus import Corpus
 from tests.tiny import draw
+from tests.unit.knowledge.bases import picture
 
 CONFIG = FolderConfig(path="images", licence="CC0-1.0", attribution="me")
 
@@ -98,8 +100,8 @@ def test_bad_pairs_with_metadata_are_counted_with_their_reason(folder: Path, tmp
     assert reasons(facts) == {
         "sub/b.png": "empty caption",
         "metadata.jsonl:3": "caption without an image",
-        "cut.png": "unreadable image",
-        "none.png": "unreadable image",
+        "cut.png": "truncated image",
+        "none.png": "empty file",
         "metadata.jsonl:6": "no JSON object with file_name",
         "metadata.jsonl:7": "image named twice",
         "lonely.png": "image without a caption",
@@ -138,7 +140,48 @@ def test_a_folder_becomes_a_corpus_with_a_split_and_counted_rejections(
     assert corpus.table.groupby("family")["split"].nunique().max() == 1
 
 
+def named(folder: Path, tmp_path: Path, config: Config, *rows: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Splits by file name, and the manifest, of pictures unlike each other."""
+    for number, row in enumerate(rows):
+        row |= {"file_name": f"n{number:02d}.png", "text": f"picture {number}"}
+        (folder / row["file_name"]).write_bytes(picture(number))
+    metadata(folder, *rows)
+    pairs, facts = load_pairs(CONFIG, tmp_path, 32)
+    corpus = config.corpus.model_copy(update={"source": "folder", "image_size": 32})
+    manifest = build_corpus(tmp_path / "corpus", pairs, corpus, facts)
+    table = Corpus.open(tmp_path / "corpus").table
+    return {pair_id.removeprefix("folder/"): split for pair_id, split in table.set_index("pair_id")["split"].items()}, (
+        manifest
+    )
+
+
+def test_a_split_that_the_source_names_is_kept_and_one_that_it_lacks_comes_out_of_train(
+    folder: Path, tmp_path: Path, default_config: Config
+) -> None:
+    rows = [{"split": "Test" if number % 4 == 0 else "training"} for number in range(60)]
+    splits, manifest = named(folder, tmp_path, default_config, *rows)
+    assert {name for name, split in splits.items() if split == "test"} == {
+        f"n{4 * number:02d}.png" for number in range(15)
+    }
+    assert 0 < manifest["counts"]["split"]["validation"] < 15 < manifest["counts"]["split"]["train"]
+    assert manifest["doubts"] == []
+
+
+def test_what_a_source_names_never_tears_an_entity_apart(folder: Path, tmp_path: Path, default_config: Config) -> None:
+    rows = [{"split": ("train", "test")[number % 2], "entity": f"thing {number // 2}"} for number in range(60)]
+    splits, manifest = named(folder, tmp_path, default_config, *rows)
+    assert all(splits[f"n{2 * number:02d}.png"] == splits[f"n{2 * number + 1:02d}.png"] for number in range(30))
+    assert set(manifest["counts"]["split"]) == {"train", "validation", "test"}
+    assert manifest["doubts"][0].startswith("30 of 30 families of like things stand in several splits of the source")
+
+
+def test_a_source_without_train_is_split_anew(folder: Path, tmp_path: Path, default_config: Config) -> None:
+    splits, manifest = named(folder, tmp_path, default_config, *({"split": "test"} for _ in range(60)))
+    assert set(splits.values()) == {"train", "validation", "test"}
+    assert manifest["doubts"] == ["the source names test and no train; all was split anew"]
+
+
 @pytest.mark.parametrize("path", ["", "nowhere"])
 def test_a_folder_that_does_not_exist_is_refused(path: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="corpus.folder.path: expected a folder of images"):
+    with pytest.raises(ConfigError, match="corpus.folder.path: expected images with captions, a folder or a file"):
         load_pairs(CONFIG.model_copy(update={"path": path}), tmp_path, 32)
