@@ -24,7 +24,7 @@ import torch
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.device import choose_device
-from rag_diffusion.files import atomic_write
+from rag_diffusion.files import atomic_write, fingerprint
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import build_generator
@@ -32,7 +32,6 @@ from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
-from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import train
 from rag_diffusion.training.validation import KINDS, TIMESTEPS, make_probe, neighbor_gain

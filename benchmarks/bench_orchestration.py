@@ -48,7 +48,7 @@ client.set_terminated(run.info.run_id)
 OURS = """
 import sys
 from types import ModuleType
-from rag_diffusion.stages.runner import run_stage
+from rag_diffusion.pipeline.runner import run_stage
 
 class Nothing(ModuleType):
     def run(self, context): ...

@@ -35,8 +35,8 @@ from rag_diffusion.metrics.archive import read_archive
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import read_samples
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.readers.packages import Package, fetch_package, read_member
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import read_card
 

@@ -15,6 +15,7 @@ from dvc.repo import Repo
 from dvc.utils.serialize import parse_yaml
 
 from orchestration.mend import is_whole, mend
+from rag_diffusion.declared import Declared
 from rag_diffusion.layout import BASE, RULER, RUNS
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Stage:
         code_version: hash of its command, parameters, and the files it reads that no stage makes.
         own_deps: paths that are neither an out of a stage nor an external asset: code and fixed inputs.
         reads: stage or external asset -> paths of it that this stage depends on.
+        family: its group of assets, by its `meta` in dvc.yaml, as are the next two.
+        kind: what it makes, as Dagster names kinds; empty where nobody says.
+        pool: of runs of which only so many at a time may run; empty for none.
     """
 
     name: str
@@ -49,6 +53,9 @@ class Stage:
     code_version: str
     own_deps: tuple[str, ...]
     reads: Mapping[str, tuple[str, ...]]
+    family: str
+    kind: str
+    pool: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +219,7 @@ def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> S
             if Path(dep.fs_path).is_relative_to(made):
                 reads.setdefault(name, []).append(str(dep))
     versions = {str(dep): _version(dep) for dep in plain if str(dep) not in external.values()}
+    meta = stage.meta or {}
     return Stage(
         name=stage.name,
         description=stage.desc or stage.name,
@@ -222,6 +230,9 @@ def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> S
         code_version=digest({"cmd": stage.cmd, **versions}),
         own_deps=tuple(str(dep) for dep in plain if str(dep) not in external.values()),
         reads={name: tuple(paths) for name, paths in sorted(reads.items())},
+        family=str(meta.get("family", Declared.family)),
+        kind=str(meta.get("kind", "")),
+        pool=str(meta.get("pool", "")),
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rag_diffusion.errors import DataError
 
@@ -110,6 +112,11 @@ def code_hash(*packages: str) -> str:
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{package}/{file.relative_to(folder).as_posix()}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Short hash of whatever must be the same for unfinished work to go on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _raise_if_full(error: Exception, path: Path) -> None:

@@ -28,7 +28,7 @@ def test_the_layers_hold(project_root: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["rag_diffusion", "rag_diffusion.terminal.app", "rag_diffusion.tracking", "rag_diffusion.stages.runner"],
+    ["rag_diffusion", "rag_diffusion.terminal.app", "rag_diffusion.tracking", "rag_diffusion.pipeline.runner"],
 )
 def test_the_entry_points_import_nothing_heavy(module: str, project_root: Path) -> None:
     assert imported_by(f"import {module}", project_root) == set()

@@ -119,3 +119,22 @@ def _short(value: object) -> str:
     return (
         f"{value[:12]}…" if isinstance(value, str) else f"{len(value)} ids" if isinstance(value, list) else repr(value)
     )
+
+
+def check_provenance(folder: Path, corpus_hash: str) -> dict[str, Any]:
+    """What is said of samples as a whole; refuse those that were drawn with another corpus.
+
+    Raises:
+        LineageError: their provenance names another corpus.
+    """
+    path = folder / "provenance.json"
+    if not path.is_file():
+        raise LineageError(f"{path}: expected where the samples come from, found none; run the stage `sample` again")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get("corpus_hash")
+    if found != corpus_hash:
+        raise LineageError(
+            f"{path}: expected samples drawn with corpus {corpus_hash[:12]}…, got {str(found)[:12]}…; "
+            "run the stage `sample` again"
+        )
+    return content

@@ -221,3 +221,24 @@ def _compare(words: str, difference: Interval) -> str:
     if difference.high < 0:
         return f"retrieved is worse than {words} on joint accuracy by {interval}"
     return f"retrieved does not beat {words} on joint accuracy: {interval} holds zero"
+
+
+SHOWN = (
+    "joint",
+    "entity",
+    "style",
+    "kid",
+    "own_real_nearest",
+    "prompt_agreement",
+)  # few enough for a table that one can read
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Of a report the means of `SHOWN` by variant, and the differences in joint accuracy."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in flat_metrics(report["variants"]).items():
+        variant, metric = name.split(".")
+        if metric in SHOWN:
+            found.setdefault(variant, {})[metric] = value
+    joint = {name: values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
+    return found | ({"difference": joint} if joint else {})

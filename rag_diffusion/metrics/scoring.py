@@ -13,6 +13,7 @@ from rag_diffusion import layout
 from rag_diffusion.arrays import Doubles, Floats, Ints
 from rag_diffusion.config import Config
 from rag_diffusion.corpus.prompts import load_prompts
+from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.extractors import EmbeddedExtractor, Extractor, make_extractor
 from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
@@ -166,3 +167,26 @@ class Bench:
         if isinstance(self.extractor, EmbeddedExtractor):
             return np.asarray(variant.looks.pooled, dtype=np.float32)
         return self.extractor.features(variant.pixels)
+
+
+def refuse_blunt_ruler(real: dict[str, float] | None, least: float) -> None:
+    """Refuse to score with a ruler that does not recognise real test images.
+
+    Args:
+        real: accuracy on real test images, by scorer.
+        least: what entity and style must reach.
+
+    Raises:
+        LineageError: nothing was measured on real images.
+        ModelError: one of them does not.
+    """
+    if real is None:
+        raise LineageError(
+            f"{layout.BASELINES}: expected accuracies on real test images, got none; run the stage `baselines`"
+        )
+    if min(real["entity"], real["style"]) < least:
+        raise ModelError(
+            f"ruler: expected at least {least:.2f} of {real['num_images']} real test images to be recognised, got "
+            f"entity {real['entity']:.3f} and style {real['style']:.3f}; scores by it would mean little: make a better "
+            "ruler on validation entities (pipelines/ruler), never with generated images in view"
+        )

@@ -17,9 +17,9 @@ from rag_diffusion.models.dual_encoder import (
     save_weights,
     write_published,
 )
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.align import RECORD_FILE, train_heads, training_record
 from rag_diffusion.retrieval.encoder import Encoder
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 
 TRUNK_FEATURES = f"{SCRATCH}/trunk"

@@ -18,7 +18,7 @@ from rag_diffusion.metrics.judge import Judge, Verdicts
 from rag_diffusion.metrics.report import flat_metrics, flat_rows
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, Variant
-from rag_diffusion.stages.context import StageContext
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.tracking import Tracker
 
 _LOG = logging.getLogger(__name__)

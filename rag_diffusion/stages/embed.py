@@ -6,9 +6,9 @@ import numpy as np
 
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, ENCODER, SCRATCH, VECTORS
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.align import check_training_record
 from rag_diffusion.retrieval.encoder import Encoder
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.stamps import write_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors

@@ -21,12 +21,14 @@ from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.own import SPEC
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbors import NeighborTable
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.training import run_training, save_model, write_losses
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import CARD, card_of_published, read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
+from rag_diffusion.training.stage import run_training, save_model, write_losses
+
+SEVERAL_PROCESSES = True  # it may be started by a launcher, see `training.processes`
 
 
 def run(ctx: StageContext) -> None:

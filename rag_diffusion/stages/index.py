@@ -10,11 +10,11 @@ import json
 
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, INDEX, RECALL_FILE, VECTORS
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.indexes import IMAGE_INDEX, TEXT_INDEX
 from rag_diffusion.retrieval.recall import check_recall, recall_report
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.stamps import check_stamp, write_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors

@@ -20,7 +20,7 @@ from rag_diffusion.config import CorpusConfig
 from rag_diffusion.corpus import folder, iconify, wide
 from rag_diffusion.corpus.duplicates import duplicate_groups
 from rag_diffusion.corpus.split import assign_splits, families, named_splits, styles_per_entity
-from rag_diffusion.stages.context import StageContext
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.store.corpus import write_corpus
 from rag_diffusion.types import Pair
 

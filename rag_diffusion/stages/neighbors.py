@@ -10,6 +10,7 @@ import numpy as np
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, NEIGHBORS
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbors import (
     NeighborTable,
@@ -21,7 +22,6 @@ from rag_diffusion.retrieval.neighbors import (
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.spans import Span, recording
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Hits, Prompt
 

@@ -20,14 +20,16 @@ from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import EXTENSIONS, load_generator
 from rag_diffusion.models.own import build_generator
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbors import NeighborTable
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.training import run_training, save_model
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
+from rag_diffusion.training.stage import run_training, save_model
 
 _LOG = logging.getLogger(__name__)
+
+SEVERAL_PROCESSES = True  # it may be started by a launcher, see `training.processes`
 
 
 def run(ctx: StageContext) -> None:

@@ -9,7 +9,7 @@ from rag_diffusion.layout import CORPUS, RULER_TRAINED, SCRATCH
 from rag_diffusion.metrics.ruler.fit import fit_scorers, make_card, validate
 from rag_diffusion.metrics.ruler.store import save_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
-from rag_diffusion.stages.context import StageContext
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 
 _LOG = logging.getLogger(__name__)

@@ -18,14 +18,14 @@ from rag_diffusion import layout
 from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.files import atomic_dir, tree_hash
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
+from rag_diffusion.sampling.drawing import Drawing
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.drawing import Drawing
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.types import Prompt

@@ -13,9 +13,9 @@ from rag_diffusion.files import atomic_write, tree_hash
 from rag_diffusion.metrics.report import accuracy_table, differences
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, real_rows
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.controls import answered
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.drawing import Drawing
+from rag_diffusion.sampling.drawing import Drawing
 from rag_diffusion.training.card import read_card, refuse_seen
 
 _LOG = logging.getLogger(__name__)

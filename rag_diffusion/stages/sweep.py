@@ -12,8 +12,8 @@ import logging
 from rag_diffusion import layout
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import atomic_write, tree_hash
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.validation_prompts import ValidationPrompts
+from rag_diffusion.metrics.validation_prompts import ValidationPrompts
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.training.card import read_card, refuse_seen
 
 _LOG = logging.getLogger(__name__)

@@ -69,8 +69,8 @@ def run(
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in place of params.yaml's.")] = None,
 ) -> None:
     """Run one stage of the pipeline by hand. `dvc repro` runs all that are out of date."""
+    from rag_diffusion.pipeline.runner import run_stage
     from rag_diffusion.progress import reporting_to_dagster, show_log
-    from rag_diffusion.stages.runner import run_stage
 
     signal.signal(signal.SIGTERM, _terminated)
     show_log()
@@ -81,7 +81,7 @@ def run(
 @base.command("promote")
 def base_promote(root: Root = Path()) -> None:
     """Make the result of pipelines/pretrain the base generator in data/base, which git tracks."""
-    from rag_diffusion.stages.promote import promote_base
+    from rag_diffusion.pipeline.promote import promote_base
 
     with clean_errors():
         typer.echo(f"promoted to {promote_base(root)}; commit it with its card")
@@ -121,7 +121,7 @@ def pack_result(
 @ruler.command("promote")
 def ruler_promote(root: Root = Path()) -> None:
     """Make the result of pipelines/ruler the ruler in data/ruler, which git tracks."""
-    from rag_diffusion.stages.promote import promote_ruler
+    from rag_diffusion.pipeline.promote import promote_ruler
 
     with clean_errors():
         typer.echo(f"promoted to {promote_ruler(root)}; commit it with its card")
@@ -133,7 +133,7 @@ def evaluate(root: Root = Path()) -> None:
 
     Every variant on all test prompts, curves on validation prompts, a page of pictures: see `evaluate` in params.yaml.
     """
-    from rag_diffusion.stages.promote import publish_evaluation
+    from rag_diffusion.pipeline.promote import publish_evaluation
 
     command = ["--cd", "pipelines", "--wait-for-lock", "repro", "evaluate/dvc.yaml"]
     with clean_errors():

@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rag_diffusion.config import Config
-from rag_diffusion.families import family_of
-from rag_diffusion.own_params import own_params
+from rag_diffusion.declared import declared, own_params
 from rag_diffusion.spans import Span
 
 if TYPE_CHECKING:
@@ -267,7 +266,7 @@ def default_setup(config: Config, root: Path | str, stage: str, parent: str = ""
     return Setup(
         uri=uri or f"sqlite:///{root / STORE}",
         artifacts=None if uri else (root / ARTIFACTS).as_uri(),
-        experiment=experiment_of(config, stage),
+        experiment=experiment_of(config, root, stage),
         stage=stage,
         root=str(root),
         params=own_params(root, stage, flatten(config.model_dump()), also),
@@ -276,9 +275,9 @@ def default_setup(config: Config, root: Path | str, stage: str, parent: str = ""
     )
 
 
-def experiment_of(config: Config, stage: str) -> str:
-    """One experiment for each family of stages, so that its runs can be compared."""
-    return f"{config.tracking.experiment}/{family_of(stage)}"
+def experiment_of(config: Config, root: Path, stage: str) -> str:
+    """One experiment for each family of stages that the project's dvc.yaml names, so that its runs can be compared."""
+    return f"{config.tracking.experiment}/{declared(root, stage).family}"
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:

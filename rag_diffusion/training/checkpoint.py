@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +17,6 @@ from rag_diffusion.files import atomic_dir
 from rag_diffusion.training.optimizer import Optimizer
 
 _STATE, _META = "state.safetensors", "meta.json"
-
-
-def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Short hash of whatever must be the same for a run to be resumed."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def save_checkpoint(

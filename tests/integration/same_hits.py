@@ -22,10 +22,10 @@ from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import embed, index, neighbors
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.types import Hits

@@ -28,10 +28,10 @@ from PIL import Image
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import LineageError
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbors import NeighborTable
 from rag_diffusion.sampling.provenance import read_png
 from rag_diffusion.serving import registry
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import ARTIFACTS, STORE, NullTracker
 from tests.tiny import tiny_pairs

@@ -20,7 +20,6 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from orchestration.assets import GPU_POOL
 from orchestration.dead_runs import bury
 from orchestration.mend import SECONDS_BETWEEN_LOOKS, mend
 from orchestration.project import Project
@@ -137,7 +136,7 @@ def test_the_gpu_is_free_again_after_the_run_that_had_it_was_killed(
 ) -> None:
     storage = instance.event_log_storage
     dvc(project, environment, "repro", "baselines")
-    storage.set_concurrency_slots(GPU_POOL, 1)
+    storage.set_concurrency_slots("gpu", 1)
     (project / "sleep-finetune").touch()
     command = [*ALL, "--select", "finetune"]
     with subprocess.Popen(command, cwd=project_root, env=environment, start_new_session=True, **QUIET) as run:
@@ -149,10 +148,10 @@ def test_the_gpu_is_free_again_after_the_run_that_had_it_was_killed(
     for process in processes(project):
         os.kill(process, signal.SIGKILL)
     settle(project)
-    assert storage.get_concurrency_info(GPU_POOL).active_slot_count == 1
+    assert storage.get_concurrency_info("gpu").active_slot_count == 1
     (project / "sleep-finetune").unlink()
     assert len(bury(instance)) == 1
-    assert storage.get_concurrency_info(GPU_POOL).active_slot_count == 0
+    assert storage.get_concurrency_info("gpu").active_slot_count == 0
     assert bury(instance) == []
     assert materialize(project_root, environment, "--select", "finetune").startswith("0\n")
 

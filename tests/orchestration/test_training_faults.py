@@ -20,8 +20,8 @@ import pytest
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.files import file_hash
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.stages import finetune
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import STORE, NullTracker
 from tests.orchestration.projects import KILLS, dvc

@@ -11,12 +11,12 @@ import pytest
 from rag_diffusion import layout
 from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.stages import index
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.stamps import write_stamp

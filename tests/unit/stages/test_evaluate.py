@@ -12,16 +12,17 @@ import pytest
 from rag_diffusion import layout
 from rag_diffusion.config import Config
 from rag_diffusion.errors import DataError, ModelError
+from rag_diffusion.metrics.aims import aims, kept
+from rag_diffusion.metrics.drawn import by_drawings, by_training_step
 from rag_diffusion.metrics.page import Cell, Row, picture_page, ranks
 from rag_diffusion.metrics.plots import curves_plot
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
+from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.pipeline.promote import publish_evaluation
 from rag_diffusion.stages import align, embed, evaluate, index
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.evaluate import aims, by_drawings, by_training_step, kept
-from rag_diffusion.stages.promote import publish_evaluation
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import write_card

@@ -16,9 +16,9 @@ from rag_diffusion.config import Config, load_config
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbors import write_neighbors
 from rag_diffusion.stages import finetune
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batches

@@ -18,9 +18,9 @@ from rag_diffusion.files import tree_hash
 from rag_diffusion.metrics.own import Agree
 from rag_diffusion.metrics.report import LEAST
 from rag_diffusion.metrics.variants import real_rows
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.stages import baselines, score
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.types import Prompt

@@ -20,7 +20,7 @@ from tests.unit.tracking.stores import at, mlflow_client, serve, wait_for
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return load_config(Path(__file__).parents[2] / "params.yaml")
+    return load_config(Path(__file__).parents[3] / "params.yaml")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from tests.unit.tracking.stores import wait_for
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return load_config(Path(__file__).parents[2] / "params.yaml")
+    return load_config(Path(__file__).parents[3] / "params.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a",
     )
     (root / "notes.txt").write_text("dirty")
+    families = {"index": "knowledge_base", "finetune": "generator", "sample": "generator", "score": "evaluation"}
+    stages = {name: {"meta": {"family": one}, "params": ["score", "sample", "finetune"]}
+              for name, one in (families | {"sweep": "sweep"}).items()}  # fmt: skip
+    (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     return root
 
 

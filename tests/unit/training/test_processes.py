@@ -15,7 +15,7 @@ import torch
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.models.trainable import train_parts
-from rag_diffusion.stages.runner import run_stage
+from rag_diffusion.pipeline.runner import run_stage
 from rag_diffusion.training.data import Batches
 from tests.unit.training.trainer import StopAt, Trainer
 
@@ -115,7 +115,7 @@ def test_a_stage_that_cannot_use_several_processes_refuses_them(
 ) -> None:
     (tmp_path / "params.yaml").write_text((project_root / "params.yaml").read_text())
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="sample: expected one process, got several; only pretrain and finetune"):
+    with pytest.raises(ConfigError, match="sample: expected one process, got several, which it cannot use"):
         run_stage("sample", tmp_path)
 
 

@@ -13,13 +13,13 @@ from rag_diffusion.config import Config, FinetuneConfig, TrainConfig
 from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
-from rag_diffusion.stages.training import write_losses
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.card import make_card, read_card, refuse_seen, write_card
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, _rate, train
 from rag_diffusion.training.objective import stratified_timesteps
+from rag_diffusion.training.stage import write_losses
 from rag_diffusion.training.validation import make_probe, neighbor_gain
 from tests.unit.training.trainer import Trainer
 

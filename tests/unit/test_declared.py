@@ -1,4 +1,4 @@
-"""A run carries the parameters that its stage reads."""
+"""What dvc.yaml says of a stage: a run carries the parameters that it reads, and lies with its family."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rag_diffusion.own_params import own_params
+from rag_diffusion.declared import declared, own_params
+from rag_diffusion.pipeline.runner import stages
 from rag_diffusion.tracking import flatten
 
 
@@ -36,3 +37,12 @@ def test_a_stage_of_no_pipeline_has_them_all(tmp_path: Path) -> None:
     assert own_params(tmp_path, "mine", {"a.b": "1", "c": "2"}) == {"a.b": "1", "c": "2"}
     (tmp_path / "dvc.yaml").write_text("stages: {mine: {cmd: x, params: [a, {other.yaml: [c]}, {params.yaml: [d.e]}]}}")
     assert own_params(tmp_path, "mine", {"a.b": "1", "c": "2", "d.e": "3", "ab": "4"}) == {"a.b": "1", "d.e": "3"}
+
+
+def test_every_stage_of_the_pipelines_has_a_family_and_a_place_for_its_notes(pytestconfig: pytest.Config) -> None:
+    root = pytestconfig.rootpath
+    assert declared(root, "sweep@joint-3").family == "sweep"
+    assert (declared(root, "index").notes, declared(root, "score_base").notes) == ("data/runs", "pipelines/pretrain")
+    families = {declared(root, name).family for name in stages()}
+    assert families == {"knowledge_base", "generator", "evaluation", "sweep"}
+    assert declared(root, "mine").family == "pipeline"

@@ -22,7 +22,7 @@ from rag_diffusion.readers.labels import with_article
 from rag_diffusion.retrieval.neighbors import PromptNeighbors
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.stages.drawing import Drawing
+from rag_diffusion.sampling.drawing import Drawing
 
 NEIGHBORS = 4  # two of each
 DRAWN = ("none", "retrieved")

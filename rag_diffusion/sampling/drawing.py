@@ -17,7 +17,7 @@ from rag_diffusion import layout
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config
 from rag_diffusion.device import choose_device
-from rag_diffusion.files import atomic_write, code_hash, tree_hash
+from rag_diffusion.files import atomic_write, code_hash, fingerprint, tree_hash
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
@@ -30,7 +30,6 @@ from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.types import Prompt
 
 DEGRADED = "real_degraded"  # the real image, noised and denoised with the retrieved neighbors

@@ -6,41 +6,37 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import pkgutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from rag_diffusion.config import load_config
+from rag_diffusion.declared import declared
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import atomic_write, tree_hash
-from rag_diffusion.layout import MODEL, RUNS, SCRATCH
+from rag_diffusion.layout import MODEL, SCRATCH
 from rag_diffusion.origin import origin
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.skip import why_skipped, write_skip
-from rag_diffusion.tracking import MlflowTracker, NullTracker, experiment_of, open_tracker
+from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.pipeline.skip import why_skipped, write_skip
+from rag_diffusion.tracking import NullTracker, experiment_of, open_tracker
 
 _LOG = logging.getLogger(__name__)
 
-STAGES = (
-    *("ingest", "align", "embed", "index", "neighbors", "baselines", "finetune", "sample", "score", "sweep"),
-    *("pretrain", "score_base", "ruler", "evaluate"),  # in pipelines of their own
-)
-_IN_PARALLEL = ("pretrain", "finetune")
-_OWN_PIPELINE = {
-    "pretrain": "pipelines/pretrain",
-    "score_base": "pipelines/pretrain",
-    "ruler": "pipelines/ruler",
-    "evaluate": "pipelines/evaluate",
-}
+
+def stages() -> list[str]:
+    """Names of all stages: the modules of `rag_diffusion.stages`, each with a `run`."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "stages")]))
 
 
 def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] | None = None) -> None:
     """Run a stage of the pipeline in the project at `root`.
 
     Args:
-        name: one of `STAGES`, or an item of one, as `sweep@joint-3`.
+        name: one of `stages()`, or an item of one, as `sweep@joint-3`.
         root: the directory that holds params.yaml.
         settings: of params.yaml, in place of what stands there.
 
@@ -49,28 +45,28 @@ def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] 
         RagDiffusionError: whatever the stage objects to.
     """
     base, _, item = name.partition("@")
-    if base not in STAGES:
-        raise ConfigError(f"{name}: expected a stage, one of {', '.join(STAGES)}")
+    if base not in stages():
+        raise ConfigError(f"{name}: expected a stage, one of {', '.join(stages())}")
     root = Path(root).resolve()
     config = load_config(root / "params.yaml", settings)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name not in _IN_PARALLEL:
-        raise ConfigError(f"{name}: expected one process, got several; only {' and '.join(_IN_PARALLEL)} can use them")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not getattr(_module(base), "SEVERAL_PROCESSES", False):
+        raise ConfigError(f"{name}: expected one process, got several, which it cannot use; start it alone")
     if os.environ.get("RANK", "0") != "0":  # the first process tracks and writes the note
-        _load(base)(StageContext(config=config, root=root, tracker=NullTracker(), item=item))
+        _module(base).run(StageContext(config=config, root=root, tracker=NullTracker(), item=item))
         return
-    record = root / _OWN_PIPELINE.get(base, RUNS) / f"{name}.run.json"
+    note = root / declared(root, base).notes / f"{name}.run.json"
     with _alone(name, root):
-        record.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
         reason = why_skipped(base, root)
+        about = {"experiment": experiment_of(config, root, name), "stage": name}
         if reason:
             write_skip(base, item, root, reason)
-            content = {"run_id": "", "experiment": experiment_of(config, name), "stage": name, "skipped": reason}
-            atomic_write(record, json.dumps(content, indent=2) + "\n")
+            _write(note, {"run_id": "", **about, "skipped": reason})
             return
         with open_tracker(config, root, name, _parent(base, item, root), also=settings or ()) as tracker:
-            stage = _load(base)
-            stage(StageContext(config=config, root=root, tracker=tracker, item=item))
-        atomic_write(record, json.dumps(_record(name, experiment_of(config, name), tracker, root), indent=2) + "\n")
+            _module(base).run(StageContext(config=config, root=root, tracker=tracker, item=item))
+        error = {"tracking_error": tracker.errors[0]} if tracker.errors else {}
+        _write(note, {"run_id": tracker.run_id, **about, **origin(root), **error})
 
 
 def _parent(stage: str, item: str, root: Path) -> str:
@@ -102,12 +98,10 @@ def _alone(name: str, root: Path) -> Iterator[None]:
         lock.release()
 
 
-def _load(name: str) -> Callable[[StageContext], None]:
-    """The stage's function; its module is imported only now, as it may need torch."""
-    run: Callable[[StageContext], None] = importlib.import_module(f"rag_diffusion.stages.{name}").run
-    return run
+def _module(stage: str) -> Any:
+    """The stage's module; it is imported only now, as it may need torch."""
+    return importlib.import_module(f"rag_diffusion.stages.{stage}")
 
 
-def _record(stage: str, experiment: str, tracker: MlflowTracker, root: Path) -> dict[str, object]:
-    record: dict[str, object] = {"run_id": tracker.run_id, "experiment": experiment, "stage": stage}
-    return record | origin(root) | ({"tracking_error": tracker.errors[0]} if tracker.errors else {})
+def _write(note: Path, content: Mapping[str, object]) -> None:
+    atomic_write(note, json.dumps(content, indent=2) + "\n")

@@ -10,21 +10,18 @@ from types import ModuleType
 
 import pytest
 
-from rag_diffusion.errors import ConfigError, DataError, LineageError
-from rag_diffusion.files import tree_hash
-from rag_diffusion.layout import PRETRAINED_SCORES, RULER_TRAINED
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.promote import promote_base, promote_ruler
-from rag_diffusion.stages.runner import STAGES, run_stage
+from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.pipeline.runner import run_stage, stages
 
 RECORD = "data/runs/index.run.json"
-SOURCE = "pipelines/pretrain/result"
 
 
 @pytest.fixture
 def root(tmp_path: Path, project_root: Path) -> Path:
-    """A project with the default parameters and nothing else."""
-    shutil.copy(project_root / "params.yaml", tmp_path)
+    """A project with the default parameters and stages, and nothing else."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(project_root / name, tmp_path)
     return tmp_path
 
 
@@ -75,7 +72,7 @@ def test_a_sweep_over_a_users_own_corpus_is_skipped_without_a_run_and_told_once(
 ) -> None:
     (root / "data/corpus").mkdir(parents=True)
     (root / "data/corpus/manifest.json").write_text(json.dumps({"kind": "folder", "hash": "f" * 64}))
-    monkeypatch.setattr("rag_diffusion.stages.runner._load", lambda name: pytest.fail("nothing is to be loaded"))
+    monkeypatch.setattr("rag_diffusion.pipeline.runner._module", lambda name: pytest.fail("nothing is to be loaded"))
     for item in ("sweep@text-1", "sweep@text-3", "sweep@alternate-1"):
         run_stage(item, root)
     first, *others = caplog.messages
@@ -92,7 +89,7 @@ def test_a_sweep_over_a_users_own_corpus_is_skipped_without_a_run_and_told_once(
 
 
 def test_an_unknown_stage_is_answered_with_the_known_ones(root: Path) -> None:
-    with pytest.raises(ConfigError, match="indx: expected a stage, one of ingest, align"):
+    with pytest.raises(ConfigError, match="indx: expected a stage, one of align, baselines"):
         run_stage("indx", root)
 
 
@@ -101,7 +98,7 @@ def test_wrong_parameters_stop_a_stage_before_anything_is_touched(root: Path) ->
     with pytest.raises(ConfigError, match="seed"):
         run_stage("index", root)
 
-    assert [path.name for path in root.iterdir()] == ["params.yaml"]
+    assert {path.name for path in root.iterdir()} == {"params.yaml", "dvc.yaml"}
 
 
 def test_the_pipeline_files_name_only_stages_that_the_runner_knows(project_root: Path) -> None:
@@ -109,52 +106,4 @@ def test_the_pipeline_files_name_only_stages_that_the_runner_knows(project_root:
     lines = [line for file in files for line in file.read_text().splitlines() if line.strip().startswith("cmd:")]
     called = {re.search(r"python -m rag_diffusion run (\w+)", line)[1] for line in lines}  # type: ignore[index]
 
-    assert called == set(STAGES)
-
-
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
-    """A project with an old base, and a new one that is not finished."""
-    for folder, name in (("data/base", "old.safetensors"), (SOURCE, "new.safetensors")):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / name).write_text(name)
-    return tmp_path
-
-
-def finish(root: Path, model_hash: str | None = None) -> None:
-    """Give the new base its card and its scores."""
-    (root / SOURCE / "card.json").write_text('{"steps": 7}')
-    scores = {"model_hash": model_hash or tree_hash(root / SOURCE), "variants": {"none": {}}}
-    (root / PRETRAINED_SCORES).write_text(json.dumps(scores))
-
-
-def test_an_unfinished_base_is_not_promoted(trained: Path) -> None:
-    with pytest.raises(DataError, match=r"card.json: expected a finished result with its card"):
-        promote_base(trained)
-    finish(trained)
-    (trained / PRETRAINED_SCORES).unlink()
-    with pytest.raises(DataError, match="expected the scores of the result"):
-        promote_base(trained)
-    finish(trained, model_hash="0" * 64)
-    with pytest.raises(LineageError, match="expected scores of the weights"):
-        promote_base(trained)
-
-    assert [path.name for path in (trained / "data/base").iterdir()] == ["old.safetensors"]
-
-
-def test_promotion_replaces_the_base_and_puts_its_scores_on_its_card(trained: Path) -> None:
-    finish(trained)
-    promote_base(trained)
-
-    assert sorted(path.name for path in (trained / "data/base").iterdir()) == ["card.json", "new.safetensors"]
-    card = json.loads((trained / "data/base/card.json").read_text())
-    assert (card["steps"], card["scores"]["variants"]) == (7, {"none": {}})
-
-
-def test_a_finished_ruler_is_promoted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"ruler.json: expected a finished result"):
-        promote_ruler(tmp_path)
-    (tmp_path / RULER_TRAINED).mkdir(parents=True)
-    (tmp_path / RULER_TRAINED / "ruler.json").write_text("{}")
-
-    assert (promote_ruler(tmp_path) / "ruler.json").is_file()
+    assert called == set(stages())

@@ -12,7 +12,7 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.judge import METRICS, Judge
 from rag_diffusion.metrics.scoring import Bench
-from rag_diffusion.stages.drawing import Drawing
+from rag_diffusion.sampling.drawing import Drawing
 from rag_diffusion.types import Prompt
 
 

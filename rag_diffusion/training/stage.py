@@ -12,17 +12,16 @@ from accelerate import Accelerator
 
 from rag_diffusion import layout
 from rag_diffusion.config import TrainConfig
-from rag_diffusion.files import atomic_dir, atomic_write, tree_hash
+from rag_diffusion.files import atomic_dir, atomic_write, fingerprint, tree_hash
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbors import NeighborTable
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.previews import Preview, ValidationScores, pictures
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import make_card, write_card
-from rag_diffusion.training.checkpoint import fingerprint
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.loop import TrainResult, train
+from rag_diffusion.training.previews import Preview, ValidationScores, pictures
 from rag_diffusion.training.validation import make_probe
 
 _PROBE_SIZE = 48

@@ -15,11 +15,11 @@ from rag_diffusion.metrics.judge import METRICS, Judge
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import neighbors_from
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
-from rag_diffusion.stages.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 
 _LOG = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.stages import previews
-from rag_diffusion.stages.context import StageContext
-from rag_diffusion.stages.previews import ValidationScores, pictures
+from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
+from rag_diffusion.training import previews
+from rag_diffusion.training.previews import ValidationScores, pictures
 
 
 class Told(NullTracker):

@@ -1,0 +1,79 @@
+"""Drawings of the full protocol as variants; accuracies by what can be retrieved, and by the length of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_diffusion import layout
+from rag_diffusion.config import Config
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap
+from rag_diffusion.metrics.judge import METRICS, Verdicts
+from rag_diffusion.metrics.scoring import Bench
+from rag_diffusion.metrics.variants import Variant, real_rows
+from rag_diffusion.retrieval.controls import answered
+from rag_diffusion.sampling.drawing import DEGRADED, Drawing
+from rag_diffusion.types import Prompt
+
+DRAWN = ("none", "random", "retrieved", "oracle")
+
+_MANY = 7  # drawings of an entity in the knowledge base
+
+
+def drawn_variants(root: Path, bench: Bench) -> dict[str, Variant]:
+    """Every variant that the model in data/model draws, looked at by the ruler.
+
+    Args:
+        root: the project.
+        bench: of the prompts.
+    """
+    drawing = Drawing(root=root, model=root / layout.MODEL, config=bench.config, corpus=bench.corpus, table=bench.table)
+    real = bench.corpus.pixels(real_rows(bench.corpus, bench.prompts))
+    strength = bench.config.evaluate.degraded_strength
+    variants = {}
+    for name in (*DRAWN, DEGRADED):
+        rows = answered(name, bench.prompts, bench.table.prompts)
+        if len(rows):
+            begin = (real[rows], strength) if name == DEGRADED else ()
+            pixels = drawing.draw(name, [bench.prompts[row] for row in rows], *begin).pixels
+            looks = bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}")
+            variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels), rows=rows)
+    return variants
+
+
+def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
+    """Accuracy with retrieved neighbors by the number of drawings of the entity that may be retrieved."""
+    table = bench.corpus.table
+    entity = dict(zip(table["pair_id"], table["entity"], strict=True))
+    total = table["entity"].value_counts()
+    counts = []
+    for prompt in bench.prompts:
+        hidden = sum(entity[name] == prompt.entity for name in bench.table.prompts[prompt.prompt_id].exclude)
+        counts.append(int(total[prompt.entity]) - hidden)
+    answers = verdicts["retrieved"].answers
+    found = np.minimum(counts, _MANY)[answers]
+    report: dict[str, Any] = {}
+    for count in sorted(set(found.tolist())):
+        rows = answers[found == count]
+        bootstrap = _bootstrap(bench.config, [bench.prompts[row] for row in rows])
+        name = f"{count} or more" if count == _MANY else str(count)
+        report[name] = {"num_prompts": len(rows)} | {
+            metric: bootstrap.interval(verdicts["retrieved"].at(rows, metric)).as_dict()
+            for metric in ("joint", "entity", "style")
+        }
+    return report
+
+
+def by_training_step(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """{steps since the start of the base: scores on validation prompts}, of runs with `score_every`; no intervals."""
+    base = card.get("base") or {}
+    found = [(int(row["step"]), row) for row in base.get("neighbor_gain", ())]
+    found += [(int(base.get("steps", 0)) + int(row["step"]), row) for row in card.get("neighbor_gain", ())]
+    return {str(step): {name: row[name] for name in METRICS} for step, row in found if METRICS[0] in row}
+
+
+def _bootstrap(config: Config, prompts: Sequence[Prompt]) -> ClusterBootstrap:
+    return ClusterBootstrap([prompt.entity for prompt in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
