@@ -29,7 +29,7 @@ from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import build_generator
 from rag_diffusion.models.text_encoder import TextFeatures
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batches

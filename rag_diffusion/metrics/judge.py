@@ -13,7 +13,7 @@ import numpy as np
 from rag_diffusion.arrays import Doubles, Ints, Mask
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
-from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 

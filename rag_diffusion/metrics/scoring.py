@@ -33,7 +33,7 @@ from rag_diffusion.metrics.ruler.store import Looks, Ruler, load_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.metrics.variants import Variant, real_rows
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 

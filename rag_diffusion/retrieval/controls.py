@@ -8,7 +8,7 @@ import numpy as np
 
 from rag_diffusion.arrays import Ints
 from rag_diffusion.errors import LineageError
-from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.types import Prompt
 
 SHOWN = {  # by variant: which list of neighbors conditions it

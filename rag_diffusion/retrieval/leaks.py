@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rag_diffusion.arrays import Ints
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.drawings import Drawings
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 

@@ -22,7 +22,7 @@ from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.controls import shown_to
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline

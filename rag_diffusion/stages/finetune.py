@@ -22,7 +22,7 @@ from rag_diffusion.models.own import SPEC
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import CARD, card_of_published, read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator

@@ -12,13 +12,8 @@ from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, NEIGHBORS
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import (
-    NeighborTable,
-    PromptNeighbors,
-    pair_neighbors,
-    prompt_neighbors,
-    write_neighbors,
-)
+from rag_diffusion.retrieval.neighbor_table import NeighborTable, PromptNeighbors, write_neighbors
+from rag_diffusion.retrieval.neighbors import pair_neighbors, prompt_neighbors
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.spans import Span, recording

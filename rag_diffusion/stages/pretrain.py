@@ -21,7 +21,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import EXTENSIONS, load_generator
 from rag_diffusion.models.own import build_generator
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator

@@ -22,7 +22,7 @@ from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import NeighborTable, PromptNeighbors
+from rag_diffusion.retrieval.neighbor_table import NeighborTable, PromptNeighbors
 from rag_diffusion.sampling.drawing import Drawing
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet

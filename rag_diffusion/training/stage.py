@@ -16,7 +16,7 @@ from rag_diffusion.files import atomic_dir, atomic_write, fingerprint, tree_hash
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import make_card, write_card
 from rag_diffusion.training.data import Batches

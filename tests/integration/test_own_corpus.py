@@ -29,7 +29,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import LineageError
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.sampling.provenance import read_png
 from rag_diffusion.serving import registry
 from rag_diffusion.store.corpus import Corpus

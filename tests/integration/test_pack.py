@@ -27,7 +27,7 @@ from rag_diffusion.packing.pack import pack_pretrain
 from rag_diffusion.packing.result import bring_home
 from rag_diffusion.packing.run import main
 from rag_diffusion.packing.text_encoder import prune, restore
-from rag_diffusion.retrieval.neighbors import PromptNeighbors, write_neighbors
+from rag_diffusion.retrieval.neighbor_table import PromptNeighbors, write_neighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.card import read_card, write_card

@@ -21,7 +21,7 @@ from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.files import file_hash, tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import align, embed, index, neighbors

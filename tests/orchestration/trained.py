@@ -15,7 +15,7 @@ from rag_diffusion.config import load_config
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.models.own import build_generator
-from rag_diffusion.retrieval.neighbors import write_neighbors
+from rag_diffusion.retrieval.neighbor_table import write_neighbors
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import write_card
 from rag_diffusion.types import Hits

@@ -19,7 +19,7 @@ from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
-from rag_diffusion.retrieval.neighbors import write_neighbors
+from rag_diffusion.retrieval.neighbor_table import write_neighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.types import Prompt
 from tests.tiny import tiny_pairs

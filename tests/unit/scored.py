@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Hits, Prompt
 

@@ -13,7 +13,7 @@ from rag_diffusion.metrics.judge import Judge, hidden_styles, why_not_judged
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.metrics.variants import best_copies, neighbor_rows, real_rows
-from rag_diffusion.retrieval.neighbors import NeighborTable
+from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 from tests.unit.scored import shown_for

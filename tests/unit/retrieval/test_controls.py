@@ -13,7 +13,7 @@ from rag_diffusion.errors import LineageError
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.drawings import ENOUGH, Drawings
-from rag_diffusion.retrieval.neighbors import PromptNeighbors
+from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.types import Pair, Prompt
 from tests.tiny import tiny_pairs

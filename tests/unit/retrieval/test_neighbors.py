@@ -11,13 +11,8 @@ from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
-from rag_diffusion.retrieval.neighbors import (
-    PROMPTS_FILE,
-    NeighborTable,
-    pair_neighbors,
-    prompt_neighbors,
-    write_neighbors,
-)
+from rag_diffusion.retrieval.neighbor_table import PROMPTS_FILE, NeighborTable, write_neighbors
+from rag_diffusion.retrieval.neighbors import pair_neighbors, prompt_neighbors
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.store.corpus import Corpus

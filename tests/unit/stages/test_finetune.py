@@ -17,7 +17,7 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval.neighbors import write_neighbors
+from rag_diffusion.retrieval.neighbor_table import write_neighbors
 from rag_diffusion.stages import finetune
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
