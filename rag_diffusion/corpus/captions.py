@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from rag_diffusion.readers.labels import with_article
+from rag_diffusion.readers.caption_text import with_article
 
 CAPTION_TEMPLATES = (
     "{title}, {style} style",

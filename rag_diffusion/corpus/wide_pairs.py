@@ -16,8 +16,8 @@ from rag_diffusion.corpus.icon_sets import Drawing
 from rag_diffusion.corpus.look import ink, upright
 from rag_diffusion.corpus.wide_source import SetCard
 from rag_diffusion.errors import DataError
+from rag_diffusion.readers.caption_text import with_article
 from rag_diffusion.readers.images import encode_png, render_svg
-from rag_diffusion.readers.labels import with_article
 from rag_diffusion.types import Pair
 
 Colours = Literal["entity", "drawing", "black"]

@@ -15,7 +15,7 @@ from PIL import Image
 from rag_diffusion.arrays import Doubles, Pixels
 from rag_diffusion.corpus.captions import describe
 from rag_diffusion.metrics.ruler.entity import MIN_PROTOTYPE_STYLES, Prototypes
-from rag_diffusion.readers.labels import with_article
+from rag_diffusion.readers.caption_text import with_article
 from rag_diffusion.types import Prompt
 
 TEMPLATES = ("{a_title} in {style} style", "{style} emoji of {a_title}")

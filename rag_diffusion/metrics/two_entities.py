@@ -18,7 +18,7 @@ from rag_diffusion.metrics.ruler.store import Looks
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, shown_entities, side_by_side, two_entity_prompts
 from rag_diffusion.metrics.variants import real_rows
-from rag_diffusion.readers.labels import with_article
+from rag_diffusion.readers.caption_text import with_article
 from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever

@@ -56,6 +56,15 @@ def scripts(text: str) -> set[str]:
     return {_ONE_SCRIPT.get(name, name) for name in names if name}
 
 
+def with_article(title: str) -> str:
+    """`apple` -> `an apple`; plurals and names keep none."""
+    first = title.split()[0]
+    last = title.split()[-1]
+    if first[0].isupper() or not first[0].isalpha() or (last.endswith("s") and not last.endswith("ss")):
+        return title
+    return f"{'an' if first[0].lower() in 'aeiou' else 'a'} {title}"
+
+
 @dataclass(kw_only=True)
 class Doubts:
     """Captions that are hardly what one picture shows, counted while they come in.

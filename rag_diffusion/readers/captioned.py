@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from rag_diffusion.errors import DataError
+from rag_diffusion.readers.fields import CAPTIONS, caption_of, no_text
 from rag_diffusion.readers.names import NameTable
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff", ".svg"})
@@ -26,7 +27,7 @@ METADATA = "metadata.jsonl"
 NO_CAPTION = "image without a caption"  # how such a problem begins
 MAX_TEXT_BYTES = 1 << 20  # of one line of metadata.jsonl, of one text file
 _UNREADABLE = "unreadable file: a link to nothing, a linked folder, a device or no permission"
-CAPTION_KEYS = ("text", "caption")
+_KEYS = ("text", *CAPTIONS)  # as Hugging Face names it in a metadata.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,31 +87,6 @@ def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> It
         for name in texts:
             if name.removesuffix(".txt") not in used:
                 yield Row(name=name, problem=f"caption without an image: {name}")
-
-
-def caption_of(fields: Mapping[str, Any], keys: Collection[str] = CAPTION_KEYS) -> str:
-    """The first text that a row's fields hold under `keys`.
-
-    Several texts in one field are put together; those by language, `{"en": "a cat", ...}`, become lines `en: a cat`.
-    """
-    for key in keys:
-        value = fields.get(key)
-        if isinstance(value, list | tuple):
-            value = " ".join(str(one) for one in value)
-        if isinstance(value, Mapping):
-            value = "\n".join(f"{name}: {text}" for name, text in value.items() if isinstance(text, str))
-        if isinstance(value, str) and value:
-            return value
-    return ""
-
-
-def no_text(fields: Mapping[str, Any], keys: Collection[str] = CAPTION_KEYS) -> str:
-    """Why a field that should hold a caption holds none; empty where there is no such field."""
-    wrong = [(key, fields[key]) for key in keys if fields.get(key) not in (None, "", [], {})]
-    if not wrong or caption_of(fields, keys):
-        return ""
-    key, value = wrong[0]
-    return f"caption is no text: {key} is {value!r}"[:200]
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -213,7 +189,7 @@ def _metadata_row(line: bytes | None, where: str, base: str, files: NameTable, n
         return Row(name=where, problem=f"image named twice: {name}")
     if name not in files:
         return Row(name=where, problem=f"caption without an image: {name}")
-    return Row(name=name, caption=caption_of(fields), fields=fields, problem=no_text(fields))
+    return Row(name=name, caption=caption_of(fields, _KEYS), fields=fields, problem=no_text(fields, _KEYS))
 
 
 def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> Row:
@@ -232,6 +208,6 @@ def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> 
         return Row(name=name, problem=f"no JSON object: {table.name}: {error}")
     except DataError as error:
         return Row(name=name, problem=str(error))
-    if not caption_of(fields):
-        return Row(name=name, problem=no_text(fields) or f"{NO_CAPTION}: no text file of the same name")
-    return Row(name=name, caption=caption_of(fields), fields=fields)
+    if not caption_of(fields, _KEYS):
+        return Row(name=name, problem=no_text(fields, _KEYS) or f"{NO_CAPTION}: no text file of the same name")
+    return Row(name=name, caption=caption_of(fields, _KEYS), fields=fields)

@@ -1,15 +1,23 @@
-"""What others call the fields of a pair, and paths that lead nowhere else."""
+"""What the fields of a row say of its picture, by the names that people give them, and paths that lead nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rag_diffusion.readers.captioned import caption_of
-from rag_diffusion.readers.labels import NAMES, labels_of
 from rag_diffusion.readers.records import Item
 
 CAPTIONS = ("caption", "text", "captions", "TEXT", "prompt", "description", "alt_text", "sentence")
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "entity": ("entity", "label", "class", "class_name"),
+    "category": ("category",),
+    "style": ("style",),
+    "title": ("title",),
+    "licence": ("licence", "license"),
+    "attribution": ("attribution", "author", "artist", "creator", "credit"),
+    "split": ("split",),
+    "url": ("url", "source_url", "URL", "coco_url", "flickr_url"),
+}
 KNOWN = frozenset(name for names in NAMES.values() for name in names)
 
 
@@ -19,9 +27,44 @@ def make_item(name: str, image: bytes, caption: str, fields: Mapping[str, Any]) 
     return Item(name=name, image=image, caption=caption, label=told.pop("entity", ""), side=0, **told)
 
 
-def caption_in(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
-    """The caption that a row holds, empty where it holds none."""
-    return caption_of(fields, keys)
+def caption_of(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
+    """The first text that a row's fields hold under `keys`.
+
+    Several texts in one field are put together; those by language, `{"en": "a cat", ...}`, become lines `en: a cat`.
+    """
+    for key in keys:
+        value = fields.get(key)
+        if isinstance(value, list | tuple):
+            value = " ".join(str(one) for one in value)
+        if isinstance(value, Mapping):
+            value = "\n".join(f"{name}: {text}" for name, text in value.items() if isinstance(text, str))
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def no_text(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
+    """Why a field that should hold a caption holds none; empty where there is no such field."""
+    wrong = [(key, fields[key]) for key in keys if fields.get(key) not in (None, "", [], {})]
+    if not wrong or caption_of(fields, keys):
+        return ""
+    key, value = wrong[0]
+    return f"caption is no text: {key} is {value!r}"[:200]
+
+
+def first_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
+    """The first of some fields that holds a text or a number, as text; empty where none does."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value):
+            return str(value)
+    return ""
+
+
+def labels_of(fields: Mapping[str, Any]) -> dict[str, str]:
+    """All of `NAMES` that a row has something for."""
+    found = {name: first_of(fields, names) for name, names in NAMES.items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def unsafe_path(name: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.captioned import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Row, captioned_rows, has_files, sidecar_rows
-from rag_diffusion.readers.fields import caption_in, make_item
+from rag_diffusion.readers.fields import make_item
 from rag_diffusion.readers.images import MAX_PIXELS, encode_png, on_white, raster_formats
 from rag_diffusion.readers.records import Item, Rejection
 
@@ -79,7 +79,7 @@ class FramesReader:
                     continue
                 due = due + interval * (1 + int((seconds - due) / interval)) if interval else 0.0
                 name = f"{row.name}#{number:05d}"
-                item = make_item(name, _encoded(frame), row.caption or caption_in(row.fields), row.fields)
+                item = make_item(name, _encoded(frame), row.caption, row.fields)
                 yield replace(item, side=FRAME_SIDE)
             if number < 0:
                 raise DataError("no frame: the clip is empty")

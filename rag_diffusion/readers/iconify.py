@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.errors import DataError
+from rag_diffusion.readers.caption_text import with_article
 from rag_diffusion.readers.icon_set import IconSet, read_set, svg_of
-from rag_diffusion.readers.labels import with_article
 from rag_diffusion.readers.packages import read_member
 from rag_diffusion.readers.records import Item, Rejection
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.captioned import NO_CAPTION, Row, captioned_rows, has_files, sidecar_rows
-from rag_diffusion.readers.fields import caption_in, make_item
+from rag_diffusion.readers.fields import make_item
 from rag_diffusion.readers.images import MAX_BYTES
 from rag_diffusion.readers.records import Item, Rejection
 
@@ -51,7 +51,7 @@ class FolderReader:
             content = read_image(self._path / row.name)
         except DataError as error:
             return Rejection(what=row.name, reason=str(error))
-        return make_item(row.name, content, row.caption or caption_in(row.fields), row.fields)
+        return make_item(row.name, content, row.caption, row.fields)
 
 
 def _named(row: Row) -> Row:

@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.readers.captioned import NO_CAPTION, no_text
-from rag_diffusion.readers.fields import CAPTIONS, KNOWN, caption_in, make_item, unsafe_path
+from rag_diffusion.readers.captioned import NO_CAPTION
+from rag_diffusion.readers.fields import CAPTIONS, KNOWN, NAMES, caption_of, make_item, no_text, unsafe_path
 from rag_diffusion.readers.imagefolder import read_image
 from rag_diffusion.readers.images import MAX_BYTES
-from rag_diffusion.readers.labels import NAMES
 from rag_diffusion.readers.records import Item, Rejection
 
 IMAGES = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
@@ -120,7 +119,7 @@ class TableReader:
         return self._item(row, name, columns, folder)
 
     def _item(self, row: Mapping[str, Any], name: str, columns: _Columns, folder: Path) -> Item | Rejection:
-        caption = caption_in(row, self._captions)
+        caption = caption_of(row, self._captions)
         if columns.key and row[columns.key] is not None:
             name = str(row[columns.key])
         if not caption:

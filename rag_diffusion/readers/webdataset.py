@@ -12,7 +12,7 @@ from typing import Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.captioned import IMAGE_SUFFIXES, MAX_TEXT_BYTES, parse_object
-from rag_diffusion.readers.fields import caption_in, make_item, unsafe_path
+from rag_diffusion.readers.fields import caption_of, make_item, unsafe_path
 from rag_diffusion.readers.images import MAX_BYTES
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.readers.tar_stream import TAR_SUFFIXES, Member, tar_members
@@ -96,7 +96,7 @@ class _Sample:
 
     def results(self, shard: str) -> Iterator[Item | Rejection]:
         """One item an image, if every file of the sample could be read."""
-        caption = self.caption or caption_in(self.fields)
+        caption = self.caption or caption_of(self.fields)
         if unsafe := unsafe_path(self.key) if self.key else "":
             self.problems.append((self.key, f"unsafe path: {unsafe}"))
         for name, reason in self.problems:

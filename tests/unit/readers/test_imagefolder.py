@@ -12,9 +12,10 @@ import pytest
 
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.readers.checked import checked_image, to_pair
+from rag_diffusion.readers.fields import CAPTIONS
 from rag_diffusion.readers.forms import FORMS, open_reader
 from rag_diffusion.readers.records import Item, Rejection
-from tests.unit.readers.pictures import parted, picture, write_jsonl
+from tests.unit.readers.pictures import parquet, parted, picture, write_jsonl
 
 RED = '<rect width="16" height="16" fill="red"/>'
 
@@ -90,6 +91,18 @@ def test_every_bad_line_of_metadata_is_a_rejection_and_the_rest_is_read(photos: 
         "lonely.png": "image without a caption",
         "phone.heic": "not a form that is read",
     }
+
+
+@pytest.mark.parametrize("key", CAPTIONS)
+def test_a_caption_has_the_same_names_in_a_table_a_list_and_a_file_beside_the_image(key: str, photos: Path) -> None:
+    (photos / "a.json").write_text(json.dumps({key: "a red circle"}))
+    beside, _ = parted(open_reader("image_text", photos))
+    write_jsonl(photos / "metadata.jsonl", [{"file_name": "a.png", key: "a red circle"}])
+    listed, _ = parted(open_reader("imagefolder", photos))
+    parquet(photos / "rows.parquet", {"image": [picture(0)], key: ["a red circle"]})
+    rows, _ = parted(open_reader("parquet", photos))
+    assert {one.caption for items in (beside, listed, rows) for one in items.values()} == {"a red circle"}
+    assert (len(beside), len(listed), len(rows)) == (1, 1, 1)
 
 
 def test_image_and_text_side_by_side(photos: Path) -> None:
