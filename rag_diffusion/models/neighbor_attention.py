@@ -59,13 +59,16 @@ class NeighborKV:
         """Some rows of the batch, in any order and number."""
         return NeighborKV(self.keys[rows], self.values[rows])
 
-    def twice(self, hide: bool) -> NeighborKV:
-        """The batch twice, (2B, ...); with `hide` the second half sees the null token alone."""
-        second = self.keys
-        if hide:
-            second = self.keys.clone()
-            second[:, :, :-1, _BIAS] += MASKED
-        return NeighborKV(torch.cat([self.keys, second]), torch.cat([self.values, self.values]))
+    def hidden(self) -> NeighborKV:
+        """The same neighbors, none of them seen: every query is left with the null token."""
+        keys = self.keys.clone()
+        keys[:, :, :-1, _BIAS] += MASKED
+        return NeighborKV(keys, self.values)
+
+    @classmethod
+    def cat(cls, parts: Sequence[NeighborKV]) -> NeighborKV:
+        """Batches one after the other."""
+        return cls(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
 
 
 class NeighborAttention(nn.Module):

@@ -4,7 +4,13 @@
     eps_n = w_n * eps(x_t, c_p, c_n) - (w_n - 1) * eps(x_t, c_p, null)        neighbor-enhanced
 
 Interleaved guidance uses one of the two at each step: eps_p with probability eta (here `interleave_ratio`), drawn by
-a coin, or by a deterministic alternation of the same ratio. The formulas hold for eps, v and x_0 alike, since all
+a coin, or by a deterministic alternation of the same ratio. Joint guidance gives each condition its scale at every
+step, from three predictions, as InstructPix2Pix has it (Brooks, Holynski, Efros 2023, equation 3):
+
+    eps_j = eps(x_t, null, null) + w_n * (eps(x_t, null, c_n) - eps(x_t, null, null))
+                                 + w_p * (eps(x_t, c_p, c_n) - eps(x_t, null, c_n))
+
+With w_p = w_n the middle one cancels, and two are computed. The formulas hold for eps, v and x_0 alike, since all
 three are linear in each other at a given x_t. Of what guidance changes, the part along x_0 may be left out: see
 `projection`.
 """
@@ -24,12 +30,12 @@ MODES = ("none", "text", "neighbor", "alternate", "interleaved", "joint")
 
 
 class Step(Enum):
-    """Which condition a guided step leaves out in its second prediction."""
+    """Which condition a guided step leaves out in its further predictions."""
 
     PLAIN = "plain"  # no second prediction
     TEXT = "text"  # eps_p: leaves the text out
     NEIGHBOR = "neighbor"  # eps_n: leaves the neighbors out
-    JOINT = "joint"  # leaves both out
+    JOINT = "joint"  # eps_j: the text is left out, then both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +117,13 @@ class Guidance:
         ]
 
     def scale(self, step: Step) -> float:
-        """w of a step."""
+        """w of a step of two predictions."""
         return {Step.PLAIN: 1.0, Step.NEIGHBOR: self.neighbor_guidance_scale}.get(step, self.text_guidance_scale)
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether both conditions have the same scale."""
+        return self.text_guidance_scale == self.neighbor_guidance_scale
 
     def _alternation(self, step: int) -> Step:
         """Text-enhanced whenever the running count of such steps falls behind the ratio."""

@@ -1,7 +1,7 @@
 """The guided prediction of a batch whose images may take different steps.
 
 Images of one kind of step go together, so that an image costs what its step costs: eps_n runs the encoder once for both
-of its predictions, eps_p twice, a plain step runs everything once.
+of its predictions, eps_p twice, eps_j three times, a plain step runs everything once.
 """
 
 from __future__ import annotations
@@ -85,22 +85,30 @@ class GuidedPrediction:
         null: TextFeatures,
         features: Features | None,
     ) -> Tensor:
-        predict = self.generator.predict
+        predict, channels = self.generator.predict, sample.shape[1]
         if step is Step.PLAIN:
             return predict(sample, timestep, text, features)
         if step is Step.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
             full, reduced = predict(sample, timestep, text, features, and_without=True).chunk(2)
         else:
-            hidden = step is Step.JOINT
-            twice = None if features is None else {name: kv.twice(hidden) for name, kv in features.items()}
-            both = TextFeatures.cat([text, null])
-            full, reduced = predict(torch.cat([sample, sample]), timestep, both, twice).chunk(2)
-        scale, channels = self.guidance.scale(step), sample.shape[1]
+            hide = [step is Step.JOINT] if step is Step.TEXT or self.guidance.one_scale else [False, True]
+            copies = None if features is None else {name: _copies(kv, hide) for name, kv in features.items()}
+            texts, samples = TextFeatures.cat([text, *[null] * len(hide)]), torch.cat([sample] * (1 + len(hide)))
+            full, *others = predict(samples, timestep, texts, copies).chunk(1 + len(hide))
+            reduced = others[0]
         mean = full[:, :channels]
-        guided = combine(mean, reduced[:, :channels], scale)
+        guided = combine(mean, reduced[:, :channels], self.guidance.scale(step))
+        if step is Step.JOINT and not self.guidance.one_scale:  # others[0] is without text, others[1] without both
+            without_text, without_both = (one[:, :channels] for one in others)
+            guided += combine(without_text, without_both, self.guidance.neighbor_guidance_scale) - without_text
         kind, alpha = self.generator.prediction_type, self.generator.alphas_cumprod(timestep)
         guided = project(kind, sample, mean, guided, alpha, self.guidance.parallel_share)
         return torch.cat([guided, full[:, channels:]], dim=1)  # a learned variance is not guided
+
+
+def _copies(features: NeighborKV, hide: Sequence[bool]) -> NeighborKV:
+    """The batch once as it is, and once more for each of `hide`, without neighbors where it says so."""
+    return NeighborKV.cat([features, *(features.hidden() if one else features for one in hide)])
 
 
 def _possible(step: Step, has_neighbors: bool) -> Step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -119,7 +119,7 @@ def make_plan(
         phases=lambda num_steps: [
             Phase(start=phase.start, count=None, query=number > 0) for number, phase in enumerate(origin.phases)
         ],
-        guidance=Guidance(**settings["guidance"]),
+        guidance=_guidance(origin),
         num_inference_steps=settings["num_inference_steps"],
         seeds=[seed],
         noise=settings["noise"],
@@ -208,3 +208,11 @@ def _scheduler(settings: dict[str, Any], generator: Generator) -> Any:
         return type(made).from_config(config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"redraw: expected a scheduler by {settings['scheduler_config']}, got {error}") from None
+
+
+def _guidance(origin: Provenance) -> Guidance:
+    """That of a drawing; until version 4 joint guidance had the scale of the text for both conditions."""
+    told = Guidance(**origin.settings["guidance"])
+    if told.mode == "joint" and origin.version < 5:
+        return replace(told, neighbor_guidance_scale=told.text_guidance_scale)
+    return told

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from rag_diffusion.config import Config
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import neighbors_from
 from rag_diffusion.sampling.guidance import Guidance, Step, combine
+from rag_diffusion.sampling.guided import GuidedPrediction
+from rag_diffusion.sampling.neighbor_cache import NeighborCache
+from rag_diffusion.store.corpus import Corpus
+from tests.unit.sampling.prompts import LISTS, PROMPTS
 
 
 def test_combine_is_the_formula() -> None:
@@ -59,3 +65,44 @@ def test_each_step_has_its_scale() -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Guidance(**wrong)
+
+
+@pytest.mark.parametrize("scales", [(3.0, 6.0), (4.0, 4.0), (1.0, 1.0)])
+def test_joint_guidance_gives_each_condition_its_scale(
+    tiny_generator: Generator, tiny_corpus: Corpus, scales: tuple[float, float]
+) -> None:
+    text_scale, neighbor_scale = scales
+    features = NeighborCache(tiny_generator).features([neighbors_from(tiny_corpus, names) for names in LISTS[:2]])
+    text, null = tiny_generator.text_encoder(PROMPTS[:2]), tiny_generator.text_encoder(["", ""])
+    sample, time = torch.randn(2, *tiny_generator.sample_shape), torch.tensor(400)
+    guidance = Guidance(mode="joint", text_guidance_scale=text_scale, neighbor_guidance_scale=neighbor_scale)
+    guided = GuidedPrediction(generator=tiny_generator, guidance=guidance, text=text, null=null)
+    with torch.no_grad():
+        found = guided(sample, time, [Step.JOINT] * 2, features, [True, True])
+        both, neighbors, nothing = (
+            tiny_generator.predict(sample, time, *given) for given in ((text, features), (null, features), (null, None))
+        )
+
+    expected = nothing + neighbor_scale * (neighbors - nothing) + text_scale * (both - neighbors)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_joint_guidance_with_one_scale_needs_two_predictions(
+    tiny_generator: Generator, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list[int]()
+    predict = Generator.predict
+
+    def count(self: Generator, sample: torch.Tensor, *given: Any, **options: Any) -> torch.Tensor:
+        rows.append(len(sample))
+        return predict(self, sample, *given, **options)
+
+    monkeypatch.setattr(Generator, "predict", count)
+    features = NeighborCache(tiny_generator).features([neighbors_from(tiny_corpus, LISTS[0])])
+    text, null = tiny_generator.text_encoder(PROMPTS[:1]), tiny_generator.text_encoder([""])
+    for scale in (4.0, 5.0):
+        guidance = Guidance(mode="joint", text_guidance_scale=4.0, neighbor_guidance_scale=scale)
+        guided = GuidedPrediction(generator=tiny_generator, guidance=guidance, text=text, null=null)
+        with torch.no_grad():
+            guided(torch.zeros(1, *tiny_generator.sample_shape), torch.tensor(400), [Step.JOINT], features, [True])
+    assert rows == [2, 3]

@@ -123,3 +123,17 @@ def test_what_cannot_be_drawn_again_says_why(
     with pytest.raises(LineageError, match="its neighbor tiny/noto/red-circle .* is another one now"):
         pipeline.redraw(bare, [other])
     assert quiet(pipeline).redraw(bare, neighbors[0]).provenance[0].phases[0].pair_ids == tuple(LISTS[0])
+
+
+def test_a_joint_drawing_of_a_former_version_had_one_scale(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    given: dict[str, Any] = {"num_inference_steps": 3, "output_type": "pt", "keep_pictures": True}
+    guidance = Guidance(mode="joint", text_guidance_scale=2.0, neighbor_guidance_scale=2.0)
+    found = pipeline(PROMPTS[0], neighbors[0], guidance=guidance, generator=seeded([3]), **given)
+    told = json.loads(found.provenance[0].as_json())
+    told["settings"]["guidance"]["neighbor_guidance_scale"] = 6.0  # it stood there, without effect
+    again = pipeline.redraw(Provenance.from_dict(told | {"version": 4}))
+
+    pixels = np.asarray(again.images[0]).astype(np.float32) / 255
+    assert np.abs(pixels - found.images[0].permute(1, 2, 0).numpy()).max() < 1 / 255
