@@ -28,7 +28,7 @@ from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet
-from rag_diffusion.sampling.guidance import Guidance, Step
+from rag_diffusion.sampling.guidance import Guidance, GuidanceStep
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -132,7 +132,7 @@ def steps(title: str, generator: Generator, images: int, rounds: int) -> dict[st
     guided = GuidedPrediction(generator=generator, guidance=Guidance(), text=text, null=null)
     sample, timestep = torch.randn(images, *generator.sample_shape).to(device), torch.tensor(500, device=device)
 
-    def step(kind: Step, keys: Any) -> Run:
+    def step(kind: GuidanceStep, keys: Any) -> Run:
         def run() -> Any:
             with autocast("auto", device):
                 return guided(sample, timestep, [kind] * images, keys, [keys is not None] * images)
@@ -140,10 +140,10 @@ def steps(title: str, generator: Generator, images: int, rounds: int) -> dict[st
         return run
 
     runs = {
-        "guided, no neighbors": step(Step.TEXT, None),
-        "eps_p, 3 neighbors": step(Step.TEXT, features),
-        "eps_n, 3 neighbors": step(Step.NEIGHBOR, features),
-        "plain, 3 neighbors": step(Step.PLAIN, features),
+        "guided, no neighbors": step(GuidanceStep.TEXT, None),
+        "eps_p, 3 neighbors": step(GuidanceStep.TEXT, features),
+        "eps_n, 3 neighbors": step(GuidanceStep.NEIGHBOR, features),
+        "plain, 3 neighbors": step(GuidanceStep.PLAIN, features),
     }
     return table(title, runs, rounds, "guided, no neighbors")
 

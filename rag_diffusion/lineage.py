@@ -30,7 +30,7 @@ _EXTERNAL = {BASE: "base", RULER: "ruler"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class LineageStep:
     """One stage, or something that git tracks, that a result comes from.
 
     Attributes:
@@ -72,7 +72,7 @@ class Lineage:
     """
 
     of: str
-    steps: Mapping[str, Step]
+    steps: Mapping[str, LineageStep]
     notes: tuple[str, ...] = ()
     picture: bytes = b""
     seen: tuple[Seen, ...] = ()
@@ -126,7 +126,7 @@ def as_text(lineage: Lineage) -> str:
 
 
 def _of_picture(
-    root: Path, what: str, path: Path, steps: Mapping[str, Step], stage: str | None, *, pictures: bool
+    root: Path, what: str, path: Path, steps: Mapping[str, LineageStep], stage: str | None, *, pictures: bool
 ) -> Lineage:
     """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
     from rag_diffusion.sampling.provenance import read_png
@@ -185,20 +185,20 @@ def _corpus_hash(root: Path) -> str:
         return ""
 
 
-def _steps(root: Path) -> dict[str, Step]:
+def _steps(root: Path) -> dict[str, LineageStep]:
     """All stages of dvc.lock and what git tracks for them, in order."""
     try:
         lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     except (OSError, KeyError, TypeError):
         raise DataError(f"{root / 'dvc.lock'}: expected what DVC has run, found none; run `dvc repro`") from None
     makers = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", ())} | _EXTERNAL
-    found: dict[str, Step] = {}
+    found: dict[str, LineageStep] = {}
     for name, entry in lock.items():
         deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", ())}
         for path, external in _EXTERNAL.items():
             if path in deps:
-                found[external] = Step(name=external, outs={path: deps[path]})
-        found[name] = Step(
+                found[external] = LineageStep(name=external, outs={path: deps[path]})
+        found[name] = LineageStep(
             name=name,
             outs={out["path"]: out["md5"] for out in entry.get("outs", ())},
             params=entry.get("params", {}).get("params.yaml", {}),
@@ -216,12 +216,12 @@ def _record(root: Path, name: str) -> dict[str, Any]:
     return record | ({"mlflow_store": missing} if missing else {})
 
 
-def _sorted(steps: Mapping[str, Step]) -> dict[str, Step]:
+def _sorted(steps: Mapping[str, LineageStep]) -> dict[str, LineageStep]:
     graph = {name: [up for up in step.upstream if up in steps] for name, step in steps.items()}
     return {name: steps[name] for name in TopologicalSorter(graph).static_order()}
 
 
-def _up_to(steps: Mapping[str, Step], last: str) -> dict[str, Step]:
+def _up_to(steps: Mapping[str, LineageStep], last: str) -> dict[str, LineageStep]:
     needed = {last}
     for step in reversed(list(steps.values())):
         if step.name in needed:

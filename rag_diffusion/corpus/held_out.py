@@ -47,7 +47,7 @@ def forms(word: str) -> set[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class EntityNames:
     """What an entity is called.
 
     Attributes:
@@ -62,7 +62,7 @@ class Names:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class HeldOutMatch:
     """A held-out entity that a name tells of.
 
     Attributes:
@@ -86,7 +86,7 @@ class HeldOutNames:
         vocabulary: words of all drawings; a compound word is taken apart into them.
     """
 
-    def __init__(self, names: Mapping[str, Names], weak: Collection[str], vocabulary: Collection[str]) -> None:
+    def __init__(self, names: Mapping[str, EntityNames], weak: Collection[str], vocabulary: Collection[str]) -> None:
         self._entities = frozenset(names)
         self._weak, self._vocabulary = frozenset(weak), frozenset(vocabulary)
         self._canonical: dict[str, str] = {}
@@ -111,19 +111,19 @@ class HeldOutNames:
             rule = frozenset(map(self._singular, strong))
             self._rules[max(rule, key=lambda word: (len(word), word))].append((rule, entity))
 
-    def by_words(self, names: Iterable[str]) -> Found | None:
+    def by_words(self, names: Iterable[str]) -> HeldOutMatch | None:
         """The held-out entity whose content words stand in one of the names, in any order; or None."""
-        found: list[Found] = []
+        found: list[HeldOutMatch] = []
         for name in names:
             words = words_of(name)
             exact = self._exact.get(self._key(words))
             if exact:
-                found.append(Found(entity=exact[0], exact=exact[1], alone=exact[1]))
+                found.append(HeldOutMatch(entity=exact[0], exact=exact[1], alone=exact[1]))
             said = self._said(words)
             for rule, entity in (one for word in sorted(said) for one in self._rules.get(word, ())):
                 if rule <= said:
                     alone = all(word in self._weak or forms(word) & rule for word in words)
-                    found.append(Found(entity=entity, exact=False, alone=alone))
+                    found.append(HeldOutMatch(entity=entity, exact=False, alone=alone))
         return min(found, key=lambda one: (not one.exact, not one.alone, one.entity)) if found else None
 
     def _said(self, words: list[str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.corpus.manners import Manners, Reading
-from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource, told_apart
+from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource, distinct_names
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.icon_set import svg_source
 from rag_diffusion.readers.packages import read_members
@@ -107,7 +107,7 @@ def read_drawings(
     if missing := sorted(set(prefixes) - seen):
         raise DataError(f"corpus.iconify.sets: expected prefixes of {source.package.name}, got {missing}; correct them")
     drawings.sort(key=lambda drawing: drawing.where)
-    return [drawing for drawing in drawings if not _is_logo(drawing, logos, tally)], told_apart(cards)
+    return [drawing for drawing in drawings if not _is_logo(drawing, logos, tally)], distinct_names(cards)
 
 
 def _is_logo(drawing: Drawing, logos: Counter[str], tally: Tally) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_diffusion.corpus.emoji import Annotation, EntityResolver
-from rag_diffusion.corpus.held_out import Found, HeldOutNames, Names, words_of
+from rag_diffusion.corpus.held_out import EntityNames, HeldOutMatch, HeldOutNames, words_of
 from rag_diffusion.corpus.icon_sets import Drawing
-from rag_diffusion.corpus.wide_pairs import Placed
+from rag_diffusion.corpus.wide_pairs import JoinedDrawing
 from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource
 from rag_diffusion.readers.icon_set import IconSet
 
@@ -21,7 +21,7 @@ _COMMON = 2  # names of sets that hold a word before it counts as one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class EmojiEntity:
     """What is known of an entity of the emoji corpus."""
 
     title: str
@@ -30,11 +30,11 @@ class Known:
 
 
 def called_names(
-    emoji: Mapping[str, Known],
+    emoji: Mapping[str, EmojiEntity],
     sets: Mapping[str, IconSet],
     annotations: Mapping[str, Annotation],
     synonyms: Mapping[str, Mapping[str, tuple[str, ...]]],
-) -> dict[str, Names]:
+) -> dict[str, EntityNames]:
     """What entities of the emoji corpus are called: titles, names in every set, aliases, synonyms and rare tags."""
     resolver = EntityResolver(sets)
     names: dict[str, set[str]] = defaultdict(set)
@@ -46,7 +46,7 @@ def called_names(
     for entity, known in emoji.items():
         rare = [tag for tag in annotations[entity].tags if tags[tag] <= _RARE_TAG]
         more = synonyms.get(known.title, {})
-        called[entity] = Names(
+        called[entity] = EntityNames(
             full=(known.title, *sorted(names[entity])),
             also=more.get("names", ()),
             hints=(*rare, *more.get("exact", ())),
@@ -56,11 +56,11 @@ def called_names(
 
 def place(
     drawings: Sequence[Drawing],
-    known: Mapping[str, Known],
-    called: Mapping[str, Names],
+    known: Mapping[str, EmojiEntity],
+    called: Mapping[str, EntityNames],
     weak_words: frozenset[str],
     untrained: str = "",
-) -> list[Placed]:
+) -> list[JoinedDrawing]:
     """Say of each drawing what it shows and where it may be used.
 
     Args:
@@ -85,7 +85,7 @@ def place(
         entity = shown.entity if shown and shown.exact else trains
         what, title = known.get(shown.entity if shown else entity), titles[_key(drawing)]
         placed.append(
-            Placed(
+            JoinedDrawing(
                 drawing=drawing,
                 entity=entity or OWN_NAME + title,
                 title=known[entity].title if entity else title.replace("-", " "),
@@ -99,12 +99,12 @@ def place(
     return placed
 
 
-def _shown(drawing: Drawing, held_out: HeldOutNames) -> tuple[Found | None, str]:
+def _shown(drawing: Drawing, held_out: HeldOutNames) -> tuple[HeldOutMatch | None, str]:
     """Held-out entity that a drawing shows, and which check found it."""
     reading = drawing.reading
     points = held_out.by_code_point((reading.entity, reading.stem, drawing.name, *drawing.aliases), drawing.code_points)
     if points:
-        return Found(entity=points, exact=True, alone=True), "code_point"
+        return HeldOutMatch(entity=points, exact=True, alone=True), "code_point"
     words = held_out.by_words((reading.entity, reading.stem, *drawing.aliases))
     return words, "words" if words else ""
 
@@ -122,7 +122,7 @@ def _titles(drawings: Iterable[Drawing]) -> dict[str, str]:
     return {key: min(counts, key=lambda name: (-counts[name], name)) for key, counts in orders.items()}
 
 
-def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, Names]) -> set[str]:
+def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, EntityNames]) -> set[str]:
     names = {(drawing.prefix, drawing.reading.entity) for drawing in drawings}
     found = Counter(word for _, name in names for word in set(words_of(name)))
     known = {word for names in called.values() for name in (*names.full, *names.also) for word in words_of(name)}
@@ -130,8 +130,8 @@ def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, Names]) -> set
 
 
 def enough(
-    placed: Sequence[Placed], cards: Mapping[str, SetCard], source: WideSource, own: str, tally: Tally
-) -> list[Placed]:
+    placed: Sequence[JoinedDrawing], cards: Mapping[str, SetCard], source: WideSource, own: str, tally: Tally
+) -> list[JoinedDrawing]:
     """Entities that several hands have drawn; those of the emoji corpus and of one's own set always."""
     drawings: Counter[str] = Counter(one.entity for one in placed)
     houses: dict[str, set[str]] = defaultdict(set)

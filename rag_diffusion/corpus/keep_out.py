@@ -77,7 +77,7 @@ def _moved(one: Rendered, shown: Pair, how: str) -> Rendered:
     return replace(one, pair=pair, found_by=f"image, {how}: {shown.pair_id}")
 
 
-def untorn(pairs: Iterable[Pair]) -> list[Pair]:
+def split_entities(pairs: Iterable[Pair]) -> list[Pair]:
     """Drawings of one name in several splits become several entities, so that none stands in two."""
     pairs, splits = list(pairs), defaultdict(set)
     for pair in pairs:

@@ -18,11 +18,11 @@ from rag_diffusion.config import IconifyConfig
 from rag_diffusion.corpus.duplicates import UnionFind
 from rag_diffusion.corpus.icon_sets import Drawing, read_drawings
 from rag_diffusion.corpus.iconify import EmojiSources
-from rag_diffusion.corpus.joining import OWN_NAME, Known, called_names, enough, place
-from rag_diffusion.corpus.keep_out import keep_out, taken_out, untorn
+from rag_diffusion.corpus.joining import OWN_NAME, EmojiEntity, called_names, enough, place
+from rag_diffusion.corpus.keep_out import keep_out, split_entities, taken_out
 from rag_diffusion.corpus.own import read_own
 from rag_diffusion.corpus.rendering import in_processes
-from rag_diffusion.corpus.wide_pairs import Placed, Rendered, render, style_words
+from rag_diffusion.corpus.wide_pairs import JoinedDrawing, Rendered, render, style_words
 from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.progress import progress
@@ -55,7 +55,7 @@ def extend(
     """
     source, tally = WideSource.read(root / config.wide_sources), Tally()
     drawings, cards = _drawings(source, config, root, cache, tally)
-    known = {pair.entity: Known(title=pair.title, family=pair.family, split=pair.split) for pair in pairs}
+    known = {pair.entity: EmojiEntity(title=pair.title, family=pair.family, split=pair.split) for pair in pairs}
     called = called_names(known, sources.sets, sources.annotations, source.synonyms)
     own = config.own.style if config.own.path else ""
     placed = enough(place(drawings, known, called, source.weak_words, own), cards, source, own, tally)
@@ -72,7 +72,7 @@ def extend(
         }
         | taken_out(rendered),
     }
-    return [*pairs, *untorn([one.pair for one in rendered])], facts
+    return [*pairs, *split_entities([one.pair for one in rendered])], facts
 
 
 def _drawings(
@@ -93,7 +93,7 @@ def _drawings(
 
 
 def _rendered(
-    placed: Sequence[Placed],
+    placed: Sequence[JoinedDrawing],
     cards: Mapping[str, SetCard],
     size: int,
     source: WideSource,

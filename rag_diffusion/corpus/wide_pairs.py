@@ -44,7 +44,7 @@ THUMBNAIL = 16  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class JoinedDrawing:
     """A drawing that has been joined with others.
 
     Attributes:
@@ -119,7 +119,7 @@ def style_words(card: SetCard, drawing: Drawing) -> str:
     return f"{card.words} {drawing.reading.words}".strip()
 
 
-def render(one: tuple[Placed, SetCard], size: int, colours: Mapping[str, str], how: Colours) -> Rendered | str:
+def render(one: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str, str], how: Colours) -> Rendered | str:
     """The pair of a drawing of a set, or the reason why there is none."""
     placed, card = one
     drawing = placed.drawing

@@ -106,7 +106,7 @@ class WideSource:
         )
 
 
-def told_apart(cards: Mapping[str, SetCard]) -> dict[str, SetCard]:
+def distinct_names(cards: Mapping[str, SetCard]) -> dict[str, SetCard]:
     """Sets of one name in words are called by their prefixes."""
     count = Counter(card.words.lower() for card in cards.values())
     return {

@@ -21,7 +21,7 @@ from rag_diffusion.retrieval.stacked import StackedIndex, StackedPairs, StackedV
 from rag_diffusion.retrieval.weighting import LexicalName
 
 
-class Shelf:
+class LexicalCache:
     """Room for the lexical indexes of one retriever out of many: those of another one take their place."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Shelf:
             return self._held
 
 
-class OnShelf:
+class LazyLexical:
     """A lexical index that is made when it is used; see `Lexical`.
 
     Args:
@@ -47,33 +47,35 @@ class OnShelf:
         all_of: gives the indexes of its retriever.
     """
 
-    def __init__(self, name: str, total: int, all_of: Callable[[], Mapping[str, Lexical]]) -> None:
-        self._name, self._total, self._all_of = name, total, all_of
+    def __init__(self, name: str, total: int, load: Callable[[], Mapping[str, Lexical]]) -> None:
+        self._name, self._total, self._load = name, total, load
 
     def __len__(self) -> int:
         return self._total
 
     def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
         """See `Lexical`."""
-        return self._all_of()[self._name].top(query, k, may)
+        return self._load()[self._name].top(query, k, may)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
         """See `Lexical`."""
-        return self._all_of()[self._name].at(query, rows)
+        return self._load()[self._name].at(query, rows)
 
     def explain(self, query: str) -> dict[str, float]:
         """See `Lexical`."""
-        return self._all_of()[self._name].explain(query)
+        return self._load()[self._name].explain(query)
 
 
-def assembled(parts: Sequence[DataSet], config: Config, encoder: PairEncoder, shelf: Shelf | None = None) -> Retriever:
+def assembled(
+    parts: Sequence[DataSet], config: Config, encoder: PairEncoder, cache: LexicalCache | None = None
+) -> Retriever:
     """One retriever; words are indexed sparsely, with rank_bm25's scores, whatever `retrieval.lexical` says.
 
     Args:
         parts: at least one data set, with vectors of the encoder.
         config: of params.yaml.
         encoder: makes vectors of queries.
-        shelf: where its lexical indexes are while it is used; None makes them now, for good.
+        cache: where its lexical indexes are while it is used; None makes them now, for good.
 
     Raises:
         LineageError: pair ids of two data sets overlap.
@@ -82,7 +84,7 @@ def assembled(parts: Sequence[DataSet], config: Config, encoder: PairEncoder, sh
     method = Method.of(config.retrieval)
     names: tuple[LexicalName, ...] = ("bm25", "tf_idf") if method.weights["tf_idf"] else ("bm25",)
     make = partial(_lexical, parts, names)
-    lexical = make() if shelf is None else _on_shelf(shelf, parts, names, make)
+    lexical = make() if cache is None else _lazy(cache, parts, names, make)
     return Retriever(
         StackedPairs(parts, config.corpus.image_size),
         StackedVectors.of(parts),
@@ -99,8 +101,8 @@ def _lexical(parts: Sequence[DataSet], names: Sequence[LexicalName]) -> dict[str
     return {name: LexicalIndex(counts, name) if len(counts.terms) else NoWords(len(counts.lengths)) for name in names}
 
 
-def _on_shelf(
-    shelf: Shelf, parts: Sequence[DataSet], names: Sequence[str], make: Callable[[], Mapping[str, Lexical]]
+def _lazy(
+    cache: LexicalCache, parts: Sequence[DataSet], names: Sequence[str], make: Callable[[], Mapping[str, Lexical]]
 ) -> dict[str, Lexical]:
     total, owner = sum(map(len, parts)), object()
-    return {name: OnShelf(name, total, partial(shelf.of, owner, make)) for name in names}
+    return {name: LazyLexical(name, total, partial(cache.of, owner, make)) for name in names}

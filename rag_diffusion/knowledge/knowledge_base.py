@@ -15,11 +15,11 @@ from typing import Any
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
 from rag_diffusion.knowledge import project
-from rag_diffusion.knowledge.assemble import Shelf, assembled
+from rag_diffusion.knowledge.assemble import LexicalCache, assembled
 from rag_diffusion.knowledge.catalogue import Catalogue, Listed, State
 from rag_diffusion.knowledge.places import CORPUS_NAME
-from rag_diffusion.knowledge.remote.visitors import ask_remotes
-from rag_diffusion.knowledge.writer import Writer
+from rag_diffusion.knowledge.remote.remote_pairs import ask_remotes
+from rag_diffusion.knowledge.writer import DataSetWriter
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import DataSet
@@ -65,7 +65,7 @@ class KnowledgeBase:
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float = WAIT) -> None:
         self.root, self.config, self.encoder = root, config, encoder
         self.catalogue = Catalogue(root, encoder)
-        self.writer = Writer(self.catalogue.places, config, encoder, wait=wait)
+        self.writer = DataSetWriter(self.catalogue.places, config, encoder, wait=wait)
         self._lock = RLock()
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
         self._retrievers: dict[tuple[str, ...], tuple[State, Retriever]] = {}
@@ -83,17 +83,17 @@ class KnowledgeBase:
         return cls(root, config, Encoder(root / ENCODER, device=config.device), wait=wait)
 
     def add(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: Any) -> Manifest:
-        """Make a data set of what a reader yields; see `Writer.add`."""
+        """Make a data set of what a reader yields; see `DataSetWriter.add`."""
         return self.writer.add(name, reader, **options)
 
     def insert(
         self, name: str, items: Iterable[Item | Pair | Rejection], **options: Any
     ) -> tuple[Manifest, list[Rejection]]:
-        """Put pairs into a data set of uploaded ones; see `Writer.insert`."""
+        """Put pairs into a data set of uploaded ones; see `DataSetWriter.insert`."""
         return self.writer.insert(name, items, **options)
 
     def remove(self, name: str) -> None:
-        """Remove a data set; see `Writer.remove`."""
+        """Remove a data set; see `DataSetWriter.remove`."""
         self.writer.remove(name)
 
     def info(self, name: str) -> Manifest:
@@ -163,11 +163,11 @@ class KnowledgeBase:
             some = self.catalogue.searchable() if local is None else local
             here = self.retriever(local) if some or not remotes else None
             parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
-            found, shelf = list[Retriever | None](), Shelf()
+            found, cache = list[Retriever | None](), LexicalCache()
             for row in range(len(query.texts)):
                 visitors = [part for one in received if (part := one.of(row)) is not None]
                 together = [*parts, *visitors]
-                found.append(assembled(together, self.config, self.encoder, shelf) if visitors else here)
+                found.append(assembled(together, self.config, self.encoder, cache) if visitors else here)
         return search_each(found, replace(query, sets=None), tuple(one.name for one in asked), trouble)
 
     def _open(self, name: str) -> DataSet:

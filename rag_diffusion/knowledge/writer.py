@@ -23,7 +23,7 @@ from rag_diffusion.types import Pair
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
 
 
-class Writer:
+class DataSetWriter:
     """Writes the data sets of a project; writers of one data set wait for each other.
 
     Args:

@@ -27,7 +27,7 @@ from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
 from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborKV
-from rag_diffusion.models.unet_split import Conditions, Encoded, decode, encode, side_by_side
+from rag_diffusion.models.unet_split import Conditions, Encoded, concatenate, decode, encode
 
 BOTTLENECK = "mid"
 _DECODER = ("up_blocks", "conv_norm_out", "conv_out")
@@ -214,7 +214,7 @@ class RetrievalUNet(UNet2DConditionModel):
             return self._attended_maps(encode(encoder, sample, timestep, conditions))
         encoded = encode(self, sample, timestep, conditions)
         attended = encoded if neighbors is None else self.attend(encoded, neighbors)
-        output = decode(self, side_by_side(attended, encoded) if and_without else attended)
+        output = decode(self, concatenate(attended, encoded) if and_without else attended)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
     def encode_neighbors(

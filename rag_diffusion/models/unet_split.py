@@ -135,7 +135,7 @@ def decode(unet: UNet2DConditionModel, encoded: Encoded) -> Tensor:
     return output
 
 
-def side_by_side(one: Encoded, other: Encoded) -> Encoded:
+def concatenate(one: Encoded, other: Encoded) -> Encoded:
     """Two versions of the same images, which differ in their maps alone, as a batch of 2B."""
     twice = {key: value if key == "cross_attention_kwargs" else _twice(value) for key, value in one.attention.items()}
     extra = one.attention["cross_attention_kwargs"]

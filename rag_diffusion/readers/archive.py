@@ -36,7 +36,7 @@ _END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ArchiveLimits:
     """How much an archive may hold.
 
     Attributes:
@@ -64,7 +64,7 @@ class ArchiveReader:
     """
 
     def __init__(
-        self, path: Path, open_folder: Callable[[Path], Reader], *, limits: Limits, scratch: Path | None = None
+        self, path: Path, open_folder: Callable[[Path], Reader], *, limits: ArchiveLimits, scratch: Path | None = None
     ) -> None:
         if not path.is_file():
             raise DataError(f"{path}: expected a zip or tar archive, got no file; name another one")
@@ -87,7 +87,7 @@ class ArchiveReader:
             yield from reader
 
 
-def unpack(path: Path, folder: Path, limits: Limits) -> Iterator[Rejection]:
+def unpack(path: Path, folder: Path, limits: ArchiveLimits) -> Iterator[Rejection]:
     """Unpack a zip or tar archive.
 
     Args:

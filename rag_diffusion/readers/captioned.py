@@ -31,7 +31,7 @@ _KEYS = ("text", *CAPTIONS)  # as Hugging Face names it in a metadata.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CaptionedFile:
     """One file with its caption, or the reason why there is no pair.
 
     Attributes:
@@ -47,7 +47,7 @@ class Row:
     problem: str = ""
 
 
-def captioned_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[Row]:
+def captioned_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[CaptionedFile]:
     """Rows of metadata.jsonl where the folder or one below it holds such a file, else of text files beside the images.
 
     Args:
@@ -63,7 +63,7 @@ def has_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     return any(not problem and _suffix(name) in suffixes for name, problem in _walk(folder))
 
 
-def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[Row]:
+def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[CaptionedFile]:
     """One row a line of each metadata.jsonl (`file_name`, `text` or `caption`), then the files no line names."""
     with NameTable() as files, NameTable() as tables, NameTable() as named:
         yield from _list_files(folder, suffixes, files, tables, METADATA)
@@ -75,10 +75,10 @@ def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> I
                         yield _metadata_row(line, f"{table}:{number}", base, files, named)
         for name in files:
             if name not in named:
-                yield Row(name=name, problem=f"{NO_CAPTION}: not in {METADATA}")
+                yield CaptionedFile(name=name, problem=f"{NO_CAPTION}: not in {METADATA}")
 
 
-def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[Row]:
+def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[CaptionedFile]:
     """One row a file with a text file of the same name, or a .json file of fields, or both; then texts of no file."""
     with NameTable() as files, NameTable() as texts, NameTable() as used:
         yield from _list_files(folder, suffixes, files, texts, ".txt")
@@ -86,7 +86,7 @@ def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> It
             yield _sidecar_row(folder, name, texts, used)
         for name in texts:
             if name.removesuffix(".txt") not in used:
-                yield Row(name=name, problem=f"caption without an image: {name}")
+                yield CaptionedFile(name=name, problem=f"caption without an image: {name}")
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -150,19 +150,19 @@ def _suffix(name: str) -> str:
 
 def _list_files(
     folder: Path, suffixes: Collection[str], files: NameTable, others: NameTable, ending: str
-) -> Iterator[Row]:
+) -> Iterator[CaptionedFile]:
     """Fill `files` by suffix and `others` by ending; yields what is neither but should be told of."""
     for name, problem in _walk(folder):
         suffix = _suffix(name)
         if problem:
-            yield Row(name=name, problem=problem)
+            yield CaptionedFile(name=name, problem=problem)
         elif suffix in suffixes:
             files.add(name)
         elif Path(name).name == ending or suffix == ending:
             others.add(name)
         elif suffix in IMAGE_SUFFIXES or suffix in OTHER_PICTURES or suffix in VIDEO_SUFFIXES:
             known = ", ".join(sorted(suffixes))
-            yield Row(name=name, problem=f"not a form that is read: {suffix}; expected one of {known}")
+            yield CaptionedFile(name=name, problem=f"not a form that is read: {suffix}; expected one of {known}")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -176,23 +176,23 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def _metadata_row(line: bytes | None, where: str, base: str, files: NameTable, named: NameTable) -> Row:
+def _metadata_row(line: bytes | None, where: str, base: str, files: NameTable, named: NameTable) -> CaptionedFile:
     if line is None:
-        return Row(name=where, problem=f"text too long: more than {MAX_TEXT_BYTES} bytes in one line")
+        return CaptionedFile(name=where, problem=f"text too long: more than {MAX_TEXT_BYTES} bytes in one line")
     try:
         fields = parse_object(line)
         name = base + str(fields["file_name"])
     except (ValueError, KeyError):
         shown = line[:80].decode("utf-8", "replace").strip()
-        return Row(name=where, problem=f"no JSON object with file_name: {shown!r}")
+        return CaptionedFile(name=where, problem=f"no JSON object with file_name: {shown!r}")
     if not named.add(name):
-        return Row(name=where, problem=f"image named twice: {name}")
+        return CaptionedFile(name=where, problem=f"image named twice: {name}")
     if name not in files:
-        return Row(name=where, problem=f"caption without an image: {name}")
-    return Row(name=name, caption=caption_of(fields, _KEYS), fields=fields, problem=no_text(fields, _KEYS))
+        return CaptionedFile(name=where, problem=f"caption without an image: {name}")
+    return CaptionedFile(name=name, caption=caption_of(fields, _KEYS), fields=fields, problem=no_text(fields, _KEYS))
 
 
-def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> Row:
+def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> CaptionedFile:
     stem = str(PurePosixPath(name).with_suffix(""))
     text, table = f"{stem}.txt", folder / f"{stem}.json"
     try:
@@ -200,14 +200,16 @@ def _sidecar_row(folder: Path, name: str, texts: NameTable, used: NameTable) -> 
         fields = parse_object(read_text(table)) if readable else {}
         if text in texts:
             if not used.add(stem):
-                return Row(name=name, problem=f"{NO_CAPTION}: {text} belongs to another image")
-            return Row(name=name, caption=read_text(folder / text).decode("utf-8-sig"), fields=fields)
+                return CaptionedFile(name=name, problem=f"{NO_CAPTION}: {text} belongs to another image")
+            return CaptionedFile(name=name, caption=read_text(folder / text).decode("utf-8-sig"), fields=fields)
     except UnicodeDecodeError:
-        return Row(name=name, problem=f"caption is not UTF-8: {Path(text).name}")
+        return CaptionedFile(name=name, problem=f"caption is not UTF-8: {Path(text).name}")
     except ValueError as error:
-        return Row(name=name, problem=f"no JSON object: {table.name}: {error}")
+        return CaptionedFile(name=name, problem=f"no JSON object: {table.name}: {error}")
     except DataError as error:
-        return Row(name=name, problem=str(error))
+        return CaptionedFile(name=name, problem=str(error))
     if not caption_of(fields, _KEYS):
-        return Row(name=name, problem=no_text(fields, _KEYS) or f"{NO_CAPTION}: no text file of the same name")
-    return Row(name=name, caption=caption_of(fields, _KEYS), fields=fields)
+        return CaptionedFile(
+            name=name, problem=no_text(fields, _KEYS) or f"{NO_CAPTION}: no text file of the same name"
+        )
+    return CaptionedFile(name=name, caption=caption_of(fields, _KEYS), fields=fields)

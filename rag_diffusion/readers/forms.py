@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.readers.archive import ArchiveReader, Limits
+from rag_diffusion.readers.archive import ArchiveLimits, ArchiveReader
 from rag_diffusion.readers.arrow import ArrowReader
 from rag_diffusion.readers.caption_text import ALL, FIRST_LINE, Doubts, check_choice, choose
 from rag_diffusion.readers.checked import checked_name, escaped
@@ -23,12 +23,12 @@ from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.readers.table import TableReader
 from rag_diffusion.readers.webdataset import WebDatasetReader
 
-__all__ = ["FORMS", "Limits", "OpenReader", "open_reader"]
+__all__ = ["FORMS", "ArchiveLimits", "OpenReader", "open_reader"]
 
 
-def _archive(path: Path, *, limits: Limits | None = None, scratch: Path | None = None) -> Reader:
+def _archive(path: Path, *, limits: ArchiveLimits | None = None, scratch: Path | None = None) -> Reader:
     return ArchiveReader(
-        path, lambda folder: open_reader("auto", folder, part=ALL), limits=limits or Limits(), scratch=scratch
+        path, lambda folder: open_reader("auto", folder, part=ALL), limits=limits or ArchiveLimits(), scratch=scratch
     )
 
 

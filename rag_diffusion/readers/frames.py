@@ -12,7 +12,14 @@ from typing import Any
 from PIL import Image
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.readers.captioned import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Row, captioned_rows, has_files, sidecar_rows
+from rag_diffusion.readers.captioned import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    CaptionedFile,
+    captioned_rows,
+    has_files,
+    sidecar_rows,
+)
 from rag_diffusion.readers.fields import make_item
 from rag_diffusion.readers.images import MAX_PIXELS, encode_png, on_white, raster_formats
 from rag_diffusion.readers.records import Item, Rejection
@@ -57,16 +64,16 @@ class FramesReader:
             else:
                 yield from self._clip(row, folder / row.name)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[CaptionedFile]:
         if self._path.is_dir():
             yield from captioned_rows(self._path, CLIP_SUFFIXES)
         elif self._caption:
-            yield Row(name=self._path.name, caption=self._caption)
+            yield CaptionedFile(name=self._path.name, caption=self._caption)
         else:
             rows = sidecar_rows(self._path.parent, {self._path.suffix.lower()})
             yield from (row for row in rows if row.name == self._path.name)
 
-    def _clip(self, row: Row, path: Path) -> Iterator[Item | Rejection]:
+    def _clip(self, row: CaptionedFile, path: Path) -> Iterator[Item | Rejection]:
         video = path.suffix.lower() in VIDEO_SUFFIXES
         interval = (VIDEO_INTERVAL if video else 0.0) if self._interval is None else self._interval
         frames = _video_frames(path) if video else _image_frames(path)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.readers.captioned import NO_CAPTION, Row, captioned_rows, has_files, sidecar_rows
+from rag_diffusion.readers.captioned import NO_CAPTION, CaptionedFile, captioned_rows, has_files, sidecar_rows
 from rag_diffusion.readers.fields import make_item
 from rag_diffusion.readers.images import MAX_BYTES
 from rag_diffusion.readers.records import Item, Rejection
@@ -42,7 +42,7 @@ class FolderReader:
         for row in self._read(self._path):
             yield self._item(row)
 
-    def _item(self, row: Row) -> Item | Rejection:
+    def _item(self, row: CaptionedFile) -> Item | Rejection:
         if self._names and row.problem.startswith(NO_CAPTION):
             row = _named(row)
         if row.problem:
@@ -54,7 +54,7 @@ class FolderReader:
         return make_item(row.name, content, row.caption, row.fields)
 
 
-def _named(row: Row) -> Row:
+def _named(row: CaptionedFile) -> CaptionedFile:
     """A row captioned by its name, as it was where the name says nothing."""
     path = PurePosixPath(row.name)
     folders = [words for words in map(_words, path.parts[:-1]) if words]

@@ -18,7 +18,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.attention import Attention, AttentionRecorder
 from rag_diffusion.sampling.guided import Features
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.provenance import Shown, Source, seen_digest, to_text
+from rag_diffusion.sampling.provenance import PhaseNeighbors, Source, seen_digest, to_text
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.spans import span
 
@@ -27,7 +27,7 @@ Find = Callable[[Pixels], list[list[Neighbor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class AttentionShares:
     """What one image looked at.
 
     Attributes:
@@ -42,7 +42,7 @@ class Looked:
     shares: tuple[float, ...]
     null: float
     heat: tuple[Tensor, ...]
-    phases: tuple[Shown, ...]
+    phases: tuple[PhaseNeighbors, ...]
 
     def sources(self, size: int, *, keep: bool = False) -> tuple[Source, ...]:
         """The same for the provenance.
@@ -124,14 +124,15 @@ class Conditioning:
         self._listening.close()
         self._listening.enter_context(self.recorder.listening(self.cache.generator.unet))
 
-    def looked(self) -> list[Looked]:
+    def looked(self) -> list[AttentionShares]:
         """What each image looked at, over all steps."""
         parts = [(share, seen, recorder.result()) for _, share, seen, recorder in self._passed]
         return [_looked(row, parts, self._phases(row)) for row in range(len(self.lists))]
 
-    def _phases(self, row: int) -> tuple[Shown, ...]:
+    def _phases(self, row: int) -> tuple[PhaseNeighbors, ...]:
         return tuple(
-            Shown(start=start, pair_ids=tuple(one.name for one in seen[row])) for start, _, seen, _ in self._passed
+            PhaseNeighbors(start=start, pair_ids=tuple(neighbor.name for neighbor in seen[row]))
+            for start, _, seen, _ in self._passed
         )
 
 
@@ -144,8 +145,8 @@ def _first(neighbors: list[Neighbor], count: int | None) -> list[Neighbor]:
 
 
 def _looked(
-    row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attention]], phases: tuple[Shown, ...]
-) -> Looked:
+    row: int, parts: Sequence[tuple[float, list[list[Neighbor]], Attention]], phases: tuple[PhaseNeighbors, ...]
+) -> AttentionShares:
     neighbors: dict[str, Neighbor] = {}
     shares: dict[str, float] = {}
     heat: dict[str, Tensor] = {}
@@ -157,7 +158,7 @@ def _looked(
             neighbors.setdefault(name, neighbor)
             shares[name] = shares.get(name, 0.0) + share * float(attention.shares[row, column])
             heat[name] = heat.get(name, torch.zeros(())) + share * attention.heat[row, column]
-    return Looked(
+    return AttentionShares(
         neighbors=tuple(neighbors.values()),
         shares=tuple(shares.values()),
         null=null,

@@ -16,9 +16,9 @@ from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.denoise import check_fits, solver_steps, start_at
 from rag_diffusion.sampling.loop import Loop
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.order import Order
 from rag_diffusion.sampling.output import RetrievalPipelineOutput, enough_memory, to_output
 from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.seeds import initial_noise, seeded
 from rag_diffusion.spans import span
 
@@ -40,7 +40,7 @@ class Execution:
     progress: Callable[[int], AbstractContextManager[Any]]
     changed: bool = False
 
-    def run(self, order: Order) -> RetrievalPipelineOutput:
+    def run(self, request: SamplingRequest) -> RetrievalPipelineOutput:
         """Draw.
 
         Raises:
@@ -49,68 +49,68 @@ class Execution:
             ModelError: out of memory.
         """
         model, scheduler = self.generator, self.scheduler
-        scheduler.set_timesteps(order.num_inference_steps, device=model.device)
+        scheduler.set_timesteps(request.num_inference_steps, device=model.device)
         check_fits(scheduler, model.schedule)
-        first = 0 if order.pictures is None else start_at(scheduler, order.strength)
+        first = 0 if request.pictures is None else start_at(scheduler, request.strength)
         calls = solver_steps(scheduler)[first:]
         num_steps = calls[-1] - calls[0] + 1
         conditioning = Conditioning(
             cache=NeighborCache(model),
-            lists=order.source.first(),
-            phases=order.phases(num_steps),
-            find=order.source.again,
+            lists=request.source.first(),
+            phases=request.phases(num_steps),
+            find=request.source.again,
             num_steps=num_steps,
         )
-        generators = seeded(order.seeds, order.noise)
-        noise = initial_noise(generators, model.sample_shape, order.latents).to(model.device)
-        with enough_memory(len(order.prompts)), conditioning, self.progress(len(calls)) as bar:
-            loop = self._loop(order, first, bar)
-            with span("denoise", steps=len(calls), images=len(order.prompts)):
+        generators = seeded(request.seeds, request.noise)
+        noise = initial_noise(generators, model.sample_shape, request.latents).to(model.device)
+        with enough_memory(len(request.prompts)), conditioning, self.progress(len(calls)) as bar:
+            loop = self._loop(request, first, bar)
+            with span("denoise", steps=len(calls), images=len(request.prompts)):
                 clean = loop.run(noise, generators, conditioning)
             with span("decode"):
-                images = to_output(model.codec, clean, order.output_type)
-        return self._told(order, images, conditioning)
+                images = to_output(model.codec, clean, request.output_type)
+        return self._told(request, images, conditioning)
 
-    def _loop(self, order: Order, first: int, bar: Any) -> Loop:
+    def _loop(self, request: SamplingRequest, first: int, bar: Any) -> Loop:
         def after(number: int, timestep: Tensor, sample: Tensor) -> Tensor:
             bar.update()
-            found = sample if order.on_step is None else order.on_step(number, timestep, sample)
+            found = sample if request.on_step is None else request.on_step(number, timestep, sample)
             self.changed |= found is not sample
             return found
 
         return Loop(
             generator=self.generator,
             scheduler=self.scheduler,
-            prompts=order.prompts,
-            guidance=order.guidance,
-            thresholding=order.thresholding,
-            seeds=order.seeds,
+            prompts=request.prompts,
+            guidance=request.guidance,
+            thresholding=request.thresholding,
+            seeds=request.seeds,
             precision=self.precision,
-            clean=self._clean(order),
+            clean=self._clean(request),
             first=first,
             on_step=after,
         )
 
-    def _clean(self, order: Order) -> Tensor | None:
+    def _clean(self, request: SamplingRequest) -> Tensor | None:
         """x_0 of the pictures to begin with, (B, D, h, w)."""
-        if order.pictures is None:
+        if request.pictures is None:
             return None
-        images = pixels_to_images(torch.from_numpy(order.pictures)).to(self.generator.device)
+        images = pixels_to_images(torch.from_numpy(request.pictures)).to(self.generator.device)
         return self.generator.codec.encode(images).float()
 
-    def _told(self, order: Order, images: Any, conditioning: Conditioning) -> RetrievalPipelineOutput:
+    def _told(self, request: SamplingRequest, images: Any, conditioning: Conditioning) -> RetrievalPipelineOutput:
         looked, model = conditioning.looked(), self.generator
         by_hand = {"changed_by_callback": True} if self.changed else {}
         provenance = [
             Provenance(
-                prompt=order.prompts[row],
-                seed=order.seeds[row],
-                corpus_hash=order.source.corpus_hashes[row],
+                prompt=request.prompts[row],
+                seed=request.seeds[row],
+                corpus_hash=request.source.corpus_hashes[row],
                 model_hash=model.fingerprint,
-                data_sets=order.source.data_sets[row],
-                neighbors=one.sources(model.image_size, keep=order.keep),
+                data_sets=request.source.data_sets[row],
+                neighbors=one.sources(model.image_size, keep=request.keep),
                 null_attention=round(one.null, 5),
-                settings=order.settings(model, self.scheduler, self.precision, row) | by_hand,
+                settings=request.settings(model, self.scheduler, self.precision, row) | by_hand,
                 phases=one.phases,
             )
             for row, one in enumerate(looked)

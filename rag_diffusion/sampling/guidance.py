@@ -29,7 +29,7 @@ from rag_diffusion.config import SampleConfig
 MODES = ("none", "text", "neighbor", "alternate", "interleaved", "joint")
 
 
-class Step(Enum):
+class GuidanceStep(Enum):
     """Which condition a guided step leaves out in its further predictions."""
 
     PLAIN = "plain"  # no second prediction
@@ -88,7 +88,7 @@ class Guidance:
             parallel_share=config.parallel_share,
         )
 
-    def plan(self, num_steps: int, seeds: list[int]) -> list[list[Step]]:
+    def plan(self, num_steps: int, seeds: list[int]) -> list[list[GuidanceStep]]:
         """Which step each image takes when.
 
         Args:
@@ -99,10 +99,10 @@ class Guidance:
             T lists of B steps.
         """
         fixed = {
-            "none": Step.PLAIN,
-            "text": Step.TEXT,
-            "neighbor": Step.NEIGHBOR,
-            "joint": Step.JOINT,
+            "none": GuidanceStep.PLAIN,
+            "text": GuidanceStep.TEXT,
+            "neighbor": GuidanceStep.NEIGHBOR,
+            "joint": GuidanceStep.JOINT,
         }
         if self.mode in fixed:
             return [[fixed[self.mode]] * len(seeds) for _ in range(num_steps)]
@@ -112,26 +112,27 @@ class Guidance:
             torch.rand(num_steps, generator=torch.Generator().manual_seed((seed ^ 0x5EED) % 2**63)) for seed in seeds
         ]
         return [
-            [Step.TEXT if coin[step] < self.interleave_ratio else Step.NEIGHBOR for coin in coins]
+            [GuidanceStep.TEXT if coin[step] < self.interleave_ratio else GuidanceStep.NEIGHBOR for coin in coins]
             for step in range(num_steps)
         ]
 
-    def scale(self, step: Step) -> float:
+    def scale(self, step: GuidanceStep) -> float:
         """w of a step of two predictions."""
-        return {Step.PLAIN: 1.0, Step.NEIGHBOR: self.neighbor_guidance_scale}.get(step, self.text_guidance_scale)
+        other = {GuidanceStep.PLAIN: 1.0, GuidanceStep.NEIGHBOR: self.neighbor_guidance_scale}
+        return other.get(step, self.text_guidance_scale)
 
     @property
     def one_scale(self) -> bool:
         """Whether both conditions have the same scale."""
         return self.text_guidance_scale == self.neighbor_guidance_scale
 
-    def _alternation(self, step: int) -> Step:
+    def _alternation(self, step: int) -> GuidanceStep:
         """Text-enhanced whenever the running count of such steps falls behind the ratio."""
         before, after = (
             int(step * self.interleave_ratio + 1e-9),
             int((step + 1) * self.interleave_ratio + 1e-9),
         )
-        return Step.TEXT if after > before else Step.NEIGHBOR
+        return GuidanceStep.TEXT if after > before else GuidanceStep.NEIGHBOR
 
 
 def combine(full: Tensor, reduced: Tensor, scale: float) -> Tensor:

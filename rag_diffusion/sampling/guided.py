@@ -16,7 +16,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.attention import AttentionRecorder
-from rag_diffusion.sampling.guidance import Guidance, Step, combine
+from rag_diffusion.sampling.guidance import Guidance, GuidanceStep, combine
 from rag_diffusion.sampling.projection import project
 
 Features = dict[str, NeighborKV]
@@ -41,7 +41,7 @@ class GuidedPrediction:
         self,
         sample: Tensor,
         timestep: Tensor,
-        steps: Sequence[Step],
+        steps: Sequence[GuidanceStep],
         features: Features | None,
         shown: Sequence[bool],
         recorder: AttentionRecorder | None = None,
@@ -78,7 +78,7 @@ class GuidedPrediction:
 
     def _predict(
         self,
-        step: Step,
+        step: GuidanceStep,
         sample: Tensor,
         timestep: Tensor,
         text: TextFeatures,
@@ -86,19 +86,23 @@ class GuidedPrediction:
         features: Features | None,
     ) -> Tensor:
         predict, channels = self.generator.predict, sample.shape[1]
-        if step is Step.PLAIN:
+        if step is GuidanceStep.PLAIN:
             return predict(sample, timestep, text, features)
-        if step is Step.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
+        if step is GuidanceStep.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
             full, reduced = predict(sample, timestep, text, features, and_without=True).chunk(2)
         else:
-            hide = [step is Step.JOINT] if step is Step.TEXT or self.guidance.one_scale else [False, True]
+            hide = (
+                [step is GuidanceStep.JOINT] if step is GuidanceStep.TEXT or self.guidance.one_scale else [False, True]
+            )
             copies = None if features is None else {name: _copies(kv, hide) for name, kv in features.items()}
             texts, samples = TextFeatures.cat([text, *[null] * len(hide)]), torch.cat([sample] * (1 + len(hide)))
             full, *others = predict(samples, timestep, texts, copies).chunk(1 + len(hide))
             reduced = others[0]
         mean = full[:, :channels]
         guided = combine(mean, reduced[:, :channels], self.guidance.scale(step))
-        if step is Step.JOINT and not self.guidance.one_scale:  # others[0] is without text, others[1] without both
+        if (
+            step is GuidanceStep.JOINT and not self.guidance.one_scale
+        ):  # others[0] is without text, others[1] without both
             without_text, without_both = (one[:, :channels] for one in others)
             guided += combine(without_text, without_both, self.guidance.neighbor_guidance_scale) - without_text
         kind, alpha = self.generator.prediction_type, self.generator.alphas_cumprod(timestep)
@@ -111,6 +115,6 @@ def _copies(features: NeighborKV, hide: Sequence[bool]) -> NeighborKV:
     return NeighborKV.cat([features, *(features.hidden() if one else features for one in hide)])
 
 
-def _possible(step: Step, has_neighbors: bool) -> Step:
+def _possible(step: GuidanceStep, has_neighbors: bool) -> GuidanceStep:
     """Without neighbors there is nothing to leave out but the text."""
-    return step if has_neighbors or step is Step.PLAIN else Step.TEXT
+    return step if has_neighbors or step is GuidanceStep.PLAIN else GuidanceStep.TEXT

@@ -37,10 +37,10 @@ from rag_diffusion.sampling.inputs import (
     by_prompt,
     check_counts,
 )
-from rag_diffusion.sampling.order import Order
 from rag_diffusion.sampling.output import OutputType, RetrievalPipelineOutput, check_output_type
 from rag_diffusion.sampling.provenance import Provenance, read_png
 from rag_diffusion.sampling.redraw import make_plan
+from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
@@ -256,7 +256,7 @@ class RetrievalPipeline(DiffusionPipeline):
         # all that the B images depend on
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
         seeds = image_seeds(generator, len(repeated))
-        order = Order(
+        request = SamplingRequest(
             prompts=repeated,
             source=neighbor_source,
             phases=partial(changes.phases, count=num_neighbors if neighbors is None else None),
@@ -274,7 +274,7 @@ class RetrievalPipeline(DiffusionPipeline):
         )
 
         # f(c_n, 0) once, then T steps of the scheduler, then decoding
-        return self._carry_out(order, self.scheduler, self.precision)
+        return self._carry_out(request, self.scheduler, self.precision)
 
     @torch.no_grad()
     def redraw(
@@ -309,16 +309,16 @@ class RetrievalPipeline(DiffusionPipeline):
         provenance = what if isinstance(what, Provenance) else read_png(Path(what))
         given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
         plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
-        return self._carry_out(plan.order, plan.scheduler, plan.precision)
+        return self._carry_out(plan.request, plan.scheduler, plan.precision)
 
-    def _carry_out(self, order: Order, scheduler: Any, precision: str) -> RetrievalPipelineOutput:
+    def _carry_out(self, request: SamplingRequest, scheduler: Any, precision: str) -> RetrievalPipelineOutput:
         execution = Execution(
             generator=self.generator,
             scheduler=scheduler,
             precision=precision,
             progress=lambda total: self.progress_bar(total=total),
         )
-        found = execution.run(order)
+        found = execution.run(request)
         self.maybe_free_model_hooks()
         return found
 

@@ -66,7 +66,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class PhaseNeighbors:
     """From the step `start` on, an image saw these pairs, best first."""
 
     start: int
@@ -85,7 +85,7 @@ class Provenance:
     null_attention: float
     settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
-    phases: tuple[Shown, ...] = ()
+    phases: tuple[PhaseNeighbors, ...] = ()
     data_sets: tuple[DataSetVersion, ...] = ()
     version: int = field(default=VERSION)
 
@@ -111,7 +111,7 @@ class Provenance:
         try:
             neighbors = tuple(Source(**one) for one in content["neighbors"])
             phases = tuple(
-                Shown(start=one["start"], pair_ids=tuple(one["pair_ids"])) for one in content.get("phases", ())
+                PhaseNeighbors(start=one["start"], pair_ids=tuple(one["pair_ids"])) for one in content.get("phases", ())
             )
             data_sets = tuple(DataSetVersion(**one) for one in content.get("data_sets", ()))
             return cls(**content | {"neighbors": neighbors, "phases": phases, "data_sets": data_sets})

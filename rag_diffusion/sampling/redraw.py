@@ -15,8 +15,8 @@ from rag_diffusion.models.neighbor_batch import Neighbor, Picture, neighbors_fro
 from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.denoise import make_scheduler
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.order import PRECISIONS, Order, latents_digest
 from rag_diffusion.sampling.provenance import DRAWN_AGAIN, Provenance, Source, from_text, seen_digest
+from rag_diffusion.sampling.request import PRECISIONS, SamplingRequest, latents_digest
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.types import DataSetVersion
 
@@ -25,13 +25,13 @@ from rag_diffusion.types import DataSetVersion
 class Plan:
     """An order for one image, and what is to carry it out."""
 
-    order: Order
+    request: SamplingRequest
     scheduler: Any
     precision: str
 
 
 @dataclass(kw_only=True)
-class Recorded:
+class RecordedNeighbors:
     """Neighbors of one image as its provenance has them, phase by phase.
 
     Attributes:
@@ -108,9 +108,9 @@ def make_plan(
         raise LineageError(f"redraw: expected all that decided the picture, but {'; '.join(reasons)}")
     settings, seed = origin.settings, origin.seed
     assert seed is not None
-    order = Order(
+    request = SamplingRequest(
         prompts=[origin.prompt],
-        source=Recorded(
+        source=RecordedNeighbors(
             lists=[[found[name] for name in phase.pair_ids] for phase in origin.phases],
             corpus_hash=origin.corpus_hash,
             searched=origin.data_sets,
@@ -129,7 +129,7 @@ def make_plan(
         thresholding=settings["thresholding"],
         keep=any(source.image for source in origin.neighbors),
     )
-    return Plan(order=order, scheduler=_scheduler(settings, generator), precision=PRECISIONS[settings["precision"]])
+    return Plan(request=request, scheduler=_scheduler(settings, generator), precision=PRECISIONS[settings["precision"]])
 
 
 def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -> list[str]:

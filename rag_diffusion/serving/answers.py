@@ -41,7 +41,7 @@ _BLOCK = 64  # images read at a time
 _HASHED = 2**16  # ids hashed at a time
 
 
-class Answers:
+class KnnService:
     """Answers from one retriever, whose pairs do not change.
 
     Args:

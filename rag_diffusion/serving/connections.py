@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 
 @dataclass
-class Room:
+class ConnectionLimits:
     """How many may be connected, and how patient the server is with them.
 
     Attributes:
@@ -42,7 +42,7 @@ class Room:
 class BoundedProtocol(H11Protocol):
     """One connection; `room` is shared by those of a server."""
 
-    room: Room
+    room: ConnectionLimits
     _address = ""
     _late: asyncio.TimerHandle | None = None
     _look: asyncio.TimerHandle | None = None
@@ -128,10 +128,10 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
 
-def bounded_protocol(room: Room | None = None) -> type[BoundedProtocol]:
+def bounded_protocol(room: ConnectionLimits | None = None) -> type[BoundedProtocol]:
     """The class of a server's connections, for uvicorn's `http`.
 
     Args:
         room: of this server.
     """
-    return type("BoundedProtocol", (BoundedProtocol,), {"room": room or Room()})
+    return type("BoundedProtocol", (BoundedProtocol,), {"room": room or ConnectionLimits()})

@@ -50,7 +50,7 @@ class Hit(BaseModel):
     image: str = Field(default="", description="PNG as base64, where it was asked for.")
 
 
-class Known(BaseModel):
+class PairMetadata(BaseModel):
     """What is known of an id; nothing where no pair has it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -67,7 +67,7 @@ class Health(BaseModel):
     data_sets: list[str]
 
 
-class Taken(BaseModel):
+class UploadResult(BaseModel):
     """A pair that was taken."""
 
     data_set: str
@@ -77,7 +77,7 @@ class Taken(BaseModel):
     num_pairs: int
 
 
-class ArchiveTaken(BaseModel):
+class ArchiveUploadResult(BaseModel):
     """What was taken of an archive, and what was not."""
 
     data_set: str

@@ -36,7 +36,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
-from rag_diffusion.serving.asked import DEFAULTS, Asked, AskedError
+from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
 from rag_diffusion.serving.guarded import failed, guard
 from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
@@ -74,7 +74,7 @@ class RetrievalModel(PythonModel):
 
         Args:
             context: of MLflow.
-            model_input: a column `prompt`; see `Asked` for the limits.
+            model_input: a column `prompt`; see `DrawRequest` for the limits.
             params: `seed` of the first image, the next has the next; `num_neighbors`; `num_inference_steps`.
 
         Returns:
@@ -84,8 +84,8 @@ class RetrievalModel(PythonModel):
             MlflowException: what is asked is beyond a limit (400), or took too long (504).
         """
         try:
-            asked = Asked.checked(list(model_input["prompt"]) if "prompt" in model_input else [], params)
-        except AskedError as error:
+            asked = DrawRequest.checked(list(model_input["prompt"]) if "prompt" in model_input else [], params)
+        except DrawRequestError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         end = time.monotonic() + MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         drawn = []
@@ -105,7 +105,7 @@ class RetrievalModel(PythonModel):
         told = [json.dumps(origin, ensure_ascii=False) for _, origin in drawn]
         return pd.DataFrame({"image": [image for image, _ in drawn], "provenance": told})
 
-    def _drawn(self, asked: Asked, prompt: str, seed: int) -> tuple[str, dict[str, Any]]:
+    def _drawn(self, asked: DrawRequest, prompt: str, seed: int) -> tuple[str, dict[str, Any]]:
         """One image as base64, and its provenance; one at a time, so that many take no more memory than one."""
         neighbors, steps = asked.num_neighbors, asked.num_inference_steps
         found = self.pipeline(

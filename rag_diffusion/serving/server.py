@@ -8,7 +8,8 @@
 
 An error is JSON with a `message` that says what was expected. What needs an answer from disk or the encoder runs in a
 thread when it is its turn, so that one request never stops the others. What a request may cost is bounded before it is
-spent: `outline` bounds JSON, `pictures` images, `bodies` what comes, `turns` what waits, `connections` who connects.
+spent: `outline` bounds JSON, `pictures` images, `bodies` what comes, `admission` what waits, `connections`
+who connects.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ from rag_diffusion.knowledge.remote.protocol import (
     messages,
 )
 from rag_diffusion.serving import openapi
+from rag_diffusion.serving.admission import Admission, image_url
 from rag_diffusion.serving.bodies import MEBIBYTE, BodyLimits
 from rag_diffusion.serving.connections import bounded_protocol
-from rag_diffusion.serving.doors import Doors, url_of
 from rag_diffusion.serving.guard import Guard, log, refusal, unforeseen
 from rag_diffusion.serving.keys import RATE, Keys, read_keys
 from rag_diffusion.serving.memory import keep_small
-from rag_diffusion.serving.openapi import Hit, Known, described
+from rag_diffusion.serving.openapi import Hit, PairMetadata, described
 from rag_diffusion.serving.outline import BodyError
 from rag_diffusion.serving.service import Service
 from rag_diffusion.serving.uploads import add_uploads
@@ -101,7 +102,7 @@ def create_app(kb: KnowledgeBase, access: Access | None = None) -> FastAPI:
     """
     access = access or Access()
     keys = read_keys(access.keys) if access.keys is not None else []
-    service, doors = Service(kb, allow_hosts=access.allow_hosts), Doors()
+    service, admission = Service(kb, allow_hosts=access.allow_hosts), Admission()
     app = FastAPI(
         title="rag-diffusion knowledge base",
         docs_url=None,
@@ -118,8 +119,8 @@ def create_app(kb: KnowledgeBase, access: Access | None = None) -> FastAPI:
     )
     app.add_middleware(Guard, hosts=access.hosts)
     _add_errors(app)
-    _add_queries(app, service, doors)
-    add_uploads(app, service, doors, access.read_only)
+    _add_queries(app, service, admission)
+    add_uploads(app, service, admission, access.read_only)
     return app
 
 
@@ -160,40 +161,40 @@ def _closing(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManage
     return lifespan
 
 
-def _add_queries(app: FastAPI, service: Service, doors: Doors) -> None:
+def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
     @app.post(f"/{KNN}", openapi_extra=openapi.knn_body(), **described(list[Hit], "Results, best first"))
     async def knn(request: Request) -> Any:
-        url = url_of(request)
-        return await doors.answer_json(
+        url = image_url(request)
+        return await admission.answer_json(
             request,
             FIELDS,
             KnnRequest.model_validate,
-            lambda asked: doors.fetching if asked.needs_fetch else doors.searching,
+            lambda asked: admission.fetch if asked.needs_fetch else admission.search,
             lambda asked: service.knn(asked, url),
         )
 
     @app.post(
         f"/{METADATA}",
         openapi_extra=openapi.metadata_body(),
-        **described(list[Known], "What is known of ids, in their order"),
+        **described(list[PairMetadata], "What is known of ids, in their order"),
     )
     async def metadata(request: Request) -> Any:
-        url = url_of(request)
-        return await doors.answer_json(
+        url = image_url(request)
+        return await admission.answer_json(
             request,
             FIELDS,
             MetadataRequest.model_validate,
-            lambda asked: doors.searching,
+            lambda asked: admission.search,
             lambda asked: service.metadata(asked, url),
         )
 
     @app.get(f"/{INDICES}", **described(list[str], "Names of the indexes: all, and each data set"))
     async def indices() -> Any:
-        return await doors.searching.answer(service.indices)
+        return await admission.search.answer(service.indices)
 
     @app.get("/data-sets", **described(list[dict[str, Any]], "What each data set says of its pairs"))
     async def data_sets() -> Any:
-        return await doors.searching.answer(service.data_sets)
+        return await admission.search.answer(service.data_sets)
 
     @app.get("/health", **described(openapi.Health, "Whether the server answers"))
     async def health() -> Any:
@@ -201,7 +202,7 @@ def _add_queries(app: FastAPI, service: Service, doors: Doors) -> None:
 
     @app.get("/images/{key}", response_class=PngResponse, **described(None, "A pair's image", 404))
     async def image(key: Annotated[int, PathParameter(ge=0, lt=2**63)]) -> Response:
-        found = await doors.searching.run(lambda: service.image(key))
+        found = await admission.search.run(lambda: service.image(key))
         if found is None:
             raise BodyError(404, f"expected the id of a pair, got {key}")
         return PngResponse(found, headers={"Cache-Control": "max-age=3600"})

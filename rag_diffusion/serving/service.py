@@ -20,12 +20,12 @@ from rag_diffusion.errors import DataError, LineageError, QueryError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.places import ALL, check_name
 from rag_diffusion.knowledge.remote.deadline import Deadline
-from rag_diffusion.knowledge.remote.download import Limits, get
+from rag_diffusion.knowledge.remote.download import DownloadLimits, get
 from rag_diffusion.knowledge.remote.protocol import MAX_IMAGE_BYTES, KnnRequest, MetadataRequest, Where, decode_base64
 from rag_diffusion.knowledge.writer import UNKNOWN
 from rag_diffusion.readers.checked import to_pair
 from rag_diffusion.readers.records import Item, Rejection
-from rag_diffusion.serving.answers import Answers
+from rag_diffusion.serving.answers import KnnService
 from rag_diffusion.serving.pictures import Pictures
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
@@ -51,7 +51,7 @@ _PUBLIC = (  # of a manifest
 _TRIES = 5  # to answer from a state that is being replaced
 
 UrlOf = Callable[[int], str]
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class State:
@@ -69,15 +69,15 @@ class State:
         self.version = kb.catalogue.version()
         self.names = tuple(kb.catalogue.searchable())
         self._kb = kb
-        self._own: dict[str, Answers] = {}
+        self._own: dict[str, KnnService] = {}
         self._lock = threading.Lock()
 
     @cached_property
-    def everything(self) -> Answers | None:
+    def everything(self) -> KnnService | None:
         """Over all data sets; None where there is no pair yet."""
-        return Answers(self._kb.retriever(self.names)) if self.names else None
+        return KnnService(self._kb.retriever(self.names)) if self.names else None
 
-    def answers(self, index: str | None) -> Answers | None:
+    def answers(self, index: str | None) -> KnnService | None:
         """Of an index: a data set, or all of them, which is the first.
 
         Raises:
@@ -89,7 +89,7 @@ class State:
             raise QueryError(f"indice_name: expected one of {', '.join((ALL, *self.names))}, got {index!r}"[:1000])
         with self._lock:
             if index not in self._own:
-                self._own[index] = Answers(self._kb.retriever([index]))
+                self._own[index] = KnnService(self._kb.retriever([index]))
             return self._own[index]
 
 
@@ -220,7 +220,7 @@ class Service:
         pairs = 0 if state.everything is None else len(state.everything)
         return {"status": "ok", "num_pairs": pairs, "data_sets": list(state.names)}
 
-    def _on_state(self, answer: Callable[[State], Found]) -> Found:
+    def _on_state(self, answer: Callable[[State], Result]) -> Result:
         """What a state answers; a newer one where its files were replaced or removed under it."""
         for _ in range(_TRIES):
             state = self.state
@@ -253,7 +253,7 @@ class Service:
             if request.image is not None:
                 content = decode_base64(request.image, "image", MAX_IMAGE_BYTES)
             else:
-                limits = Limits(max_bytes=MAX_IMAGE_BYTES, allow_hosts=self._allow_hosts)
+                limits = DownloadLimits(max_bytes=MAX_IMAGE_BYTES, allow_hosts=self._allow_hosts)
                 with Deadline(FETCH_SECONDS) as deadline:
                     content = get(str(request.image_url), deadline, limits)
             return np.asarray(self.pictures.checked(content, "image", self.kb.config.corpus.image_size))

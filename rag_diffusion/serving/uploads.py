@@ -16,18 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from rag_diffusion.errors import DataError
 from rag_diffusion.knowledge.remote.protocol import MAX_BASE64, MAX_IMAGE_BYTES, decode_base64, global_id
 from rag_diffusion.knowledge.writer import UNKNOWN
-from rag_diffusion.readers.forms import Limits, open_reader
+from rag_diffusion.readers.forms import ArchiveLimits, open_reader
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.serving import openapi
+from rag_diffusion.serving.admission import Admission, image_url
 from rag_diffusion.serving.bodies import read_form, received, save
-from rag_diffusion.serving.doors import Doors, url_of
 from rag_diffusion.serving.outline import BodyError, parse_object
 from rag_diffusion.serving.service import Service, uploaded_name
 
 UPLOADED = "uploaded"  # data set of pairs that name none
 MAX_WORDS = 10_000  # characters of a form's field
 SHOWN = 100  # rejections of an archive that are told one by one
-ARCHIVE_LIMITS = Limits(bytes=4 << 30)
+ARCHIVE_LIMITS = ArchiveLimits(bytes=4 << 30)
 _TAKEN = "name taken"
 
 
@@ -58,13 +58,13 @@ class PairForm(BaseModel):
 FIELDS = dict.fromkeys(PairForm.model_fields, 12 * MAX_WORDS + 2) | {"image": MAX_BASE64}
 
 
-def add_uploads(app: FastAPI, service: Service, doors: Doors, read_only: bool) -> None:
+def add_uploads(app: FastAPI, service: Service, admission: Admission, read_only: bool) -> None:
     """Add the paths that take uploads.
 
     Args:
         app: gets them.
         service: takes what comes.
-        doors: whose turn it is.
+        admission: how many requests of each kind at a time.
         read_only: whether uploads are refused.
     """
 
@@ -79,25 +79,25 @@ def add_uploads(app: FastAPI, service: Service, doors: Doors, read_only: bool) -
         "/pairs",
         status_code=201,
         openapi_extra=openapi.pair_body(PairForm),
-        **openapi.described(openapi.Taken, "Take one pair", 409, 503, status=201),
+        **openapi.described(openapi.UploadResult, "Take one pair", 409, 503, status=201),
     )
     async def pairs(request: Request) -> Any:
         check(request)
-        url = url_of(request)
+        url = image_url(request)
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            async with read_form(request, "image", MAX_WORDS) as (file, words), doors.weighed(file.size or 0):
-                return await doors.taking.answer(lambda: _insert_one(service, file.file.read(), words, url), 201)
+            async with read_form(request, "image", MAX_WORDS) as (file, words), admission.admit_body(file.size or 0):
+                return await admission.upload.answer(lambda: _insert_one(service, file.file.read(), words, url), 201)
         with await received(request) as body:
             size = body.tell()
             body.seek(0)
-            async with doors.weighed(size):
-                return await doors.taking.answer(lambda: _insert_one(service, *_pair_of(body.read()), url), 201)
+            async with admission.admit_body(size):
+                return await admission.upload.answer(lambda: _insert_one(service, *_pair_of(body.read()), url), 201)
 
     @app.post(
         "/archives",
         status_code=201,
         openapi_extra=openapi.archive_body(),
-        **openapi.described(openapi.ArchiveTaken, "Take an archive of pairs", 409, 415, 503, status=201),
+        **openapi.described(openapi.ArchiveUploadResult, "Take an archive of pairs", 409, 415, 503, status=201),
     )
     async def archives(
         request: Request, data_set: str = UPLOADED, licence: Words = UNKNOWN, attribution: Words = UNKNOWN
@@ -111,7 +111,7 @@ def add_uploads(app: FastAPI, service: Service, doors: Doors, read_only: bool) -
                 raise BodyError(422, "expected a tar or zip as the body, got 0 bytes")
             said = {"licence": licence, "attribution": attribution}
             gone = request.scope.get("gone") or threading.Event()
-            return await doors.taking.answer(lambda: _insert_archive(service, path, data_set, said, gone), 201)
+            return await admission.upload.answer(lambda: _insert_archive(service, path, data_set, said, gone), 201)
 
 
 def _pair_of(body: bytes) -> tuple[bytes, dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rag_diffusion.layout import RUNS
-from rag_diffusion.lineage import Lineage, Seen, Step
+from rag_diffusion.lineage import Lineage, LineageStep, Seen
 
 _WIDTH, _HEIGHT = 210, 62  # of a box
 _ACROSS, _DOWN = 24, 34  # between boxes
@@ -64,7 +64,7 @@ def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
     return f"<path d='{curve}' fill='none' stroke='#7fb8a4' stroke-width='1.5'/>"
 
 
-def _box(step: Step, x: int, y: int) -> str:
+def _box(step: LineageStep, x: int, y: int) -> str:
     version = next((md5[:12] for path, md5 in step.outs.items() if not path.startswith(f"{RUNS}/")), "")
     facts = {"run": step.record.get("run_id"), "git": step.record.get("git_commit")}
     origin = "   ".join(f"{name} {str(value)[:8]}" for name, value in facts.items() if value)
@@ -93,7 +93,7 @@ def _shown(lineage: Lineage, places: Places, bottom: int, right: int) -> tuple[l
     return parts, max([right, *(left + _WIDTH for left in lefts)]), below + _PICTURE
 
 
-def _last(steps: Mapping[str, Step]) -> Sequence[str]:
+def _last(steps: Mapping[str, LineageStep]) -> Sequence[str]:
     """Steps that no other one reads."""
     read = {name for step in steps.values() for name in step.upstream}
     return [name for name in steps if name not in read]

@@ -21,7 +21,7 @@ from typing import Any
 
 from rag_diffusion.tracking.store import unreachable
 from rag_diffusion.tracking.tracker import Reply, Setup
-from rag_diffusion.tracking.writer import METRICS_PER_BATCH, Writer
+from rag_diffusion.tracking.writer import METRICS_PER_BATCH, MlflowWriter
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Worker:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._writer: Writer | None = None
+        self._writer: MlflowWriter | None = None
         self._errors: list[str] = []
         self._held: Message | None = None
         self._waiting: list[tuple[str, list[Any]]] = []
@@ -106,7 +106,7 @@ class Worker:
         return message
 
     def _open(self, setup: Setup) -> None:
-        self._writer = Writer(setup)
+        self._writer = MlflowWriter(setup)
 
     def _handle(self, kind: str, content: list[Any]) -> None:
         writer = self._writer

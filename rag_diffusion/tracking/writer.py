@@ -25,7 +25,7 @@ METRICS_PER_BATCH = 1000
 DIGEST_LENGTH = 36  # MLflow's limit; the whole digest goes into a tag
 
 
-class Writer:
+class MlflowWriter:
     """Takes messages, in order, to one MLflow run; it begins with the first that is logged."""
 
     def __init__(self, setup: Setup) -> None:

@@ -1,9 +1,9 @@
 """Augmentation of targets and neighbors: each with draws of its own, or all of a step as one.
 
 Each on its own (`Placement`): mirrored, scaled, turned and moved, so that a model cannot learn to copy pixel by pixel
-and meets neighbors as they are outside of an icon set, where nothing lies on the target. All as one (`Together`), so
-that it meets more entities than the corpus has, and can learn their colours and their direction from the neighbors
-alone.
+and meets neighbors as they are outside of an icon set, where nothing lies on the target. All as one
+(`SharedAugmentation`), so that it meets more entities than the corpus has, and can learn their colours and their
+direction from the neighbors alone.
 
     x_out = s R F x_in + t      s scale, R turn by an angle, F mirror, t shift; x from the centre of the image
 
@@ -149,14 +149,14 @@ def beside(images: Tensor, others: Tensor, chosen: Mask) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
+class SharedAugmentation:
     """What happens to every image of a step alike: mirrored or not, all hues turned by an angle in radians."""
 
     flip: bool
     hue: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, probability: float) -> Together | None:
+    def draw(cls, rng: np.random.Generator, probability: float) -> SharedAugmentation | None:
         """None with one minus the probability; else mirrored in half of the draws, any angle.
 
         Args:
@@ -178,7 +178,7 @@ class Together:
         return turned.flip(-1) if self.flip else turned
 
 
-def keep_apart(targets: Tensor, neighbors: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+def mask_lookalikes(targets: Tensor, neighbors: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Weights (B, K) with zero where a neighbor shows its target.
 
     Args:

@@ -29,7 +29,7 @@ from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.training.augment import Placement, Together, beside, keep_apart
+from rag_diffusion.training.augment import Placement, SharedAugmentation, beside, mask_lookalikes
 
 _POOL = 6  # best candidates from which a training sample draws its neighbors
 _MOST_OFTEN = 0.6  # how often a sample sees as many neighbors as it may
@@ -111,7 +111,9 @@ class Batches:
     def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
         """Some rows of the batch of a step, each slice with the neighbors of its own targets."""
         plan = self._plan(step)
-        together = Together.draw(np.random.default_rng([self._seed, step, _TOGETHER]), self._config.augment_together)
+        together = SharedAugmentation.draw(
+            np.random.default_rng([self._seed, step, _TOGETHER]), self._config.augment_together
+        )
         return [self._load(plan, part, step, together) for part in rows]
 
     def _groups(self, corpus: Corpus, rows: Ints) -> tuple[list[Ints], list[Ints]]:
@@ -138,7 +140,7 @@ class Batches:
         ]
         return _Plan(targets=targets, captions=captions, content=content, style=style)
 
-    def _load(self, plan: _Plan, part: slice, step: int, together: Together | None) -> Batch:
+    def _load(self, plan: _Plan, part: slice, step: int, together: SharedAugmentation | None) -> Batch:
         rng = np.random.default_rng([self._seed, step, _PLACES])
         of_targets = Placement.draw(rng, len(plan.targets), self._config, self._side, targets=True)
         everything = sorted({row for rows in (*plan.content, *plan.style) for row in rows})
@@ -154,7 +156,7 @@ class Batches:
         shown = beside(shown, self._images(np.roll(everything, 1)[place].tolist()), crowded[place])
         neighbors = self._batch(distinct, shown, content, style)
         if of_targets.moved.any() or of_neighbors.moved.any():
-            weights = keep_apart(images, shown, neighbors.rows, neighbors.weights)
+            weights = mask_lookalikes(images, shown, neighbors.rows, neighbors.weights)
             neighbors = replace(neighbors, weights=weights)
         if together is not None and distinct:
             seen = torch.tensor([bool(a or b) for a, b in zip(content, style, strict=True)], device=images.device)
@@ -256,7 +258,7 @@ class Batches:
         return text, both | ((draw >= edge) & (draw < edge + config.drop_neighbors))
 
 
-class Ahead:
+class Prefetcher:
     """Batches by step; where a GPU computes, the next one is put together meanwhile. A context manager."""
 
     def __init__(self, batches: Batches, rows: Sequence[slice], device: torch.device) -> None:

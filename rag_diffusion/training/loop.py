@@ -28,7 +28,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training import run as state
-from rag_diffusion.training.data import Ahead, Batch, Batches
+from rag_diffusion.training.data import Batch, Batches, Prefetcher
 from rag_diffusion.training.processes import open_accelerator, out_of_memory_told, shares
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import batch_loss, draw_noised
@@ -122,7 +122,7 @@ def _steps(
 ) -> None:
     config = run.config
     start = time.monotonic() - run.seconds
-    with _progress(run) as shown, Ahead(batches, rows, run.generator.device) as ahead:
+    with _progress(run) as shown, Prefetcher(batches, rows, run.generator.device) as ahead:
         while run.step < config.steps and not _out_of_time(run):
             loss = _step(run, ahead[run.step], rows, seed)
             run.step += 1

@@ -31,7 +31,7 @@ from rag_diffusion.training.faster import norms_in_half
 from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import refuse_different_steps
-from rag_diffusion.training.step import TextMemo, TrainingStep
+from rag_diffusion.training.step import TextCache, TrainingStep
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Run:
     weights: dict[str, nn.Parameter]
     average: dict[str, Tensor]
     optimizer: Optimizer
-    texts: TextMemo
+    texts: TextCache
     scale: LossScale
     watch: LossWatch
     scratch: Path
@@ -93,7 +93,7 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
         weights=weights,
         average=average,
         optimizer=optimizer,
-        texts=TextMemo(generator.text_encoder),
+        texts=TextCache(generator.text_encoder),
         scale=LossScale.of(autocast_dtype(config.precision, generator.device)),
         watch=LossWatch(config.warmup_steps),
         scratch=scratch,

@@ -75,7 +75,7 @@ class TrainingStep(nn.Module):
         return prediction if trained is None else prediction + 0.0 * trained.sum()
 
 
-class TextMemo:
+class TextCache:
     """Each text is encoded once, and kept in float16 on the device that asked for it."""
 
     def __init__(self, encoder: Conditioner) -> None:
@@ -120,7 +120,7 @@ def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: i
 
 
 def batch_loss(
-    module: nn.Module, generator: Generator, texts: TextMemo, batch: Batch, noised: Noised, config: TrainConfig
+    module: nn.Module, generator: Generator, texts: TextCache, batch: Batch, noised: Noised, config: TrainConfig
 ) -> Tensor:
     """() mean weighted loss over the images of a batch.
 

@@ -27,7 +27,7 @@ _REDIRECTS = {301: "GET", 302: "GET", 303: "GET", 307: "", 308: ""}  # status to
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class DownloadLimits:
     """What one request may cost and where it may go.
 
     Attributes:
@@ -39,7 +39,7 @@ class Limits:
     allow_hosts: Collection[str] = field(default_factory=frozenset)
 
 
-def get(url: str, deadline: Deadline, limits: Limits, *, kinds: tuple[str, ...] = IMAGE_TYPES) -> bytes:
+def get(url: str, deadline: Deadline, limits: DownloadLimits, *, kinds: tuple[str, ...] = IMAGE_TYPES) -> bytes:
     """The body behind a URL; redirects are followed, each to an address that is checked as the first one was.
 
     Args:
@@ -54,7 +54,7 @@ def get(url: str, deadline: Deadline, limits: Limits, *, kinds: tuple[str, ...] 
     return _ask("GET", url, None, deadline, limits, kinds)
 
 
-def post_json(url: str, message: Mapping[str, Any], deadline: Deadline, limits: Limits) -> Any:
+def post_json(url: str, message: Mapping[str, Any], deadline: Deadline, limits: DownloadLimits) -> Any:
     """What a server answers to a JSON message, parsed; as `get`.
 
     Raises:
@@ -76,7 +76,7 @@ def parse_json(content: bytes, url: str) -> Any:
 
 
 def _ask(
-    method: str, url: str, body: bytes | None, deadline: Deadline, limits: Limits, kinds: tuple[str, ...]
+    method: str, url: str, body: bytes | None, deadline: Deadline, limits: DownloadLimits, kinds: tuple[str, ...]
 ) -> bytes:
     for _ in range(1 + MAX_REDIRECTS):
         if not deadline.left:
@@ -96,7 +96,7 @@ def _once(
     url: str,
     body: bytes | None,
     deadline: Deadline,
-    limits: Limits,
+    limits: DownloadLimits,
     kinds: tuple[str, ...],
 ) -> bytes | tuple[str, str]:
     """The body, or where a redirect leads and the method to go there with."""

@@ -18,11 +18,11 @@ from typing import Any
 from rag_diffusion.errors import DataError, RagDiffusionError, RemoteError
 from rag_diffusion.knowledge.places import Places
 from rag_diffusion.knowledge.remote import protocol
-from rag_diffusion.knowledge.remote.answer import Answer, parse_answer, parse_indices
 from rag_diffusion.knowledge.remote.deadline import Deadline
-from rag_diffusion.knowledge.remote.download import JSON_TYPES, Limits, get, parse_json, post_json
+from rag_diffusion.knowledge.remote.download import JSON_TYPES, DownloadLimits, get, parse_json, post_json
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
 from rag_diffusion.knowledge.remote.protocol import text_query
+from rag_diffusion.knowledge.remote.results import KnnResult, parse_indices, parse_results
 from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.query import DEADLINE
@@ -70,7 +70,7 @@ class RemoteHit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteAnswer:
+class RemoteResults:
     """What came in time.
 
     Attributes:
@@ -133,7 +133,7 @@ class RemoteSource:
 
     def find(
         self, queries: Sequence[str], *, top_k: int, deadline: float = DEADLINE, where: Mapping[str, Any] | None = None
-    ) -> RemoteAnswer:
+    ) -> RemoteResults:
         """The remote's best images of some texts; never raises for what the remote does.
 
         Args:
@@ -147,7 +147,7 @@ class RemoteSource:
         with Deadline(deadline) as until, ThreadPoolExecutor(WORKERS) as pool:
             answers = list(pool.map(lambda query: self._ask(query, top_k, until, more), queries))
             wanted, rejections = _together(answers)
-            room = _Room(MAX_IMAGES)
+            room = _ByteBudget(MAX_IMAGES)
             items = list(pool.map(lambda found: self._item(found[0], until, room), wanted))
         hits = [
             RemoteHit(item=item, score=answer.similarity, queries=rows)
@@ -156,24 +156,26 @@ class RemoteSource:
         ]
         rejections += [item for item in items if isinstance(item, Rejection)]
         failed = [answer for answer in answers if isinstance(answer, str)]
-        return RemoteAnswer(
+        return RemoteResults(
             items=sorted(hits, key=lambda hit: (-hit.score, hit.item.name)),
             trouble=self._trouble(failed, len(queries), rejections, len(hits)),
             rejections=tuple(rejections),
         )
 
-    def _ask(self, query: str, top_k: int, until: Deadline, more: Mapping[str, Any]) -> list[Answer | Rejection] | str:
+    def _ask(
+        self, query: str, top_k: int, until: Deadline, more: Mapping[str, Any]
+    ) -> list[KnnResult | Rejection] | str:
         """Checked results of one query, or why there are none."""
         url = self.remote.endpoint(protocol.KNN)
         message = text_query(query[: protocol.MAX_TEXT], index=self.remote.index or None, top_k=top_k) | dict(more)
         try:
-            return list(parse_answer(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
+            return list(parse_results(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
             return _plain(str(error))
         except DataError as error:
             return _plain(f"{url}: {error}")
 
-    def _item(self, answer: Answer, until: Deadline, room: _Room) -> Item | Rejection:
+    def _item(self, answer: KnnResult, until: Deadline, room: _ByteBudget) -> Item | Rejection:
         """The result with its image, decoded once to see that it is one."""
         what = _plain(answer.url or str(answer.key))
         try:
@@ -197,8 +199,8 @@ class RemoteSource:
         image = content if self._size is None else encode_png(square)
         return Item(name=str(answer.key), image=image, caption=answer.caption, url=answer.url, side=0, **answer.words)
 
-    def _limits(self, most: int) -> Limits:
-        return Limits(max_bytes=most, allow_hosts=self.remote.allow_hosts)
+    def _limits(self, most: int) -> DownloadLimits:
+        return DownloadLimits(max_bytes=most, allow_hosts=self.remote.allow_hosts)
 
     def _trouble(self, failed: Collection[str], asked: int, rejections: Collection[Rejection], taken: int) -> str:
         told = []
@@ -221,7 +223,7 @@ def find_everywhere(
     top_k: int,
     deadline: float = DEADLINE,
     where: Mapping[str, Any] | None = None,
-) -> dict[str, RemoteAnswer]:
+) -> dict[str, RemoteResults]:
     """What several remotes find, all asked at the same time; see `RemoteSource.find`.
 
     Returns:
@@ -239,7 +241,7 @@ def _plain(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text[:500])
 
 
-class _Room:
+class _ByteBudget:
     """Bytes that the images of one query may have together."""
 
     def __init__(self, most: int) -> None:
@@ -256,10 +258,10 @@ class _Room:
 
 
 def _together(
-    answers: Sequence[list[Answer | Rejection] | str],
-) -> tuple[list[tuple[Answer, tuple[int, ...]]], list[Rejection]]:
+    answers: Sequence[list[KnnResult | Rejection] | str],
+) -> tuple[list[tuple[KnnResult, tuple[int, ...]]], list[Rejection]]:
     """Each result once, with its best similarity and the rows of its queries; and what was not taken."""
-    found: dict[int, tuple[Answer, tuple[int, ...]]] = {}
+    found: dict[int, tuple[KnnResult, tuple[int, ...]]] = {}
     rejections: list[Rejection] = []
     for row, entries in enumerate(answers):
         for entry in () if isinstance(entries, str) else entries:

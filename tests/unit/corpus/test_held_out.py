@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from rag_diffusion.corpus.held_out import Found, HeldOutNames, Names
+from rag_diffusion.corpus.held_out import EntityNames, HeldOutMatch, HeldOutNames
 
 VOCABULARY = {"fish", "taco", "truck", "apple", "red", "cherry", "blossom", "buds", "ear", "knife", "kitchen"}
 HELD_OUT = HeldOutNames(
     {
-        "1f32e": Names(full=("taco",)),
-        "1f34e": Names(full=("red apple",)),
-        "1f338": Names(full=("cherry blossom",)),
-        "2615": Names(full=("hot beverage",), also=("espresso",), hints=("coffee",)),
-        "1f442": Names(full=("ear",)),
-        "1f52a": Names(full=("kitchen knife", "hocho")),
-        "1f611": Names(full=("face",)),
-        "1f94f": Names(full=("flying disc",)),
+        "1f32e": EntityNames(full=("taco",)),
+        "1f34e": EntityNames(full=("red apple",)),
+        "1f338": EntityNames(full=("cherry blossom",)),
+        "2615": EntityNames(full=("hot beverage",), also=("espresso",), hints=("coffee",)),
+        "1f442": EntityNames(full=("ear",)),
+        "1f52a": EntityNames(full=("kitchen knife", "hocho")),
+        "1f611": EntityNames(full=("face",)),
+        "1f94f": EntityNames(full=("flying disc",)),
     },
     weak={"red", "hot", "face"},
     vocabulary=VOCABULARY,
@@ -56,11 +56,11 @@ def test_words_leave_other_things_alone(name: str) -> None:
 
 
 def test_a_full_name_goes_before_a_part_of_one() -> None:
-    assert HELD_OUT.by_words(["taco-truck", "red-apple"]) == Found(entity="1f34e", exact=True, alone=True)
-    assert HELD_OUT.by_words(["taco-truck"]) == Found(entity="1f32e", exact=False, alone=False)
-    assert HELD_OUT.by_words(["red-tacos"]) == Found(entity="1f32e", exact=False, alone=True)
-    assert HELD_OUT.by_words(["coffee"]) == Found(entity="2615", exact=False, alone=False)
-    assert HELD_OUT.by_words(["espressos"]) == Found(entity="2615", exact=False, alone=True)
+    assert HELD_OUT.by_words(["taco-truck", "red-apple"]) == HeldOutMatch(entity="1f34e", exact=True, alone=True)
+    assert HELD_OUT.by_words(["taco-truck"]) == HeldOutMatch(entity="1f32e", exact=False, alone=False)
+    assert HELD_OUT.by_words(["red-tacos"]) == HeldOutMatch(entity="1f32e", exact=False, alone=True)
+    assert HELD_OUT.by_words(["coffee"]) == HeldOutMatch(entity="2615", exact=False, alone=False)
+    assert HELD_OUT.by_words(["espressos"]) == HeldOutMatch(entity="2615", exact=False, alone=True)
 
 
 @pytest.mark.parametrize("name", ["1f32e", "u1f32e", "U+1F32E", "emoji-u1f32e", "emoji_u1f32e", "1F32E-FE0F"])

@@ -276,7 +276,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(base: KnowledgeBase) -> No
 def test_lexical_indexes_of_one_query_are_in_memory_at_a_time(base: KnowledgeBase) -> None:
     results = base.search(Query(QUERIES, top_k=3))
     first, second = (retriever.lexical["bm25"] for retriever in results.retrievers if retriever is not None)
-    made = weakref.ref(first._all_of()["bm25"])
+    made = weakref.ref(first._load()["bm25"])
     assert made() is not None
     second.explain("fox")
     gc.collect()

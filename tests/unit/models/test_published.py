@@ -14,7 +14,7 @@ from PIL import Image
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor
-from rag_diffusion.sampling.guidance import Guidance, Step
+from rag_diffusion.sampling.guidance import Guidance, GuidanceStep
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -141,7 +141,7 @@ def test_half_of_six_channels_is_guided(tmp_path: Path) -> None:
     guided = GuidedPrediction(generator=model, guidance=Guidance(text_guidance_scale=7.0), text=text, null=null)
     sample, timestep = torch.randn(1, *model.sample_shape), torch.tensor(500)
     with torch.no_grad():
-        found = guided(sample, timestep, [Step.TEXT], None, [False])
+        found = guided(sample, timestep, [GuidanceStep.TEXT], None, [False])
         full = model.predict(sample, timestep, text, None)
         reduced = model.predict(sample, timestep, null, None)
     assert found.shape[1] == 6

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rag_diffusion.readers import archive as archive_module
-from rag_diffusion.readers.forms import Limits, open_reader
+from rag_diffusion.readers.forms import ArchiveLimits, open_reader
 from tests.unit.readers.pictures import noise, parquet, parted, picture, tar_of, zip_of
 
 PHOTOS = {
@@ -201,8 +201,8 @@ def test_an_archive_of_nothing_that_is_read_says_so(tmp_path: Path) -> None:
 def test_too_many_entries_are_refused_as_a_whole(suffix: str, tmp_path: Path) -> None:
     members = {f"{number}.txt": b"" for number in range(200)} | PHOTOS
     path = (zip_of if suffix == "zip" else tar_of)(tmp_path / f"x.{suffix}", members)
-    assert read(path, limits=Limits(entries=203)) == ({}, {path.name: "too many entries"})
-    assert len(read(path, limits=Limits(entries=204))[0]) == 2
+    assert read(path, limits=ArchiveLimits(entries=203)) == ({}, {path.name: "too many entries"})
+    assert len(read(path, limits=ArchiveLimits(entries=204))[0]) == 2
 
 
 def million_entries(path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_bomb_is_stopped_at_its_limit_and_gives_nothing(suffix: str, tmp_path:
     else:
         tar_of(path, members, "w:" + suffix[4:])
     assert path.stat().st_size < 1 << 20
-    assert read(path, limits=Limits(bytes=8 << 20)) == ({}, {path.name: "archive too large"})
+    assert read(path, limits=ArchiveLimits(bytes=8 << 20)) == ({}, {path.name: "archive too large"})
     assert len(read(path)[0]) == 2, "what is small when it is unpacked may be packed well"
 
 

@@ -10,7 +10,7 @@ import torch
 from rag_diffusion.config import Config
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import neighbors_from
-from rag_diffusion.sampling.guidance import Guidance, Step, combine
+from rag_diffusion.sampling.guidance import Guidance, GuidanceStep, combine
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.store.corpus import Corpus
@@ -30,13 +30,13 @@ def test_the_default_is_what_params_yaml_was_tuned_to(default_config: Config) ->
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75, 1.0])
 def test_alternation_keeps_the_ratio(ratio: float) -> None:
     plan = Guidance(mode="alternate", interleave_ratio=ratio).plan(20, [0, 1])
-    assert sum(steps[0] is Step.TEXT for steps in plan) == round(20 * ratio)
+    assert sum(steps[0] is GuidanceStep.TEXT for steps in plan) == round(20 * ratio)
     assert all(steps[0] is steps[1] for steps in plan)
 
 
 def test_half_and_half_alternates() -> None:
     kinds = [steps[0] for steps in Guidance(interleave_ratio=0.5).plan(4, [0])]
-    assert kinds == [Step.NEIGHBOR, Step.TEXT, Step.NEIGHBOR, Step.TEXT]
+    assert kinds == [GuidanceStep.NEIGHBOR, GuidanceStep.TEXT, GuidanceStep.NEIGHBOR, GuidanceStep.TEXT]
 
 
 def test_the_coin_belongs_to_the_image_and_not_to_the_batch() -> None:
@@ -44,13 +44,16 @@ def test_the_coin_belongs_to_the_image_and_not_to_the_batch() -> None:
     together = guidance.plan(400, [7, 8])
     alone = guidance.plan(400, [8])
     assert [steps[1] for steps in together] == [steps[0] for steps in alone]
-    share = sum(steps[0] is Step.TEXT for steps in together) / 400
+    share = sum(steps[0] is GuidanceStep.TEXT for steps in together) / 400
     assert abs(share - 0.3) < 0.07
 
 
 def test_each_step_has_its_scale() -> None:
     guidance = Guidance(text_guidance_scale=3.0, neighbor_guidance_scale=5.0)
-    assert [guidance.scale(step) for step in (Step.PLAIN, Step.TEXT, Step.NEIGHBOR, Step.JOINT)] == [1.0, 3.0, 5.0, 3.0]
+    assert [
+        guidance.scale(step)
+        for step in (GuidanceStep.PLAIN, GuidanceStep.TEXT, GuidanceStep.NEIGHBOR, GuidanceStep.JOINT)
+    ] == [1.0, 3.0, 5.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_joint_guidance_gives_each_condition_its_scale(
     guidance = Guidance(mode="joint", text_guidance_scale=text_scale, neighbor_guidance_scale=neighbor_scale)
     guided = GuidedPrediction(generator=tiny_generator, guidance=guidance, text=text, null=null)
     with torch.no_grad():
-        found = guided(sample, time, [Step.JOINT] * 2, features, [True, True])
+        found = guided(sample, time, [GuidanceStep.JOINT] * 2, features, [True, True])
         both, neighbors, nothing = (
             tiny_generator.predict(sample, time, *given) for given in ((text, features), (null, features), (null, None))
         )
@@ -104,5 +107,7 @@ def test_joint_guidance_with_one_scale_needs_two_predictions(
         guidance = Guidance(mode="joint", text_guidance_scale=4.0, neighbor_guidance_scale=scale)
         guided = GuidedPrediction(generator=tiny_generator, guidance=guidance, text=text, null=null)
         with torch.no_grad():
-            guided(torch.zeros(1, *tiny_generator.sample_shape), torch.tensor(400), [Step.JOINT], features, [True])
+            guided(
+                torch.zeros(1, *tiny_generator.sample_shape), torch.tensor(400), [GuidanceStep.JOINT], features, [True]
+            )
     assert rows == [2, 3]

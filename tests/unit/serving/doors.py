@@ -12,11 +12,11 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from rag_diffusion.serving.connections import Room, bounded_protocol
+from rag_diffusion.serving.connections import ConnectionLimits, bounded_protocol
 
 
 @contextmanager
-def running(app: ASGIApp, room: Room | None = None) -> Iterator[int]:
+def running(app: ASGIApp, room: ConnectionLimits | None = None) -> Iterator[int]:
     """The port of a server that runs in a thread."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="info", http=bounded_protocol(room), ws="none")
     server = uvicorn.Server(config)

@@ -16,12 +16,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rag_diffusion.serving import bodies, turns
+from rag_diffusion.serving import admission_queue, bodies
+from rag_diffusion.serving.admission_queue import AdmissionQueue
 from rag_diffusion.serving.bodies import BodyLimits, received
-from rag_diffusion.serving.connections import Room
+from rag_diffusion.serving.connections import ConnectionLimits
 from rag_diffusion.serving.guard import Guard, refusal, unforeseen
 from rag_diffusion.serving.outline import MAX_VALUES, BodyError
-from rag_diffusion.serving.turns import Turns
 from tests.unit.serving.doors import connected, rest, running
 
 HEAD = b"POST /size HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
@@ -49,7 +49,7 @@ class Slow:
     """Answers when it may; counts those it began and those it ended."""
 
     def __init__(self, at_a_time: int, waiting: int) -> None:
-        self.turns = Turns(at_a_time, waiting)
+        self.queue = AdmissionQueue(at_a_time, waiting)
         self.go_on, self.began, self.gone = threading.Event(), [], []
 
     async def __call__(self, request: Request) -> Response:
@@ -59,7 +59,7 @@ class Slow:
             self.gone.append(request.scope["gone"].is_set())
             return 5
 
-        return await self.turns.answer(work)
+        return await self.queue.answer(work)
 
     def until(self, began: int) -> None:
         end = time.monotonic() + 20
@@ -93,7 +93,7 @@ def test_those_who_wait_are_served_in_turn_and_one_too_many_is_asked_to_come_aga
 
 
 def test_a_turn_that_does_not_come_in_time_is_429(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SECONDS", 0.2)
+    monkeypatch.setattr(admission_queue, "SECONDS", 0.2)
     slow = Slow(at_a_time=1, waiting=9)
     with running(app_of(route(slow))) as port, ThreadPoolExecutor(1) as pool:
         first = pool.submit(requests.get, f"http://127.0.0.1:{port}/slow", timeout=20)
@@ -167,7 +167,7 @@ def test_a_body_of_too_many_values_is_refused_while_it_comes() -> None:
 
 
 def test_half_a_head_is_given_up_and_costs_nobody_else_anything() -> None:
-    room = Room(by_address=80, head=1.0)
+    room = ConnectionLimits(by_address=80, head=1.0)
     with running(app_of(), room) as port:
         halves = [connected(port, b"GET /size HTTP/1.1\r\nHo") for _ in range(70)]
         meanwhile = requests.get(f"http://127.0.0.1:{port}/size", timeout=20)
@@ -184,7 +184,7 @@ def test_half_a_head_is_given_up_and_costs_nobody_else_anything() -> None:
 
 
 def test_half_a_head_after_a_request_is_given_up_as_well() -> None:
-    with running(app_of(), Room(head=0.5)) as port:
+    with running(app_of(), ConnectionLimits(head=0.5)) as port:
         kept = connected(port, b"GET /size HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"200 OK" in kept.recv(1000)
         kept.sendall(b"GET /si")
@@ -192,7 +192,7 @@ def test_half_a_head_after_a_request_is_given_up_as_well() -> None:
 
 
 def test_one_address_gets_so_many_connections_and_they_are_given_back() -> None:
-    room = Room(by_address=3)
+    room = ConnectionLimits(by_address=3)
     with running(app_of(), room) as port:
         held = [connected(port) for _ in range(3)]
         time.sleep(0.2)
@@ -208,7 +208,7 @@ def test_one_address_gets_so_many_connections_and_they_are_given_back() -> None:
 
 
 def test_where_all_connections_are_taken_the_one_that_waits_longest_makes_room() -> None:
-    with running(app_of(), Room(in_all=3)) as port:
+    with running(app_of(), ConnectionLimits(in_all=3)) as port:
         held = [connected(port) for _ in range(3)]
         time.sleep(0.2)
         new = requests.get(f"http://127.0.0.1:{port}/size", timeout=20)
@@ -221,7 +221,7 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
     async def large(request: Request) -> Response:
         return Response(b"x" * 50_000_000)
 
-    room = Room(look=0.3, rate=100_000)
+    room = ConnectionLimits(look=0.3, rate=100_000)
     with running(app_of(route(large)), room) as port:
         idle = connected(port, b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
         end = time.monotonic() + 15

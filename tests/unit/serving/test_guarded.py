@@ -14,7 +14,7 @@ from mlflow.pyfunc import scoring_server
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from starlette.testclient import TestClient
 
-from rag_diffusion.serving.asked import DEFAULTS, Asked, AskedError
+from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
 from rag_diffusion.serving.guarded import MAX_BODY, failed, guard
 
 JSON = {"content-type": "application/json"}
@@ -40,8 +40,8 @@ class Model:
 
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         try:
-            asked = Asked.checked(list(data["prompt"]), params)
-        except AskedError as error:
+            asked = DrawRequest.checked(list(data["prompt"]), params)
+        except DrawRequestError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         if asked.prompts == ("break",):
             raise failed(RuntimeError("/secret/path is broken"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rag_diffusion.config import TrainConfig
-from rag_diffusion.training.augment import SAME, Placement, Together, beside, keep_apart
+from rag_diffusion.training.augment import SAME, Placement, SharedAugmentation, beside, mask_lookalikes
 from rag_diffusion.training.data import Batches
 from tests.unit.training.trainer import Trainer
 
@@ -108,7 +108,7 @@ def test_a_neighbor_that_shows_its_target_is_taken_from_it_alone() -> None:
     left = torch.zeros(1, 3, 64, 64) - 1
     left[..., :20] = 1
     targets = torch.cat([left, left.flip(-1)])
-    weights = keep_apart(targets, left.flip(-1), torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1))
+    weights = mask_lookalikes(targets, left.flip(-1), torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1))
     assert weights.tolist() == [[1.0], [0.0]]
 
 
@@ -137,12 +137,12 @@ def test_augmentation_depends_on_the_step_alone_and_changes_no_other_draw(traine
 
 def test_a_turn_of_hue_by_hand() -> None:
     colors = torch.tensor([[1.0, -1.0, -1.0], [0.2, 0.2, 0.2], [1.0, 1.0, 1.0]]).view(3, 3, 1, 1)
-    third = Together(flip=False, hue=2 * np.pi / 3).apply(colors)
+    third = SharedAugmentation(flip=False, hue=2 * np.pi / 3).apply(colors)
     assert torch.allclose(third.view(3, 3), torch.tensor([[-1.0, 1.0, -1.0], [0.2] * 3, [1.0] * 3]), atol=1e-6)
-    back = Together(flip=False, hue=-2 * np.pi / 3).apply(third)
+    back = SharedAugmentation(flip=False, hue=-2 * np.pi / 3).apply(third)
     assert torch.allclose(back, colors, atol=1e-6)
     image = torch.randn(1, 3, 4, 4).clamp(-1, 1)
-    assert torch.allclose(Together(flip=True, hue=0.0).apply(image), image.flip(-1), atol=1e-6)
+    assert torch.allclose(SharedAugmentation(flip=True, hue=0.0).apply(image), image.flip(-1), atol=1e-6)
 
 
 def test_targets_and_neighbors_of_a_step_change_as_one_and_targets_without_neighbors_do_not(trainer: Trainer) -> None:
@@ -155,7 +155,7 @@ def test_targets_and_neighbors_of_a_step_change_as_one_and_targets_without_neigh
     assert 0 < int(alone.sum()) < len(alone)
     assert torch.equal(changed.images[alone], still.images[alone])
     assert not any(torch.equal(*pair) for pair in zip(changed.images[~alone], still.images[~alone], strict=True))
-    drawn = [Together.draw(np.random.default_rng([0, 3, 2]), 1.0)]
+    drawn = [SharedAugmentation.draw(np.random.default_rng([0, 3, 2]), 1.0)]
     assert drawn[0] is not None
     assert torch.equal(changed.images[~alone], drawn[0].apply(still.images[~alone]))
     assert torch.equal(changed.neighbors.images, drawn[0].apply(still.neighbors.images))
@@ -164,6 +164,6 @@ def test_targets_and_neighbors_of_a_step_change_as_one_and_targets_without_neigh
 
 def test_nothing_happens_at_probability_zero() -> None:
     rng = np.random.default_rng(0)
-    assert all(Together.draw(rng, 0.0) is None for _ in range(50))
-    found = [Together.draw(rng, 0.3) for _ in range(2000)]
+    assert all(SharedAugmentation.draw(rng, 0.0) is None for _ in range(50))
+    found = [SharedAugmentation.draw(rng, 0.3) for _ in range(2000)]
     assert abs(sum(one is not None for one in found) / 2000 - 0.3) < 0.04

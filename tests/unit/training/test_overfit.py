@@ -11,7 +11,7 @@ import torch
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.training.data import Batches
-from rag_diffusion.training.step import TextMemo, TrainingStep, batch_loss, draw_noised
+from rag_diffusion.training.step import TextCache, TrainingStep, batch_loss, draw_noised
 from rag_diffusion.training.validation import TIMESTEPS, make_probe, neighbor_gain
 from tests.unit.training.trainer import Trainer
 
@@ -43,7 +43,7 @@ def test_the_gradient_goes_through_the_neighbor_encoder_as_asked(trainer: Traine
     for setting in (through, True):
         module = TrainingStep(generator, "fp32", neighbor_gradient=setting)
         generator.unet.zero_grad()
-        batch_loss(module, generator, TextMemo(generator.text_encoder), batch, noised, config).backward()
+        batch_loss(module, generator, TextCache(generator.text_encoder), batch, noised, config).backward()
         gradients[setting] = {name: value.grad.clone() for name, value in generator.unet.named_parameters()
                               if value.grad is not None}  # fmt: skip
     assert any("to_key" in name or "to_k" in name for name in gradients[through])

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from rag_diffusion.errors import RemoteError
 from rag_diffusion.knowledge.remote import download
 from rag_diffusion.knowledge.remote.deadline import Deadline
-from rag_diffusion.knowledge.remote.download import Limits, get, post_json
+from rag_diffusion.knowledge.remote.download import DownloadLimits, get, post_json
 from tests.unit.knowledge.remote.wild import Wild, png, raw, redirects, says, says_json, wild
 
-LOCAL = Limits(max_bytes=10_000, allow_hosts=["127.0.0.1"])
+LOCAL = DownloadLimits(max_bytes=10_000, allow_hosts=["127.0.0.1"])
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
 
 
@@ -30,7 +30,7 @@ def server() -> Iterator[Wild]:
         yield running
 
 
-def fetched(url: str, seconds: float = 5.0, limits: Limits = LOCAL) -> bytes:
+def fetched(url: str, seconds: float = 5.0, limits: DownloadLimits = LOCAL) -> bytes:
     with Deadline(seconds) as deadline:
         return get(url, deadline, limits)
 
@@ -49,7 +49,7 @@ def test_a_chunked_body_comes_whole(server: Wild) -> None:
 
 def test_nothing_is_asked_of_a_private_address(server: Wild) -> None:
     with pytest.raises(RemoteError, match=r"public addresses, got 127\.0\.0\.1"):
-        fetched(f"{server.url}/a.png", limits=Limits(max_bytes=100))
+        fetched(f"{server.url}/a.png", limits=DownloadLimits(max_bytes=100))
 
     assert server.asked == []
 
@@ -59,7 +59,7 @@ def test_a_redirect_to_a_private_address_is_refused_before_it_is_asked(status: i
     with wild({"/secret": says(b"secret")}) as inner, wild() as outer:
         outer.paths["/"] = redirects(f"http://127.0.0.1:{inner.port}/secret", status)
         with pytest.raises(RemoteError, match="public addresses"):
-            fetched(outer.url, limits=Limits(max_bytes=100, allow_hosts=[f"127.0.0.1:{outer.port}"]))
+            fetched(outer.url, limits=DownloadLimits(max_bytes=100, allow_hosts=[f"127.0.0.1:{outer.port}"]))
 
         assert len(outer.asked) == 1
         assert inner.asked == []
@@ -99,7 +99,8 @@ def test_the_address_that_was_checked_is_the_one_connected_to(server: Wild, monk
     server.paths["/"] = says(png())
 
     assert fetched(
-        f"http://pictures.example:{server.port}/", limits=Limits(max_bytes=999, allow_hosts=["pictures.example"])
+        f"http://pictures.example:{server.port}/",
+        limits=DownloadLimits(max_bytes=999, allow_hosts=["pictures.example"]),
     )
     assert asked == ["pictures.example"]
 
@@ -291,7 +292,7 @@ def test_under_tls_the_name_is_checked_against_the_certificate_and_the_address_i
     monkeypatch.setattr(download, "_trusted", lambda: ssl.create_default_context(cafile=str(pem)))
     local = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", server.port))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: local)
-    limits = Limits(max_bytes=999, allow_hosts=["pictures.example", "other.example"])
+    limits = DownloadLimits(max_bytes=999, allow_hosts=["pictures.example", "other.example"])
 
     assert fetched(f"https://pictures.example:{server.port}/a.png", limits=limits) == png()
     with pytest.raises(RemoteError, match=r"not valid for 'other\.example'"):

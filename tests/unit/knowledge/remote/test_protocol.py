@@ -8,15 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.remote.answer import Answer, parse_answer, parse_indices
 from rag_diffusion.knowledge.remote.protocol import KnnRequest, decode_base64, global_id, messages, text_query
+from rag_diffusion.knowledge.remote.results import KnnResult, parse_indices, parse_results
 from rag_diffusion.readers.records import Rejection
 
 GOOD = {"id": 7, "similarity": 0.5, "caption": "a cat", "url": "http://a/b.png"}
 
 
-def parsed(**change: Any) -> Answer | Rejection:
-    return next(iter(parse_answer([GOOD | change], 10)))
+def parsed(**change: Any) -> KnnResult | Rejection:
+    return next(iter(parse_results([GOOD | change], 10)))
 
 
 def test_a_global_id_is_the_first_63_bits_of_the_sha256() -> None:
@@ -82,7 +82,7 @@ def test_what_is_no_base64_says_so(text: str, said: str) -> None:
 
 
 def test_a_good_entry_is_taken_with_what_it_tells() -> None:
-    assert parsed(licence="CC0", title="cat", height=5) == Answer(
+    assert parsed(licence="CC0", title="cat", height=5) == KnnResult(
         key=7, similarity=0.5, caption="a cat", url="http://a/b.png", image="", words={"licence": "CC0", "title": "cat"}
     )
     assert parsed(license="MIT") == parsed(licence="MIT")
@@ -112,32 +112,32 @@ def test_a_good_entry_is_taken_with_what_it_tells() -> None:
     ],
 )
 def test_a_malformed_entry_is_rejected_by_itself(change: dict[str, Any], kind: str) -> None:
-    bad, good = parse_answer([GOOD | change, GOOD | {"id": 8}], 10)
+    bad, good = parse_results([GOOD | change, GOOD | {"id": 8}], 10)
 
     assert isinstance(bad, Rejection)
     assert bad.kind == kind
-    assert isinstance(good, Answer)
+    assert isinstance(good, KnnResult)
 
 
 @pytest.mark.parametrize("entry", [None, 5, "a", []])
 def test_an_entry_that_is_no_object_is_rejected(entry: Any) -> None:
-    (bad,) = parse_answer([entry], 10)
+    (bad,) = parse_results([entry], 10)
 
     assert isinstance(bad, Rejection)
     assert bad.kind == "malformed result"
 
 
 def test_an_id_twice_and_more_results_than_asked_for_are_counted() -> None:
-    found = list(parse_answer([GOOD, GOOD, GOOD | {"id": 8}, GOOD | {"id": 9}], 3))
+    found = list(parse_results([GOOD, GOOD, GOOD | {"id": 8}, GOOD | {"id": 9}], 3))
 
-    assert [type(one).__name__ for one in found] == ["Answer", "Rejection", "Answer", "Rejection"]
+    assert [type(one).__name__ for one in found] == ["KnnResult", "Rejection", "KnnResult", "Rejection"]
     assert [one.kind for one in found if isinstance(one, Rejection)] == ["malformed id", "too many"]
 
 
 @pytest.mark.parametrize("answer", [None, 5, "ok", {"message": "Internal Server Error"}, {"error": "no such index"}])
 def test_an_answer_that_is_no_list_is_an_error_with_its_message(answer: Any) -> None:
     with pytest.raises(DataError, match="expected a list of results") as caught:
-        list(parse_answer(answer, 10))
+        list(parse_results(answer, 10))
 
     if isinstance(answer, dict):
         assert next(iter(answer.values())) in str(caught.value)

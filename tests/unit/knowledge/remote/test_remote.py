@@ -15,7 +15,7 @@ from PIL import Image
 from rag_diffusion.errors import RemoteError
 from rag_diffusion.knowledge.remote import machine as remote_module
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
-from rag_diffusion.knowledge.remote.machine import Remote, RemoteAnswer, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.remote.machine import Remote, RemoteResults, RemoteSource, find_everywhere
 from tests.unit.knowledge.remote.wild import Behaviour, Wild, png, raw, redirects, says, says_json, wild
 
 
@@ -34,7 +34,7 @@ def source(server: Wild, cache: ImageCache | None = None, **settings: Any) -> Re
     return RemoteSource("there", Remote(**settings), cache)
 
 
-def find(server: Wild, *entries: dict[str, Any], top_k: int = 10, deadline: float = 5.0) -> RemoteAnswer:
+def find(server: Wild, *entries: dict[str, Any], top_k: int = 10, deadline: float = 5.0) -> RemoteResults:
     server.paths["/knn-service"] = says_json(list(entries))
     return source(server).find(["a thing"], top_k=top_k, deadline=deadline)
 

@@ -58,7 +58,7 @@ class Neighbors(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class SamplingRequest:
     """B images.
 
     Attributes:

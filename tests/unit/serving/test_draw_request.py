@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from rag_diffusion.serving.asked import MAX_PROMPT, MAX_PROMPTS, Asked, AskedError
+from rag_diffusion.serving.draw_request import MAX_PROMPT, MAX_PROMPTS, DrawRequest, DrawRequestError
 
 
 def test_what_is_within_the_limits_is_asked() -> None:
-    found = Asked.checked(["a red apple", "ein Kätzchen"], {"seed": 2**62, "num_inference_steps": None})
+    found = DrawRequest.checked(["a red apple", "ein Kätzchen"], {"seed": 2**62, "num_inference_steps": None})
 
     assert found.prompts == ("a red apple", "ein Kätzchen")
     assert (found.seed, found.num_neighbors, found.num_inference_steps) == (2**62, -1, -1)
-    assert Asked.checked(["a"] * MAX_PROMPTS, None).seed == 0
+    assert DrawRequest.checked(["a"] * MAX_PROMPTS, None).seed == 0
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_what_is_within_the_limits_is_asked() -> None:
     ],
 )
 def test_prompts_beyond_the_limits_are_refused(prompts: list[Any], said: str) -> None:
-    with pytest.raises(AskedError, match=said) as caught:
-        Asked.checked(prompts, {})
+    with pytest.raises(DrawRequestError, match=said) as caught:
+        DrawRequest.checked(prompts, {})
     assert len(str(caught.value)) <= 300
 
 
@@ -55,5 +55,5 @@ def test_prompts_beyond_the_limits_are_refused(prompts: list[Any], said: str) ->
     ],
 )
 def test_numbers_out_of_range_are_refused(params: dict[str, Any], said: str) -> None:
-    with pytest.raises(AskedError, match=said):
-        Asked.checked(["a"], params)
+    with pytest.raises(DrawRequestError, match=said):
+        DrawRequest.checked(["a"], params)

@@ -15,12 +15,12 @@ DEFAULTS = {"seed": 0, "num_neighbors": -1, "num_inference_steps": -1}  # -1: as
 _RANGES = {"seed": (0, MAX_SEED), "num_neighbors": (0, MAX_NEIGHBORS), "num_inference_steps": (1, MAX_STEPS)}
 
 
-class AskedError(ValueError):
+class DrawRequestError(ValueError):
     """A request that is not drawn; the message says what was expected and what came."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class DrawRequest:
     """A request within its limits.
 
     Attributes:
@@ -35,7 +35,7 @@ class Asked:
     num_inference_steps: int
 
     @classmethod
-    def checked(cls, prompts: Sequence[Any], params: Mapping[str, Any] | None) -> Asked:
+    def checked(cls, prompts: Sequence[Any], params: Mapping[str, Any] | None) -> DrawRequest:
         """Check a request.
 
         Args:
@@ -46,22 +46,24 @@ class Asked:
             AskedError: a prompt is none, empty or too long, or there are too many; a number is none, or out of range.
         """
         if not 1 <= len(prompts) <= MAX_PROMPTS:
-            raise AskedError(f"prompt: expected 1 to {MAX_PROMPTS} prompts, got {len(prompts)}; send several requests")
+            raise DrawRequestError(
+                f"prompt: expected 1 to {MAX_PROMPTS} prompts, got {len(prompts)}; send several requests"
+            )
         texts = tuple(_prompt(number, text) for number, text in enumerate(prompts))
         given = {name: value for name, value in (params or {}).items() if value is not None}
         if unknown := sorted(set(given) - set(DEFAULTS)):
-            raise AskedError(f"params: expected {', '.join(DEFAULTS)}, got {', '.join(map(repr, unknown))[:200]}")
+            raise DrawRequestError(f"params: expected {', '.join(DEFAULTS)}, got {', '.join(map(repr, unknown))[:200]}")
         return cls(prompts=texts, **{name: _number(name, value) for name, value in (DEFAULTS | given).items()})
 
 
 def _prompt(number: int, text: Any) -> str:
     what = f"prompt {number}: expected a text of 1 to {MAX_PROMPT} characters"
     if not isinstance(text, str):
-        raise AskedError(f"{what}, got {type(text).__name__} {text!r}"[:300])
+        raise DrawRequestError(f"{what}, got {type(text).__name__} {text!r}"[:300])
     if not text.strip():
-        raise AskedError(f"{what}, got an empty one")
+        raise DrawRequestError(f"{what}, got an empty one")
     if len(text) > MAX_PROMPT:
-        raise AskedError(f"{what}, got {len(text)}")
+        raise DrawRequestError(f"{what}, got {len(text)}")
     return text
 
 
@@ -72,7 +74,7 @@ def _number(name: str, value: Any) -> int:
     try:
         whole = int(value)
     except (TypeError, ValueError, OverflowError):
-        raise AskedError(f"{what}, got {value!r}"[:300]) from None
+        raise DrawRequestError(f"{what}, got {value!r}"[:300]) from None
     if isinstance(value, str | bool) or whole != value or not (low <= whole <= high or whole == DEFAULTS[name]):
-        raise AskedError(f"{what}, got {value!r}"[:300])
+        raise DrawRequestError(f"{what}, got {value!r}"[:300])
     return whole

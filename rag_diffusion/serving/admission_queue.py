@@ -16,10 +16,10 @@ WAITING = 512  # requests in a queue
 SECONDS = 30.0  # that one waits there
 AGAIN = 5  # seconds after which those who are refused are asked to come again
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-class Turns:
+class AdmissionQueue:
     """A bounded queue of requests before threads that work on them.
 
     Args:
@@ -53,7 +53,7 @@ class Turns:
         finally:
             self._queue.release_on_behalf_of(mine)
 
-    async def run(self, compute: Callable[[], Found]) -> Found:
+    async def run(self, compute: Callable[[], Result]) -> Result:
         """What a function finds in a thread, once it is its turn."""
         async with self.turn():
             return await to_thread.run_sync(compute, limiter=self._threads)

@@ -17,7 +17,7 @@ _WORDS = ("licence", "attribution", "style", "title", "label", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class KnnResult:
     """One checked entry of a remote's answer.
 
     Attributes:
@@ -37,7 +37,7 @@ class Answer:
     words: dict[str, str]
 
 
-def parse_answer(found: Any, most: int) -> Iterator[Answer | Rejection]:
+def parse_results(found: Any, most: int) -> Iterator[KnnResult | Rejection]:
     """Entries of an answer of `/knn-service`, each checked by itself.
 
     Args:
@@ -77,7 +77,7 @@ def parse_indices(found: Any) -> list[str]:
     return found
 
 
-def _entry(entry: Any) -> Answer:
+def _entry(entry: Any) -> KnnResult:
     if not isinstance(entry, dict):
         raise DataError(f"malformed result: expected an object, got {type(entry).__name__}")
     key, similarity = entry.get("id"), entry.get("similarity")
@@ -101,7 +101,7 @@ def _entry(entry: Any) -> Answer:
     licence = entry.get("license")  # as LAION's tables spell it
     if isinstance(licence, str) and licence and "licence" not in words and _encodes(licence):
         words["licence"] = licence
-    return Answer(
+    return KnnResult(
         key=key,
         similarity=float(similarity),
         caption=caption,

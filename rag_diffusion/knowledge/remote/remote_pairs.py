@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rag_diffusion.knowledge.ingest import Ingest
 from rag_diffusion.knowledge.places import Places
-from rag_diffusion.knowledge.remote.machine import RemoteAnswer, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet, PairColumns
@@ -37,7 +37,7 @@ from rag_diffusion.types import Pair
 ASKED = 20  # images that a remote is asked for at least: some will be excluded, or worse than what lies here
 
 
-class HeldImages:
+class InMemoryImages:
     """Images in memory; see `Shards`.
 
     Args:
@@ -57,7 +57,7 @@ class HeldImages:
 
 
 @dataclass(frozen=True)
-class Visitors:
+class RemotePairs:
     """Pairs of one remote.
 
     Attributes:
@@ -72,8 +72,8 @@ class Visitors:
 
     @classmethod
     def received(
-        cls, manifest: Manifest, answer: RemoteAnswer, numbers: Sequence[int], encoder: PairEncoder, size: int
-    ) -> Visitors:
+        cls, manifest: Manifest, answer: RemoteResults, numbers: Sequence[int], encoder: PairEncoder, size: int
+    ) -> RemotePairs:
         """Check and embed what came.
 
         Args:
@@ -116,7 +116,7 @@ class Visitors:
         return DataSet(
             manifest=replace(self.manifest, num_pairs=len(pairs), hash=identity.hexdigest()),
             columns=PairColumns(_table(pairs)),
-            shards=HeldImages(pairs),
+            shards=InMemoryImages(pairs),
             vectors=Vectors(image, text),
             indexes={"text_to_text": Exhaustive(text), "text_to_image": Exhaustive(image)},
             counts=TermCounts.of([pair.caption for pair in pairs], needs_words=False),
@@ -133,7 +133,7 @@ def _table(pairs: Sequence[Pair]) -> pa.Table:
 
 def ask_remotes(
     remotes: Sequence[Manifest], query: Query, places: Places, encoder: PairEncoder, size: int
-) -> tuple[list[Visitors], tuple[str, ...]]:
+) -> tuple[list[RemotePairs], tuple[str, ...]]:
     """What remotes send for each text of a query, all asked at the same time.
 
     Servers of this package filter; others are asked for five times as many where something is to pass a filter.
@@ -156,7 +156,7 @@ def ask_remotes(
         top_k = max(query.top_k, ASKED * (5 if where else 1))
         answers = find_everywhere(sources, texts, top_k=top_k, deadline=query.deadline, where=where)
     with span("embed visitors", "EMBEDDING"):
-        received = [Visitors.received(one, answers[one.name], rows, encoder, size) for one in remotes]
+        received = [RemotePairs.received(one, answers[one.name], rows, encoder, size) for one in remotes]
     told = [(answers[one.manifest.name].trouble, one.trouble, one.filtered(query.where)) for one in received]
     return received, tuple(text for own in told for text in own if text)
 
