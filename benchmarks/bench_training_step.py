@@ -36,7 +36,7 @@ from rag_diffusion.training.data import Batch, Batches
 from rag_diffusion.training.loop import train
 from rag_diffusion.training.objective import Noised
 from rag_diffusion.training.optimizer import Optimizer
-from rag_diffusion.training.step import TextMemo, TrainingStep, batch_loss, draw_noised
+from rag_diffusion.training.step import TextCache, TrainingStep, batch_loss, draw_noised
 
 TARGET = 0.95
 _LEFT_OUT = 2
@@ -70,7 +70,7 @@ def looped(generator: Generator, batches: Timed, config: Config, steps: int) -> 
     return seconds[:steps], seconds[steps:]
 
 
-def bare(generator: Generator, prepared: list[tuple[Batch, Noised]], texts: TextMemo, config: Config) -> list[float]:
+def bare(generator: Generator, prepared: list[tuple[Batch, Noised]], texts: TextCache, config: Config) -> list[float]:
     """Seconds of each step of the bare loop."""
     unet = generator.unet.train().to(memory_format=torch.channels_last)
     weights = dict(unet.named_parameters())
@@ -107,7 +107,7 @@ def main() -> None:
         neighbors = config.retrieval.content
         return Timed(corpus, table.training, config.pretrain, neighbors, 0, period=asked.steps)
 
-    size, batches, texts = config.pretrain.batch_size, make(), TextMemo(generator.text_encoder)
+    size, batches, texts = config.pretrain.batch_size, make(), TextCache(generator.text_encoder)
     prepared = []
     for step in range(asked.steps):
         batch, draws = batches[step], torch.Generator().manual_seed(step)

@@ -22,7 +22,7 @@ from rag_diffusion.stages import finetune
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batches
-from rag_diffusion.training.step import TextMemo, TrainingStep, draw_noised
+from rag_diffusion.training.step import TextCache, TrainingStep, draw_noised
 from rag_diffusion.types import Hits
 from tests.tiny import tiny_pairs
 from tests.unit.models.pipelines import save
@@ -73,7 +73,7 @@ def predictions(generator: Generator, corpus: Corpus, config: Config) -> Tensor:
     plain = config.finetune.model_copy(update={"batch_size": 4, "drop_both": 0.0, "drop_neighbors": 0.0})
     batch = Batches(corpus, {names[0]: names[1:4], names[7]: names[8:10]}, plain, 3, seed=0)[0]
     noised = draw_noised(generator, batch.images, slice(0, 4), 4, torch.Generator().manual_seed(0))
-    texts = TextMemo(generator.text_encoder)
+    texts = TextCache(generator.text_encoder)
     module = TrainingStep(generator, "fp32", neighbor_gradient=False).eval()
     with torch.no_grad():
         found: Tensor = module(
