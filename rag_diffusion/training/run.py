@@ -31,7 +31,8 @@ from rag_diffusion.training.faster import norms_in_half
 from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import refuse_different_steps
-from rag_diffusion.training.step import TextCache, TrainingStep
+from rag_diffusion.training.step import TrainingStep
+from rag_diffusion.training.text_cache import TextCache
 
 _LOG = logging.getLogger(__name__)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +10,10 @@ from rag_diffusion.device import autocast
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import NeighborBatch
-from rag_diffusion.models.text_encoder import Conditioner, TextFeatures, encode_all
+from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.training.data import Batch
 from rag_diffusion.training.objective import Noised, add_noise, stratified_timesteps, weighted_loss
+from rag_diffusion.training.text_cache import TextCache
 
 
 class TrainingStep(nn.Module):
@@ -73,32 +72,6 @@ class TrainingStep(nn.Module):
             return prediction
         trained = next((weight for weight in self.unet.parameters() if weight.requires_grad), None)
         return prediction if trained is None else prediction + 0.0 * trained.sum()
-
-
-class TextCache:
-    """Each text is encoded once, and kept in float16 on the device that asked for it."""
-
-    def __init__(self, encoder: Conditioner) -> None:
-        self._encoder = encoder
-        self._rows: dict[str, int] = {}
-        self._features: TextFeatures | None = None
-
-    def remember(self, texts: Sequence[str], device: torch.device) -> None:
-        """Encode what is new of some texts."""
-        new = sorted(set(texts) - set(self._rows))
-        if new:
-            size = 64 if device.type == "cpu" else 1024
-            added = encode_all(self._encoder, new, size, device)
-            self._rows |= {text: len(self._rows) + number for number, text in enumerate(new)}
-            self._features = added if self._features is None else TextFeatures.cat([self._features, added])
-
-    def __call__(self, texts: Sequence[str], device: torch.device) -> TextFeatures:
-        """Features of B texts."""
-        self.remember(texts, device)
-        assert self._features is not None
-        rows = torch.tensor([self._rows[text] for text in texts]).to(self._features.states.device)
-        found = self._features[rows]
-        return found.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
 
 
 def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: int, draws: torch.Generator) -> Noised:

@@ -22,7 +22,8 @@ from rag_diffusion.stages import finetune
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.data import Batches
-from rag_diffusion.training.step import TextCache, TrainingStep, draw_noised
+from rag_diffusion.training.step import TrainingStep, draw_noised
+from rag_diffusion.training.text_cache import TextCache
 from rag_diffusion.types import Hits
 from tests.tiny import tiny_pairs
 from tests.unit.models.pipelines import save

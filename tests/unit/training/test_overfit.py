@@ -11,7 +11,8 @@ import torch
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.training.data import Batches
-from rag_diffusion.training.step import TextCache, TrainingStep, batch_loss, draw_noised
+from rag_diffusion.training.step import TrainingStep, batch_loss, draw_noised
+from rag_diffusion.training.text_cache import TextCache
 from rag_diffusion.training.validation import TIMESTEPS, make_probe, neighbor_gain
 from tests.unit.training.trainer import Trainer
 
