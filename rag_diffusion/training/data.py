@@ -31,7 +31,6 @@ from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.augment import Placement, SharedAugmentation, beside, mask_lookalikes
 
-_POOL = 6  # best candidates from which a training sample draws its neighbors
 _MOST_OFTEN = 0.6  # how often a sample sees as many neighbors as it may
 _STYLE_PAIRS = 3  # of one manner a step, from which its targets draw
 _REGULAR = 64  # distinct neighbors of a batch are a multiple of it, where shapes are to be few
@@ -92,9 +91,7 @@ class Batches:
         self._style = corpus.table["style"].factorize()[0]
         names = sorted(neighbors)
         rows = corpus.rows(names)
-        self._candidates = {
-            int(row): corpus.rows(neighbors[name][:_POOL]) for row, name in zip(rows, names, strict=True)
-        }
+        self._candidates = {int(row): corpus.rows(neighbors[name]) for row, name in zip(rows, names, strict=True)}
         self._focused, self._others = self._groups(corpus, rows)
         self._of_style = _rows_by(self._style[rows], rows)
         self.num_pairs = len(rows)
