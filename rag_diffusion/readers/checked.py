@@ -1,4 +1,4 @@
-"""From an item that anybody may have made to a pair that the knowledge base can hold, or to the reason why not."""
+"""From an item that anybody may have made to a pair of a corpus or a knowledge base, or to the reason why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the readers of a knowledge base yield: candidates, and what could not be one, each with its reason."""
+"""What readers yield: candidates of a corpus or a knowledge base, and what could not be one, each with its reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Item:
         title: the thing in words, empty where there is none.
         licence: SPDX identifier or own words; empty means that of the data set.
         attribution: author; empty means that of the data set.
-        split: `train`, `validation` or `test`; empty means `train`.
+        split: `train`, `validation` or `test`; where it is empty `kb add` takes it for `train`, and `ingest` chooses.
         url: where the image can be looked up, if anywhere.
         side: of a drawing or a frame: pixels of the longer side with which it is rendered, or to which it is scaled
             down, before it becomes a square; see `checked.checked_image`.
