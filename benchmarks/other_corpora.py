@@ -191,7 +191,7 @@ def recognised(project: Path) -> dict[str, dict[str, Any]]:
     bootstrap = ClusterBootstrap([prompt.entity for prompt in bench.prompts], draws=10_000, seed=0)
     hits = {name: (unit(found - middle) @ real.T).argmax(1) == answers[name] for name, found in features.items()}
     return {
-        name: {"own_real_is_nearest": bootstrap.of(answers[name]).interval(hit.astype(float)).as_dict()}
+        name: {"own_real_is_nearest": bootstrap.subset(answers[name]).interval(hit.astype(float)).as_dict()}
         for name, hit in hits.items()
     }
 

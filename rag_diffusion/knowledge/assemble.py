@@ -15,7 +15,7 @@ from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords
-from rag_diffusion.retrieval.postings import May
+from rag_diffusion.retrieval.postings import RowFilter
 from rag_diffusion.retrieval.retriever import Method, Retriever
 from rag_diffusion.retrieval.stacked import StackedIndex, StackedPairs, StackedVectors, in_order_of_ids
 from rag_diffusion.retrieval.weighting import LexicalName
@@ -29,7 +29,7 @@ class LexicalCache:
         self._owner: object = None
         self._held: Mapping[str, Lexical] = {}
 
-    def of(self, owner: object, make: Callable[[], Mapping[str, Lexical]]) -> Mapping[str, Lexical]:
+    def get(self, owner: object, make: Callable[[], Mapping[str, Lexical]]) -> Mapping[str, Lexical]:
         """The indexes of a retriever, made where they are not here."""
         with self._lock:
             if self._owner is not owner:
@@ -53,9 +53,9 @@ class LazyLexical:
     def __len__(self) -> int:
         return self._total
 
-    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+    def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
         """See `Lexical`."""
-        return self._load()[self._name].top(query, k, may)
+        return self._load()[self._name].top(query, k, row_filter)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
         """See `Lexical`."""
@@ -81,13 +81,13 @@ def assembled(
         LineageError: pair ids of two data sets overlap.
     """
     parts = in_order_of_ids(parts)
-    method = Method.of(config.retrieval)
+    method = Method.from_config(config.retrieval)
     names: tuple[LexicalName, ...] = ("bm25", "tf_idf") if method.weights["tf_idf"] else ("bm25",)
     make = partial(_lexical, parts, names)
     lexical = make() if cache is None else _lazy(cache, parts, names, make)
     return Retriever(
         StackedPairs(parts, config.corpus.image_size),
-        StackedVectors.of(parts),
+        StackedVectors.from_parts(parts),
         lexical,
         {name: StackedIndex([part.indexes[name] for part in parts]) for name in ("text_to_text", "text_to_image")},
         weights=method,
@@ -105,4 +105,4 @@ def _lazy(
     cache: LexicalCache, parts: Sequence[DataSet], names: Sequence[str], make: Callable[[], Mapping[str, Lexical]]
 ) -> dict[str, Lexical]:
     total, owner = sum(map(len, parts)), object()
-    return {name: LazyLexical(name, total, partial(cache.of, owner, make)) for name in names}
+    return {name: LazyLexical(name, total, partial(cache.get, owner, make)) for name in names}

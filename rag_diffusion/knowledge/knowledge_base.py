@@ -165,9 +165,9 @@ class KnowledgeBase:
             parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
             found, cache = list[Retriever | None](), LexicalCache()
             for row in range(len(query.texts)):
-                visitors = [part for one in received if (part := one.of(row)) is not None]
-                together = [*parts, *visitors]
-                found.append(assembled(together, self.config, self.encoder, cache) if visitors else here)
+                remote_sets = [part for one in received if (part := one.data_set(row)) is not None]
+                together = [*parts, *remote_sets]
+                found.append(assembled(together, self.config, self.encoder, cache) if remote_sets else here)
         return search_each(found, replace(query, sets=None), tuple(one.name for one in asked), trouble)
 
     def _open(self, name: str) -> DataSet:

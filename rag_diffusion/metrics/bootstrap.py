@@ -49,7 +49,7 @@ class ClusterBootstrap:
         counts = rng.multinomial(size, np.full(size, 1 / size), size=draws)
         self.weights: Doubles = counts[:, number].astype(np.float64)
 
-    def of(self, rows: Ints) -> ClusterBootstrap:
+    def subset(self, rows: Ints) -> ClusterBootstrap:
         """The same draws over some of the prompts; a draw that holds none of them is left out.
 
         Args:

@@ -15,7 +15,7 @@ from rag_diffusion.metrics.judge import METRICS, Verdicts
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Variant, real_rows
 from rag_diffusion.retrieval.controls import answered
-from rag_diffusion.sampling.drawing import DEGRADED, Drawing
+from rag_diffusion.sampling.drawing import DEGRADED, VariantSampler
 from rag_diffusion.types import Prompt
 
 DRAWN = ("none", "random", "retrieved", "oracle")
@@ -30,7 +30,9 @@ def drawn_variants(root: Path, bench: Bench) -> dict[str, Variant]:
         root: the project.
         bench: of the prompts.
     """
-    drawing = Drawing(root=root, model=root / layout.MODEL, config=bench.config, corpus=bench.corpus, table=bench.table)
+    drawing = VariantSampler(
+        root=root, model=root / layout.MODEL, config=bench.config, corpus=bench.corpus, table=bench.table
+    )
     real = bench.corpus.pixels(real_rows(bench.corpus, bench.prompts))
     strength = bench.config.evaluate.degraded_strength
     variants = {}

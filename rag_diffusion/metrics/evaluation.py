@@ -10,7 +10,7 @@ from typing import Any
 from rag_diffusion import layout
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.metrics.judge import Judge, Verdicts
-from rag_diffusion.metrics.page import Cell, Row, picture_page, ranks
+from rag_diffusion.metrics.page import Cell, PageRow, picture_page, ranks
 from rag_diffusion.metrics.plots import accuracy_plot, curves_plot
 from rag_diffusion.metrics.report import as_csv, in_order
 from rag_diffusion.metrics.scoring import Bench
@@ -20,7 +20,7 @@ PAGE = "faithfulness.html"
 
 
 def evaluation_page(
-    bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts], two: list[Row]
+    bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts], two: list[PageRow]
 ) -> str:
     """Best, median and worst retrieved drawings, and the best of two entities."""
     places = {name: {int(row): place for place, row in enumerate(one.answers)} for name, one in variants.items()}
@@ -31,10 +31,10 @@ def evaluation_page(
     chosen = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
     words = bench.corpus.manifest["style_words"]
 
-    def row(number: int) -> Row:
+    def row(number: int) -> PageRow:
         prompt = bench.prompts[number]
         shown = bench.table.prompts[prompt.prompt_id].retrieved
-        return Row(
+        return PageRow(
             prompt=prompt.text,
             asked=f"{prompt.title}, {words[prompt.style]}",
             neighbors=bench.corpus.pixels(bench.corpus.rows(shown)),

@@ -46,7 +46,7 @@ def own_table(
     table: dict[str, dict[str, Any]] = {}
     for name, variant in variants.items():
         rows, cosines = variant.answers, agreement[name]
-        part = bootstrap.of(rows)
+        part = bootstrap.subset(rows)
         table[name] = {"prompt_agreement": part.interval(cosines).as_dict()}
         if name != REAL:
             right = nearest(features[name], features[REAL]) == rows

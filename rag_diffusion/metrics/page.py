@@ -35,7 +35,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PageRow:
     """One prompt.
 
     Attributes:
@@ -51,7 +51,7 @@ class Row:
     cells: Mapping[str, Cell]
 
 
-def picture_page(heading: str, note: str, sections: Mapping[str, Sequence[Row]]) -> str:
+def picture_page(heading: str, note: str, sections: Mapping[str, Sequence[PageRow]]) -> str:
     """One HTML file without any other.
 
     Args:
@@ -77,14 +77,14 @@ def ranks(margins: Doubles) -> Ints:
     return order
 
 
-def _section(name: str, rows: Sequence[Row]) -> str:
+def _section(name: str, rows: Sequence[PageRow]) -> str:
     columns = list(dict.fromkeys(variant for row in rows for variant in row.cells))
     heads = "".join(f"<th>{html.escape(column.replace('_', ' '))}</th>" for column in columns)
     lines = "".join(_row(row, columns) for row in rows)
     return f"<h2>{html.escape(name)}</h2><table><tr><th></th><th>retrieved neighbors</th>{heads}</tr>{lines}</table>"
 
 
-def _row(row: Row, columns: Sequence[str]) -> str:
+def _row(row: PageRow, columns: Sequence[str]) -> str:
     shown = "".join(_picture(image) for image in row.neighbors)
     cells = "".join(_cell(row.cells.get(column)) for column in columns)
     prompt = f"{html.escape(row.prompt)}<br><small>{html.escape(row.asked)}</small>"

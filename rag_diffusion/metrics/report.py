@@ -47,7 +47,7 @@ def accuracy_table(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap
     """Accuracy of every variant with intervals."""
     table: Table = {}
     for name, found in in_order(verdicts).items():
-        part = bootstrap.of(found.answers)
+        part = bootstrap.subset(found.answers)
         table[name] = {metric: part.interval(found.values(metric)).as_dict() for metric in METRICS}
     return table
 
@@ -85,7 +85,7 @@ def distance_table(
         rows = np.arange(len(ours)) if answers is None else answers[name]
         real = features[REFERENCE][rows]
         if len(ours) >= LEAST["kid"]:
-            table[name]["kid"] = kid_interval(ours, real, bootstrap.of(rows)).as_dict()
+            table[name]["kid"] = kid_interval(ours, real, bootstrap.subset(rows)).as_dict()
         if len(ours) >= LEAST["frechet"]:
             table[name][frechet_name] = round(frechet(ours, real), 6)
     return table
@@ -100,7 +100,7 @@ def differences(
         if one in verdicts and other in verdicts:
             both = np.intersect1d(verdicts[one].answers, verdicts[other].answers)
             if len(both):
-                part, pair = bootstrap.of(both), (verdicts[one], verdicts[other])
+                part, pair = bootstrap.subset(both), (verdicts[one], verdicts[other])
                 found[f"{one}-{other}"] = {
                     metric: part.difference(*(side.at(both, metric) for side in pair)).as_dict() for metric in METRICS
                 }
@@ -118,7 +118,7 @@ def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draw
         for name, found in in_order(verdicts).items():
             own = np.intersect1d(rows, found.answers)
             if len(own):
-                part = bootstrap.of(np.searchsorted(rows, own))
+                part = bootstrap.subset(np.searchsorted(rows, own))
                 report[kind][name] = {metric: part.interval(found.at(own, metric)).as_dict() for metric in METRICS[:3]}
     return report
 

@@ -87,7 +87,7 @@ def can_be_judged(prototypes: Prototypes, hidden: frozenset[str]) -> bool:
     return len(set(prototypes.styles) - hidden) >= MIN_PROTOTYPE_STYLES
 
 
-def side_by_side(left: Pixels, right: Pixels) -> Pixels:
+def collage(left: Pixels, right: Pixels) -> Pixels:
     """Two pictures (H, W, 3) at half their size, next to each other on white, (H, W, 3)."""
     height, width = left.shape[:2]
     canvas = Image.new("RGB", (width, height), "white")

@@ -12,17 +12,17 @@ import numpy as np
 from rag_diffusion import layout
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.page import Cell, Row
+from rag_diffusion.metrics.page import Cell, PageRow
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Looks
 from rag_diffusion.metrics.scoring import Bench
-from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, shown_entities, side_by_side, two_entity_prompts
+from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, collage, shown_entities, two_entity_prompts
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.readers.caption_text import with_article
 from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.sampling.drawing import Drawing
+from rag_diffusion.sampling.drawing import VariantSampler
 
 NEIGHBORS = 4  # two of each
 DRAWN = ("none", "retrieved")
@@ -33,7 +33,7 @@ class TwoEntities:
     """What was measured, and rows for the page."""
 
     report: dict[str, Any]
-    rows: list[Row]
+    rows: list[PageRow]
 
 
 def measure(root: Path, bench: Bench, prototypes: Prototypes) -> TwoEntities:
@@ -91,7 +91,7 @@ def _retrieved(root: Path, bench: Bench, asked: list[TwoPrompt]) -> dict[str, Pr
 
 def _drawn(root: Path, bench: Bench, asked: list[TwoPrompt], found: dict[str, PromptNeighbors]) -> dict[str, Pixels]:
     retrieval = bench.config.retrieval.model_copy(update={"content": NEIGHBORS})
-    drawing = Drawing(
+    drawing = VariantSampler(
         root=root,
         model=root / layout.MODEL,
         config=bench.config.model_copy(update={"retrieval": retrieval}),
@@ -104,7 +104,7 @@ def _drawn(root: Path, bench: Bench, asked: list[TwoPrompt], found: dict[str, Pr
         for prompts in ([two.first for two in asked], [two.second for two in asked])
     )
     pairs = zip(left, right, strict=True)
-    return pixels | {"real": np.stack([side_by_side(first, second) for first, second in pairs])}
+    return pixels | {"real": np.stack([collage(first, second) for first, second in pairs])}
 
 
 def _entities(bench: Bench, found: PromptNeighbors) -> list[tuple[str, str]]:
@@ -138,11 +138,11 @@ def _row(
     pixels: Mapping[str, Pixels],
     looks: Mapping[str, Looks],
     verdicts: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]],
-) -> Row:
+) -> PageRow:
     prompt = asked[number].prompt
     style = bench.ruler.styles.index(prompt.style)
     shown = found[prompt.prompt_id].retrieved
-    return Row(
+    return PageRow(
         prompt=prompt.text,
         asked=f"{with_article(prompt.title)}, {bench.corpus.manifest['style_words'][prompt.style]}",
         neighbors=bench.corpus.pixels(bench.corpus.rows(shown)),

@@ -12,7 +12,7 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.judge import METRICS, Judge
 from rag_diffusion.metrics.scoring import Bench
-from rag_diffusion.sampling.drawing import Drawing
+from rag_diffusion.sampling.drawing import VariantSampler
 from rag_diffusion.types import Prompt
 
 
@@ -59,7 +59,7 @@ class ValidationPrompts:
 
     def accuracies(self, config: Config, variant: str = "retrieved") -> dict[str, dict[str, float]]:
         """Interval of every metric of drawings made as `config.sample` and `config.retrieval` say."""
-        drawing = Drawing(
+        drawing = VariantSampler(
             root=self.root,
             model=self.root / layout.MODEL,
             config=config,

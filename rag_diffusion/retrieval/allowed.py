@@ -25,13 +25,13 @@ class Allowed:
         self._within = within
         self._exclude = np.unique(exclude) if exclude is not None and len(exclude) else np.empty(0, dtype=np.int64)
 
-    def of(self, rows: NDArray[np.integer]) -> Mask:
+    def mask(self, rows: NDArray[np.integer]) -> Mask:
         """Which of some rows may come."""
-        may = np.ones(len(rows), dtype=bool) if self._within is None else self._within[rows]
+        mask = np.ones(len(rows), dtype=bool) if self._within is None else self._within[rows]
         if len(self._exclude) and len(rows):
             place = np.minimum(np.searchsorted(self._exclude, rows), len(self._exclude) - 1)
-            may = may & (self._exclude[place] != rows)
-        return may
+            mask = mask & (self._exclude[place] != rows)
+        return mask
 
     def count(self, within: int) -> int:
         """How many may come, where the shared filter lets `within` through."""
@@ -41,7 +41,7 @@ class Allowed:
     def rows(self) -> Ints:
         """All that may come, rising."""
         every = np.arange(self.total) if self._within is None else np.flatnonzero(self._within)
-        return every[self.of(every)]
+        return every[self.mask(every)]
 
     def first(self, count: int, without: Ints) -> Ints:
         """The lowest `count` rows that may come and are none of `without`."""
@@ -49,6 +49,6 @@ class Allowed:
         while len(found) < count and start < self.total:
             part = np.arange(start, min(self.total, start + 2 * count + len(self._exclude) + len(without) + 64))
             start = int(part[-1]) + 1
-            part = part[self.of(part)]
+            part = part[self.mask(part)]
             found = np.concatenate([found, part[~np.isin(part, without)]])
         return found[:count]

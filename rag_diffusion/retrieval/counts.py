@@ -52,7 +52,7 @@ class TermCounts:
         return np.diff(self.starts)
 
     @classmethod
-    def of(cls, texts: Iterable[str], *, needs_words: bool = True) -> TermCounts:
+    def from_texts(cls, texts: Iterable[str], *, needs_words: bool = True) -> TermCounts:
         """Count the words of texts, which are read once.
 
         Args:

@@ -85,7 +85,7 @@ def count_words(folder: Path) -> None:
     with pa.memory_map(str(folder / TABLE)) as source:
         file = pa.ipc.open_file(source)
         counted = [
-            TermCounts.of(_texts(file.get_batch(number).column("caption")), needs_words=False)
+            TermCounts.from_texts(_texts(file.get_batch(number).column("caption")), needs_words=False)
             for number in range(file.num_record_batches)
         ]
     TermCounts.merged(counted).save(folder)

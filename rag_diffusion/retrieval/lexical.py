@@ -18,7 +18,7 @@ from rank_bm25 import BM25Okapi
 from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.errors import DataError
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.postings import DECIMALS, May, Postings
+from rag_diffusion.retrieval.postings import DECIMALS, Postings, RowFilter
 from rag_diffusion.retrieval.tokens import tokenize
 from rag_diffusion.retrieval.weighting import LexicalName, weighting
 
@@ -28,8 +28,8 @@ class Lexical(Protocol):
 
     def __len__(self) -> int: ...
 
-    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
-        """The at most k best texts with a score above zero, best first, ties by number; `may` says which may come."""
+    def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
+        """The at most k best texts with a score above zero, best first, ties by number."""
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
         """(R,) scores of the given texts, whose numbers rise."""
@@ -61,7 +61,7 @@ class LexicalIndex:
         Raises:
             DataError: there are no words at all.
         """
-        return cls(TermCounts.of(texts), name)
+        return cls(TermCounts.from_texts(texts), name)
 
     @classmethod
     def load(cls, folder: Path, name: LexicalName = "bm25") -> LexicalIndex:
@@ -76,9 +76,9 @@ class LexicalIndex:
         """Write the counts into an existing folder; they serve every similarity."""
         self.counts.save(folder)
 
-    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+    def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
         """See `Lexical`."""
-        return self._postings.top(*self._terms(query), k, may)
+        return self._postings.top(*self._terms(query), k, row_filter)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
         """See `Lexical`."""
@@ -119,7 +119,7 @@ class NoWords:
     def __len__(self) -> int:
         return self._total
 
-    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+    def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
         """See `Lexical`."""
         return np.empty(0, dtype=np.int64), np.empty(0)
 
@@ -153,12 +153,12 @@ class RankBm25:
     def __len__(self) -> int:
         return int(self._model.corpus_size)
 
-    def top(self, query: str, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+    def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
         """See `Lexical`."""
         scores = np.asarray(self._model.get_scores(tokenize(query)), dtype=np.float64)
         rows = np.flatnonzero(scores > 0)
-        if may is not None:
-            rows = rows[may(rows)]
+        if row_filter is not None:
+            rows = rows[row_filter(rows)]
         rows = rows[np.lexsort((rows, -np.round(scores[rows], DECIMALS)))][:k]
         return rows, scores[rows]
 

@@ -27,7 +27,7 @@ _LOOK_UP = 16  # entries are read in the time of one look-up
 _SORT = 16  # sums are scanned in the time of sorting one entry
 _SLACK = 1e-8  # a bound this close decides nothing
 
-May = Callable[[NDArray[np.integer]], Mask]
+RowFilter = Callable[[NDArray[np.integer]], Mask]
 
 
 class Postings:
@@ -49,7 +49,7 @@ class Postings:
         self._most = np.maximum.reduceat(weights, starts[:-1])  # every term has an entry
         self._least = np.minimum.reduceat(weights, starts[:-1])
 
-    def of(self, column: int) -> tuple[Ints, Doubles]:
+    def entries(self, column: int) -> tuple[Ints, Doubles]:
         """Texts and weights of a term."""
         place = slice(int(self._starts[column]), int(self._starts[column + 1]))
         return self._texts[place], self._weights[place]
@@ -58,7 +58,7 @@ class Postings:
         """(R,) scores of the given texts, which rise: the sum of factor times weight, in the order of the columns."""
         scores = np.zeros(len(rows))
         for column, factor in zip(columns, factors, strict=True):
-            texts, weights = self.of(column)
+            texts, weights = self.entries(column)
             if len(texts) < len(rows):
                 place, there = _find(texts, rows)
                 scores[place[there]] += factor * weights[there]
@@ -67,20 +67,20 @@ class Postings:
                 scores[there] += factor * weights[place[there]]
         return scores
 
-    def top(self, columns: Ints, factors: Doubles, k: int, may: May | None = None) -> tuple[Ints, Doubles]:
+    def top(self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
         """The at most k best texts with a score above zero, best first, ties by number.
 
         Args:
             columns: (L,) distinct terms.
             factors: (L,) their weights in the query, not negative.
             k: hits wanted.
-            may: which of some texts may come.
+            row_filter: which of some texts may come.
         """
         if not len(columns) or not k:
             return np.empty(0, dtype=np.int64), np.empty(0)
         sums, lists = self._sums(), list[Ints]()
         try:
-            rows = self._candidates(columns, factors, k, may, sums, lists)
+            rows = self._candidates(columns, factors, k, row_filter, sums, lists)
         finally:
             for texts in lists:
                 sums[texts] = 0
@@ -97,7 +97,7 @@ class Postings:
         return sums
 
     def _candidates(
-        self, columns: Ints, factors: Doubles, k: int, may: May | None, sums: Doubles, lists: list[Ints]
+        self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None, sums: Doubles, lists: list[Ints]
     ) -> Ints:
         """Texts that can be among the k best, rising: those, and what is as good as the last of them.
 
@@ -114,9 +114,9 @@ class Postings:
         # one term after the other adds to the sums of its texts
         sure = 0.0  # a score that k texts have for sure
         for number, (column, factor) in enumerate(zip(columns, factors, strict=True)):
-            texts, weights = self.of(column)
-            if may is not None:
-                allowed = may(texts)
+            texts, weights = self.entries(column)
+            if row_filter is not None:
+                allowed = row_filter(texts)
                 texts, weights = texts[allowed], weights[allowed]
             lists.append(texts)
             np.add.at(sums, texts, factor * weights)

@@ -62,7 +62,7 @@ def nearest_allowed(index: Nearest, queries: Floats, allowed: Sequence[Allowed],
         pools = []
         for rows, one in zip(found, allowed, strict=True):
             real = rows[rows >= 0]
-            pools.append(real[one.of(real)])
+            pools.append(real[one.mask(real)])
         if k == total or all(len(pool) >= want for pool, want in zip(pools, wanted, strict=True)):
             return [pool[:depth] for pool in pools]
         k = min(total, 2 * k)

@@ -62,7 +62,7 @@ class Method:
     selection: Selection = field(default_factory=Selection)
 
     @classmethod
-    def of(cls, config: RetrievalConfig) -> Method:
+    def from_config(cls, config: RetrievalConfig) -> Method:
         """As params.yaml says."""
         return cls(
             weights=config.weights.model_dump(),
@@ -154,7 +154,7 @@ class Retriever:
                 "text_to_text": VectorIndex.load(root / INDEX / TEXT_INDEX),
                 "text_to_image": VectorIndex.load(root / INDEX / IMAGE_INDEX),
             },
-            weights=Method.of(config.retrieval),
+            weights=Method.from_config(config.retrieval),
             embed=encoder.texts,
             embed_images=encoder.images,
         )
@@ -296,7 +296,7 @@ class Retriever:
             own = [None] * len(queries[part]) if exclude is None else exclude[part]
             allowed = [Allowed(total, within, rows) for rows in own]
             if everything:
-                candidates = [may.rows() for may in allowed]
+                candidates = [allow.rows() for allow in allowed]
                 dense = {name: vectors[part] @ np.asarray(base).T for name, base in self._dense.items()}
             else:
                 with span("nearest vectors", "RETRIEVER", depth=depth):
@@ -330,9 +330,9 @@ class Retriever:
     def _words(index: Lexical, queries: Sequence[str], allowed: Sequence[Allowed], depth: int) -> list[Ints]:
         """The best by shared words of each query; where too few share one, the first others fill the pool."""
         found = []
-        for query, may in zip(queries, allowed, strict=True):
-            rows = index.top(query, depth, may.of)[0]
-            found.append(np.concatenate([rows, may.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
+        for query, allow in zip(queries, allowed, strict=True):
+            rows = index.top(query, depth, allow.mask)[0]
+            found.append(np.concatenate([rows, allow.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
         return found
 
     def _within(self, where: Filter) -> Mask | None:

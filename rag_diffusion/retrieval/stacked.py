@@ -117,7 +117,7 @@ class StackedPairs:
             if where not in self._masks:
                 if len(self._masks) == _MASKS:
                     self._masks.pop(next(iter(self._masks)))
-                found = [where.of(part.name, part.columns.table) for part in self.parts]
+                found = [where.mask(part.name, part.columns.table) for part in self.parts]
                 self._masks[where] = np.concatenate(found)
             return self._masks[where]
 
@@ -197,7 +197,7 @@ class StackedVectors:
     text: StackedRows
 
     @classmethod
-    def of(cls, parts: Sequence[DataSet]) -> StackedVectors:
+    def from_parts(cls, parts: Sequence[DataSet]) -> StackedVectors:
         """Those of data sets."""
         return cls(
             StackedRows([part.vectors.image for part in parts]), StackedRows([part.vectors.text for part in parts])

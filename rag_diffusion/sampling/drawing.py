@@ -44,7 +44,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class VariantSampler:
     """A generator at work on prompts of one corpus, as `config.sample` says.
 
     Attributes:

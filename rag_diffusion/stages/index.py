@@ -37,7 +37,7 @@ def run(ctx: StageContext) -> None:
     with atomic_dir(ctx.root / INDEX) as folder:
         for name, (file, _) in bases.items():
             indexes[name][0].save(folder / file)
-        TermCounts.of(corpus.table["caption"]).save(folder)
+        TermCounts.from_texts(corpus.table["caption"]).save(folder)
         report = recall_report(indexes, vectors.text, factory=config.factory, min_recall=config.min_recall)
         path = folder / RECALL_FILE
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbor_table import NeighborTable, PromptNeighbors
-from rag_diffusion.sampling.drawing import Drawing
+from rag_diffusion.sampling.drawing import VariantSampler
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
 from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
 from rag_diffusion.store.corpus import Corpus
@@ -63,7 +63,7 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     ctx.tracker.begin()
-    drawing = Drawing(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
+    drawing = VariantSampler(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
     drawn: Samples = {
         variant: {
             prompts[row].prompt_id: one for row, one in zip(rows, _drawn(drawing, variant, prompts, rows), strict=True)
@@ -80,7 +80,7 @@ def run(ctx: StageContext) -> None:
     _write_sheets(ctx, corpus, prompts, drawn, table)
 
 
-def _drawn(drawing: Drawing, variant: str, prompts: Sequence[Prompt], rows: Ints) -> list[Image_]:
+def _drawn(drawing: VariantSampler, variant: str, prompts: Sequence[Prompt], rows: Ints) -> list[Image_]:
     found = drawing.draw(variant, [prompts[row] for row in rows])
     return list(zip(found.pixels, found.provenance, strict=True))
 

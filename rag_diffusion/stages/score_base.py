@@ -15,7 +15,7 @@ from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Gallery, real_rows
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.controls import answered
-from rag_diffusion.sampling.drawing import Drawing
+from rag_diffusion.sampling.drawing import VariantSampler
 from rag_diffusion.training.card import read_card, refuse_seen
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def run(ctx: StageContext) -> None:
     real = real_rows(bench.corpus, bench.prompts)
     gallery = Gallery(bench.corpus, bench.ruler, bench.trunk, np.concatenate([bench.candidates, real]))
     judge = bench.judge(gallery.looks(bench.candidates).entity)
-    drawing = Drawing(root=ctx.root, model=model, config=config, corpus=bench.corpus, table=bench.table)
+    drawing = VariantSampler(root=ctx.root, model=model, config=config, corpus=bench.corpus, table=bench.table)
     verdicts = {"real": judge.verdicts(gallery.looks(real))}
     for name in VARIANTS:
         rows = answered(name, bench.prompts, bench.table.prompts)

@@ -44,7 +44,7 @@ class Filter:
         told = {"class": self.classes, "licence": self.licences, "split": self.splits}
         return {name: list(values) for name, values in told.items() if values}
 
-    def of(self, name: str, table: pa.Table) -> Mask:
+    def mask(self, name: str, table: pa.Table) -> Mask:
         """(n,) which pairs of a data set pass."""
         found = np.ones(table.num_rows, dtype=bool)
         if self.sources and name not in self.sources:

@@ -47,7 +47,7 @@ class Placement:
     moved: Mask
 
     @classmethod
-    def of(
+    def from_terms(
         cls,
         *,
         scale: Doubles,
@@ -89,7 +89,7 @@ class Placement:
             low, high = max(low, 0.8), min(high, 1.25)
         turn = 0.0 if targets else np.deg2rad(config.augment_turn)
         moved = rng.random(count) < (config.augment_targets if targets else config.augment_neighbors)
-        return cls.of(
+        return cls.from_terms(
             scale=np.exp(rng.uniform(np.log(low), np.log(high), count)),
             shift=rng.uniform(-1.0, 1.0, (count, 2)) * 2 * config.augment_shift / side,
             flip=rng.random(count) < config.augment_flip,
@@ -140,7 +140,7 @@ def beside(images: Tensor, others: Tensor, chosen: Mask) -> Tensor:
     count = len(rows)
     half = {"scale": np.full(count, 0.5), "flip": np.zeros(count, dtype=bool), "angle": np.zeros(count)}
     parts = [
-        Placement.of(shift=np.tile([[side, 0.0]], (count, 1)), **half).apply(source[rows])
+        Placement.from_terms(shift=np.tile([[side, 0.0]], (count, 1)), **half).apply(source[rows])
         for side, source in ((-0.5, images), (0.5, others))
     ]
     both = images.clone()

@@ -25,7 +25,7 @@ class LossScale:
     good_steps: int = 0
 
     @classmethod
-    def of(cls, dtype: torch.dtype | None) -> LossScale:
+    def for_dtype(cls, dtype: torch.dtype | None) -> LossScale:
         """For what the network computes in."""
         active = dtype == torch.float16
         return cls(active=active, value=2.0**16 if active else 1.0)

@@ -95,7 +95,7 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
         average=average,
         optimizer=optimizer,
         texts=TextCache(generator.text_encoder),
-        scale=LossScale.of(autocast_dtype(config.precision, generator.device)),
+        scale=LossScale.for_dtype(autocast_dtype(config.precision, generator.device)),
         watch=LossWatch(config.warmup_steps),
         scratch=scratch,
     )

@@ -139,7 +139,7 @@ def placements(count: int, seed: int = 0) -> dict[str, Placement]:
     still, no, one = np.zeros((count, 2)), np.zeros(count, dtype=bool), np.ones(count)
 
     def place(**changed: np.ndarray) -> Placement:
-        return Placement.of(**({"scale": one, "shift": still, "flip": no, "angle": 0 * one} | changed))
+        return Placement.from_terms(**({"scale": one, "shift": still, "flip": no, "angle": 0 * one} | changed))
 
     return {
         "aligned": place(),

@@ -67,11 +67,11 @@ class RemotePairs:
     """
 
     manifest: Manifest
-    came: Embedded
+    received: Embedded
     queries: Sequence[tuple[int, ...]]
 
     @classmethod
-    def received(
+    def from_results(
         cls, manifest: Manifest, answer: RemoteResults, numbers: Sequence[int], encoder: PairEncoder, size: int
     ) -> RemotePairs:
         """Check and embed what came.
@@ -84,32 +84,33 @@ class RemotePairs:
             size: side of the pairs' images in pixels.
         """
         hits = sorted(answer.items, key=lambda hit: hit.item.name)
-        came = Ingest(replace(manifest, image_size=size), encoder).embedded([hit.item for hit in hits])
+        received = Ingest(replace(manifest, image_size=size), encoder).embedded([hit.item for hit in hits])
         asked = {f"{manifest.name}/{hit.item.name}": tuple(numbers[row] for row in hit.queries) for hit in hits}
-        return cls(manifest, came, [asked[pair.pair_id] for pair in came.pairs])
+        return cls(manifest, received, [asked[pair.pair_id] for pair in received.pairs])
 
     @property
     def trouble(self) -> str:
         """What was sent and is no pair, in words; empty where all was."""
-        if not self.came.rejected:
+        if not self.received.rejected:
             return ""
-        kinds = Counter(one.kind for one in self.came.rejected)
+        kinds = Counter(one.kind for one in self.received.rejected)
         told = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-        sent = len(self.came.rejected) + len(self.came.pairs)
-        return f"remote {self.manifest.name}: {len(self.came.rejected)} of {sent} results not taken: {told}"
+        sent = len(self.received.rejected) + len(self.received.pairs)
+        return f"remote {self.manifest.name}: {len(self.received.rejected)} of {sent} results not taken: {told}"
 
     def filtered(self, where: Filter) -> str:
         """Whether nothing of it passes a filter, in words; empty where something does, or nothing came."""
-        if not where or not self.came.pairs or where.of(self.manifest.name, _table(self.came.pairs)).any():
+        if not where or not self.received.pairs or where.mask(self.manifest.name, _table(self.received.pairs)).any():
             return ""
-        return f"remote {self.manifest.name}: none of {len(self.came.pairs)} results passes the filters"
+        return f"remote {self.manifest.name}: none of {len(self.received.pairs)} results passes the filters"
 
-    def of(self, query: int) -> DataSet | None:
+    def data_set(self, query: int) -> DataSet | None:
         """Those that were sent for a query, by its number; None where there are none."""
         rows = [row for row, asked in enumerate(self.queries) if query in asked]
         if not rows:
             return None
-        pairs, image, text = [self.came.pairs[row] for row in rows], self.came.image[rows], self.came.text[rows]
+        pairs = [self.received.pairs[row] for row in rows]
+        image, text = self.received.image[rows], self.received.text[rows]
         identity = hashlib.sha256()
         for pair in pairs:
             identity.update(f"{pair.pair_id}\n{pair.caption}\n".encode() + hashlib.sha256(pair.image).digest())
@@ -119,7 +120,7 @@ class RemotePairs:
             shards=InMemoryImages(pairs),
             vectors=Vectors(image, text),
             indexes={"text_to_text": Exhaustive(text), "text_to_image": Exhaustive(image)},
-            counts=TermCounts.of([pair.caption for pair in pairs], needs_words=False),
+            counts=TermCounts.from_texts([pair.caption for pair in pairs], needs_words=False),
         )
 
 
@@ -156,9 +157,9 @@ def ask_remotes(
         top_k = max(query.top_k, ASKED * (5 if where else 1))
         answers = find_everywhere(sources, texts, top_k=top_k, deadline=query.deadline, where=where)
     with span("embed visitors", "EMBEDDING"):
-        received = [RemotePairs.received(one, answers[one.name], rows, encoder, size) for one in remotes]
-    told = [(answers[one.manifest.name].trouble, one.trouble, one.filtered(query.where)) for one in received]
-    return received, tuple(text for own in told for text in own if text)
+        per_remote = [RemotePairs.from_results(one, answers[one.name], rows, encoder, size) for one in remotes]
+    told = [(answers[one.manifest.name].trouble, one.trouble, one.filtered(query.where)) for one in per_remote]
+    return per_remote, tuple(text for own in told for text in own if text)
 
 
 def _texts(query: str) -> list[str]:

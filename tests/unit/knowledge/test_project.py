@@ -56,7 +56,7 @@ def by_hand(root: Path) -> Retriever:
         LexicalIndex.load(root / layout.INDEX),
         {name: VectorIndex.load(root / layout.INDEX / file) for name, file in
          (("text_to_text", "text.index"), ("text_to_image", "image.index"))},
-        weights=Method.of(settings().retrieval),
+        weights=Method.from_config(settings().retrieval),
         embed=encoder.texts,
         embed_images=encoder.images,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rag_diffusion.metrics.ruler.entity import Prototypes
-from rag_diffusion.metrics.two import can_be_judged, shown_entities, side_by_side, two_entity_prompts
+from rag_diffusion.metrics.two import can_be_judged, collage, shown_entities, two_entity_prompts
 from rag_diffusion.retrieval.several import things
 from rag_diffusion.types import Prompt
 
@@ -62,7 +62,7 @@ def test_two_styles_must_be_left(prototypes: Prototypes) -> None:
 
 def test_two_pictures_stand_side_by_side_on_white() -> None:
     red, blue = (np.full((64, 64, 3), color, dtype=np.uint8) for color in ((200, 0, 0), (0, 0, 200)))
-    both = side_by_side(red, blue)
+    both = collage(red, blue)
     assert both.shape == (64, 64, 3)
     assert both[32, 10].tolist() == [200, 0, 0]
     assert both[32, 50].tolist() == [0, 0, 200]

@@ -39,9 +39,9 @@ def entry(**lists: tuple[str, ...]) -> PromptNeighbors:
 def test_in_a_corpus_of_one_named_style_random_neighbors_come_from_every_other_family(photos: Corpus) -> None:
     drawings = Drawings(photos)
     for prompt in folder_prompts(photos, "test"):
-        may = drawings.unrelated(prompt)
-        assert may.sum() == len(photos) - 1
-        assert prompt.family not in set(drawings.family[may])
+        row_filter = drawings.unrelated(prompt)
+        assert row_filter.sum() == len(photos) - 1
+        assert prompt.family not in set(drawings.family[row_filter])
 
 
 def test_with_few_pairs_in_other_styles_the_style_does_not_decide(tmp_path: Path, tiny_corpus: Corpus) -> None:

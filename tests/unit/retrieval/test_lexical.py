@@ -86,9 +86,9 @@ def test_both_engines_explain_a_query_alike() -> None:
 
 
 def test_counting_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = TermCounts.of(TEXTS)
+    whole = TermCounts.from_texts(TEXTS)
     monkeypatch.setattr(counts, "_BLOCK", 2)
-    parts = TermCounts.of(iter(TEXTS))
+    parts = TermCounts.from_texts(iter(TEXTS))
     for name in ("starts", "texts", "counts", "lengths"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     assert parts.terms == whole.terms

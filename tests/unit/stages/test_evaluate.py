@@ -14,7 +14,7 @@ from rag_diffusion.config import Config
 from rag_diffusion.errors import DataError, ModelError
 from rag_diffusion.metrics.aims import aims, kept
 from rag_diffusion.metrics.drawn import by_drawings, by_training_step
-from rag_diffusion.metrics.page import Cell, Row, picture_page, ranks
+from rag_diffusion.metrics.page import Cell, PageRow, picture_page, ranks
 from rag_diffusion.metrics.plots import curves_plot
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import real_rows
@@ -179,7 +179,7 @@ def test_the_share_of_the_gain_that_is_kept_is_none_without_a_gain() -> None:
 
 def test_the_page_escapes_prompts_and_marks_verdicts(tiny_corpus: Corpus) -> None:
     pixels = tiny_corpus.pixels([0, 1])
-    row = Row(
+    row = PageRow(
         prompt="a <b>cat</b>",
         asked="cat & dog",
         neighbors=pixels,

@@ -21,7 +21,7 @@ def place(count: int = 1, **changed: object) -> Placement:
         "flip": np.zeros(count, bool),
         "angle": np.zeros(count),
     }
-    return Placement.of(**(still | changed))  # type: ignore[arg-type]
+    return Placement.from_terms(**(still | changed))  # type: ignore[arg-type]
 
 
 def square(left: int, top: int, side: int, width: int = 32) -> torch.Tensor:

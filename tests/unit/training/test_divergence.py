@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(trainer: Trainer, tmp_path:
 
 
 def test_a_loss_scale_halves_at_an_overflow_and_gives_up_below_one() -> None:
-    scale = LossScale.of(torch.float16)
+    scale = LossScale.for_dtype(torch.float16)
     assert scale.value == 65536
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.full((2,), 65536.0)
@@ -81,13 +81,13 @@ def test_a_loss_scale_halves_at_an_overflow_and_gives_up_below_one() -> None:
         assert not scale.accept(False)
         steps += 1
     assert steps == 17
-    grown = LossScale.of(torch.float16)
+    grown = LossScale.for_dtype(torch.float16)
     assert all(grown.accept(True) for _ in range(2000))
     assert grown.value == 2 * 65536
 
 
 def test_without_float16_there_is_no_scale() -> None:
-    scale = LossScale.of(None)
+    scale = LossScale.for_dtype(None)
     assert (scale.value, scale.exhausted) == (1.0, True)
 
 
