@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
-from rag_diffusion.knowledge import pipeline_corpus as project
-from rag_diffusion.knowledge.places import CORPUS_NAME, Places
+from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
+from rag_diffusion.knowledge.places import Places
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
-from rag_diffusion.store.manifest import PIPELINE, REMOTE, Manifest, rebuild_hint
+from rag_diffusion.store import pipeline_corpus
+from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, REMOTE, Manifest, rebuild_hint
 from rag_diffusion.store.whole import check_files
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Catalogue:
 
     def names(self) -> Sequence[str]:
         """Data sets that there are, the pipeline's corpus first."""
-        return [CORPUS_NAME] * (project.corpus_manifest(self.root) is not None) + self.places.names()
+        return [CORPUS_NAME] * (pipeline_corpus.corpus_manifest(self.root) is not None) + self.places.names()
 
     def searchable(self) -> Sequence[str]:
         """Data sets that lie on this machine, the pipeline's corpus once it is indexed.
@@ -78,7 +78,7 @@ class Catalogue:
         One with trouble is among them, so that it is not passed over.
         """
         names = [name for name in self.places.names() if not self._is_remote(name)]
-        return [CORPUS_NAME] * project.indexed(self.root) + names
+        return [CORPUS_NAME] * pipeline_corpus.indexed(self.root) + names
 
     def remotes(self) -> Sequence[Manifest]:
         """Data sets that other machines serve."""
@@ -95,8 +95,8 @@ class Catalogue:
         for name in self.places.names():
             with suppress(ConfigError):  # removed just now
                 found.append((name, self.state(name)))
-        if project.indexed(self.root):
-            found.append((CORPUS_NAME, project.state(self.root)))
+        if pipeline_corpus.indexed(self.root):
+            found.append((CORPUS_NAME, pipeline_corpus.state(self.root)))
         return tuple(found)
 
     def info(self, name: str) -> Manifest:
@@ -106,7 +106,7 @@ class Catalogue:
             DataError: there is none of that name, or its manifest is damaged.
         """
         if name == CORPUS_NAME:
-            found = project.corpus_manifest(self.root)
+            found = pipeline_corpus.corpus_manifest(self.root)
             if found is None:
                 raise DataError("kb: expected the pipeline's corpus, found none in data/corpus; run `dvc repro index`")
             return found
@@ -144,13 +144,7 @@ class Catalogue:
         Raises:
             LineageError: they are.
         """
-        present = self._identity.hash
-        if manifest.encoder_hash != present:
-            remedy = project.REMEDY if manifest.form == PIPELINE else rebuild_hint(manifest.name)
-            raise LineageError(
-                f"kb: expected vectors of encoder {present[:12]}…, but those of {manifest.name!r} were made "
-                f"by encoder {manifest.encoder_hash[:12]}…; {remedy}"
-            )
+        manifest.check_encoder(self._identity.hash)
 
     def state(self, name: str) -> tuple[int, ...]:
         """Changes with the data set.
@@ -159,7 +153,7 @@ class Catalogue:
             ConfigError: there is none of that name.
         """
         if name == CORPUS_NAME:
-            return project.state(self.root)
+            return pipeline_corpus.state(self.root)
         path = self.places.manifest(name)
         try:
             found = path.stat()
@@ -176,8 +170,8 @@ class Catalogue:
     def _trouble(self, manifest: Manifest) -> str:
         if manifest.remote:
             return ""
-        if manifest.form == PIPELINE and not project.indexed(self.root):
-            return f"not indexed; {project.REMEDY}"
+        if manifest.form == PIPELINE and not pipeline_corpus.indexed(self.root):
+            return f"not indexed; {rebuild_hint(CORPUS_NAME)}"
         try:
             self.check_encoder(manifest)
             if manifest.form != PIPELINE:

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.knowledge.places import MADE, PUBLISHED, Places
+from rag_diffusion.retrieval.data_set import mapped_table
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
-from rag_diffusion.store.build import describe_files, write_pairs
+from rag_diffusion.retrieval.recall import check_recall
+from rag_diffusion.store.build import TABLE, describe_files, write_pairs
 from rag_diffusion.store.manifest import FORMAT, Manifest, rebuild_hint
 from rag_diffusion.store.staging import Staging
 from rag_diffusion.store.stored import Stored
@@ -58,8 +60,10 @@ class Generations:
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
         manifest = write_pairs(made, staging.parts, facts)
-        count_words(made)
-        report = build_indexes(made, manifest.num_pairs, self.config.index)
+        rows, remedy = manifest.num_pairs, "add the data set again"
+        count_words(made, mapped_table(made / TABLE, rows, remedy).column("caption"))
+        report = build_indexes(made, Vectors.open(made / VECTORS_FILE, rows, remedy=remedy), self.config.index)
+        check_recall(report)
         same = old is not None and old.hash == manifest.hash
         added = old.added if old is not None and same else datetime.now(UTC).isoformat(timespec="seconds")
         manifest = replace(manifest, recall=report, files=describe_files(made), added=added)

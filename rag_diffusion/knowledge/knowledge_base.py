@@ -14,14 +14,12 @@ from typing import Any
 
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
-from rag_diffusion.knowledge import project
-from rag_diffusion.knowledge.assemble import LexicalCache, assembled
 from rag_diffusion.knowledge.catalogue import Catalogue, Listed, State
-from rag_diffusion.knowledge.places import CORPUS_NAME
 from rag_diffusion.knowledge.remote.remote_pairs import ask_remotes
 from rag_diffusion.knowledge.writer import DataSetWriter
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.retrieval.assemble import LexicalCache, assembled
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -30,7 +28,7 @@ from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.spans import span
-from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.types import Pair
 
@@ -179,7 +177,7 @@ class KnowledgeBase:
             try:
                 manifest = self.catalogue.info(name)
                 self.catalogue.check_encoder(manifest)
-                found = project.open_corpus(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
+                found = DataSet.of_pipeline(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
             except RagDiffusionError:
                 if self.catalogue.state(name) == state or attempt + 1 == _TRIES:
                     raise

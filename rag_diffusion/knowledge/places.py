@@ -21,9 +21,8 @@ from filelock import FileLock, Timeout
 
 from rag_diffusion.errors import BusyError, ConfigError, RagDiffusionError
 from rag_diffusion.layout import KB
-from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 
-CORPUS_NAME = "corpus"
 ALL = "all"  # the index of all data sets together
 RESERVED = (CORPUS_NAME, "iconify", "folder", ALL)  # the pipeline's own: its pair ids begin so
 MANIFEST, REMOVED = "manifest.json", "removed.json"

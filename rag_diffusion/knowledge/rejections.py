@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.places import CORPUS_NAME, Places
+from rag_diffusion.knowledge.places import Places
 from rag_diffusion.layout import CORPUS
 from rag_diffusion.readers.records import Rejection
-from rag_diffusion.store.manifest import REJECTED, Manifest
+from rag_diffusion.store.manifest import CORPUS_NAME, REJECTED, Manifest
 
 
 def rejections(root: Path, name: str) -> Iterator[Rejection]:

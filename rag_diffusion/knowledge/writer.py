@@ -10,13 +10,13 @@ from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.ingest import Ingest, keep
-from rag_diffusion.knowledge.places import CORPUS_NAME, Places, check_name
+from rag_diffusion.knowledge.places import Places, check_name
 from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.data_set import PairColumns, mapped_table
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.store.build import TABLE
-from rag_diffusion.store.manifest import REMOTE, UPLOADED, Manifest, rebuild_hint
+from rag_diffusion.store.manifest import CORPUS_NAME, REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.store.vectors import VECTORS_FILE
 from rag_diffusion.types import Pair
 

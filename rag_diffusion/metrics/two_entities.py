@@ -19,9 +19,9 @@ from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, collage, shown_entities, two_entity_prompts
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.readers.caption_text import with_article
+from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.drawing import VariantSampler
 
 NEIGHBORS = 4  # two of each
@@ -79,7 +79,7 @@ def _retrieved(root: Path, bench: Bench, asked: list[TwoPrompt]) -> dict[str, Pr
         (*bench.table.prompts[two.first.prompt_id].exclude, *bench.table.prompts[two.second.prompt_id].exclude)
         for two in asked
     ]
-    retriever = Retriever.load(root, bench.config, bench.corpus)
+    retriever = pipeline_retriever(root, bench.config)
     hits = retriever.search(Query([two.prompt.text for two in asked], top_k=NEIGHBORS, exclude=exclude)).hits
     return {
         two.prompt.prompt_id: PromptNeighbors(

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.layout import CORPUS, INDEX, VECTORS
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.indexes import open_indexes
-from rag_diffusion.store.build import TABLE
+from rag_diffusion.store.build import TABLE, WORDS
 from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.manifest import Manifest, rebuild_hint
 from rag_diffusion.store.shards import Shards
+from rag_diffusion.store.stamps import check_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from rag_diffusion.store.whole import check_files
 from rag_diffusion.types import Pair
@@ -104,15 +107,46 @@ class DataSet:
         Raises:
             DataError: a file is missing, cut or damaged.
         """
-        remedy = rebuild_hint(manifest.name)
         check_files(folder, manifest)
+        table = mapped_table(folder / TABLE, manifest.num_pairs, rebuild_hint(manifest.name))
+        return cls._opened(manifest, table, folder, folder, folder, str(manifest.recall["factory"]))
+
+    @classmethod
+    def of_pipeline(cls, root: Path, manifest: Manifest) -> DataSet:
+        """Open the pipeline's own corpus where `ingest`, `embed` and `index` left it.
+
+        Args:
+            root: the project.
+            manifest: of `pipeline_corpus.corpus_manifest`.
+
+        Raises:
+            DataError: an artifact is missing or damaged.
+            LineageError: an artifact was made from another corpus, or with another encoder than the vectors.
+        """
+        check_stamp(root / VECTORS, manifest.hash, stage="embed")
+        stamp = check_stamp(root / INDEX, manifest.hash, stage="index")
+        if stamp.get("encoder_hash") != manifest.encoder_hash:
+            raise LineageError(
+                f"{root / INDEX}: expected an index of encoder {manifest.encoder_hash}, got one of encoder "
+                f"{stamp.get('encoder_hash')}; {rebuild_hint(manifest.name)}"
+            )
+        table = _columns(root / CORPUS, manifest)
+        return cls._opened(manifest, table, root / CORPUS, root / VECTORS, root / INDEX, str(stamp.get("factory")))
+
+    @classmethod
+    def _opened(
+        cls, manifest: Manifest, table: pa.Table, shards: Path, vectors: Path, index: Path, factory: str
+    ) -> DataSet:
+        """What lies in three folders, or in one."""
+        remedy, rows = rebuild_hint(manifest.name), manifest.num_pairs
+        mapped = Vectors.open(vectors / VECTORS_FILE, rows, remedy=remedy)
         return cls(
             manifest=manifest,
-            columns=PairColumns(mapped_table(folder / TABLE, manifest.num_pairs, remedy)),
-            shards=Shards(folder, manifest.shards, remedy=remedy),
-            vectors=(vectors := Vectors.open(folder / VECTORS_FILE, manifest.num_pairs, remedy=remedy)),
-            indexes=open_indexes(folder, vectors, str(manifest.recall["factory"]), remedy),
-            counts=_counts(folder, manifest.num_pairs, remedy),
+            columns=PairColumns(table),
+            shards=Shards(shards, manifest.shards, remedy=remedy),
+            vectors=mapped,
+            indexes=open_indexes(index, mapped, factory, remedy),
+            counts=_counts(index, rows, remedy),
         )
 
     def pair(self, row: int) -> Pair:
@@ -136,6 +170,21 @@ def mapped_table(path: Path, rows: int, remedy: str) -> pa.Table:
         raise DataError(f"{path}: expected a table of pairs, got {error}; {remedy}") from None
     _check_rows(path, table.num_rows, rows, remedy)
     return table
+
+
+def _columns(folder: Path, manifest: Manifest) -> pa.Table:
+    """The text columns of the pipeline's shards, in memory."""
+    names = [name for name in COLUMNS if name not in ("image", "original")]
+    coded = pa.dictionary(pa.int32(), pa.string())
+    schema = pa.schema([(name, coded if name in WORDS else pa.string()) for name in names])
+    try:
+        tables = [
+            pq.read_table(folder / shard["name"], columns=names, read_dictionary=list(WORDS)).cast(schema)
+            for shard in manifest.shards
+        ]
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{folder}: expected shards of pairs, got {error}; {rebuild_hint(manifest.name)}") from None
+    return pa.concat_tables(tables)
 
 
 def _counts(folder: Path, rows: int, remedy: str) -> TermCounts:

@@ -8,7 +8,6 @@ Shapes: n pairs, D width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,32 @@ from rag_diffusion.errors import LineageError
 from rag_diffusion.layout import RECALL_FILE
 from rag_diffusion.retrieval.ann import Exhaustive, Nearest, VectorIndex
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.recall import RECALL_QUERIES, check_recall, recall_report
-from rag_diffusion.store.build import TABLE
-from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from rag_diffusion.retrieval.recall import RECALL_QUERIES, recall_report
+from rag_diffusion.store.vectors import Vectors
 
-IMAGE_INDEX, TEXT_INDEX = "image.index", "text.index"
-INDEX_FILES = {"text_to_text": TEXT_INDEX, "text_to_image": IMAGE_INDEX}
+INDEX_FILES = {"text_to_image": "image.index", "text_to_text": "text.index"}
 EXACT = "Flat"
 EXACT_BELOW = 4096  # pairs; so few are searched exhaustively, whatever `index.factory` says
 _EXACT_QUERIES = 64  # of the report on an index that is exact by construction
 
 
-def build_indexes(folder: Path, rows: int, config: IndexConfig) -> dict[str, Any]:
-    """Index the vectors of a folder and write the recall report; an exact search needs no file.
+def build_indexes(folder: Path, vectors: Vectors, config: IndexConfig) -> dict[str, Any]:
+    """Index vectors into a folder and write the recall report; an exact search needs no file but the vectors.
+
+    Args:
+        folder: where the indexes will lie.
+        vectors: n of images and of captions.
+        config: which faiss index, and how much it has to recall.
+
+    Returns:
+        The report, which `check_recall` judges; its factory is that of the index that was made.
 
     Raises:
-        ConfigError: there is no such index, or it recalls too little.
+        ConfigError: there is no such index.
     """
-    vectors = Vectors.open(folder / VECTORS_FILE, rows, remedy="build the data set again")
+    rows = len(vectors.image)
     exact = config.factory == EXACT or rows < EXACT_BELOW
-    bases = {"text_to_text": vectors.text, "text_to_image": vectors.image}
+    bases = _bases(vectors)
     indexes: dict[str, tuple[Nearest, Floats]] = {}
     for name, base in bases.items():
         index = Exhaustive(base) if exact else VectorIndex.build(base, config.factory)
@@ -54,7 +59,6 @@ def build_indexes(folder: Path, rows: int, config: IndexConfig) -> dict[str, Any
         num_queries=_EXACT_QUERIES if exact else RECALL_QUERIES,
     )
     (folder / RECALL_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    check_recall(report)
     return report
 
 
@@ -65,7 +69,7 @@ def open_indexes(folder: Path, vectors: Vectors, factory: str, remedy: str) -> d
         DataError: one is missing or damaged.
         LineageError: one is of other vectors.
     """
-    bases = {"text_to_text": vectors.text, "text_to_image": vectors.image}
+    bases = _bases(vectors)
     if factory == EXACT:
         return {name: Exhaustive(base) for name, base in bases.items()}
     found: dict[str, Nearest] = {}
@@ -80,17 +84,11 @@ def open_indexes(folder: Path, vectors: Vectors, factory: str, remedy: str) -> d
     return found
 
 
-def count_words(folder: Path) -> None:
-    """Count the words of the captions, a stretch of the table after the other."""
-    with pa.memory_map(str(folder / TABLE)) as source:
-        file = pa.ipc.open_file(source)
-        counted = [
-            TermCounts.from_texts(_texts(file.get_batch(number).column("caption")), needs_words=False)
-            for number in range(file.num_record_batches)
-        ]
+def count_words(folder: Path, captions: pa.ChunkedArray) -> None:
+    """Count the words of captions into a folder, a chunk after the other."""
+    counted = [TermCounts.from_texts((text.as_py() for text in chunk), needs_words=False) for chunk in captions.chunks]
     TermCounts.merged(counted).save(folder)
 
 
-def _texts(column: pa.Array) -> Iterator[str]:
-    for value in column:
-        yield value.as_py()
+def _bases(vectors: Vectors) -> dict[str, Floats]:
+    return {"text_to_image": vectors.image, "text_to_text": vectors.text}

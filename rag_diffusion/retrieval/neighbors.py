@@ -17,11 +17,14 @@ from rag_diffusion.types import Hits, Prompt
 NO_STYLE = "default"  # style of a corpus without styles
 
 
-def pair_neighbors(retriever: Retriever, rows: Ints, candidates: Mask, *, top_k: int) -> dict[str, Hits]:
+def pair_neighbors(
+    retriever: Retriever, corpus: Corpus, rows: Ints, candidates: Mask, *, top_k: int
+) -> dict[str, Hits]:
     """Neighbors of pairs by their own captions, best first.
 
     Args:
-        retriever: over the whole corpus.
+        retriever: over the whole corpus, alone.
+        corpus: the same.
         rows: the pairs to find neighbors for.
         candidates: (N,) rows that may be neighbors; a pair and its near-duplicates never are its
             own.
@@ -30,7 +33,6 @@ def pair_neighbors(retriever: Retriever, rows: Ints, candidates: Mask, *, top_k:
     Returns:
         Pair id -> its hits, never the pair itself nor a near-duplicate.
     """
-    corpus = _corpus(retriever)
     table = corpus.table.iloc[rows]
     drawings = Drawings(corpus)
     rankings = retriever.rank(
@@ -45,18 +47,24 @@ def pair_neighbors(retriever: Retriever, rows: Ints, candidates: Mask, *, top_k:
 
 
 def prompt_neighbors(
-    retriever: Retriever, prompts: Sequence[Prompt], *, num_neighbors: int, seed: int, num_style: int = 0
+    retriever: Retriever,
+    corpus: Corpus,
+    prompts: Sequence[Prompt],
+    *,
+    num_neighbors: int,
+    seed: int,
+    num_style: int = 0,
 ) -> dict[str, PromptNeighbors]:
     """Retrieved, oracle, random and style neighbors of prompts, over all pairs but the excluded.
 
     Args:
-        retriever: over the whole corpus.
+        retriever: over the whole corpus, alone.
+        corpus: the same.
         prompts: with the target entity and style.
         num_neighbors: of each kind; fewer come where the corpus has fewer.
         seed: of the random ones, together with the prompt's own seed.
         num_style: style neighbors of each; none in a corpus without styles.
     """
-    corpus = _corpus(retriever)
     drawings = Drawings(corpus)
     excluded = [drawings.of_prompt(prompt) for prompt in prompts]
     texts = [prompt.text for prompt in prompts]
@@ -82,12 +90,6 @@ def prompt_neighbors(
             style=_ids(corpus, _style_rows(drawings, prompt, ranking.rows, num_style)),
         )
     return found
-
-
-def _corpus(retriever: Retriever) -> Corpus:
-    """Training neighbors are those of the pipeline's own corpus."""
-    assert isinstance(retriever.corpus, Corpus)
-    return retriever.corpus
 
 
 def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int, seed: int) -> Ints:

@@ -9,67 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
-from rag_diffusion.config import Config, RetrievalConfig, load_config
-from rag_diffusion.errors import LineageError
-from rag_diffusion.files import tree_hash
-from rag_diffusion.layout import CORPUS, ENCODER, INDEX, VECTORS
 from rag_diffusion.retrieval.allowed import Allowed
-from rag_diffusion.retrieval.ann import Nearest, VectorIndex
-from rag_diffusion.retrieval.encoder import Encoder
+from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.exclude import NearDuplicates
-from rag_diffusion.retrieval.fusion import DECIMALS, POOL, FusionName, best_first, fuse
-from rag_diffusion.retrieval.indexes import IMAGE_INDEX, TEXT_INDEX
-from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, RankBm25
+from rag_diffusion.retrieval.fusion import DECIMALS, POOL, best_first, fuse
+from rag_diffusion.retrieval.lexical import Lexical
+from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.results import Results, search_each
-from rag_diffusion.retrieval.selection import Selection
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
-from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.pairs import Pairs
-from rag_diffusion.store.stamps import check_stamp
-from rag_diffusion.store.vectors import VECTORS_FILE, Vectors, VectorTable
+from rag_diffusion.store.vectors import VectorTable
 from rag_diffusion.types import Hits
 
 CHUNK = 256  # queries scored at a time
 CELLS = 2**26  # similarities in memory at a time where everything is ranked
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """How hits are scored and selected; `retrieval` in params.yaml.
-
-    Attributes:
-        weights: of `bm25`, `tf_idf`, `text_to_text` and `text_to_image`.
-        fusion: how they become one score.
-        rank_constant: of reciprocal-rank fusion.
-        selection: which hits become neighbors.
-    """
-
-    weights: Mapping[str, float]
-    fusion: FusionName = "sum"
-    rank_constant: int = 60
-    selection: Selection = field(default_factory=Selection)
-
-    @classmethod
-    def from_config(cls, config: RetrievalConfig) -> Method:
-        """As params.yaml says."""
-        return cls(
-            weights=config.weights.model_dump(),
-            fusion=config.fusion,
-            rank_constant=config.rank_constant,
-            selection=Selection(kind=config.selection, threshold=config.threshold, diversity=config.diversity),
-        )
 
 
 class Retriever:
@@ -113,51 +76,6 @@ class Retriever:
         self.method = weights if isinstance(weights, Method) else Method(weights=weights)
         self._embed, self._embed_images = embed, embed_images
         self._duplicates = NearDuplicates(corpus, indexes["text_to_image"])
-
-    @classmethod
-    def open(cls, root: Path | str) -> Retriever:
-        """The retriever of a project whose stages have run up to `index`, as its params.yaml says; see `load`."""
-        root = Path(root)
-        return cls.load(root, load_config(root / "params.yaml"), Corpus.open(root / CORPUS))
-
-    @classmethod
-    def load(cls, root: Path | str, config: Config, corpus: Corpus) -> Retriever:
-        """Read what `align`, `embed` and `index` wrote; the encoder itself is loaded at the first
-        query.
-
-        Raises:
-            DataError: an artifact is missing or damaged.
-            LineageError: an artifact was made from another corpus or with another encoder.
-        """
-        root = Path(root)
-        made = check_stamp(root / VECTORS, corpus.hash, stage="embed")
-        vectors = Vectors.open(root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
-        encoder_hash = tree_hash(root / ENCODER)
-        if made["encoder_hash"] != encoder_hash:
-            raise LineageError(
-                f"{root / VECTORS}: expected vectors of encoder {encoder_hash}, got those of "
-                f"encoder "
-                f"{made['encoder_hash']}; run the stages `embed` and `index` again"
-            )
-        stamp = check_stamp(root / INDEX, corpus.hash, stage="index")
-        if stamp.get("encoder_hash") != encoder_hash:
-            raise LineageError(
-                f"{root / INDEX}: expected an index of encoder {encoder_hash}, got one of encoder "
-                f"{stamp.get('encoder_hash')}; run the stage `index` again"
-            )
-        encoder = Encoder(root / ENCODER, device=config.device)
-        return cls(
-            corpus,
-            vectors,
-            _lexical(root / INDEX, config.retrieval, corpus),
-            {
-                "text_to_text": VectorIndex.load(root / INDEX / TEXT_INDEX),
-                "text_to_image": VectorIndex.load(root / INDEX / IMAGE_INDEX),
-            },
-            weights=Method.from_config(config.retrieval),
-            embed=encoder.texts,
-            embed_images=encoder.images,
-        )
 
     def search(self, query: Query) -> Results:
         """Best pairs of every text; one that names several things gets those of each in turn, see `several`.
@@ -242,10 +160,9 @@ class Retriever:
 
     def style_named_in(self, text: str) -> str | None:
         """The style of the corpus whose words stand in a text, the longest where several do; None where none does."""
-        words: Mapping[str, str] = getattr(self.corpus, "manifest", {}).get("style_words", {})
-        if not words:
-            words = {name: name for name in self.corpus.cells("style", np.arange(len(self.corpus)))}
-        found = [(len(said), style) for style, said in words.items() if said and said.lower() in text.lower()]
+        names = {(name, name) for name in self.corpus.cells("style", np.arange(len(self.corpus)))}
+        words = [*names, *self.corpus.style_words.items()]
+        found = [(len(said), style) for style, said in words if said and said.lower() in text.lower()]
         return max(found)[1] if found else None
 
     def hits(self, ranking: Ranking, top_k: int) -> Hits:
@@ -364,7 +281,7 @@ class Retriever:
             ValueError: this retriever cannot find by image.
         """
         if self._embed_images is None:
-            raise ValueError("retriever: expected an image encoder to find by image, got none; use `Retriever.load`")
+            raise ValueError("retriever: expected an image encoder to find by image, got none; open a knowledge base")
         return self._embed_images(images)
 
     def _fuse(self, raw: dict[str, Doubles], rows: Ints, weights: dict[str, float]) -> Ranking:
@@ -377,13 +294,3 @@ class Retriever:
             parts={name: np.round(values[order], DECIMALS) for name, values in parts.items()},
             raw={name: np.round(values[order], DECIMALS) for name, values in raw.items()},
         )
-
-
-def _lexical(folder: Path, config: RetrievalConfig, corpus: Corpus) -> dict[str, Lexical]:
-    """The lexical similarities that params.yaml asks for."""
-    if config.lexical == "rank_bm25":
-        found: dict[str, Lexical] = {"bm25": RankBm25(corpus.table["caption"])}
-        return found | ({"tf_idf": LexicalIndex.load(folder, "tf_idf")} if config.weights.tf_idf else {})
-    index = LexicalIndex.load(folder)
-    found = {"bm25": index}
-    return found | ({"tf_idf": LexicalIndex(index.counts, "tf_idf")} if config.weights.tf_idf else {})

@@ -62,6 +62,11 @@ class StackedPairs:
         """Of each data set, by the alphabet."""
         return tuple(sorted((part.manifest.version for part in self.parts), key=lambda one: one.name))
 
+    @property
+    def style_words(self) -> dict[str, str]:
+        """See `Pairs`."""
+        return {style: words for part in self.parts for style, words in part.manifest.style_words.items()}
+
     def find(self, pair_id: str) -> int | None:
         """Row of a pair, if it is there."""
         number = bisect_right(self._first, pair_id) - 1
@@ -185,8 +190,8 @@ class StackedRows:
         return found
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> Floats:
-        """All of them in memory, for few rows."""
-        return np.concatenate(self._tables)
+        """All of them: a single table where it lies, several in memory, for few rows."""
+        return self._tables[0] if len(self._tables) == 1 else np.concatenate(self._tables)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, NEIGHBORS
 from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbor_table import NeighborTable, PromptNeighbors, write_neighbors
 from rag_diffusion.retrieval.neighbors import pair_neighbors, prompt_neighbors
@@ -32,16 +33,16 @@ def run(ctx: StageContext) -> None:
     config = ctx.config.retrieval
     corpus = Corpus.open(ctx.root / CORPUS)
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
-    retriever = Retriever.load(ctx.root, ctx.config, corpus)
+    retriever = pipeline_retriever(ctx.root, ctx.config)
     split = corpus.table["split"].to_numpy()
     train, validation = split == "train", split == "validation"
     prompts = _all_prompts(ctx.root, corpus)
     by_prompt = prompt_neighbors(
-        retriever, prompts, num_neighbors=config.content, num_style=config.style, seed=ctx.config.seed
+        retriever, corpus, prompts, num_neighbors=config.content, num_style=config.style, seed=ctx.config.seed
     )
     top_k = config.training_candidates
-    by_train = pair_neighbors(retriever, np.flatnonzero(train), train, top_k=top_k)
-    by_validation = pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=top_k)
+    by_train = pair_neighbors(retriever, corpus, np.flatnonzero(train), train, top_k=top_k)
+    by_validation = pair_neighbors(retriever, corpus, np.flatnonzero(validation), train | validation, top_k=top_k)
     queries = asked_apart(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.content)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(

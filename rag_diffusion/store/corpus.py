@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,12 @@ class Corpus:
     def versions(self) -> tuple[DataSetVersion, ...]:
         """It alone; see `Pairs`."""
         return (DataSetVersion(name="corpus", hash=self.hash, num_pairs=len(self)),)
+
+    @property
+    def style_words(self) -> Mapping[str, str]:
+        """See `Pairs`."""
+        words: Mapping[str, str] = self.manifest.get("style_words", {})
+        return words
 
     def row(self, pair_id: str) -> int:
         """Row number of a pair.

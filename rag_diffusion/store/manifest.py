@@ -15,10 +15,13 @@ from rag_diffusion.types import DataSetVersion
 FORMAT = 1  # of a data set's files; another one is an error that names the command which makes this one
 REJECTED = "rejected.jsonl"  # in the folder of a generation
 REMOTE, UPLOADED, PIPELINE = "remote", "uploaded", "pipeline"
+CORPUS_NAME = "corpus"  # of the data set that `dvc repro` makes
 
 
 def rebuild_hint(name: str) -> str:
     """What to do about damaged or outdated vectors and indexes of a data set."""
+    if name == CORPUS_NAME:
+        return "run `dvc repro index`"
     return f"run `rag-diffusion kb rebuild {name}`"
 
 
@@ -43,6 +46,7 @@ class Manifest:
         shards: name, rows and sha256 of each shard of pairs, in order.
         files: every other file of the generation -> its length and sha256.
         recall: the recall report of the indexes.
+        style_words: style -> how a text names it; of styles that are not here it is their own name.
         added: when these pairs came, in UTC as ISO 8601 has it; no part of what makes two data sets equal.
         generation: number of the folder that holds all this.
         format: of the files.
@@ -66,6 +70,7 @@ class Manifest:
     shards: list[dict[str, Any]] = field(default_factory=list)
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     recall: Mapping[str, Any] = field(default_factory=dict)
+    style_words: Mapping[str, str] = field(default_factory=dict)
     added: str = field(default="", compare=False)
     generation: int = 0
     format: int = FORMAT
@@ -79,6 +84,18 @@ class Manifest:
     def version(self) -> DataSetVersion:
         """Which pairs it is of."""
         return DataSetVersion(name=self.name, hash=self.hash, num_pairs=self.num_pairs, added=self.added)
+
+    def check_encoder(self, present: str) -> None:
+        """Refuse vectors that another encoder made than the present one, by its hash.
+
+        Raises:
+            LineageError: another one made them.
+        """
+        if self.encoder_hash != present:
+            raise LineageError(
+                f"kb: expected vectors of encoder {present[:12]}…, but those of {self.name!r} were made "
+                f"by encoder {self.encoder_hash[:12]}…; {rebuild_hint(self.name)}"
+            )
 
     def write(self, path: Path) -> None:
         """Write it, as a whole or not at all."""

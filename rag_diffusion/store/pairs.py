@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from rag_diffusion.arrays import Ints, Pixels
@@ -25,6 +25,11 @@ class Pairs(Protocol):
     @property
     def image_size(self) -> int:
         """Side of the images in pixels."""
+        ...
+
+    @property
+    def style_words(self) -> Mapping[str, str]:
+        """Style -> how a text names it, where that is not its own name."""
         ...
 
     def __len__(self) -> int: ...

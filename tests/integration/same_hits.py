@@ -23,8 +23,8 @@ from rag_diffusion.config import load_config
 from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import embed, index, neighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
@@ -58,7 +58,7 @@ def measure(project: Path, root: Path) -> dict[str, Any]:
     for stage in (embed, index, neighbors):
         stage.run(StageContext(config=config, root=root, tracker=NullTracker()))
     asked = queries(root, corpus)
-    retriever, base = Retriever.load(root, config, Corpus.open(root / layout.CORPUS)), KnowledgeBase.open(root)
+    retriever, base = pipeline_retriever(root, config), KnowledgeBase.open(root)
     found = {
         "pipeline": retriever.search(Query(asked, top_k=TOP_K)).hits,
         "knowledge base": base.search(Query(asked, top_k=TOP_K, sets=["corpus"])).hits,

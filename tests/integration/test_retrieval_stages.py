@@ -21,9 +21,10 @@ from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.files import file_hash, tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS
 from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.retrieval import indexes
+from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import align, embed, index, neighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.terminal.app import app
@@ -83,7 +84,7 @@ def test_all_stages_leave_their_artifacts_and_metrics(project: tuple[Path, Memor
     assert (root / ENCODER / "open_clip_config.json").is_file()
     assert json.loads((root / INDEX / "recall.json").read_text())["recall_text"] == 1.0
     report = json.loads(tracker.artifacts["index/recall.json"])
-    assert (report["passed"], report["caption_queries"], report["num_pairs"]) == (True, 420, 420)
+    assert (report["passed"], report["caption_queries"], report["num_pairs"]) == (True, 64, 420)
     assert tracker.metrics["validation_all_entity_recall_3"] > 0.6
     assert tracker.metrics["train_same_entity"] > 0.5
     assert tracker.metrics["train_entities"] == 40
@@ -125,8 +126,7 @@ def test_what_is_not_the_same_is_told() -> None:
 
 def test_moved_project_retrieves_new_texts(project: tuple[Path, Memory], config: Config, tmp_path: Path) -> None:
     root = shutil.copytree(project[0], tmp_path / "moved")
-    corpus = Corpus.open(root / CORPUS)
-    hits = Retriever.load(root, config, corpus).search(Query(["some purple diamonds"], top_k=3)).hits[0]
+    hits = pipeline_retriever(root, config).search(Query(["some purple diamonds"], top_k=3)).hits[0]
     assert {pair_id.rsplit("/", 1)[1] for pair_id in hits.pair_ids} == {"purple-diamond"}
 
 
@@ -135,8 +135,8 @@ def test_artifacts_of_another_corpus_or_encoder_are_refused(
 ) -> None:
     root = shutil.copytree(project[0], tmp_path / "other")
     (root / ENCODER / "training.json").write_text("{}")
-    with pytest.raises(LineageError, match="expected vectors of encoder .* got those of encoder"):
-        Retriever.load(root, config, Corpus.open(root / CORPUS))
+    with pytest.raises(LineageError, match="expected vectors of encoder .* made by encoder"):
+        pipeline_retriever(root, config)
     shutil.copy(project[0] / ENCODER / "training.json", root / ENCODER)
     moved = [replace(pair, split="test") for pair in tiny_pairs()]
     facts = {"rejected": [], "kind": "iconify"}
@@ -149,8 +149,9 @@ def test_artifacts_of_another_corpus_or_encoder_are_refused(
 
 
 def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
-    project: tuple[Path, Memory], config: Config, tmp_path: Path
+    project: tuple[Path, Memory], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(indexes, "EXACT_BELOW", 100)
     root = shutil.copytree(project[0], tmp_path / "coarse")
     coarse = config.index.model_copy(update={"factory": "PQ2x4"})
     ctx = context(root, config.model_copy(update={"index": coarse}))
@@ -164,22 +165,22 @@ def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
 
 
 def test_rank_bm25_by_choice_gives_the_same_hits(project: tuple[Path, Memory], config: Config) -> None:
-    root, corpus = project[0], Corpus.open(project[0] / CORPUS)
+    root = project[0]
     ours = config.retrieval.model_copy(update={"weights": weights(bm25=0.5, text_to_text=0.5)})
     theirs = ours.model_copy(update={"lexical": "rank_bm25"})
     queries = ["some purple diamonds", "green moon in noto style", "nothing known"]
     found = [
-        Retriever.load(root, one, corpus).search(Query(queries, top_k=10)).hits
+        pipeline_retriever(root, one).search(Query(queries, top_k=10)).hits
         for one in (config.model_copy(update={"retrieval": retrieval}) for retrieval in (ours, theirs))
     ]
     assert found[0] == found[1]
 
 
 def test_tf_idf_joins_where_it_has_a_weight(project: tuple[Path, Memory], config: Config) -> None:
-    root, corpus = project[0], Corpus.open(project[0] / CORPUS)
+    root = project[0]
     chosen = config.retrieval.model_copy(update={"weights": weights(bm25=0.5, tf_idf=1.0, text_to_text=0.5)})
     hits = (
-        Retriever.load(root, config.model_copy(update={"retrieval": chosen}), corpus)
+        pipeline_retriever(root, config.model_copy(update={"retrieval": chosen}))
         .search(Query(["red ring"], top_k=3))
         .hits[0]
     )

@@ -15,8 +15,9 @@ from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.explain import explain
 from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.vectors import Vectors

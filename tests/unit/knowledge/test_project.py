@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelErro
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.ann import VectorIndex
-from rag_diffusion.retrieval.lexical import LexicalIndex
+from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
+from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages import index
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.filters import Filter
@@ -48,18 +50,21 @@ def copy(project: Path, tmp_path: Path) -> Path:
 
 
 def by_hand(root: Path) -> Retriever:
-    """As `Retriever.load` puts it together, with the small encoder."""
+    """Over the very same artifacts, put together by hand."""
     corpus, encoder = Corpus.open(root / layout.CORPUS), TinyEncoder()
+    vectors = Vectors.open(root / layout.VECTORS / VECTORS_FILE, len(corpus), remedy="")
     return Retriever(
         corpus,
-        Vectors.open(root / layout.VECTORS / VECTORS_FILE, len(corpus), remedy=""),
-        LexicalIndex.load(root / layout.INDEX),
-        {name: VectorIndex.load(root / layout.INDEX / file) for name, file in
-         (("text_to_text", "text.index"), ("text_to_image", "image.index"))},
+        vectors,
+        LexicalIndex.build(corpus.table["caption"]),
+        {
+            "text_to_text": VectorIndex.build(vectors.text, "Flat"),
+            "text_to_image": VectorIndex.build(vectors.image, "Flat"),
+        },
         weights=Method.from_config(settings().retrieval),
         embed=encoder.texts,
         embed_images=encoder.images,
-    )  # fmt: skip
+    )
 
 
 def test_the_corpus_alone_gives_the_pipelines_own_hits_bit_for_bit(project: Path) -> None:
@@ -126,3 +131,19 @@ def test_a_project_without_encoder_says_what_to_run(tmp_path: Path) -> None:
     ):
         base.add("mine", items(range(5)))
     assert list(base.catalogue.names()) == []
+
+
+def test_a_text_names_a_style_of_the_corpus_by_its_words(copy: Path) -> None:
+    path = copy / layout.CORPUS / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"style_words": {"noto-v1": "classic Noto", "noto": "Noto"}}))
+    retriever = make_base(copy).retriever()
+    assert retriever.style_named_in("a red square as classic noto has it") == "noto-v1"
+    assert retriever.style_named_in("a red square in openmoji style") == "openmoji"
+
+
+def test_rank_bm25_by_choice_gives_the_same_hits_over_all_data_sets(copy: Path) -> None:
+    make_base(copy).add("mine", items(range(50)))
+    ours, theirs = (make_base(copy, retrieval={"lexical": name}) for name in ("sparse", "rank_bm25"))
+    assert isinstance(theirs.retriever().lexical["bm25"], RankBm25)
+    assert ours.search(Query(QUERIES)).hits == theirs.search(Query(QUERIES)).hits

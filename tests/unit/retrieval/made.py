@@ -6,7 +6,8 @@ import numpy as np
 
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.lexical import LexicalIndex
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.method import Method
+from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.vectors import Vectors
 

@@ -53,9 +53,9 @@ def write(retriever: Retriever, prompts: list[Prompt], folder: Path) -> None:
     write_neighbors(
         folder,
         corpus_hash=retriever.corpus.hash,
-        training=pair_neighbors(retriever, np.flatnonzero(train), train, top_k=8),
-        validation=pair_neighbors(retriever, np.flatnonzero(validation), train | validation, top_k=8),
-        prompts=prompt_neighbors(retriever, prompts, num_neighbors=3, num_style=2, seed=0),
+        training=pair_neighbors(retriever, retriever.corpus, np.flatnonzero(train), train, top_k=8),
+        validation=pair_neighbors(retriever, retriever.corpus, np.flatnonzero(validation), train | validation, top_k=8),
+        prompts=prompt_neighbors(retriever, retriever.corpus, prompts, num_neighbors=3, num_style=2, seed=0),
     )
 
 
@@ -147,7 +147,7 @@ def test_oracle_shows_the_entity_and_random_another_family_in_another_style(
 
 
 def test_oracle_keeps_the_retrievers_order(retriever: Retriever, prompts: list[Prompt]) -> None:
-    entry = prompt_neighbors(retriever, prompts[:1], num_neighbors=5, seed=0)["test-0000"]
+    entry = prompt_neighbors(retriever, retriever.corpus, prompts[:1], num_neighbors=5, seed=0)["test-0000"]
     ranking = retriever.search(Query([prompts[0].text], top_k=420, exclude=[entry.exclude])).hits[0]
     expected = [one for one in ranking.pair_ids if one.endswith("/red-square")][:5]
     assert list(entry.oracle) == expected
@@ -155,7 +155,10 @@ def test_oracle_keeps_the_retrievers_order(retriever: Retriever, prompts: list[P
 
 
 def test_seed_decides_the_random_neighbors(retriever: Retriever, prompts: list[Prompt]) -> None:
-    draws = [prompt_neighbors(retriever, prompts, num_neighbors=3, seed=seed)["test-0001"].random for seed in (0, 0, 1)]
+    draws = [
+        prompt_neighbors(retriever, retriever.corpus, prompts, num_neighbors=3, seed=seed)["test-0001"].random
+        for seed in (0, 0, 1)
+    ]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -238,6 +241,6 @@ def test_table_of_another_corpus_or_damaged_is_refused(
 
 def test_real_prompts_of_the_tiny_corpus_are_all_served(retriever: Retriever, tiny_corpus: Corpus) -> None:
     made = make_prompts(tiny_corpus, "test")
-    found = prompt_neighbors(retriever, made, num_neighbors=3, seed=0)
+    found = prompt_neighbors(retriever, retriever.corpus, made, num_neighbors=3, seed=0)
     assert set(found) == {one.prompt_id for one in made}
     assert len(found) == 36

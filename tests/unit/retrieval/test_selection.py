@@ -7,8 +7,9 @@ import pytest
 
 from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.exclude import NearDuplicates
+from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.selection import MOST, Selection, diverse
 from rag_diffusion.store.corpus import Corpus
 from tests.unit.retrieval.made import WEIGHTS, make_retriever

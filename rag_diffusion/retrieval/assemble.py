@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -11,14 +12,19 @@ from numpy.typing import NDArray
 
 from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.config import Config
+from rag_diffusion.errors import DataError
+from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
-from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords
+from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords, RankBm25
+from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.postings import RowFilter
-from rag_diffusion.retrieval.retriever import Method, Retriever
+from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedIndex, StackedPairs, StackedVectors, in_order_of_ids
 from rag_diffusion.retrieval.weighting import LexicalName
+from rag_diffusion.store.pipeline_corpus import corpus_manifest
 
 
 class LexicalCache:
@@ -69,7 +75,7 @@ class LazyLexical:
 def assembled(
     parts: Sequence[DataSet], config: Config, encoder: PairEncoder, cache: LexicalCache | None = None
 ) -> Retriever:
-    """One retriever; words are indexed sparsely, with rank_bm25's scores, whatever `retrieval.lexical` says.
+    """One retriever, as `retrieval` in params.yaml says.
 
     Args:
         parts: at least one data set, with vectors of the encoder.
@@ -83,7 +89,7 @@ def assembled(
     parts = in_order_of_ids(parts)
     method = Method.from_config(config.retrieval)
     names: tuple[LexicalName, ...] = ("bm25", "tf_idf") if method.weights["tf_idf"] else ("bm25",)
-    make = partial(_lexical, parts, names)
+    make = partial(_lexical, parts, names, config.retrieval.lexical)
     lexical = make() if cache is None else _lazy(cache, parts, names, make)
     return Retriever(
         StackedPairs(parts, config.corpus.image_size),
@@ -96,9 +102,36 @@ def assembled(
     )
 
 
-def _lexical(parts: Sequence[DataSet], names: Sequence[LexicalName]) -> dict[str, Lexical]:
+def pipeline_retriever(root: Path, config: Config) -> Retriever:
+    """The retriever over the pipeline's corpus alone; the encoder itself is loaded at the first query.
+
+    Raises:
+        DataError: an artifact is missing or damaged.
+        LineageError: an artifact was made from another corpus or with another encoder.
+    """
+    manifest = corpus_manifest(root)
+    if manifest is None:
+        raise DataError(f"{root / CORPUS}: expected a corpus, found none; run the stage `ingest`")
+    encoder = Encoder(root / ENCODER, device=config.device)
+    part = DataSet.of_pipeline(root, manifest)
+    manifest.check_encoder(encoder.hash)
+    return assembled([part], config, encoder)
+
+
+def _lexical(parts: Sequence[DataSet], names: Sequence[LexicalName], engine: str) -> dict[str, Lexical]:
     counts = TermCounts.merged([part.counts for part in parts])
-    return {name: LexicalIndex(counts, name) if len(counts.terms) else NoWords(len(counts.lengths)) for name in names}
+    if not len(counts.terms):
+        return {name: NoWords(len(counts.lengths)) for name in names}
+    found: dict[str, Lexical] = {}
+    for name in names:
+        theirs = name == "bm25" and engine == "rank_bm25"
+        found[name] = RankBm25(_captions(parts)) if theirs else LexicalIndex(counts, name)
+    return found
+
+
+def _captions(parts: Sequence[DataSet]) -> Iterator[str]:
+    for part in parts:
+        yield from part.columns.table.column("caption").to_pylist()
 
 
 def _lazy(

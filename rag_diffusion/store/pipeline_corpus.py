@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.places import CORPUS_NAME
 from rag_diffusion.layout import CORPUS, INDEX, RECALL_FILE, STAMP_FILE, VECTORS
-from rag_diffusion.store.manifest import PIPELINE, Manifest
-
-REMEDY = "run `dvc repro index`"
+from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, Manifest, rebuild_hint
 
 
 def corpus_manifest(root: Path) -> Manifest | None:
@@ -38,9 +35,12 @@ def corpus_manifest(root: Path) -> Manifest | None:
             shards=raw["shards"],
             encoder_hash=str(_json(root / VECTORS / STAMP_FILE).get("encoder_hash", "")),
             recall=_json(root / INDEX / RECALL_FILE),
+            style_words=raw.get("style_words", {}),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected the manifest of a corpus, got {error!r}; {REMEDY}") from None
+        raise DataError(
+            f"{path}: expected the manifest of a corpus, got {error!r}; {rebuild_hint(CORPUS_NAME)}"
+        ) from None
 
 
 def indexed(root: Path) -> bool:
