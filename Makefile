@@ -23,14 +23,14 @@ demo: install  ## the whole pipeline, then where the pictures and numbers are
 	@rag-diffusion show
 
 test: install  ## every test that needs neither a GPU nor hours
-	pytest -n 2 --dist loadfile -m "not gpu and not long"
+	pytest -n 2 --dist worksteal -m "not gpu and not long"
 
 check: install  ## lint, types, layers and the fast tests
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
-	pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not long"
+	pytest -q -n 2 --dist worksteal -m "not slow and not gpu and not long"
 
 ui: install  ## MLflow and Dagster in the browser
 	@python -m orchestration.ui

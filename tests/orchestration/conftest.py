@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
+import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from tests.orchestration.projects import MORE, STAGE, flat_outs, small
+from tests.orchestration.projects import MORE, STAGE, dvc, flat_outs, ran, small, variables
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +45,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     home = tmp_path / "dagster"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {
-        **os.environ,
-        "RAG_DIFFUSION_ROOT": str(tmp_path / "project"),
-        "DAGSTER_HOME": str(home),
-        "DVC_NO_ANALYTICS": "1",
-        "PATH": path,
-    }
+    return variables(tmp_path / "project", home)
 
 
 @pytest.fixture
@@ -65,9 +57,31 @@ def instance(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def project(tmp_path: Path, written: dict[str, dict[str, Any]], environment: dict[str, str]) -> Path:
+def project(tmp_path: Path, never_run: Path, environment: dict[str, str]) -> Path:
     """The small project, in git, never run."""
-    root = tmp_path / "project"
+    return Path(shutil.copytree(never_run, tmp_path / "project"))
+
+
+@pytest.fixture
+def made(project: Path, all_run: Path) -> Path:
+    """The small project after `dvc repro`."""
+    shutil.rmtree(project)
+    return Path(shutil.copytree(all_run, project))
+
+
+@pytest.fixture(scope="session")
+def all_run(tmp_path_factory: pytest.TempPathFactory, never_run: Path) -> Path:
+    """A project to copy: every stage has run, once for all tests."""
+    root = Path(shutil.copytree(never_run, tmp_path_factory.mktemp("all-run") / "project"))
+    dvc(root, variables(root, root), "repro")
+    ran(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def never_run(tmp_path_factory: pytest.TempPathFactory, written: dict[str, dict[str, Any]]) -> Path:
+    """A project to copy."""
+    root = tmp_path_factory.mktemp("never-run") / "project"
     root.mkdir()
     produced = {out for stage in written.values() for out in flat_outs(stage)}
     for dep in {dep for stage in written.values() for dep in stage["deps"]} - produced:
@@ -83,5 +97,5 @@ def project(tmp_path: Path, written: dict[str, dict[str, Any]], environment: dic
     (root / "stage.py").write_text(STAGE)
     (root / ".gitignore").write_text("/log.txt\n")
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-        subprocess.run(command, cwd=root, check=True, env=environment)
+        subprocess.run(command, cwd=root, check=True, env=variables(root, root))
     return root

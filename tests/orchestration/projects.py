@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -92,6 +93,22 @@ def flat_outs(stage: dict[str, Any]) -> list[str]:
     """Paths of all outs, metrics and plots of a stage as dvc.yaml writes them."""
     listed = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     return [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+
+
+def variables(project: Path, home: Path) -> dict[str, str]:
+    """Environment of processes that work on a small project.
+
+    Args:
+        project: its root.
+        home: Dagster's folder.
+    """
+    return {
+        **os.environ,
+        "RAG_DIFFUSION_ROOT": str(project),
+        "DAGSTER_HOME": str(home),
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
 
 
 def commit(root: Path, environment: dict[str, str]) -> None:

@@ -103,14 +103,13 @@ def test_no_steps_and_no_judge_are_no_fault(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_upstream_is_clean_until_something_changes(project: Path, environment: dict[str, str]) -> None:
-    dvc(project, environment, "repro")
-    assert findings.upstream_is_clean(project, "score").passed
-    (project / "rag_diffusion" / "corpus" / "input").write_text("changed")
-    assert findings.upstream_is_clean(project, "ingest").passed, "it is asked about what comes before"
-    assert findings.upstream_is_clean(project, "embed").description == "made by other code or parameters: ingest"
-    dvc(project, environment, "repro", "--single-item", "ingest")
-    assert "align was made from other versions of: ingest" in findings.upstream_is_clean(project, "embed").description
+def test_upstream_is_clean_until_something_changes(made: Path, environment: dict[str, str]) -> None:
+    assert findings.upstream_is_clean(made, "score").passed
+    (made / "rag_diffusion" / "corpus" / "input").write_text("changed")
+    assert findings.upstream_is_clean(made, "ingest").passed, "it is asked about what comes before"
+    assert findings.upstream_is_clean(made, "embed").description == "made by other code or parameters: ingest"
+    dvc(made, environment, "repro", "--single-item", "ingest")
+    assert "align was made from other versions of: ingest" in findings.upstream_is_clean(made, "embed").description
 
 
 @pytest.mark.slow

@@ -28,14 +28,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def served(project: Path, project_root: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
+def served(made: Path, project_root: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """The pages of a small project whose stages have run and that has a run in MLflow."""
     for name in ("orchestration", "pyproject.toml", "rag_diffusion"):
-        if not (project / name).exists():
-            (project / name).symlink_to(project_root / name)
-    for command in (["-m", "dvc", "repro", "-q"], ["-m", "orchestration.sync"]):
-        subprocess.run([sys.executable, *command], cwd=project, env=environment, check=True, capture_output=True)
-    with open_tracker(load_config(project_root / "params.yaml"), project, "sample") as tracker:
+        if not (made / name).exists():
+            (made / name).symlink_to(project_root / name)
+    command = [sys.executable, "-m", "orchestration.sync"]
+    subprocess.run(command, cwd=made, env=environment, check=True, capture_output=True)
+    with open_tracker(load_config(project_root / "params.yaml"), made, "sample") as tracker:
         tracker.log_metrics({"joint": 0.25, "retrieved.attention_to_neighbors": 0.5})
         tracker.log_image(Image.new("RGB", (64, 64), "red"), "sheets/comparison", step=0)
         with recording("sample", prompt="a red apple") as root, span("retrieve", "RETRIEVER") as part:
@@ -43,7 +43,7 @@ def served(project: Path, project_root: Path, environment: dict[str, str]) -> It
         tracker.log_traces([root])
     assert tracker.errors == []
     command = [sys.executable, "-m", "orchestration.ui"]
-    with subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True) as ui:
+    with subprocess.Popen(command, cwd=made, env=environment, stdout=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
         pages = {"run": str(tracker.run_id)}
         for line in ui.stdout:

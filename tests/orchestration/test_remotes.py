@@ -18,17 +18,16 @@ from tests.orchestration.projects import commit, dvc, ran
 
 
 @pytest.fixture
-def pushed(project: Path, environment: dict[str, str], tmp_path: Path) -> Path:
+def pushed(made: Path, environment: dict[str, str], tmp_path: Path) -> Path:
     """The project, run with two seeds, all of it in git and in a remote; seed 1 is the present one."""
-    dvc(project, environment, "remote", "add", "-d", "shared", str(tmp_path / "remote"))
-    dvc(project, environment, "repro")
-    commit(project, environment)
-    change(project, seed=1)
-    dvc(project, environment, "repro")
-    ran(project)
-    commit(project, environment)
-    dvc(project, environment, "push", "--run-cache", "--all-commits")
-    return project
+    dvc(made, environment, "remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    commit(made, environment)
+    change(made, seed=1)
+    dvc(made, environment, "repro")
+    ran(made)
+    commit(made, environment)
+    dvc(made, environment, "push", "--run-cache", "--all-commits")
+    return made
 
 
 def change(project: Path, **values: object) -> None:

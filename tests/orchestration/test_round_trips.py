@@ -48,55 +48,53 @@ def same_truth(project: Path, instance: dg.DagsterInstance, environment: dict[st
 
 @pytest.mark.slow
 def test_an_edited_parameter_marks_what_dvc_would_run_and_only_that_is_made(
-    project: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
+    made: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
-    dvc(project, environment, "repro")
-    assert len(same_truth(project, instance, environment)) == 12
-    before = locked(project)
-    ran(project)
+    assert len(same_truth(made, instance, environment)) == 12
+    before = locked(made)
+    ran(made)
 
-    change(project, 2, "baselines")
-    assert same_truth(project, instance, environment) == []
-    assert set(json.loads(dvc(project, environment, "status", "--json"))) == {"baselines"}
+    change(made, 2, "baselines")
+    assert same_truth(made, instance, environment) == []
+    assert set(json.loads(dvc(made, environment, "status", "--json"))) == {"baselines"}
     assert materialize(project_root, environment).startswith("0\n")
-    assert ran(project) == ["baselines", "score"]
-    after = locked(project)
+    assert ran(made) == ["baselines", "score"]
+    after = locked(made)
     assert {name for name in after if after[name] != before[name]} == {"baselines", "score"}
-    assert json.loads(dvc(project, environment, "status", "--json")) == {}
-    assert same_truth(project, instance, environment) == []
-    dvc(project, environment, "repro")
-    assert ran(project) == []
+    assert json.loads(dvc(made, environment, "status", "--json")) == {}
+    assert same_truth(made, instance, environment) == []
+    dvc(made, environment, "repro")
+    assert ran(made) == []
 
 
 @pytest.mark.slow
 def test_experiments_queues_and_checkouts_keep_it_so(
-    project: Path, environment: dict[str, str], instance: dg.DagsterInstance
+    made: Path, environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
     late = {"finetune", "sample", "score", "sweep@alternate-3"}
-    dvc(project, environment, "repro")
-    commit(project, environment)
-    same_truth(project, instance, environment)
-    ran(project)
+    commit(made, environment)
+    same_truth(made, instance, environment)
+    ran(made)
 
-    dvc(project, environment, "exp", "run", "--name", "two", "-S", "finetune.size=2")
-    assert set(ran(project)) == late
-    assert set(same_truth(project, instance, environment)) == late
+    dvc(made, environment, "exp", "run", "--name", "two", "-S", "finetune.size=2")
+    assert set(ran(made)) == late
+    assert set(same_truth(made, instance, environment)) == late
 
-    dvc(project, environment, "exp", "run", "--queue", "--name", "three", "-S", "finetune.size=3")
-    dvc(project, environment, "exp", "run", "--run-all")
-    assert same_truth(project, instance, environment) == [], "it ran in a folder of its own"
-    assert ran(project) == []
+    dvc(made, environment, "exp", "run", "--queue", "--name", "three", "-S", "finetune.size=3")
+    dvc(made, environment, "exp", "run", "--run-all")
+    assert same_truth(made, instance, environment) == [], "it ran in a folder of its own"
+    assert ran(made) == []
 
-    dvc(project, environment, "exp", "apply", "three")
-    assert set(same_truth(project, instance, environment)) == late
-    dvc(project, environment, "repro")
-    assert ran(project) == [], "the queue has made it"
+    dvc(made, environment, "exp", "apply", "three")
+    assert set(same_truth(made, instance, environment)) == late
+    dvc(made, environment, "repro")
+    assert ran(made) == [], "the queue has made it"
 
-    subprocess.run(["git", "checkout", "-q", "--force", "."], cwd=project, check=True)
-    dvc(project, environment, "checkout", "--force")
-    assert set(same_truth(project, instance, environment)) == late
-    change(project, 2)
-    assert same_truth(project, instance, environment) == []
-    dvc(project, environment, "repro")
-    assert ran(project) == [], "the run-cache has it"
-    assert set(same_truth(project, instance, environment)) == late
+    subprocess.run(["git", "checkout", "-q", "--force", "."], cwd=made, check=True)
+    dvc(made, environment, "checkout", "--force")
+    assert set(same_truth(made, instance, environment)) == late
+    change(made, 2)
+    assert same_truth(made, instance, environment) == []
+    dvc(made, environment, "repro")
+    assert ran(made) == [], "the run-cache has it"
+    assert set(same_truth(made, instance, environment)) == late

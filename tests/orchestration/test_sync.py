@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from orchestration.project import Project
 from orchestration.reproduce import asset_key
 from orchestration.sync import news, sync
 from orchestration.verdicts import verdicts
-from tests.orchestration.projects import dvc, latest, materialize, ran, stale
+from tests.orchestration.projects import dvc, latest, ran, stale
 
 
 @pytest.fixture
@@ -78,31 +76,16 @@ def test_after_dvc_repro_every_asset_is_fresh_and_a_second_sync_is_silent(
 
 @pytest.mark.slow
 def test_an_upstream_stage_that_ran_alone_leaves_the_others_stale(
-    project: Path, environment: dict[str, str], instance: dg.DagsterInstance
+    made: Path, environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
-    dvc(project, environment, "repro")
-    sync(instance, Project.load(project))
-    (project / "rag_diffusion" / "corpus" / "input").write_text("changed")
-    dvc(project, environment, "repro", "--single-item", "ingest")
+    sync(instance, Project.load(made))
+    (made / "rag_diffusion" / "corpus" / "input").write_text("changed")
+    dvc(made, environment, "repro", "--single-item", "ingest")
 
-    now = Project.load(project)
+    now = Project.load(made)
     assert sync(instance, now) == ["ingest"]
     readers = {name for name, stage in now.stages.items() if "ingest" in stage.upstream}
     assert {name for name, status in stale(instance, now).items() if status == StaleStatus.STALE} == readers
-
-
-@pytest.mark.slow
-def test_what_dagster_made_itself_is_no_news(
-    project: Path, project_root: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = [sys.executable, "-m", "orchestration.sync", str(project)]
-
-    def told() -> str:
-        return subprocess.run(command, cwd=project_root, env=environment, capture_output=True, text=True).stdout
-
-    assert told() == "told Dagster of base, ruler\n"
-    assert materialize(project_root, environment).startswith("0\n")
-    assert told() == "Dagster knows everything that dvc.lock knows\n"
 
 
 def test_a_stage_names_what_must_be_there_before_it(project: Path) -> None:
