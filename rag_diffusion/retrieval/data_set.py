@@ -21,9 +21,8 @@ from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.indexes import open_indexes
 from rag_diffusion.store.build import TABLE, WORDS
-from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.manifest import Manifest, rebuild_hint
-from rag_diffusion.store.shards import Shards
+from rag_diffusion.store.shards import COLUMNS, Shards
 from rag_diffusion.store.stamps import check_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from rag_diffusion.store.whole import check_files

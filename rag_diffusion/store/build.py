@@ -8,10 +8,9 @@ Shapes: n pairs, D width.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -20,22 +19,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from rag_diffusion.arrays import Floats
+from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import file_hash
 from rag_diffusion.readers.records import Rejection
-from rag_diffusion.store.corpus import COLUMNS, SCHEMA, SHARD_ROWS
 from rag_diffusion.store.gather import Gathering
-from rag_diffusion.store.manifest import REJECTED, Manifest
+from rag_diffusion.store.manifest import COUNTED, REJECTED, Manifest
+from rag_diffusion.store.shards import BYTES, COLUMNS, SHARD_ROWS, hash_of_shards, write_shard
 from rag_diffusion.store.staging import Part
 from rag_diffusion.store.vectors import VECTORS_FILE, VectorWriter
 
 TABLE = "table.arrow"
 GROUP_ROWS = 64  # pairs read at a time for one image
 WORDS = ("source", "category", "style", "licence", "attribution", "split")  # columns of few distinct values
-_COUNTED = ("split", "style", "category", "licence", "source")
 _TABLE_ROWS = 65536  # rows of the table and captions held in memory at a time
 
 
@@ -67,8 +64,8 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest) -> Manifest:
             "num_pairs": len(gathering),
             "num_rejected": sum(reasons.values()),
             "rejected_by_reason": dict(sorted(reasons.items())),
-            "counts": {name: dict(sorted(counts[name].items())) for name in _COUNTED},
-            "hash": hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest(),
+            "counts": {name: dict(sorted(counts[name].items())) for name in COUNTED},
+            "hash": hash_of_shards(shards),
             "shards": shards,
         }
     )
@@ -108,16 +105,17 @@ def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Count
     table = _TableWriter(folder / TABLE, {name: sorted(counts[name]) for name in WORDS})
     width = gathering.table(gathering.rows[:1]).column("image_vector").type.list_size
     with table, VectorWriter(folder / VECTORS_FILE, len(gathering), width) as vectors:
-        for number, shard in enumerate(gathering.blocks(SHARD_ROWS)):
+
+        def blocks(rows: Ints) -> Iterator[pa.Table]:
+            for start in range(0, len(rows), GROUP_ROWS):
+                block = gathering.table(rows[start : start + GROUP_ROWS])
+                yield block.select(COLUMNS)
+                vectors.write(*(_matrix(block.column(f"{name}_vector"), width) for name in ("image", "text")))
+                table.write(block)
+
+        for number, rows in enumerate(gathering.blocks(SHARD_ROWS)):
             path = folder / f"pairs-{number:05d}.parquet"
-            with pq.ParquetWriter(path, SCHEMA, compression=_COMPRESSION, use_dictionary=list(WORDS)) as writer:
-                for start in range(0, len(shard), GROUP_ROWS):
-                    block = gathering.table(shard[start : start + GROUP_ROWS])
-                    writer.write_table(block.select(COLUMNS), row_group_size=GROUP_ROWS)
-                    vectors.write(*(_matrix(block.column(f"{name}_vector"), width) for name in ("image", "text")))
-                    table.write(block)
-            size = path.stat().st_size
-            shards.append({"name": path.name, "rows": len(shard), "bytes": size, "sha256": file_hash(path)})
+            shards.append(write_shard(path, blocks(rows), compression=_COMPRESSION, use_dictionary=list(WORDS)))
     return shards
 
 
@@ -135,7 +133,7 @@ class _TableWriter:
 
     def __init__(self, path: Path, words: Mapping[str, list[str]]) -> None:
         self._words = {name: pa.array(values, pa.string()) for name, values in words.items()}
-        self._names = [name for name in COLUMNS if name not in ("image", "original")]
+        self._names = [name for name in COLUMNS if name not in BYTES]
         coded = pa.dictionary(pa.int32(), pa.string())
         self._schema = pa.schema([(name, coded if name in words else pa.string()) for name in self._names])
         self._sink = pa.OSFile(str(path), "wb")

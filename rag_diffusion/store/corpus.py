@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,10 @@ from PIL import Image
 
 from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.files import atomic_dir, file_hash
+from rag_diffusion.files import atomic_dir
+from rag_diffusion.store.manifest import COUNTED
+from rag_diffusion.store.shards import BYTES, SCHEMA, SHARD_ROWS, check_shard, hash_of_shards, write_shard
 from rag_diffusion.types import DataSetVersion, Pair
-
-SHARD_ROWS = 2048
-_BYTES = ("image", "original")
-COLUMNS = tuple(field.name for field in fields(Pair))
-SCHEMA = pa.schema([(name, pa.binary() if name in _BYTES else pa.string()) for name in COLUMNS])
 
 
 def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, facts: dict[str, Any]) -> dict[str, Any]:
@@ -55,9 +50,8 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
         shards = []
         for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
             table = pa.Table.from_pylist([vars(pair) for pair in rows[start : start + SHARD_ROWS]], schema=SCHEMA)
-            name = f"pairs-{number:05d}.parquet"
-            pq.write_table(table, folder / name, compression="zstd")
-            shards.append({"name": name, "rows": table.num_rows, "sha256": file_hash(folder / name)})
+            shard = write_shard(folder / f"pairs-{number:05d}.parquet", [table], compression="zstd")
+            shards.append({name: shard[name] for name in ("name", "rows", "sha256")})
         manifest = _manifest(rows, shards, image_size) | facts
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
@@ -65,13 +59,9 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
 
 
 def _manifest(rows: Sequence[Pair], shards: list[dict[str, Any]], image_size: int) -> dict[str, Any]:
-    digest = hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
-    count = {
-        name: dict(sorted(Counter(getattr(pair, name) for pair in rows).items()))
-        for name in ("split", "style", "category", "licence", "source")
-    }
+    count = {name: dict(sorted(Counter(getattr(pair, name) for pair in rows).items())) for name in COUNTED}
     return {
-        "hash": digest,
+        "hash": hash_of_shards(shards),
         "shards": shards,
         "num_pairs": len(rows),
         "image_size": image_size,
@@ -95,7 +85,7 @@ class Corpus:
         self.manifest = manifest
         self.hash: str = manifest["hash"]
         self.image_size: int = manifest["image_size"]
-        self.table: pd.DataFrame = table.drop_columns(list(_BYTES)).to_pandas()
+        self.table: pd.DataFrame = table.drop_columns(list(BYTES)).to_pandas()
         self._images: pa.ChunkedArray = table.column("image")
         self._originals: pa.ChunkedArray = table.column("original")
         self._rows = {name: row for row, name in enumerate(self.table["pair_id"])}
@@ -115,7 +105,9 @@ class Corpus:
             raise DataError(f"{path}: expected a corpus, found no manifest.json; run the stage `ingest`") from None
         except ValueError as error:
             raise DataError(f"{path}/manifest.json: expected JSON, got {error}; run the stage `ingest` again") from None
-        tables = [_read_shard(path / shard["name"], shard) for shard in manifest["shards"]]
+        for shard in manifest["shards"]:
+            check_shard(path / shard["name"], shard, remedy="run the stage `ingest` again")
+        tables = [pq.read_table(path / shard["name"], schema=SCHEMA) for shard in manifest["shards"]]
         return cls(path, manifest, pa.concat_tables(tables))
 
     @classmethod
@@ -129,7 +121,7 @@ class Corpus:
             corpus_hash: its identity.
         """
         bare = pa.Table.from_pandas(table, preserve_index=False)
-        for name in _BYTES:
+        for name in BYTES:
             bare = bare.append_column(name, pa.nulls(len(table), pa.binary()))
         corpus = cls(path, {"hash": corpus_hash, "image_size": pixels.shape[1]}, bare)
         corpus._pixels = pixels
@@ -195,17 +187,3 @@ class Corpus:
         row = self.row(pair_id)
         cells = {str(name): value for name, value in self.table.iloc[row].items()}
         return Pair(**cells, image=self._images[row].as_py(), original=self._originals[row].as_py())
-
-
-def _read_shard(path: Path, shard: dict[str, Any]) -> pa.Table:
-    if not path.exists() or path.stat().st_size == 0:
-        got = "0 bytes" if path.exists() else "no file"
-        raise DataError(
-            f"{path}: expected a parquet shard of {shard['rows']} pairs, got {got}; run the stage `ingest` again"
-        )
-    if file_hash(path) != shard["sha256"]:
-        raise DataError(
-            f"{path}: expected sha256 {shard['sha256'][:12]}…, got {file_hash(path)[:12]}…: the shard is truncated or "
-            "was changed; run the stage `ingest` again"
-        )
-    return pq.read_table(path, schema=SCHEMA)

@@ -18,6 +18,9 @@ REMOTE, UPLOADED, PIPELINE = "remote", "uploaded", "pipeline"
 CORPUS_NAME = "corpus"  # of the data set that `dvc repro` makes
 
 
+COUNTED = ("split", "style", "category", "licence", "source")  # columns whose values a manifest counts
+
+
 def rebuild_hint(name: str) -> str:
     """What to do about damaged or outdated vectors and indexes of a data set."""
     if name == CORPUS_NAME:

@@ -1,10 +1,12 @@
-"""Images of pairs, read from parquet shards where they lie; a few stretches are kept."""
+"""Parquet shards of pairs: how they are written and checked, and images read where they lie, a few stretches kept."""
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -14,9 +16,55 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError
+from rag_diffusion.files import file_hash
+from rag_diffusion.types import Pair
 
+BYTES = ("image", "original")
+COLUMNS = tuple(field.name for field in fields(Pair))
+SCHEMA = pa.schema([(name, pa.binary() if name in BYTES else pa.string()) for name in COLUMNS])
+SHARD_ROWS = 2048
 _FILES, _STRETCHES = 16, 32  # parsed ones, stretches in memory
 _HELD = 256  # files held open from the start: they can be read even when the data set was replaced or removed
+
+
+def write_shard(path: Path, tables: Iterable[pa.Table], **options: Any) -> dict[str, Any]:
+    """Write tables of pairs as one shard, each as a row group of its own; the same ones give the same bytes.
+
+    Args:
+        path: the file.
+        tables: with the columns of `SCHEMA`.
+        **options: of pyarrow's `ParquetWriter`, as `compression`.
+
+    Returns:
+        What a manifest says of it: name, rows, bytes and sha256.
+    """
+    rows = 0
+    with pq.ParquetWriter(path, SCHEMA, **options) as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
+    return {"name": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+
+def hash_of_shards(shards: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of all pairs, from what a manifest says of their shards."""
+    return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+
+
+def check_shard(path: Path, shard: Mapping[str, Any], *, remedy: str) -> None:
+    """Compare every byte of a shard with what its manifest says.
+
+    Raises:
+        DataError: it is missing, empty, cut, or was changed.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        got = "0 bytes" if path.is_file() else "no file"
+        raise DataError(f"{path}: expected a shard of {shard['rows']} pairs, got {got}; {remedy}")
+    if (found := file_hash(path)) != shard["sha256"]:
+        raise DataError(
+            f"{path}: expected a shard of {shard['rows']} pairs with sha256 {shard['sha256'][:12]}…, got "
+            f"{found[:12]}…: it is truncated or was changed; {remedy}"
+        )
 
 
 class Shards:

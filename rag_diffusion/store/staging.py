@@ -25,7 +25,7 @@ import pyarrow as pa
 from rag_diffusion.arrays import Floats
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.readers.records import Item, Reader, Rejection
-from rag_diffusion.store.corpus import COLUMNS, SCHEMA
+from rag_diffusion.store.shards import COLUMNS, SCHEMA
 from rag_diffusion.types import Pair
 
 PART_CANDIDATES = 2048

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.files import file_hash
 from rag_diffusion.readers.records import Rejection
 from rag_diffusion.store.build import GROUP_ROWS
 from rag_diffusion.store.manifest import REJECTED, Manifest
+from rag_diffusion.store.shards import check_shard
 from rag_diffusion.types import Pair
 
 
@@ -48,14 +48,11 @@ class Stored:
         """
         for shard in self._manifest.shards:
             path = self._folder / shard["name"]
+            remedy = f"add the data set again from its source, {self._manifest.origin or 'the uploads'}, with --replace"
+            check_shard(path, shard, remedy=remedy)
             try:
-                if file_hash(path) != shard["sha256"]:
-                    raise ValueError("other bytes than its manifest tells")
                 for batch in pq.ParquetFile(path).iter_batches(batch_size=GROUP_ROWS):
                     for row in batch.to_pylist():
                         yield Pair(**row)
             except (OSError, ValueError, pa.ArrowException) as error:
-                raise DataError(
-                    f"{path}: expected a shard of {shard['rows']} pairs, got {error}; add the data set again from its "
-                    f"source, {self._manifest.origin or 'the uploads'}, with --replace"
-                ) from None
+                raise DataError(f"{path}: expected a shard of {shard['rows']} pairs, got {error}; {remedy}") from None

@@ -27,9 +27,9 @@ from rag_diffusion.retrieval.several import things
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.build import WORDS
-from rag_diffusion.store.corpus import COLUMNS
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.shards import COLUMNS
 from rag_diffusion.store.staging import Embedded
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair

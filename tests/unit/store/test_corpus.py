@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.files import tree_hash
+from rag_diffusion.files import file_hash, tree_hash
 from rag_diffusion.store.corpus import Corpus, write_corpus
+from rag_diffusion.store.shards import SCHEMA
 from tests.tiny import draw, tiny_pairs
 
 
@@ -67,3 +71,13 @@ def test_a_missing_corpus_names_the_stage(tmp_path: Path) -> None:
 def test_an_unknown_pair_is_an_error_of_lineage(tiny_corpus: Corpus) -> None:
     with pytest.raises(LineageError, match="expected a pair 'nobody'"):
         tiny_corpus.row("nobody")
+
+
+def test_shards_have_the_bytes_that_pyarrow_writes_of_their_pairs(tmp_path: Path) -> None:
+    pairs = sorted(tiny_pairs(16), key=lambda pair: pair.pair_id)
+    manifest = write_corpus(tmp_path / "corpus", pairs, image_size=16, facts={})
+    table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=SCHEMA)
+    pq.write_table(table, tmp_path / "theirs.parquet", compression="zstd")
+    (shard,) = manifest["shards"]
+    assert shard == {"name": "pairs-00000.parquet", "rows": 420, "sha256": file_hash(tmp_path / "theirs.parquet")}
+    assert manifest["hash"] == hashlib.sha256(shard["sha256"].encode()).hexdigest()
