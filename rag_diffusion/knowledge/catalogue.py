@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
+from rag_diffusion.config import load_config
+from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
 from rag_diffusion.knowledge.places import Places
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
@@ -36,10 +37,11 @@ class Catalogue:
     Args:
         root: the directory that holds params.yaml.
         encoder: of the present vectors.
+        image_size: of the present images, in pixels.
     """
 
-    def __init__(self, root: Path, encoder: PairEncoder | EncoderFolder) -> None:
-        self.root, self._identity = root, encoder
+    def __init__(self, root: Path, encoder: PairEncoder | EncoderFolder, image_size: int) -> None:
+        self.root, self._identity, self._image_size = root, encoder, image_size
         self.places = Places(root)
 
     @classmethod
@@ -47,14 +49,15 @@ class Catalogue:
         """The catalogue of a project alone, which loads nothing that embeds or searches.
 
         Raises:
-            ConfigError: there is no params.yaml.
+            ConfigError: there is no params.yaml, or it is wrong.
         """
         root = Path(root)
         if not (root / "params.yaml").exists():
             raise ConfigError(
                 f"{root / 'params.yaml'}: expected a parameter file, found none; run from the project's root"
             )
-        found = Catalogue(root, EncoderFolder(root / ENCODER))
+        size = load_config(root / "params.yaml").corpus.image_size
+        found = Catalogue(root, EncoderFolder(root / ENCODER), size)
         found.places.finish()
         return found
 
@@ -138,13 +141,20 @@ class Catalogue:
         if manifest.form not in (PIPELINE, REMOTE):
             check_files(self.places.generation(name, manifest.generation), manifest, whole=True)
 
-    def check_encoder(self, manifest: Manifest) -> None:
-        """Refuse vectors of another encoder than the present one.
+    def check_present(self, manifest: Manifest) -> None:
+        """Refuse vectors of another encoder than the present one, and images of another size.
+
+        The images of the pipeline's corpus are scaled until `dvc repro` makes others.
 
         Raises:
             LineageError: they are.
         """
         manifest.check_encoder(self._identity.hash)
+        if manifest.form != PIPELINE and manifest.image_size != self._image_size:
+            raise LineageError(
+                f"kb: expected images of {self._image_size} pixels, as corpus.image_size says, but those of "
+                f"{manifest.name!r} have {manifest.image_size}; {rebuild_hint(manifest.name)}"
+            )
 
     def state(self, name: str) -> tuple[int, ...]:
         """Changes with the data set.
@@ -173,7 +183,7 @@ class Catalogue:
         if manifest.form == PIPELINE and not pipeline_corpus.indexed(self.root):
             return f"not indexed; {rebuild_hint(CORPUS_NAME)}"
         try:
-            self.check_encoder(manifest)
+            self.check_present(manifest)
             if manifest.form != PIPELINE:
                 check_files(self.places.generation(manifest.name, manifest.generation), manifest)
         except RagDiffusionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,10 +16,12 @@ from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
 from rag_diffusion.store.build import TABLE, describe_files, write_pairs
-from rag_diffusion.store.manifest import FORMAT, Manifest, rebuild_hint
+from rag_diffusion.store.manifest import FORMAT, Manifest, originals_hint, rebuild_hint
+from rag_diffusion.store.originals import Earlier, Original, Originals
 from rag_diffusion.store.staging import Staging
 from rag_diffusion.store.stored import Stored
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from rag_diffusion.store.whole import check_originals
 
 
 class Generations:
@@ -33,7 +36,9 @@ class Generations:
     def __init__(self, places: Places, config: Config, encoder: PairEncoder) -> None:
         self.places, self.config, self.encoder = places, config, encoder
 
-    def facts(self, name: str, form: str, *, origin: str = "", licence: str, attribution: str) -> Manifest:
+    def facts(
+        self, name: str, form: str, *, origin: str = "", licence: str, attribution: str, originals: bool
+    ) -> Manifest:
         """What is known of a data set before it is built."""
         return Manifest(
             name=name,
@@ -43,30 +48,41 @@ class Generations:
             attribution=attribution,
             image_size=self.config.corpus.image_size,
             encoder_hash=self.encoder.hash,
+            originals=originals,
         )
 
     def staging(self, facts: Manifest) -> Staging:
         """The build of a data set; the one that was stopped, if it was of the same facts."""
-        names = ("name", "form", "origin", "licence", "attribution", "image_size", "encoder_hash")
+        names = ("name", "form", "origin", "licence", "attribution", "image_size", "encoder_hash", "originals")
         return Staging(
             self.places.building(facts.name), {key: getattr(facts, key) for key in names} | {"format": FORMAT}
         )
 
-    def publish(self, facts: Manifest, staging: Staging, old: Manifest | None) -> Manifest:
-        """Write a generation beside the old one; the manifest makes it hold, in one step."""
+    def publish(
+        self, facts: Manifest, staging: Staging, old: Manifest | None, *, keeps_originals: bool = False
+    ) -> Manifest:
+        """Write a generation beside the old one; the manifest makes it hold, in one step.
+
+        Args:
+            facts: of the data set.
+            staging: its build.
+            old: the generation before.
+            keeps_originals: whether originals of the old generation are those of pairs with the same ids.
+        """
         name = facts.name
         facts = replace(facts, generation=old.generation + 1 if old is not None else 1)
         made, folder = staging.folder / MADE, self.places.generation(name, facts.generation)
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
-        manifest = write_pairs(made, staging.parts, facts)
+        earlier = self._earlier(old) if old is not None and keeps_originals and facts.originals else None
+        manifest = write_pairs(made, staging.parts, facts, earlier)
         rows, remedy = manifest.num_pairs, "add the data set again"
         count_words(made, mapped_table(made / TABLE, rows, remedy).column("caption"))
         report = build_indexes(made, Vectors.open(made / VECTORS_FILE, rows, remedy=remedy), self.config.index)
         check_recall(report)
         same = old is not None and old.hash == manifest.hash
         added = old.added if old is not None and same else datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = replace(manifest, recall=report, files=describe_files(made), added=added)
+        manifest = replace(manifest, recall=report, files=describe_files(made, manifest.files), added=added)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, folder)
         atomic_write(staging.folder / PUBLISHED, str(facts.generation))
@@ -90,6 +106,26 @@ class Generations:
         """Its vectors, mapped."""
         path = self.places.generation(manifest.name, manifest.generation) / VECTORS_FILE
         return Vectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
+
+    def originals(self, manifest: Manifest) -> Callable[[str], Original | None]:
+        """What gives the original of a pair by its id, None where none is kept."""
+        if not manifest.num_originals:
+            return lambda pair_id: None
+        rows = {pair_id: row for row, pair_id in enumerate(self.stored(manifest).pair_ids().to_pylist())}
+        folder = self.places.generation(manifest.name, manifest.generation)
+        found = Originals(folder, manifest.num_pairs, remedy=originals_hint(manifest.name))
+        return lambda pair_id: found.open(rows[pair_id])
+
+    def check_originals(self, manifest: Manifest, *, whole: bool = False) -> None:
+        """See `whole.check_originals`."""
+        check_originals(self.places.generation(manifest.name, manifest.generation), manifest, whole=whole)
+
+    def _earlier(self, manifest: Manifest) -> Earlier | None:
+        if not manifest.num_originals:
+            return None
+        folder = self.places.generation(manifest.name, manifest.generation)
+        found = Originals(folder, manifest.num_pairs, remedy=originals_hint(manifest.name))
+        return Earlier(folder, self.stored(manifest).pair_ids(), found.table, manifest.files)
 
     def intact(self, manifest: Manifest, name: str) -> bool:
         """Whether a file of it is as its manifest tells."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
@@ -17,11 +17,12 @@ from PIL import Image
 
 from rag_diffusion.arrays import Floats
 from rag_diffusion.progress import Progress
-from rag_diffusion.readers.checked import Decode, checked_image, checked_pair
+from rag_diffusion.readers.checked import Decode, at_size, checked_image, checked_pair
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.threads import in_order
 from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.originals import Original
 from rag_diffusion.store.staging import (
     PART_BYTES,
     PART_CANDIDATES,
@@ -52,11 +53,14 @@ class Ingest:
         facts: name, image size, licence and attribution of the data set.
         encoder: makes the vectors.
         decode: of pictures, see `to_pair`.
+        original: gives the original of a pair by its id, for pairs whose image is of another size; those without one
+            have their image scaled.
     """
 
     facts: Manifest
     encoder: PairEncoder
     decode: Decode = checked_image
+    original: Callable[[str], Original | None] = lambda pair_id: None
 
     def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
         """Go on with a build until its source is at its end."""
@@ -72,7 +76,7 @@ class Ingest:
                     bar.update(batch.candidates)
                     waiting.append(batch)
                     candidates = sum(one.candidates for one in waiting)
-                    size = sum(len(pair.image) for one in waiting for pair in one.pairs)
+                    size = sum(one.num_bytes for one in waiting)
                     if candidates >= PART_CANDIDATES or size >= PART_BYTES or keeping.due:
                         staging.write(waiting)
                         waiting = []
@@ -85,19 +89,22 @@ class Ingest:
         """Check and embed a batch."""
         made = [self._made(one) for one in candidates]
         taken = [one for one in made if not isinstance(one, Rejection)]
-        image, text = self._vectors([pair.caption for pair, _ in taken], [picture for _, picture in taken])
+        image, text = self._vectors([pair.caption for pair, _, _ in taken], [picture for _, picture, _ in taken])
         return Embedded(
             digest=digest(candidates),
             candidates=len(candidates),
-            pairs=[pair for pair, _ in taken],
+            pairs=[pair for pair, _, _ in taken],
             rejected=[one for one in made if isinstance(one, Rejection)],
             image=image,
             text=text,
+            sides=[side for _, _, side in taken],
         )
 
-    def _made(self, candidate: Candidate) -> tuple[Pair, Image.Image] | Rejection:
+    def _made(self, candidate: Candidate) -> tuple[Pair, Image.Image, int] | Rejection:
+        """The pair, its picture, and the side of its original."""
         if isinstance(candidate, Pair):
-            return candidate, Image.open(io.BytesIO(candidate.image)).convert("RGB")
+            pair, picture = self._sized(candidate)
+            return self._kept(pair), picture, 0
         if isinstance(candidate, Rejection):
             return candidate
         facts = self.facts
@@ -109,7 +116,18 @@ class Ingest:
             attribution=facts.attribution,
             decode=self.decode,
         )
-        return made if isinstance(made, Rejection) else (replace(made[0], original=None), made[1])
+        return made if isinstance(made, Rejection) else (self._kept(made[0]), made[1], candidate.side)
+
+    def _sized(self, pair: Pair) -> tuple[Pair, Image.Image]:
+        picture = Image.open(io.BytesIO(pair.image)).convert("RGB")
+        if picture.width == self.facts.image_size:
+            return pair, picture
+        original = self.original(pair.pair_id)
+        content, side = (pair.image, 0) if original is None else (original.read(), original.side)
+        return at_size(pair, content, self.facts.image_size, side, self.decode)
+
+    def _kept(self, pair: Pair) -> Pair:
+        return pair if self.facts.originals else replace(pair, original=None)
 
     def _vectors(self, captions: Sequence[str], pictures: Sequence[Image.Image]) -> tuple[Floats, Floats]:
         if not captions:
@@ -170,6 +188,7 @@ def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
     for one in source:
         batch.append(one)
         size += len(one.image) if isinstance(one, Item | Pair) else 0
+        size += len(one.original or b"") if isinstance(one, Pair) else 0
         if len(batch) == most or size >= BATCH_BYTES:
             yield batch
             batch, size, most = [], 0, min(BATCH, 2 * most)

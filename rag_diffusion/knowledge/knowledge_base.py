@@ -62,7 +62,7 @@ class KnowledgeBase:
 
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float = WAIT) -> None:
         self.root, self.config, self.encoder = root, config, encoder
-        self.catalogue = Catalogue(root, encoder)
+        self.catalogue = Catalogue(root, encoder, config.corpus.image_size)
         self.writer = DataSetWriter(self.catalogue.places, config, encoder, wait=wait)
         self._lock = RLock()
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
@@ -110,7 +110,7 @@ class KnowledgeBase:
 
         Raises:
             DataError: there is no pair to find, or a file is damaged.
-            LineageError: vectors were made by another encoder.
+            LineageError: vectors were made by another encoder, or images have another size than `corpus.image_size`.
         """
         names = tuple(sorted(self.catalogue.searchable() if sets is None else set(sets)))
         if not names:
@@ -176,7 +176,7 @@ class KnowledgeBase:
                 return self._opened[name][1]
             try:
                 manifest = self.catalogue.info(name)
-                self.catalogue.check_encoder(manifest)
+                self.catalogue.check_present(manifest)
                 found = DataSet.of_pipeline(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
             except RagDiffusionError:
                 if self.catalogue.state(name) == state or attempt + 1 == _TRIES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, LineageError
@@ -49,6 +48,7 @@ class DataSetWriter:
         licence: str = UNKNOWN,
         attribution: str = UNKNOWN,
         replace: bool = False,
+        originals: bool = True,
     ) -> Manifest:
         """Make a data set of what a reader yields; one that was stopped goes on.
 
@@ -60,6 +60,7 @@ class DataSetWriter:
             licence: of items that name none.
             attribution: of items that name none.
             replace: whether a data set of that name may be there; it holds until the new one is whole.
+            originals: whether the files are kept as they come, so that images of another size can be made of them.
 
         Returns:
             The manifest of the finished data set.
@@ -77,7 +78,9 @@ class DataSetWriter:
                     f"kb: expected a new name, but there is a data set {name!r} of {old.num_pairs} pairs; give "
                     "--replace, or another name"
                 )
-            facts = self._generations.facts(name, form, origin=origin, licence=licence, attribution=attribution)
+            facts = self._generations.facts(
+                name, form, origin=origin, licence=licence, attribution=attribution, originals=originals
+            )
             staging = self._generations.staging(facts)
             Ingest(facts, self._encoder, self.decode).fill(staging, reader)
             return self._generations.publish(facts, staging, old)
@@ -159,38 +162,56 @@ class DataSetWriter:
                     f"kb: expected a data set of uploaded pairs, but {name!r} was read from "
                     f"{old.origin or old.form!r}; add to its source and replace it, or upload into another data set"
                 )
-            facts = self._generations.facts(name, UPLOADED, licence=licence, attribution=attribution)
+            keeps = old is None or old.originals
+            facts = self._generations.facts(name, UPLOADED, licence=licence, attribution=attribution, originals=keeps)
             shutil.rmtree(self._places.building(name), ignore_errors=True)
             try:
                 return self._inserted(facts, items, old)
             finally:
                 shutil.rmtree(self._places.building(name), ignore_errors=True)
 
-    def rebuild(self, name: str) -> Manifest:
-        """Make all of a data set again from its own shards: after damage, or for another encoder.
+    def rebuild(self, name: str, *, originals: bool = True, stretch: bool = False) -> Manifest:
+        """Make all of a data set again from what it holds: after damage, for another encoder or another image size.
 
-        Vectors that are whole and of this encoder are kept.
+        Vectors that are whole, of this encoder and of this image size are kept.
+
+        Args:
+            name: of the data set.
+            originals: whether the originals that it has are kept on.
+            stretch: whether images without an original may be made larger than they are, which blurs them.
+
+        Returns:
+            The manifest of the new generation.
 
         Raises:
-            ConfigError: another machine serves it.
-            DataError: its shards are damaged too.
+            ConfigError: another machine serves it, or images without an original would become larger.
+            DataError: its shards or originals are damaged too.
         """
         with self._places.writing(check_name(name), self._wait):
             old = Manifest.read(self._places.manifest(name))
             if old.form == REMOTE:
                 raise ConfigError(f"kb: expected a data set on this machine, but {name!r} is served by {old.url}")
-            facts = replace(
-                self._generations.facts(
-                    name, old.form, origin=old.origin, licence=old.licence, attribution=old.attribution
-                ),
-                image_size=old.image_size,
+            facts = self._generations.facts(
+                name,
+                old.form,
+                origin=old.origin,
+                licence=old.licence,
+                attribution=old.attribution,
+                originals=old.originals and originals,
             )
-            staging = self._generations.staging(facts)
-            if old.encoder_hash == facts.encoder_hash and self._generations.intact(old, VECTORS_FILE):
-                keep(staging, self._generations.stored(old), self._generations.vectors(old))
+            resized = facts.image_size != old.image_size
+            if facts.image_size > old.image_size and not stretch:
+                _check_originals(old, facts.image_size)
+            if originals or resized:
+                self._generations.check_originals(old, whole=True)
+            staging, stored = self._generations.staging(facts), self._generations.stored(old)
+            same = not resized and old.encoder_hash == facts.encoder_hash
+            if same and self._generations.intact(old, VECTORS_FILE):
+                keep(staging, stored, self._generations.vectors(old))
             else:
-                Ingest(facts, self._encoder, self.decode).fill(staging, self._generations.stored(old))
-            return self._generations.publish(facts, staging, old)
+                original = self._generations.originals(old) if resized else _no_original
+                Ingest(facts, self._encoder, self.decode, original).fill(staging, stored)
+            return self._generations.publish(facts, staging, old, keeps_originals=True)
 
     def remove(self, name: str) -> None:
         """Remove a data set and all that was made from it: pairs, vectors, indexes, cached images, unfinished builds.
@@ -220,6 +241,12 @@ class DataSetWriter:
                     f"kb: expected {old.name!r} to be of the present encoder, but another one made its vectors; "
                     f"{rebuild_hint(old.name)} before you add to it"
                 )
+            if old.image_size != facts.image_size:
+                raise LineageError(
+                    f"kb: expected {old.name!r} to have images of {facts.image_size} pixels, but it has "
+                    f"{old.image_size}; {rebuild_hint(old.name)} before you add to it"
+                )
+            self._generations.check_originals(old)
             keep(staging, self._generations.stored(old), self._generations.vectors(old))
             source = self._not_taken(source, old)
         before = len(staging.parts)
@@ -228,7 +255,7 @@ class DataSetWriter:
         rejected = [one for part in new for one in part.rejected()]
         if old is not None and not any(part.rows for part in new):
             return old, rejected  # whoever sent it is told; a record of each would let nonsense grow the data set
-        return self._generations.publish(facts, staging, old), rejected
+        return self._generations.publish(facts, staging, old, keeps_originals=True), rejected
 
     def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
@@ -241,6 +268,22 @@ class DataSetWriter:
                 yield Rejection(what=name, reason="name taken: an earlier pair has this id")
             else:
                 yield one
+
+
+def _check_originals(old: Manifest, size: int) -> None:
+    """Refuse to make images larger than they are where there is no original to make them of."""
+    without = old.num_pairs - old.num_originals
+    if without:
+        raise ConfigError(
+            f"kb: expected originals to make images of {size} pixels for {old.name!r}, but {without} of its "
+            f"{old.num_pairs} pairs have none, only an image of {old.image_size} pixels, which can be made smaller; "
+            f"add it again from its source, {old.origin or 'the uploads'}, with --replace, or let `rag-diffusion kb "
+            f"rebuild {old.name} --stretch` enlarge these images, which blurs them"
+        )
+
+
+def _no_original(pair_id: str) -> None:
+    """No pair needs one."""
 
 
 def _pair_id(candidate: Item | Pair | Rejection, data_set: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from dataclasses import replace
 from typing import Protocol
 
 from PIL import Image
@@ -20,6 +21,7 @@ MAX_NAME = 1024  # bytes
 MAX_FIELD = 1000  # characters of a label, a style, a licence, ...
 _TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})  # what follows shows elsewhere
 _STEP = re.compile(r"(?<![^/\\])\.\.(?![^/\\])")  # a whole part `..` of a path
+_PIXELS = "pixels:"  # how the duplicate group of equal pixels begins
 _SPLITS = {name: name for name in SPLITS} | {
     "": "train",
     "training": "train",
@@ -192,9 +194,32 @@ def checked_pair(
         image=encode_png(image),
         original=item.image,
         split=split,
-        duplicate_group=f"pixels:{hashlib.sha256(image.tobytes()).hexdigest()[:32]}",
+        duplicate_group=group_of(image),
     )
     return pair, image
+
+
+def group_of(image: Image.Image) -> str:
+    """The duplicate group of a pair that nothing else is known of: that of equal pixels."""
+    return f"{_PIXELS}{hashlib.sha256(image.tobytes()).hexdigest()[:32]}"
+
+
+def at_size(pair: Pair, content: bytes, size: int, side: int, decode: Decode) -> tuple[Pair, Image.Image]:
+    """A pair with its image at another size, and this image as it is before it is encoded; as `checked_pair` makes it.
+
+    Args:
+        pair: that was checked before.
+        content: its original, or its image where there is none.
+        size: pixels on each side.
+        side: see `Item.side`.
+        decode: of pictures.
+
+    Raises:
+        ImageError: the original does not decode any more.
+    """
+    image = decode(content, pair.pair_id, size, side)
+    group = group_of(image) if pair.duplicate_group.startswith(_PIXELS) else pair.duplicate_group
+    return replace(pair, image=encode_png(image), duplicate_group=group), image
 
 
 def _checked_field(text: str, field: str) -> str:

@@ -21,7 +21,8 @@ from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.indexes import open_indexes
 from rag_diffusion.store.build import TABLE, WORDS
-from rag_diffusion.store.manifest import Manifest, rebuild_hint
+from rag_diffusion.store.manifest import Manifest, originals_hint, rebuild_hint
+from rag_diffusion.store.originals import Original, Originals
 from rag_diffusion.store.shards import COLUMNS, Shards
 from rag_diffusion.store.stamps import check_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
@@ -78,6 +79,7 @@ class DataSet:
         vectors: (n, D) of images and captions.
         indexes: nearest neighbors over them, `text_to_text` and `text_to_image`.
         counts: of the words of its captions.
+        originals: what its images were made of, where they lie beside the pairs; None where they do not.
     """
 
     manifest: Manifest
@@ -86,6 +88,7 @@ class DataSet:
     vectors: Vectors
     indexes: Mapping[str, Nearest]
     counts: TermCounts
+    originals: Originals | None = None
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -146,10 +149,22 @@ class DataSet:
             vectors=mapped,
             indexes=open_indexes(index, mapped, factory, remedy),
             counts=_counts(index, rows, remedy),
+            originals=_originals(shards, manifest),
         )
 
+    def original(self, row: int) -> Original | None:
+        """What the image of a pair was made of, opened; None where it is not kept.
+
+        Raises:
+            DataError: the data set was replaced or removed, or is damaged.
+        """
+        if self.originals is not None:
+            return self.originals.open(row)
+        content = self.shards.both(row)[1]
+        return None if content is None else Original.of(content)
+
     def pair(self, row: int) -> Pair:
-        """One whole pair."""
+        """One whole pair; without its original where this lies beside the pairs."""
         image, original = self.shards.both(row)
         texts = {name: self.columns.cell(name, row) for name in COLUMNS if name not in ("image", "original")}
         return Pair(**texts, image=image, original=original)
@@ -184,6 +199,12 @@ def _columns(folder: Path, manifest: Manifest) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{folder}: expected shards of pairs, got {error}; {rebuild_hint(manifest.name)}") from None
     return pa.concat_tables(tables)
+
+
+def _originals(folder: Path, manifest: Manifest) -> Originals | None:
+    if not manifest.num_originals:
+        return None
+    return Originals(folder, manifest.num_pairs, remedy=originals_hint(manifest.name))
 
 
 def _counts(folder: Path, rows: int, remedy: str) -> TermCounts:

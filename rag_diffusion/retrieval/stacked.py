@@ -25,6 +25,7 @@ from rag_diffusion.readers.images import to_square
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.originals import Original
 from rag_diffusion.types import DataSetVersion, Pair
 
 _MASKS = 16  # filters whose masks are kept
@@ -113,6 +114,11 @@ class StackedPairs:
         """
         ((number, row),) = self.places(self.rows([pair_id]))
         return self.parts[number].pair(row)
+
+    def original(self, row: int) -> Original | None:
+        """What the image of a row was made of, opened; None where it is not kept."""
+        ((number, own),) = self.places(np.asarray([row]))
+        return self.parts[number].original(own)
 
     def mask(self, where: Filter | None) -> Mask | None:
         """(N,) which rows pass a filter; None where all do."""

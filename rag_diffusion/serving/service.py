@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -191,7 +191,7 @@ class Service:
             ConfigError: the data set's name is none.
         """
         size = self.kb.config.corpus.image_size
-        made = to_pair(
+        return to_pair(
             item,
             data_set=check_name(name),
             size=size,
@@ -199,7 +199,6 @@ class Service:
             attribution=UNKNOWN,
             decode=self.pictures.checked,
         )
-        return made if isinstance(made, Rejection) else replace(made, original=None)
 
     def num_pairs(self, name: str) -> int:
         """Pairs of a data set, 0 where there is none."""

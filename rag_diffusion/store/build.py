@@ -1,4 +1,4 @@
-"""Finished parts of a build into the files of a data set: sorted shards, table, vectors and rejections.
+"""Finished parts of a build into the files of a data set: sorted shards, table, vectors, originals and rejections.
 
 Memory does not grow with the number of pairs, but for their ids. The same pairs give the same
 bytes.
@@ -26,6 +26,7 @@ from rag_diffusion.files import file_hash
 from rag_diffusion.readers.records import Rejection
 from rag_diffusion.store.gather import Gathering
 from rag_diffusion.store.manifest import COUNTED, REJECTED, Manifest
+from rag_diffusion.store.originals import Earlier, write_originals
 from rag_diffusion.store.shards import BYTES, COLUMNS, SHARD_ROWS, hash_of_shards, write_shard
 from rag_diffusion.store.staging import Part
 from rag_diffusion.store.vectors import VECTORS_FILE, VectorWriter
@@ -36,16 +37,17 @@ WORDS = ("source", "category", "style", "licence", "attribution", "split")  # co
 _TABLE_ROWS = 65536  # rows of the table and captions held in memory at a time
 
 
-def write_pairs(folder: Path, parts: list[Part], facts: Manifest) -> Manifest:
+def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Earlier | None = None) -> Manifest:
     """Write everything but the indexes and the manifest, which wait for `retrieval.indexes`.
 
     Args:
         folder: empty.
         parts: of the build.
         facts: what is known of the data set before it is built.
+        earlier: originals of pairs that were there before.
 
     Returns:
-        The manifest but for `recall` and `files`.
+        The manifest but for `recall`, and for those of `files` that hold no originals.
 
     Raises:
         DataError: no pair was taken.
@@ -68,13 +70,16 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest) -> Manifest:
             "hash": hash_of_shards(shards),
             "shards": shards,
         }
+        | write_originals(folder, parts, gathering, earlier)
     )
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Length and sha256 of every file that is no shard."""
+def describe_files(folder: Path, known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Length and sha256 of every file that is no shard; those that are known are not read."""
     files = sorted(path for path in folder.iterdir() if path.suffix != ".parquet")
-    return {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files}
+    return {
+        path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
+    }
 
 
 def _write_rejected(path: Path, parts: Iterable[Part], twice: Iterable[str]) -> Counter[str]:

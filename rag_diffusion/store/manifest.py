@@ -12,8 +12,10 @@ from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.types import DataSetVersion
 
-FORMAT = 1  # of a data set's files; another one is an error that names the command which makes this one
+FORMAT = 2  # of a data set's files; another one is an error that names the command which makes this one
+_READ = (1, FORMAT)  # 1 has no originals
 REJECTED = "rejected.jsonl"  # in the folder of a generation
+ORIGINALS = "originals"  # how the names of the files begin that hold them
 REMOTE, UPLOADED, PIPELINE = "remote", "uploaded", "pipeline"
 CORPUS_NAME = "corpus"  # of the data set that `dvc repro` makes
 
@@ -26,6 +28,11 @@ def rebuild_hint(name: str) -> str:
     if name == CORPUS_NAME:
         return "run `dvc repro index`"
     return f"run `rag-diffusion kb rebuild {name}`"
+
+
+def originals_hint(name: str) -> str:
+    """What to do about damaged originals of a data set."""
+    return f"add it again with --replace, or give its originals up: `rag-diffusion kb rebuild {name} --no-originals`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,8 @@ class Manifest:
         hash: of the pairs.
         image_size: side of the images in pixels.
         encoder_hash: of the encoder that made the vectors.
+        originals: whether the files that pairs are made of are kept.
+        num_originals, original_bytes: of how many pairs they are, and how large together.
         shards: name, rows and sha256 of each shard of pairs, in order.
         files: every other file of the generation -> its length and sha256.
         recall: the recall report of the indexes.
@@ -70,6 +79,9 @@ class Manifest:
     hash: str = ""
     image_size: int = 0
     encoder_hash: str = ""
+    originals: bool = True
+    num_originals: int = 0
+    original_bytes: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     recall: Mapping[str, Any] = field(default_factory=dict)
@@ -123,7 +135,7 @@ class Manifest:
             raise DataError(f"kb: expected a data set {name!r}, found none; see `rag-diffusion kb list`") from None
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected the manifest of a data set, got {error!r}; {again}") from None
-        if version != FORMAT:
+        if version not in _READ:
             raise LineageError(f"{path}: expected a data set of format {FORMAT}, got {version}; {again}")
         if unknown:
             raise DataError(f"{path}: expected the manifest of a data set, got the keys {sorted(unknown)}; {again}")
@@ -131,7 +143,9 @@ class Manifest:
             found = cls(**raw)
             for one in fields(cls):
                 value = getattr(found, one.name)
-                kind = {"str": str, "int": int}.get(str(one.type), dict if "Mapping" in str(one.type) else list)
+                kind = {"str": str, "int": int, "bool": bool}.get(
+                    str(one.type), dict if "Mapping" in str(one.type) else list
+                )
                 if not isinstance(value, kind):
                     raise TypeError(f"{one.name}: {value!r}")
         except TypeError as error:

@@ -1,8 +1,8 @@
 """The unfinished part of a build: embedded pairs in the order they came in, kept so that a killed build goes on.
 
-A part on disk is a table of its pairs with their vectors, and a record that says of how many candidates, and of which,
-it was made. A build that is started again reads its source from the start, compares each part's digest, and goes on
-after the last one that still agrees; nothing of those is decoded or embedded again.
+A part on disk is a table of its pairs with their vectors, the originals of these pairs, and a record that says of how
+many candidates, and of which, it was made. A build that is started again reads its source from the start, compares each
+part's digest, and goes on after the last one that still agrees; nothing of those is decoded or embedded again.
 
 Shapes: n pairs of a part, D width.
 """
@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rag_diffusion.arrays import Floats
+from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.store.shards import COLUMNS, SCHEMA
 from rag_diffusion.types import Pair
 
 PART_CANDIDATES = 2048
-PART_BYTES = 2**26  # of images; a part is held in memory while it is filled
+PART_BYTES = 2**26  # of images and originals; a part is held in memory while it is filled
 PART_SECONDS = 10.0  # at the latest a part is written
 PART_SECONDS_AT_FIRST = 0.2
 PART_SHARE = 0.02  # of the time that a build has taken; between the two
@@ -48,6 +48,7 @@ class Embedded:
         pairs: those that were taken.
         rejected: the others.
         image, text: (n, D) vectors of the pairs.
+        sides: see `Item.side`, of each pair's original; empty where no pair has one.
     """
 
     digest: bytes
@@ -56,6 +57,12 @@ class Embedded:
     rejected: Sequence[Rejection]
     image: Floats
     text: Floats
+    sides: Sequence[int] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of images and originals."""
+        return sum(len(pair.image) + len(pair.original or b"") for pair in self.pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,8 @@ class Part:
         batches: length and digest of each batch of them.
         sha256: of the table's file.
         num_rejected: candidates that were not taken.
+        original_bytes: of the originals of its pairs, which lie one after the other in a file of their own.
+        originals_sha256: of that file, empty where there is none.
     """
 
     path: Path
@@ -77,6 +86,17 @@ class Part:
     batches: list[list[Any]]
     sha256: str
     num_rejected: int
+    original_bytes: int = 0
+    originals_sha256: str = ""
+
+    @property
+    def originals_path(self) -> Path:
+        """Of its pairs' originals."""
+        return self.path.with_suffix(".originals")
+
+    def originals(self) -> Ints:
+        """(n, 3) offset, length and side of the pairs' originals; length -1 where a pair has none."""
+        return np.load(self.path.with_suffix(".originals.npy"))  # type: ignore[no-any-return]
 
     def table(self) -> pa.Table:
         """Its pairs and vectors, mapped from the file."""
@@ -129,6 +149,7 @@ class Staging:
         write_table(path, pairs, [batch.image for batch in filled], [batch.text for batch in filled])
         rejected = [json.dumps(asdict(one)) + "\n" for batch in batches for one in batch.rejected]
         path.with_suffix(".rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
+        original_bytes, originals_sha256 = _write_originals(path.with_suffix(".originals"), batches)
         part = Part(
             path=path,
             rows=len(pairs),
@@ -136,6 +157,8 @@ class Staging:
             batches=[[batch.candidates, batch.digest.hex()] for batch in batches],
             sha256=file_hash(path),
             num_rejected=len(rejected),
+            original_bytes=original_bytes,
+            originals_sha256=originals_sha256,
         )
         record = {one.name: getattr(part, one.name) for one in fields(Part) if one.name != "path"}
         atomic_write(path.with_suffix(".json"), json.dumps(record))
@@ -145,27 +168,55 @@ class Staging:
         path = self.folder / f"{number:05d}.arrow"
         try:
             record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            if file_hash(path) != record["sha256"]:
-                return None
+            part = Part(path=path, **record)
+            whole = file_hash(path) == part.sha256
+            if part.originals_sha256:
+                whole = whole and file_hash(part.originals_path) == part.originals_sha256
         except (OSError, ValueError):
             return None
-        return Part(path=path, **record)
+        return part if whole else None
 
     def _drop(self, number: int) -> None:
         """Forget the parts from a number on."""
         for part in self.parts[number:]:
-            for suffix in (".json", ".rejected.jsonl", ".arrow"):
+            for suffix in (".json", ".rejected.jsonl", ".arrow", ".originals", ".originals.npy"):
                 part.path.with_suffix(suffix).unlink(missing_ok=True)
         del self.parts[number:]
 
 
 def write_table(path: Path, pairs: Sequence[Pair], image: Sequence[Floats], text: Sequence[Floats]) -> None:
-    """Write pairs and their vectors, which come in blocks, as one record batch."""
-    columns = [pa.array([getattr(pair, name) for pair in pairs], SCHEMA.field(name).type) for name in COLUMNS]
+    """Write pairs but their originals, and their vectors, which come in blocks, as one record batch."""
+    columns = [
+        pa.nulls(len(pairs), pa.binary())
+        if name == "original"
+        else pa.array([getattr(pair, name) for pair in pairs], SCHEMA.field(name).type)
+        for name in COLUMNS
+    ]
     vectors = [_vectors(blocks) for blocks in (image, text)]
     schema = pa.schema([*SCHEMA, ("image_vector", vectors[0].type), ("text_vector", vectors[1].type)])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch([*columns, *vectors], schema=schema))
+
+
+def _write_originals(path: Path, batches: Sequence[Embedded]) -> tuple[int, str]:
+    """Bytes and sha256 of the file of all originals; nothing is written where there are none."""
+    told = [
+        (pair.original, batch.sides[row] if batch.sides else 0)
+        for batch in batches
+        for row, pair in enumerate(batch.pairs)
+    ]
+    if all(original is None for original, _ in told):
+        return 0, ""
+    places, offset, found = np.full((len(told), 3), -1, dtype=np.int64), 0, hashlib.sha256()
+    with path.open("wb") as file:
+        for row, (original, side) in enumerate(told):
+            if original is not None:
+                file.write(original)
+                found.update(original)
+                places[row] = offset, len(original), side
+                offset += len(original)
+    np.save(path.with_suffix(".originals.npy"), places)
+    return offset, found.hexdigest()
 
 
 def _vectors(blocks: Sequence[Floats]) -> pa.Array:

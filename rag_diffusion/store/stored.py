@@ -40,6 +40,12 @@ class Stored:
         except (OSError, ValueError, TypeError) as error:
             yield Rejection(what=REJECTED, reason=f"damaged list of rejections: {error}")
 
+    def pair_ids(self) -> pa.ChunkedArray:
+        """Ids of all pairs, in their order; of shards that were read before."""
+        paths = (self._folder / shard["name"] for shard in self._manifest.shards)
+        columns = (pq.read_table(path, columns=["pair_id"]).column(0) for path in paths)
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+
     def pairs(self) -> Iterator[Pair]:
         """All pairs.
 

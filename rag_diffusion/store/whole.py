@@ -8,7 +8,7 @@ from typing import Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import file_hash
-from rag_diffusion.store.manifest import Manifest, rebuild_hint
+from rag_diffusion.store.manifest import ORIGINALS, Manifest, originals_hint, rebuild_hint
 
 
 def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:
@@ -17,11 +17,19 @@ def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> Non
     Raises:
         DataError: one is missing, cut, or was changed.
     """
-    remedy = rebuild_hint(manifest.name)
     for name, told in manifest.files.items():
-        _check_file(folder / name, told, remedy, whole=whole)
+        if not name.startswith(ORIGINALS):
+            _check_file(folder / name, told, rebuild_hint(manifest.name), whole=whole)
+    check_originals(folder, manifest, whole=whole)
     for shard in manifest.shards:
         _check_file(folder / shard["name"], shard, "add the data set again with --replace", whole=whole)
+
+
+def check_originals(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:
+    """`check_files` of the originals alone."""
+    for name, told in manifest.files.items():
+        if name.startswith(ORIGINALS):
+            _check_file(folder / name, told, originals_hint(manifest.name), whole=whole)
 
 
 def _check_file(path: Path, told: Mapping[str, Any], remedy: str, *, whole: bool) -> None:

@@ -37,6 +37,10 @@ def add(
     index: Annotated[str, typer.Option(help="With --remote: which of its indexes; its first if none is named.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help=ALLOW)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of the data set of that name.")] = False,
+    no_originals: Annotated[
+        bool,
+        typer.Option("--no-originals", help="Do not keep the files as they come; another image size needs them again."),
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
     """Make a data set of images with captions; a build that was stopped goes on when it is started again."""
@@ -81,6 +85,7 @@ def add(
                 licence=licence,
                 attribution=attribution,
                 replace=replace,
+                originals=not no_originals,
             )
             for sentence in reader.doubts.told():
                 typer.echo(f"warning: {sentence}")
@@ -140,15 +145,20 @@ def remove(
 def rebuild(
     name: Name,
     root: Root = Path(),
+    no_originals: Annotated[bool, typer.Option("--no-originals", help="Give up the files kept as they came.")] = False,
+    stretch: Annotated[
+        bool, typer.Option("--stretch", help="Enlarge images without an original too, which blurs them.")
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
-    """Embed and index a data set again from the images it holds: after `align`, or where a file was damaged."""
+    """Make a data set again from what it holds: after `align`, for another image size, or where a file was damaged."""
     with clean_errors():
         _expect(root, name)
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.terminal.kb_report import as_text
 
-        typer.echo(as_text(KnowledgeBase.open(root, wait=wait).writer.rebuild(name)))
+        base = KnowledgeBase.open(root, wait=wait).writer
+        typer.echo(as_text(base.rebuild(name, originals=not no_originals, stretch=stretch)))
 
 
 @kb.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rag_diffusion.knowledge.catalogue import Listed
-from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.manifest import PIPELINE, Manifest
 from rag_diffusion.terminal.printable import printable
 
 _SHOWN = 12  # values of a count
@@ -43,6 +43,7 @@ def as_text(manifest: Manifest) -> str:
         "form": manifest.form,
         "origin": manifest.origin,
         "images": f"{manifest.image_size} pixels",
+        "originals": _originals(manifest),
         "hash": manifest.hash,
         "encoder": manifest.encoder_hash,
     }
@@ -53,6 +54,15 @@ def as_text(manifest: Manifest) -> str:
         told_recall = ", ".join(f"{key.removeprefix('recall_')} {value:.4f}" for key, value in recalls.items())
         lines.append(f"{'recall@10':<10}{told_recall}, index {manifest.recall.get('factory', '?')}")
     return "\n".join(lines)
+
+
+def _originals(manifest: Manifest) -> str:
+    """How many files are kept as they came; empty for the pipeline's corpus, whose drawings lie with its pairs."""
+    if manifest.form == PIPELINE:
+        return ""
+    if not manifest.originals:
+        return "not kept; another image size needs the source, but a smaller one"
+    return f"{manifest.num_originals} of {manifest.num_pairs} kept, {manifest.original_bytes / 2**20:.1f} MiB"
 
 
 def _most(counts: Mapping[str, int], shown: int) -> list[str]:

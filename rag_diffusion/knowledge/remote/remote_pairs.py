@@ -84,7 +84,8 @@ class RemotePairs:
             size: side of the pairs' images in pixels.
         """
         hits = sorted(answer.items, key=lambda hit: hit.item.name)
-        received = Ingest(replace(manifest, image_size=size), encoder).embedded([hit.item for hit in hits])
+        ingest = Ingest(replace(manifest, image_size=size, originals=False), encoder)
+        received = ingest.embedded([hit.item for hit in hits])
         asked = {f"{manifest.name}/{hit.item.name}": tuple(numbers[row] for row in hit.queries) for hit in hits}
         return cls(manifest, received, [asked[pair.pair_id] for pair in received.pairs])
 

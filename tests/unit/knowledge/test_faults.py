@@ -113,7 +113,7 @@ def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: Knowledg
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"format": 99}))
     base = reopened(base)
-    with pytest.raises(LineageError, match="format 1, got 99; remove it by `rag-diffusion kb remove photos`"):
+    with pytest.raises(LineageError, match="format 2, got 99; remove it by `rag-diffusion kb remove photos`"):
         base.retriever()
     assert "got 99" in base.list()[0].trouble
     path.write_text(path.read_text()[:100])

@@ -1,0 +1,232 @@
+"""The files that pairs were made of, byte for byte, so that another image size needs no source.
+
+They lie one after the other in a few large files of a generation, `originals-00000.bin` and so on, beside a table that
+says where each begins. A file that is large enough never changes: the next generation of a data set links it.
+
+Shapes: n pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rag_diffusion.arrays import Ints, Mask
+from rag_diffusion.errors import DataError
+from rag_diffusion.store.gather import Gathering
+from rag_diffusion.store.manifest import ORIGINALS
+from rag_diffusion.store.staging import Part
+
+PLACES = f"{ORIGINALS}.npy"
+FILE_BYTES = 2**26  # a file that has as many is followed by another one
+_NONE = -1  # number of the file where a pair has no original
+_BLOCK = 2**16  # pair ids read at a time
+
+
+@dataclass(frozen=True)
+class Original:
+    """An opened original.
+
+    Attributes:
+        file: stands where it begins; whoever opened it closes it.
+        length: its bytes.
+        side: see `Item.side`.
+    """
+
+    file: BinaryIO
+    length: int
+    side: int = 0
+
+    @classmethod
+    def of(cls, content: bytes) -> Original:
+        """One that lies in memory."""
+        return cls(io.BytesIO(content), len(content))
+
+    def read(self) -> bytes:
+        """All of it; closes the file."""
+        with self.file as file:
+            return file.read(self.length)
+
+
+class Originals:
+    """Originals of a generation, by the row of their pairs.
+
+    Args:
+        folder: of the generation.
+        rows: n.
+        remedy: what to do where they are damaged.
+
+    Raises:
+        DataError: their table is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, rows: int, *, remedy: str) -> None:
+        self._folder, self._remedy = folder, remedy
+        try:
+            self.table: Ints = np.load(folder / PLACES, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / PLACES}: expected a table of originals, got {error}; {remedy}") from None
+        if self.table.shape != (rows, 4):
+            raise DataError(f"{folder / PLACES}: expected {rows} rows of 4, got {self.table.shape}; {remedy}")
+
+    def open(self, row: int) -> Original | None:
+        """The original of a pair; None where it has none.
+
+        Raises:
+            DataError: the file that holds it is gone.
+        """
+        number, offset, length, side = self.table[row].tolist()
+        if number == _NONE:
+            return None
+        path = self._folder / _name(number)
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise DataError(f"{path}: expected originals, got {error.strerror}; {self._remedy}") from None
+        file.seek(offset)
+        return Original(file, length, side)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the generation before has of originals.
+
+    Attributes:
+        folder: where they lie.
+        pair_ids: of its n pairs.
+        table: (n, 4) file, offset, length and side of each.
+        files: length and sha256 of its files.
+    """
+
+    folder: Path
+    pair_ids: pa.ChunkedArray
+    table: Ints
+    files: Mapping[str, Mapping[str, Any]]
+
+
+def write_originals(
+    folder: Path, parts: Sequence[Part], gathering: Gathering, earlier: Earlier | None
+) -> dict[str, Any]:
+    """Write the originals of gathered pairs.
+
+    Args:
+        folder: of the new generation.
+        parts: hold the originals of new pairs.
+        gathering: of the parts.
+        earlier: holds those of pairs that were there before.
+
+    Returns:
+        `num_originals`, `original_bytes` and, of `files`, their length and sha256, as a manifest has them.
+    """
+    table = np.full((len(gathering), 4), _NONE, dtype=np.int64)
+    files = {} if earlier is None else _link_files(folder, earlier)
+    if earlier is not None:
+        table = _found_again(gathering, earlier, table)
+    with _Writer(folder, files) as writer:
+        for row, content, side in _new(parts, gathering.rows, table[:, 0] == _NONE):
+            table[row] = (*writer.add(content), side)
+    have = table[:, 0] != _NONE
+    if have.any():
+        np.save(folder / PLACES, table)
+    return {
+        "num_originals": int(have.sum()),
+        "original_bytes": int(table[have, 2].sum()),
+        "files": files,
+    }
+
+
+def _name(number: int) -> str:
+    return f"{ORIGINALS}-{number:05d}.bin"
+
+
+def _link_files(folder: Path, earlier: Earlier) -> dict[str, dict[str, Any]]:
+    """Link what the generation before has; a file system without links gets copies."""
+    found = {name: dict(told) for name, told in sorted(earlier.files.items()) if name.endswith(".bin")}
+    for name in found:
+        try:
+            os.link(earlier.folder / name, folder / name)
+        except OSError:
+            shutil.copyfile(earlier.folder / name, folder / name)
+    return found
+
+
+def _found_again(gathering: Gathering, earlier: Earlier, table: Ints) -> Ints:
+    """The table with the rows of those pairs that were there before."""
+    blocks = [gathering.table(rows, ["pair_id"]).column(0).combine_chunks() for rows in gathering.blocks(_BLOCK)]
+    at = pc.index_in(pa.chunked_array(blocks, pa.string()), value_set=earlier.pair_ids).fill_null(_NONE).to_numpy()
+    table[at != _NONE] = earlier.table[at[at != _NONE]]
+    return table
+
+
+def _new(parts: Sequence[Part], rows: Ints, wanted: Mask) -> Iterator[tuple[int, bytes, int]]:
+    """Row, content and side of each original that lies in a part."""
+    told = {number: part.originals() for number, part in enumerate(parts) if part.original_bytes}
+    for row in np.flatnonzero(wanted & np.isin(rows[:, 0], list(told))).tolist():
+        number, within = rows[row].tolist()
+        offset, length, side = told[number][within].tolist()
+        if length >= 0:
+            with parts[number].originals_path.open("rb") as file:
+                file.seek(offset)
+                yield row, file.read(length), side
+
+
+class _Writer:
+    """Appends to the last file where it is small, and to further ones.
+
+    Args:
+        folder: where they lie.
+        files: their length and sha256; those that are written are put in.
+    """
+
+    def __init__(self, folder: Path, files: dict[str, dict[str, Any]]) -> None:
+        self._folder, self._files = folder, files
+        self._number, self._size = len(files), 0
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def add(self, content: bytes) -> tuple[int, int, int]:
+        """Number of the file, offset and length of an original, which is appended."""
+        if self._file is None or self._size >= FILE_BYTES:
+            self._end()
+            self._begin()
+        assert self._file is not None
+        self._file.write(content)
+        self._digest.update(content)
+        self._size += len(content)
+        return self._number, self._size - len(content), len(content)
+
+    def _begin(self) -> None:
+        last = _name(self._number - 1)
+        grows = self._number > 0 and self._files[last]["bytes"] < FILE_BYTES
+        path = self._folder / (last if grows else _name(self._number))
+        self._digest, self._size = hashlib.sha256(), 0
+        if grows:  # it is linked: the generation before has it as well
+            self._number -= 1
+            before = path.read_bytes()
+            path.unlink()
+            self._digest.update(before)
+            self._size = len(before)
+        self._file = path.open("wb")
+        self._file.write(before if grows else b"")
+
+    def _end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._files[_name(self._number)] = {"bytes": self._size, "sha256": self._digest.hexdigest()}
+            self._file = None
+            self._number += 1
