@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
 from rag_diffusion.knowledge.places import Places
-from rag_diffusion.layout import ENCODER
+from rag_diffusion.layout import CORPUS, ENCODER
+from rag_diffusion.readers.records import Rejection
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store import pipeline_corpus
-from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, REMOTE, Manifest, rebuild_hint
+from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, REJECTED, REMOTE, Manifest, rebuild_hint
 from rag_diffusion.store.whole import check_files
 
 if TYPE_CHECKING:
@@ -130,6 +132,24 @@ class Catalogue:
             trouble = "a build was stopped; run the same `rag-diffusion kb add` again to go on"
             found.append(Listed(manifest=Manifest(name=name, form="unfinished"), trouble=trouble))
         return found
+
+    def rejections(self, name: str) -> Iterator[Rejection]:
+        """Everything that was not taken into a data set, in the order in which it came.
+
+        Raises:
+            DataError: there is no such data set, or its list is damaged.
+        """
+        try:
+            if name == CORPUS_NAME:
+                content = json.loads((self.root / CORPUS / "manifest.json").read_text(encoding="utf-8"))
+                yield from (Rejection(what=str(one["what"]), reason=str(one["reason"])) for one in content["rejected"])
+                return
+            manifest = Manifest.read(self.places.manifest(name))
+            if not manifest.remote:
+                with (self.places.generation(name, manifest.generation) / REJECTED).open(encoding="utf-8") as lines:
+                    yield from (Rejection(**json.loads(line)) for line in lines)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"kb: expected the rejections of {name!r}, got {error!r}; add the data set again") from None
 
     def check(self, name: str) -> None:
         """Compare every byte of a data set with its manifest.

@@ -19,10 +19,10 @@ import numpy as np
 
 from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
 from rag_diffusion.errors import QueryError
-from rag_diffusion.knowledge.remote.protocol import KnnRequest, global_id
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedPairs
+from rag_diffusion.serving.queries import KnnRequest, global_id
 from rag_diffusion.store.filters import Filter
 
 _DENSE = {"image": "text_to_image", "text": "text_to_text"}

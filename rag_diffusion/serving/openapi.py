@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rag_diffusion.knowledge.remote.protocol import MAX_BASE64, KnnRequest, MetadataRequest
+from rag_diffusion.serving.queries import MAX_BASE64, KnnRequest, MetadataRequest
 
 ERRORS = {
     400: "No JSON object, no form, or no host that this server is called by.",

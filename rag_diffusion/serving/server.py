@@ -35,16 +35,7 @@ from rag_diffusion.errors import (
     RemoteError,
 )
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.protocol import (
-    FIELDS,
-    INDICES,
-    KNN,
-    MAX_IMAGE_BYTES,
-    METADATA,
-    KnnRequest,
-    MetadataRequest,
-    messages,
-)
+from rag_diffusion.knowledge.remote.protocol import INDICES, KNN, MAX_IMAGE_BYTES, METADATA
 from rag_diffusion.serving import openapi
 from rag_diffusion.serving.admission import Admission, image_url
 from rag_diffusion.serving.bodies import MEBIBYTE, BodyLimits
@@ -54,6 +45,7 @@ from rag_diffusion.serving.keys import RATE, Keys, read_keys
 from rag_diffusion.serving.memory import keep_small
 from rag_diffusion.serving.openapi import Hit, PairMetadata, described
 from rag_diffusion.serving.outline import BodyError
+from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
 from rag_diffusion.serving.service import Service
 from rag_diffusion.serving.uploads import add_uploads
 

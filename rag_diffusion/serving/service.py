@@ -21,12 +21,13 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.places import ALL, check_name
 from rag_diffusion.knowledge.remote.deadline import Deadline
 from rag_diffusion.knowledge.remote.download import DownloadLimits, get
-from rag_diffusion.knowledge.remote.protocol import MAX_IMAGE_BYTES, KnnRequest, MetadataRequest, Where, decode_base64
+from rag_diffusion.knowledge.remote.protocol import MAX_IMAGE_BYTES, decode_base64
 from rag_diffusion.knowledge.writer import UNKNOWN
 from rag_diffusion.readers.checked import to_pair
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.serving.answers import KnnService
 from rag_diffusion.serving.pictures import Pictures
+from rag_diffusion.serving.queries import KnnRequest, MetadataRequest, Where
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.types import Pair

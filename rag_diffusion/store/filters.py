@@ -40,7 +40,7 @@ class Filter:
         return bool(self.sources or self.classes or self.licences or self.splits)
 
     def asked(self) -> dict[str, list[str]]:
-        """What a remote is asked for, as `protocol.Where`; the sources inside of it are its own matter."""
+        """What a remote is asked for, as `serving.queries.Where`; the sources inside of it are its own matter."""
         told = {"class": self.classes, "licence": self.licences, "split": self.splits}
         return {name: list(values) for name, values in told.items() if values}
 

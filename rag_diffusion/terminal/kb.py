@@ -53,20 +53,22 @@ def add(
         if path is not None and not path.exists():
             raise DataError(f"{path}: expected a file or a folder, got none; name another path")
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-        from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
+        from rag_diffusion.knowledge.remote.machine import RemoteSource
         from rag_diffusion.readers.card import CARD, licence_of
         from rag_diffusion.readers.forms import open_reader
+        from rag_diffusion.store.manifest import REMOTE, Manifest
         from rag_diffusion.terminal.kb_report import as_text
 
         base = KnowledgeBase.open(root, wait=wait)
         if path is None:
-            there = Remote(url=remote, index=index, allow_hosts=tuple(allow_host or ()))
-            RemoteSource(name, there).indices()
+            allowed = sorted(allow_host or ())
+            there = Manifest(name=name, form=REMOTE, url=remote, index=index, allow_hosts=allowed)
+            RemoteSource(there).indices()
             made = base.writer.add_remote(
                 name,
                 remote,
                 index=index,
-                allow_hosts=there.allow_hosts,
+                allow_hosts=allowed,
                 licence=licence,
                 attribution=attribution,
                 replace=replace,
@@ -111,7 +113,6 @@ def info(
 ) -> None:
     """What a data set says of itself: counts, licences, rejections, hashes, recall of its index."""
     from rag_diffusion.knowledge.catalogue import Catalogue
-    from rag_diffusion.knowledge.rejections import rejections
     from rag_diffusion.terminal.kb_report import as_text
     from rag_diffusion.terminal.printable import printable
 
@@ -119,7 +120,7 @@ def info(
         base = Catalogue.light(root)
         typer.echo(as_text(base.info(name)))
         if rejected:
-            for one in rejections(root, name):
+            for one in base.rejections(name):
                 typer.echo(printable(f"{one.what}: {one.reason}"))
         if check:
             base.check(name)

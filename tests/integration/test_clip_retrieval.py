@@ -22,9 +22,10 @@ import requests
 import torch
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
-from rag_diffusion.knowledge.remote.protocol import global_id
+from rag_diffusion.knowledge.remote.machine import RemoteSource
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.serving.queries import global_id
+from rag_diffusion.store.manifest import REMOTE, Manifest
 from tests.unit.knowledge.remote.wild import says, wild
 from tests.unit.serving.served import served, two_data_sets
 
@@ -146,7 +147,7 @@ def test_our_remote_source_gets_correct_answers_from_its_back_end(
     back: tuple[str, list[str], np.ndarray], base: KnowledgeBase
 ) -> None:
     url, texts, cosines = back
-    source = RemoteSource("there", Remote(url=url, index="drawings", allow_hosts=("127.0.0.1",)))
+    source = RemoteSource(Manifest(name="there", form=REMOTE, url=url, index="drawings", allow_hosts=["127.0.0.1"]))
     answer = source.find(texts, top_k=5, deadline=60)
     pairs = base.retriever().corpus
     names = pairs.ids(np.arange(120))
@@ -165,7 +166,9 @@ def test_our_remote_source_gets_correct_answers_from_its_back_end(
 
 def test_a_query_that_its_back_end_cannot_answer_is_reported(back: tuple[str, list[str], np.ndarray]) -> None:
     url, _, _ = back
-    answer = RemoteSource("there", Remote(url=url, allow_hosts=("127.0.0.1",))).find(["unknown"], top_k=5, deadline=60)
+    answer = RemoteSource(Manifest(name="there", form=REMOTE, url=url, allow_hosts=["127.0.0.1"])).find(
+        ["unknown"], top_k=5, deadline=60
+    )
 
     assert answer.items == []
     assert "expected status 200, got 500" in answer.trouble

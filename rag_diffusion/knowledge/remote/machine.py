@@ -36,25 +36,6 @@ _DECODING = threading.BoundedSemaphore(2)  # a picture within its limits may sti
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
-    """Where a remote data set is and what may be asked for it; kept in its manifest.
-
-    Attributes:
-        url: of the server, with or without `/knn-service`.
-        index: its index; empty is the server's first.
-        allow_hosts: `host` or `host:port` that may have a private address, of the server or of its images.
-    """
-
-    url: str
-    index: str = ""
-    allow_hosts: tuple[str, ...] = ()
-
-    def endpoint(self, name: str) -> str:
-        """URL of one of the protocol's services."""
-        return f"{self.url.rstrip('/').removesuffix('/' + protocol.KNN).rstrip('/')}/{name}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RemoteHit:
     """One candidate of a remote; its image was decoded once and is whole.
 
@@ -88,22 +69,18 @@ class RemoteSource:
     """Searches one remote. Safe among threads.
 
     Args:
-        name: of the data set.
-        remote: where it is.
+        manifest: of the data set: `url` of the server, with or without `/knn-service`; its `index`, empty for the
+            server's first; `allow_hosts` that may have a private address, of the server or of its images.
         cache: of its images; None fetches them every time.
         size: side of the square that a picture is scaled into as soon as it is decoded; None leaves it as it came.
     """
 
-    def __init__(self, name: str, remote: Remote, cache: ImageCache | None = None, *, size: int | None = None) -> None:
-        self.name = name
-        self.remote = remote
-        self._cache = cache
-        self._size = size
+    def __init__(self, manifest: Manifest, cache: ImageCache | None = None, *, size: int | None = None) -> None:
+        self.name, self._manifest, self._cache, self._size = manifest.name, manifest, cache, size
 
     @classmethod
     def open(cls, places: Places, manifest: Manifest, *, size: int | None = None) -> RemoteSource:
         """A remote data set of a knowledge base; its images are cached in `places.cache` until it is removed."""
-        remote = Remote(url=manifest.url, index=manifest.index, allow_hosts=tuple(manifest.allow_hosts))
         path = places.manifest(manifest.name)
 
         def wanted() -> bool:
@@ -112,7 +89,7 @@ class RemoteSource:
             except RagDiffusionError:
                 return False
 
-        return cls(manifest.name, remote, ImageCache(places.cache(manifest.name), wanted=wanted), size=size)
+        return cls(manifest, ImageCache(places.cache(manifest.name), wanted=wanted), size=size)
 
     def indices(self, deadline: float = DEADLINE) -> list[str]:
         """Names of the server's indexes; also the way to see whether it is one.
@@ -120,15 +97,15 @@ class RemoteSource:
         Raises:
             RemoteError: it does not answer, or not as the protocol says.
         """
-        url = self.remote.endpoint(protocol.INDICES)
+        url = self._endpoint(protocol.INDICES)
         with Deadline(deadline) as until:
             content = get(url, until, self._limits(MAX_ANSWER), kinds=JSON_TYPES)
         try:
             found = parse_indices(parse_json(content, url))
         except DataError as error:
             raise RemoteError(f"{url}: {error}; is this a server of clip-retrieval's protocol?") from None
-        if self.remote.index and self.remote.index not in found:
-            raise RemoteError(f"{url}: expected an index {self.remote.index!r}, got {', '.join(found)}"[:1000])
+        if self._manifest.index and self._manifest.index not in found:
+            raise RemoteError(f"{url}: expected an index {self._manifest.index!r}, got {', '.join(found)}"[:1000])
         return found
 
     def find(
@@ -166,8 +143,8 @@ class RemoteSource:
         self, query: str, top_k: int, until: Deadline, more: Mapping[str, Any]
     ) -> list[KnnResult | Rejection] | str:
         """Checked results of one query, or why there are none."""
-        url = self.remote.endpoint(protocol.KNN)
-        message = text_query(query[: protocol.MAX_TEXT], index=self.remote.index or None, top_k=top_k) | dict(more)
+        url = self._endpoint(protocol.KNN)
+        message = text_query(query[: protocol.MAX_TEXT], index=self._manifest.index or None, top_k=top_k) | dict(more)
         try:
             return list(parse_results(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
@@ -199,8 +176,11 @@ class RemoteSource:
         image = content if self._size is None else encode_png(square)
         return Item(name=str(answer.key), image=image, caption=answer.caption, url=answer.url, side=0, **answer.words)
 
+    def _endpoint(self, service: str) -> str:
+        return f"{self._manifest.url.rstrip('/').removesuffix('/' + protocol.KNN).rstrip('/')}/{service}"
+
     def _limits(self, most: int) -> DownloadLimits:
-        return DownloadLimits(max_bytes=most, allow_hosts=self.remote.allow_hosts)
+        return DownloadLimits(max_bytes=most, allow_hosts=self._manifest.allow_hosts)
 
     def _trouble(self, failed: Collection[str], asked: int, rejections: Collection[Rejection], taken: int) -> str:
         told = []
@@ -208,11 +188,8 @@ class RemoteSource:
             first = next(iter(failed))
             told.append(first if asked == 1 else f"{len(failed)} of {asked} queries failed, e.g. {first}")
         if rejections:
-            kinds = ", ".join(
-                f"{kind} ({count})" for kind, count in sorted(Counter(one.kind for one in rejections).items())
-            )
             first = next(iter(rejections)).reason
-            told.append(f"{len(rejections)} of {taken + len(rejections)} results not taken: {kinds}; e.g. {first}")
+            told.append(f"{not_taken(rejections, taken)}; e.g. {first}")
         return f"remote {self.name}: {'; '.join(told)}" if told else ""
 
 
@@ -234,6 +211,12 @@ def find_everywhere(
     with ThreadPoolExecutor(len(sources)) as pool:
         answers = pool.map(lambda source: source.find(queries, top_k=top_k, deadline=deadline, where=where), sources)
         return {source.name: answer for source, answer in zip(sources, answers, strict=True)}
+
+
+def not_taken(rejections: Collection[Rejection], taken: int) -> str:
+    """How many results were not taken beside those that were, by kind, in words."""
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(Counter(one.kind for one in rejections).items()))
+    return f"{len(rejections)} of {taken + len(rejections)} results not taken: {kinds}"
 
 
 def _plain(text: str) -> str:

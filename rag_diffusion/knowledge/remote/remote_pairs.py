@@ -9,7 +9,6 @@ Shapes: n pairs of a remote, D width.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from rag_diffusion.knowledge.ingest import Ingest
 from rag_diffusion.knowledge.places import Places
-from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere, not_taken
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet, PairColumns
@@ -94,10 +93,7 @@ class RemotePairs:
         """What was sent and is no pair, in words; empty where all was."""
         if not self.received.rejected:
             return ""
-        kinds = Counter(one.kind for one in self.received.rejected)
-        told = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-        sent = len(self.received.rejected) + len(self.received.pairs)
-        return f"remote {self.manifest.name}: {len(self.received.rejected)} of {sent} results not taken: {told}"
+        return f"remote {self.manifest.name}: {not_taken(self.received.rejected, len(self.received.pairs))}"
 
     def filtered(self, where: Filter) -> str:
         """Whether nothing of it passes a filter, in words; empty where something does, or nothing came."""

@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.knowledge.places import Places
-from rag_diffusion.knowledge.rejections import rejections
+from rag_diffusion.knowledge.catalogue import Catalogue
+from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.checked import checked_image, to_pair
 from rag_diffusion.readers.forms import open_reader
 from rag_diffusion.readers.images import ImageError, decode
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.readers.svg import render_drawing, svg_to_png
+from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store.manifest import REJECTED, Manifest
 from rag_diffusion.types import Pair
 from tests.unit.readers.pictures import encoded, noise, parted, picture
@@ -163,14 +164,15 @@ def test_entity_and_category_mean_what_they_mean_at_ingest(photos: Path) -> None
 
 
 def test_every_rejection_is_told_with_its_reason(tmp_path: Path) -> None:
-    places = Places(tmp_path)
+    catalogue = Catalogue(tmp_path, EncoderFolder(tmp_path / ENCODER))
+    places = catalogue.places
     places.generation("mine", 1).mkdir(parents=True)
     told = [{"what": f"{number}.png", "reason": "empty file: 0 bytes"} for number in range(2)]
     (places.generation("mine", 1) / REJECTED).write_text("\n".join(map(json.dumps, told)) + "\n")
     Manifest(name="mine", form="photos", generation=1).write(places.manifest("mine"))
-    assert list(rejections(tmp_path, "mine")) == [Rejection(**one) for one in told]
+    assert list(catalogue.rejections("mine")) == [Rejection(**one) for one in told]
     (tmp_path / "data/corpus").mkdir(parents=True)
     (tmp_path / "data/corpus/manifest.json").write_text(json.dumps({"rejected": told}))
-    assert len(list(rejections(tmp_path, "corpus"))) == 2
+    assert len(list(catalogue.rejections("corpus"))) == 2
     with pytest.raises(DataError, match="expected a data set 'other', found none"):
-        list(rejections(tmp_path, "other"))
+        list(catalogue.rejections("other"))

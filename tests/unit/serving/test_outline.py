@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rag_diffusion.knowledge.remote.protocol import FIELDS, KnnRequest, MetadataRequest, messages
 from rag_diffusion.serving.outline import MAX_FIELDS, MAX_VALUES, BodyError, parse_object
+from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
 
 MEBIBYTE = 2**20
 

@@ -11,12 +11,13 @@ import pytest
 import requests
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.machine import Remote, RemoteSource
-from rag_diffusion.knowledge.remote.protocol import global_id
+from rag_diffusion.knowledge.remote.machine import RemoteSource
 from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.serving import answers
+from rag_diffusion.serving.queries import global_id
+from rag_diffusion.store.manifest import REMOTE, Manifest
 from tests.unit.knowledge.remote.wild import png, says, wild
 from tests.unit.serving.served import STYLES, Client, copy_of, served, two_data_sets
 
@@ -257,7 +258,7 @@ def test_of_near_duplicates_the_best_comes(own: KnowledgeBase) -> None:
 
 
 def test_our_remote_source_finds_on_our_server_what_is_found_there(client: Client, base: KnowledgeBase) -> None:
-    source = RemoteSource("there", Remote(url=client.url, allow_hosts=("127.0.0.1",)))
+    source = RemoteSource(Manifest(name="there", form=REMOTE, url=client.url, allow_hosts=("127.0.0.1",)))
     found = source.find(["a red circle", "a blue moon"], top_k=6, deadline=20)
     hits = base.search(Query(["a red circle", "a blue moon"], top_k=6)).hits
 

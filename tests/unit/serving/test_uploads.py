@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.protocol import KnnRequest, global_id
 from rag_diffusion.readers.records import Item
 from rag_diffusion.serving import bodies
+from rag_diffusion.serving.queries import KnnRequest, global_id
 from rag_diffusion.serving.service import Service
 from tests.unit.knowledge.remote.wild import png
 from tests.unit.serving.served import Client, copy_of, items, make_encoder, open_base, served

@@ -15,7 +15,8 @@ from PIL import Image
 from rag_diffusion.errors import RemoteError
 from rag_diffusion.knowledge.remote import machine as remote_module
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
-from rag_diffusion.knowledge.remote.machine import Remote, RemoteResults, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere
+from rag_diffusion.store.manifest import REMOTE, Manifest
 from tests.unit.knowledge.remote.wild import Behaviour, Wild, png, raw, redirects, says, says_json, wild
 
 
@@ -31,7 +32,7 @@ def entry(key: int, url: str = "", **change: Any) -> dict[str, Any]:
 
 def source(server: Wild, cache: ImageCache | None = None, **settings: Any) -> RemoteSource:
     settings = {"url": server.url, "allow_hosts": ("127.0.0.1",)} | settings
-    return RemoteSource("there", Remote(**settings), cache)
+    return RemoteSource(Manifest(name="there", form=REMOTE, **settings), cache)
 
 
 def find(server: Wild, *entries: dict[str, Any], top_k: int = 10, deadline: float = 5.0) -> RemoteResults:
@@ -229,7 +230,7 @@ def test_several_remotes_are_asked_at_once_and_each_tells_its_own_trouble(server
     with wild({"/knn-service": hanging}) as slow, wild({"/knn-service": hanging}) as slower:
         allowed = ("127.0.0.1",)
         sources = [
-            RemoteSource(name, Remote(url=one.url, allow_hosts=allowed))
+            RemoteSource(Manifest(name=name, form=REMOTE, url=one.url, allow_hosts=allowed))
             for name, one in (("good", server), ("gone", gone), ("slow", slow), ("slower", slower))
         ]
         start = time.monotonic()
