@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from rag_diffusion.knowledge.rejections import rejections
 
 from rag_diffusion.config import Config, FolderConfig
 from rag_diffusion.corpus.folder import load_pairs
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.knowledge.rejections import rejections
 from rag_diffusion.readers.forms import FORMS, open_reader
 from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.store.corpus import Corpus
