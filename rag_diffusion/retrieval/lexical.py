@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -62,19 +61,6 @@ class LexicalIndex:
             DataError: there are no words at all.
         """
         return cls(TermCounts.from_texts(texts), name)
-
-    @classmethod
-    def load(cls, folder: Path, name: LexicalName = "bm25") -> LexicalIndex:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: it is missing or damaged.
-        """
-        return cls(TermCounts.load(folder), name)
-
-    def save(self, folder: Path) -> None:
-        """Write the counts into an existing folder; they serve every similarity."""
-        self.counts.save(folder)
 
     def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
         """See `Lexical`."""

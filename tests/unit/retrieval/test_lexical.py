@@ -33,20 +33,20 @@ def test_table_survives_the_disk_with_the_same_bytes(tmp_path: Path) -> None:
     index = LexicalIndex.build(TEXTS)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        LexicalIndex.build(TEXTS).save(tmp_path / name)
+        TermCounts.from_texts(TEXTS).save(tmp_path / name)
     assert tree_hash(tmp_path / "first") == tree_hash(tmp_path / "second")
-    again = LexicalIndex.load(tmp_path / "first")
+    again = LexicalIndex(TermCounts.load(tmp_path / "first"))
     np.testing.assert_array_equal(again.scores(TEXTS), index.scores(TEXTS))
     assert len(again) == 4
 
 
 def test_damaged_table_and_wordless_captions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run the stage `index` again"):
-        LexicalIndex.load(tmp_path)
-    LexicalIndex.build(TEXTS).save(tmp_path)
+        TermCounts.load(tmp_path)
+    TermCounts.from_texts(TEXTS).save(tmp_path)
     (tmp_path / TABLE_FILE).write_bytes(b"")
     with pytest.raises(DataError, match="run the stage `index` again"):
-        LexicalIndex.load(tmp_path)
+        TermCounts.load(tmp_path)
     with pytest.raises(DataError, match="got 2 without any"):
         LexicalIndex.build(["...", "?"])
 
