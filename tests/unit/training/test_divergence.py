@@ -46,7 +46,7 @@ def test_doubt_comes_before_divergence() -> None:
 @pytest.mark.slow
 def test_a_far_too_large_learning_rate_stops_the_run_with_the_reason(trainer: Trainer, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"diverged: expected a .*loss.*, got .* at step \d+; lower learning_rate"):
-        trainer(tmp_path, steps=120, learning_rate=1.0, optimizer="adamw", warmup_steps=25, batch_size=4)
+        trainer(tmp_path, steps=120, learning_rate=100.0, optimizer="adamw", warmup_steps=25, batch_size=4)
 
 
 @pytest.mark.slow
