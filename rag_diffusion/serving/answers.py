@@ -24,6 +24,7 @@ from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.serving.queries import KnnRequest, global_id
 from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.originals import Original
 
 _DENSE = {"image": "text_to_image", "text": "text_to_text"}
 _TOLD = {  # column -> name in the answer
@@ -138,6 +139,10 @@ class KnnService:
     def image(self, row: int) -> bytes:
         """PNG of a pair."""
         return self._pairs.images(np.asarray([row]))[0]
+
+    def original(self, row: int) -> Original | None:
+        """What the image of a pair was made of, opened; None where it is not kept."""
+        return self._pairs.original(row)
 
     @cached_property
     def _by_key(self) -> tuple[Ints, Ints]:

@@ -122,6 +122,17 @@ def described(answer: Any, summary: str, *errors: int, status: int = 200) -> dic
     return {"summary": summary, "responses": told}
 
 
+ORIGINAL = "The file as it came, whatever its form, in place of the square; 404 where it is not kept."
+
+
+def image_described(kinds: Sequence[str]) -> dict[str, Any]:
+    """Of `/images/ID`: a PNG, or a file of any kind that pairs are made of."""
+    told = described(None, "A pair's image, or the file that it was made of", 404)
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
+    told["responses"][200] = {"description": "As asked.", "content": content}
+    return told
+
+
 def json_body(
     model: type[BaseModel], example: str, content_types: Sequence[str] = ("application/json",)
 ) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`rag-diffusion kb serve`: a knowledge base over HTTP, in clip-retrieval's protocol and with uploads.
 
     POST /knn-service   POST /metadata   GET /indices-list      as `protocol` says
-    GET  /images/ID     a pair's image, PNG; where the `url` of every result points to
+    GET  /images/ID     a pair's image, PNG; where the `url` of every result points to; with `?original=1` what came
     POST /pairs         one image and its caption: multipart (field `image`) or JSON (`image` as base64)
     POST /archives      a tar or zip of images with captions, as the body itself
     GET  /data-sets     what each data set says of itself        GET /health
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -44,6 +44,7 @@ from rag_diffusion.serving.guard import Guard, log, refusal, unforeseen
 from rag_diffusion.serving.keys import RATE, Keys, read_keys
 from rag_diffusion.serving.memory import keep_small
 from rag_diffusion.serving.openapi import Hit, PairMetadata, described
+from rag_diffusion.serving.originals import KINDS, sent
 from rag_diffusion.serving.outline import BodyError
 from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
 from rag_diffusion.serving.service import Service
@@ -192,8 +193,16 @@ def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
     async def health() -> Any:
         return JSONResponse(service.health())
 
-    @app.get("/images/{key}", response_class=PngResponse, **described(None, "A pair's image", 404))
-    async def image(key: Annotated[int, PathParameter(ge=0, lt=2**63)]) -> Response:
+    @app.get("/images/{key}", response_class=PngResponse, **openapi.image_described(KINDS))
+    async def image(
+        key: Annotated[int, PathParameter(ge=0, lt=2**63)],
+        original: Annotated[bool, Query(description=openapi.ORIGINAL, examples=[True])] = False,
+    ) -> Response:
+        if original:
+            came = await admission.search.run(lambda: service.original(key))
+            if came is None:
+                raise BodyError(404, f"expected the id of a pair whose original is kept, got {key}")
+            return sent(came)
         found = await admission.search.run(lambda: service.image(key))
         if found is None:
             raise BodyError(404, f"expected the id of a pair, got {key}")

@@ -30,6 +30,7 @@ from rag_diffusion.serving.pictures import Pictures
 from rag_diffusion.serving.queries import KnnRequest, MetadataRequest, Where
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.store.originals import Original
 from rag_diffusion.types import Pair
 
 FETCH_SECONDS = 10.0  # of an `image_url` query
@@ -169,6 +170,17 @@ class Service:
                 return None
             (row,) = state.everything.rows([key])
             return None if row is None else state.everything.image(row)
+
+        return self._on_state(answer)
+
+    def original(self, key: int) -> Original | None:
+        """What the image of a pair was made of, opened, by the pair's global id; None where it is not kept."""
+
+        def answer(state: State) -> Original | None:
+            if state.everything is None:
+                return None
+            (row,) = state.everything.rows([key])
+            return None if row is None else state.everything.original(row)
 
         return self._on_state(answer)
 

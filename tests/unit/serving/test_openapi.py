@@ -18,8 +18,10 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
+from rag_diffusion.serving.queries import global_id
 from rag_diffusion.serving.server import Access, create_app
 from tests.unit.knowledge.bases import items, make_base
+from tests.unit.knowledge.test_originals import mixed
 
 # whether data is taken is not asked: no schema says which base64 is a picture, or which data set there is
 CHECKS = (
@@ -70,6 +72,30 @@ def test_every_door_is_in_the_schema_and_its_examples_are_answered(app: Any) -> 
             body = told["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             answer = client.post(path, json=body["example"])
             assert (answer.status_code, len(answer.json())) == (200, 3 if path == "/knn-service" else 1)
+
+
+def test_an_original_comes_as_it_was_with_its_type_and_nothing_that_a_browser_runs(tmp_path: Path) -> None:
+    base, source = make_base(tmp_path), mixed()
+    base.add("photos", source)
+    base.add("bare", items(range(2)), originals=False)
+    kinds = {"PNG.x": "png", "JPEG.x": "jpeg", "WEBP.x": "webp", "GIF.x": "gif", "BMP.x": "bmp", "TIFF.x": "tiff"}
+    with TestClient(create_app(base, Access())) as client:
+        for one in source:
+            path = f"/images/{global_id(f'photos/{one.name}')}"
+            came = client.get(path, params={"original": 1})
+            assert (came.status_code, came.content) == (200, one.image)
+            kind = {"drawing.svg": "svg+xml", "clip#00001": "webp"}.get(one.name) or kinds[one.name]
+            assert came.headers["content-type"] == f"image/{kind}"
+            assert came.headers["content-security-policy"].startswith("sandbox")
+            assert came.headers["x-content-type-options"] == "nosniff"
+            assert came.headers["content-disposition"] == "attachment"
+            assert client.get(path).content == base.retriever().corpus.pair(f"photos/{one.name}").image
+        for key in (global_id("bare/00000.png"), 1):
+            missing = client.get(f"/images/{key}?original=1")
+            assert (missing.status_code, "whose original is kept" in missing.json()["message"]) == (404, True)
+        assert client.get("/images/1?original=perhaps").status_code == 422
+        item = client.post("/pairs", files={"image": mixed()[6].image}, data={"caption": "an uploaded drawing"}).json()
+        assert client.get(f"/images/{item['id']}?original=1").content == mixed()[6].image
 
 
 def test_numbers_and_switches_are_what_json_calls_so(app: Any) -> None:
