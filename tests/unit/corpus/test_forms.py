@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from rag_diffusion.knowledge.rejections import rejections
 
 from rag_diffusion.config import Config, FolderConfig
 from rag_diffusion.corpus.folder import load_pairs
@@ -149,7 +148,7 @@ def test_ingest_takes_what_kb_add_takes(form: str, tmp_path: Path, default_confi
     read = [said(pair, "folder") for pair in sorted(pairs, key=lambda pair: pair.pair_id)]
     assert (facts["form"], len(read)) == (form, len(added))
     assert [pair | {"split": pair["split"] or "train"} for pair in read] == added
-    assert facts["rejected"] == [asdict(one) for one in rejections(tmp_path, "mine")]
+    assert facts["rejected"] == [asdict(one) for one in base.catalogue.rejections("mine")]
 
     config = default_config.corpus.model_copy(update={"source": "folder", "image_size": SIZE})
     build_corpus(tmp_path / "corpus", pairs, config, facts)

@@ -16,24 +16,7 @@ from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store import originals
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base
-from tests.unit.readers.pictures import encoded, noise
-
-DRAWING = (
-    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="3" fill="red"/>'
-    b'<circle cx="6" cy="6" r="1.5" stroke="blue"/></svg>'
-)
-
-
-def mixed() -> list[Item]:
-    """Photographs larger than any image size, a drawing, a frame."""
-    forms = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-    photos = [
-        Item(name=f"{form}.x", image=encoded(noise(number, 150, 200), form), caption=f"a photo, number {number}")
-        for number, form in enumerate(forms)
-    ]
-    drawing = Item(name="drawing.svg", image=DRAWING, caption="a drawing", side=128)
-    frame = Item(name="clip#00001", image=encoded(noise(9, 90, 180), "WEBP", lossless=True), caption="a frame", side=99)
-    return [*photos, drawing, frame]
+from tests.unit.readers.pictures import DRAWING, mixed
 
 
 def kept(base: KnowledgeBase, name: str) -> bytes | None:

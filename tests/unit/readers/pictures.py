@@ -18,6 +18,11 @@ from PIL import Image
 from rag_diffusion.readers.records import Item, Rejection
 from tests.tiny import draw
 
+DRAWING = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="3" fill="red"/>'
+    b'<circle cx="6" cy="6" r="1.5" stroke="blue"/></svg>'
+)
+
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
@@ -91,3 +96,15 @@ def zip_of(path: Path, members: dict[str, bytes], **options: Any) -> Path:
 def animated(form: str, options: dict[str, Any], frames: int = 5) -> bytes:
     first, *rest = clip(frames)
     return encoded(first, form, save_all=True, append_images=rest, duration=100, **options)
+
+
+def mixed() -> list[Item]:
+    """Photographs larger than any image size, a drawing, a frame."""
+    forms = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+    photos = [
+        Item(name=f"{form}.x", image=encoded(noise(number, 150, 200), form), caption=f"a photo, number {number}")
+        for number, form in enumerate(forms)
+    ]
+    drawing = Item(name="drawing.svg", image=DRAWING, caption="a drawing", side=128)
+    frame = Item(name="clip#00001", image=encoded(noise(9, 90, 180), "WEBP", lossless=True), caption="a frame", side=99)
+    return [*photos, drawing, frame]

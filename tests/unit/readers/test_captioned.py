@@ -164,7 +164,7 @@ def test_entity_and_category_mean_what_they_mean_at_ingest(photos: Path) -> None
 
 
 def test_every_rejection_is_told_with_its_reason(tmp_path: Path) -> None:
-    catalogue = Catalogue(tmp_path, EncoderFolder(tmp_path / ENCODER))
+    catalogue = Catalogue(tmp_path, EncoderFolder(tmp_path / ENCODER), 64)
     places = catalogue.places
     places.generation("mine", 1).mkdir(parents=True)
     told = [{"what": f"{number}.png", "reason": "empty file: 0 bytes"} for number in range(2)]

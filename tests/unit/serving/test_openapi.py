@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from rag_diffusion.serving.queries import global_id
 from rag_diffusion.serving.server import Access, create_app
 from tests.unit.knowledge.bases import items, make_base
-from tests.unit.knowledge.test_originals import mixed
+from tests.unit.readers.pictures import mixed
 
 # whether data is taken is not asked: no schema says which base64 is a picture, or which data set there is
 CHECKS = (
