@@ -46,7 +46,7 @@ ruler: install  ## train the scorers again, then promote them
 lock:  ## resolve pyproject.toml again into requirements.lock
 	python3 -m venv --clear .venv.tmp
 	.venv.tmp/bin/pip install --quiet uv
-	.venv.tmp/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	.venv.tmp/bin/uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-strip-extras --no-header --upgrade --quiet \
 	  -o requirements.lock
 	rm -rf .venv.tmp

@@ -29,5 +29,9 @@ class RemoteError(RagDiffusionError):
     """Another machine is dead or slow, is at an address that must not be asked, or answers with what it must not."""
 
 
+class MissingExtraError(RagDiffusionError, ImportError):
+    """A package that only an extra of this library brings is not installed."""
+
+
 class QueryError(RagDiffusionError):
     """A query that cannot be answered: an unknown index, a vector of another width."""

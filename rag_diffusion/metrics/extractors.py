@@ -74,7 +74,7 @@ class InceptionExtractor:
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"score.extractor: expected the package torch-fidelity for Inception, found none ({error}); "
-                "`pip install torch-fidelity`, or set score.extractor to `embedded`"
+                "`pip install 'rag-diffusion[pipeline]'`, or set score.extractor to `embedded`"
             ) from None
         except (URLError, OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
             where = weights or "the hub"

