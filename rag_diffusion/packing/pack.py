@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,7 +23,7 @@ from rag_diffusion.files import tree_hash
 from rag_diffusion.packing.layout import MANIFEST, PAIRS, PROMPTS, TEXT_ENCODER, VALIDATION
 from rag_diffusion.packing.text_encoder import prune
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
-from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.corpus import SCHEMA, Corpus
 from rag_diffusion.training.validation import same_style
 
 _MB = 1_000_000
@@ -141,7 +140,7 @@ def _chunks(corpus: Corpus, rows: list[int]) -> Iterator[pa.Table]:
         bare = [pair["pair_id"] for pair in pairs if pair["original"] is None]
         if bare:
             raise DataError(f"pack: expected pairs with an SVG, got none for {bare[:3]}; pack an Iconify corpus")
-        yield pa.Table.from_pandas(pd.DataFrame(pairs).drop(columns="image"), preserve_index=False)
+        yield pa.Table.from_pylist(pairs, schema=SCHEMA).drop_columns("image")
 
 
 def _compressed(part: pa.Table) -> int:

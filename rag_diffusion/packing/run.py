@@ -107,8 +107,8 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
 
 def _fresh(config: Config, corpus: Corpus, text_encoder: Path, device: torch.device) -> Generator:
     torch.manual_seed(config.seed)
-    focus = set(config.pretrain.focus_styles) or set(corpus.table["style"])
-    chosen = (corpus.table["split"] == "train") & corpus.table["style"].isin(focus)
+    style, focus = corpus.column("style"), sorted(config.pretrain.focus_styles)
+    chosen = (corpus.column("split") == "train") & (np.isin(style, focus) if focus else True)
     rows = np.random.default_rng(config.seed).permutation(np.flatnonzero(chosen))[:_FITTED]
     codec = PatchCodec.fit(corpus.pixels(np.sort(rows)), config.model.patch_size)
     model = config.model.model_copy(update={"text_encoder": str(text_encoder)})
@@ -137,7 +137,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _known(lists: Mapping[str, Sequence[str]], corpus: Corpus) -> dict[str, list[str]]:
     """The lists whose pairs are all in the pack."""
-    ids = set(corpus.table["pair_id"])
+    ids = set(corpus.column("pair_id"))
     return {name: list(found) for name, found in lists.items() if ids.issuperset([name, *found])}
 
 
@@ -170,7 +170,7 @@ def _draw(
     out: Path, generator: Generator, corpus: Corpus, prompts: list[dict[str, Any]], most: int, config: Config
 ) -> None:
     """Validation prompts by several guidances; all drawings, and a sheet of a few."""
-    ids = set(corpus.table["pair_id"])
+    ids = set(corpus.column("pair_id"))
     prompts = [one for one in prompts if ids.issuperset([*one["retrieved"], *one["style"]])]
     prompts = prompts[: most or len(prompts)]
     pipeline = RetrievalPipeline(generator, precision=config.sample.precision)

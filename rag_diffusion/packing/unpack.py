@@ -30,7 +30,7 @@ def open_corpus(pack: Path, image_size: int, corpus_hash: str, workers: int | No
     rendered = pack / f"pixels-{image_size}.npy"
     if not rendered.exists():
         _render(path, rendered, image_size, workers or os.cpu_count() or 1)
-    return Corpus.in_memory(pack, table.to_pandas(), np.load(rendered), corpus_hash)
+    return Corpus.in_memory(pack, table, np.load(rendered), corpus_hash)
 
 
 def _render(path: Path, out: Path, size: int, workers: int) -> None:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -187,13 +188,13 @@ def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
 
 def training_record(corpus: Corpus) -> dict[str, object]:
     """What an encoder aligned on this corpus has seen: entities, families and a digest of pairs."""
-    train = corpus.table[corpus.table["split"] == "train"]
+    rows = np.flatnonzero(corpus.column("split") == "train")
     return {
         "corpus_hash": corpus.hash,
-        "num_pairs": len(train),
-        "pairs_sha256": hashlib.sha256("\n".join(train["pair_id"]).encode()).hexdigest(),
-        "entities": sorted(train["entity"].unique()),
-        "families": sorted(train["family"].unique()),
+        "num_pairs": len(rows),
+        "pairs_sha256": hashlib.sha256("\n".join(corpus.ids(rows)).encode()).hexdigest(),
+        "entities": sorted(set(corpus.cells("entity", rows))),
+        "families": sorted(set(corpus.cells("family", rows))),
     }
 
 
@@ -219,13 +220,14 @@ def check_training_record(folder: Path, corpus: Corpus) -> None:
             f"{error!r}; "
             "run the stage `align` again"
         ) from None
-    held_out = corpus.table[corpus.table["split"] != "train"]
-    leaked = held_out[held_out["entity"].isin(entities) | held_out["family"].isin(families)]
-    if len(leaked):
+    rows = np.flatnonzero(corpus.column("split") != "train")
+    held_out = zip(corpus.cells("entity", rows), corpus.cells("family", rows), strict=True)
+    leaked = {family for entity, family in held_out if entity in entities or family in families}
+    if leaked:
         raise LineageError(
             f"{folder}: expected an encoder that has seen no validation or test family of corpus "
             f"{corpus.hash}, got one "
             f"aligned on corpus {seen.get('corpus_hash')} that has seen "
-            f"{sorted(leaked['family'].unique())[:5]}; "
+            f"{sorted(leaked)[:5]}; "
             "run the stage `align` again"
         )

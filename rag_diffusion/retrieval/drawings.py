@@ -29,14 +29,13 @@ class Drawings:
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
-        table = corpus.table
-        self._group: list[str] = table["duplicate_group"].tolist()
+        self._group = corpus.column("duplicate_group").tolist()
         self._by_group = _rows_by(self._group)
-        self._by_drawing = _rows_by(zip(table["entity"], table["style"], strict=True))
-        self._pair_ids = {name: row for row, name in enumerate(table["pair_id"])}
-        self.entity = table["entity"].to_numpy()
-        self.family = table["family"].to_numpy()
-        self.style = table["style"].to_numpy()
+        self._by_drawing = _rows_by(zip(corpus.column("entity"), corpus.column("style"), strict=True))
+        self._pair_ids = {name: row for row, name in enumerate(corpus.column("pair_id"))}
+        self.entity = corpus.column("entity")
+        self.family = corpus.column("family")
+        self.style = corpus.column("style")
 
     def of_pair(self, row: int) -> Ints:
         """The pair and its near-duplicates, sorted rows."""

@@ -29,7 +29,7 @@ def check_exclusions(table: NeighborTable, corpus: Corpus, prompts: Iterable[Pro
             from its exclusion list.
     """
     drawings = Drawings(corpus)
-    splits = corpus.table["split"].to_numpy()
+    splits = corpus.column("split")
     _check_pairs(table.training, corpus, drawings, splits, shown=("train",))
     _check_pairs(table.validation, corpus, drawings, splits, shown=("train", "validation"))
     for prompt in prompts:
@@ -83,7 +83,7 @@ def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prom
 
 def _refuse(corpus: Corpus, rows: Ints, who: str, expected: str, verb: str = "has") -> None:
     if len(rows):
-        ids = corpus.table["pair_id"].iloc[rows[:3]].tolist()
+        ids = corpus.ids(rows[:3])
         raise LineageError(
             f"neighbors of {who}: expected {expected}, but the list {verb} {ids}: a leak; run the "
             f"stage `neighbors` again"

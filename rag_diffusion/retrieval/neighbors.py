@@ -33,16 +33,16 @@ def pair_neighbors(
     Returns:
         Pair id -> its hits, never the pair itself nor a near-duplicate.
     """
-    table = corpus.table.iloc[rows]
+    pair_ids = corpus.ids(rows)
     drawings = Drawings(corpus)
     rankings = retriever.rank(
-        table["caption"].tolist(),
+        corpus.cells("caption", rows),
         depth=top_k,
         exclude=[drawings.of_pair(int(row)) for row in rows],
         within=candidates,
         query_vectors=retriever.vectors.text[rows],
     )
-    shown = progress(zip(table["pair_id"], rankings, strict=True), total=len(rows), desc="neighbors", unit="pair")
+    shown = progress(zip(pair_ids, rankings, strict=True), total=len(rows), desc="neighbors", unit="pair")
     return {pair_id: retriever.hits(ranking, top_k) for pair_id, ranking in shown}
 
 
@@ -109,4 +109,4 @@ def _style_rows(drawings: Drawings, prompt: Prompt, ranked: Ints, count: int) ->
 
 
 def _ids(corpus: Corpus, rows: Ints) -> tuple[str, ...]:
-    return tuple(corpus.table["pair_id"].iloc[rows])
+    return tuple(corpus.ids(rows))

@@ -6,21 +6,25 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rag_diffusion.arrays import Ints, Pixels
+from rag_diffusion.arrays import Ints, Pixels, Strings
 from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.extras import need
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.store.manifest import COUNTED
 from rag_diffusion.store.shards import BYTES, SCHEMA, SHARD_ROWS, check_shard, hash_of_shards, write_shard
 from rag_diffusion.types import DataSetVersion, Pair
+
+if TYPE_CHECKING:  # drawing, retrieval and training read columns
+    import pandas as pd
 
 
 def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, facts: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +79,6 @@ class Corpus:
     """A read-only corpus.
 
     Attributes:
-        table: every column but the images, sorted by pair id; the index is the row number.
         manifest: counts, hashes, rejections.
         hash: identity of the corpus, stamped on all that is made from it.
     """
@@ -85,10 +88,11 @@ class Corpus:
         self.manifest = manifest
         self.hash: str = manifest["hash"]
         self.image_size: int = manifest["image_size"]
-        self.table: pd.DataFrame = table.drop_columns(list(BYTES)).to_pandas()
+        self._columns = table.drop_columns(list(BYTES))
+        self._read: dict[str, Strings] = {}
         self._images: pa.ChunkedArray = table.column("image")
         self._originals: pa.ChunkedArray = table.column("original")
-        self._rows = {name: row for row, name in enumerate(self.table["pair_id"])}
+        self._rows = {name: row for row, name in enumerate(self.column("pair_id"))}
         self._pixels: Pixels | None = None
 
     @classmethod
@@ -111,7 +115,7 @@ class Corpus:
         return cls(path, manifest, pa.concat_tables(tables))
 
     @classmethod
-    def in_memory(cls, path: Path, table: pd.DataFrame, pixels: Pixels, corpus_hash: str) -> Corpus:
+    def in_memory(cls, path: Path, table: pa.Table, pixels: Pixels, corpus_hash: str) -> Corpus:
         """A corpus whose images are rendered already.
 
         Args:
@@ -120,7 +124,7 @@ class Corpus:
             pixels: (N, H, W, 3) images of its rows.
             corpus_hash: its identity.
         """
-        bare = pa.Table.from_pandas(table, preserve_index=False)
+        bare = table
         for name in BYTES:
             bare = bare.append_column(name, pa.nulls(len(table), pa.binary()))
         corpus = cls(path, {"hash": corpus_hash, "image_size": pixels.shape[1]}, bare)
@@ -128,7 +132,24 @@ class Corpus:
         return corpus
 
     def __len__(self) -> int:
-        return len(self.table)
+        return int(self._columns.num_rows)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Every column but the images, sorted by pair id; the index is the row number.
+
+        Raises:
+            MissingExtraError: pandas is not installed, which the extra `pipeline` brings.
+        """
+        need("pipeline", "pandas")
+        table: pd.DataFrame = self._columns.to_pandas()
+        return table
+
+    def column(self, name: str) -> Strings:
+        """(N,) what stands in a column, by row; not to be written to."""
+        if name not in self._read:
+            self._read[name] = self._columns.column(name).to_numpy()
+        return self._read[name]
 
     @property
     def versions(self) -> tuple[DataSetVersion, ...]:
@@ -165,12 +186,17 @@ class Corpus:
 
     def cells(self, column: str, rows: Ints) -> list[str]:
         """What stands in a column at some rows."""
-        found: list[str] = self.table[column].iloc[rows].tolist()
+        found: list[str] = self.column(column)[rows].tolist()
         return found
 
     def groups(self) -> Ints:
         """(N,) numbers; rows with the same one are near-duplicates."""
-        return np.asarray(self.table["duplicate_group"].factorize()[0], dtype=np.int64)
+        return self.numbered("duplicate_group")
+
+    def numbered(self, column: str) -> Ints:
+        """(N,) a number for each different value of a column, in the order of their first appearance."""
+        codes = self._columns.column(column).combine_chunks().dictionary_encode().indices
+        return np.asarray(codes, dtype=np.int64)
 
     def pixels(self, rows: Sequence[int] | Ints | None = None) -> Pixels:
         """Images as (n, H, W, 3) uint8 RGB; all of them when `rows` is None. Decoded once."""
@@ -185,5 +211,5 @@ class Corpus:
     def pair(self, pair_id: str) -> Pair:
         """One whole pair, images included."""
         row = self.row(pair_id)
-        cells = {str(name): value for name, value in self.table.iloc[row].items()}
+        cells = {name: self.column(name)[row] for name in self._columns.column_names}
         return Pair(**cells, image=self._images[row].as_py(), original=self._originals[row].as_py())

@@ -10,6 +10,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection
 
+import numpy as np
+
 from rag_diffusion.corpus.captions import stable_hash
 from rag_diffusion.store.corpus import Corpus
 
@@ -27,9 +29,9 @@ def same_entity(corpus: Corpus, first_styles: Collection[str] = ()) -> dict[str,
     Returns:
         An entry for each training pair; its list is empty where the entity has no other drawing.
     """
-    table = corpus.table[corpus.table["split"] == "train"]
-    salt = [stable_hash(name) for name in table["pair_id"]]
-    columns = [table[name].tolist() for name in ("entity", "pair_id", "source", "style", "duplicate_group")]
+    train = np.flatnonzero(corpus.column("split") == "train")
+    salt = [stable_hash(name) for name in corpus.ids(train)]
+    columns = [corpus.cells(name, train) for name in ("entity", "pair_id", "source", "style", "duplicate_group")]
     groups: dict[str, list[tuple[str, str, str, str, int]]] = {}
     for entity, name, source, style, group, number in zip(*columns, salt, strict=True):
         groups.setdefault(entity, []).append((name, source, style, group, number))

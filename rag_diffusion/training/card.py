@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rag_diffusion.errors import LineageError, ModelError
@@ -39,16 +41,14 @@ def make_card(
     Returns:
         What the weights have seen, and how they were made.
     """
-    rows = corpus.table.iloc[corpus.rows(pair_ids)]
-    seen = set(rows["entity"]) | set(base["train_entities"] if base else [])
+    rows = corpus.rows(pair_ids)
+    seen = set(corpus.cells("entity", rows)) | set(base["train_entities"] if base else [])
     return {
         "corpus_hash": corpus.hash,
         "train_pairs": len(rows),
         "train_entities": sorted(seen),
-        "train_families": sorted(set(rows["family"]) | set(base["train_families"] if base else [])),
-        "train_licences": {
-            str(name): int(count) for name, count in rows["licence"].value_counts().sort_index().items()
-        },
+        "train_families": sorted(set(corpus.cells("family", rows)) | set(base["train_families"] if base else [])),
+        "train_licences": dict(sorted(Counter(corpus.cells("licence", rows)).items())),
         "steps": result.losses[-1][0] if result.losses else 0,
         "images_seen": result.images_seen,
         "hours": round(result.seconds / 3600, 3),
@@ -95,12 +95,12 @@ def refuse_seen(card: dict[str, Any], corpus: Corpus, what: str) -> None:
     Raises:
         LineageError: they have.
     """
-    table = corpus.table
-    held_out = table[table["split"] != "train"]
-    families = dict(zip(table["entity"], table["family"], strict=True))
+    families = dict(zip(corpus.column("entity"), corpus.column("family"), strict=True))
+    held_out = np.flatnonzero(corpus.column("split") != "train")
+    of_held_out = list(zip(corpus.cells("entity", held_out), corpus.cells("family", held_out), strict=True))
     seen_families = {families[entity] for entity in card["train_entities"] if entity in families}
-    families_of = set(held_out["family"]) & seen_families
-    leaked = sorted(set(held_out.loc[held_out["family"].isin(families_of), "entity"]))
+    families_of = {family for _, family in of_held_out} & seen_families
+    leaked = sorted({entity for entity, family in of_held_out if family in families_of})
     if leaked:
         raise LineageError(
             f"{what}: expected weights that have never seen a held-out entity, but {len(families_of)} families "

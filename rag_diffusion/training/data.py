@@ -86,9 +86,9 @@ class Batches:
         self._pixels = torch.from_numpy(corpus.pixels()).to(device)
         self._side = corpus.image_size
         self._regular = self._pixels.device.type == "cuda"  # few shapes: a GPU chooses its kernels once for each
-        self._ids, self._captions = corpus.table["pair_id"].tolist(), corpus.table["caption"].tolist()
-        self._family = corpus.table["family"].factorize()[0]
-        self._style = corpus.table["style"].factorize()[0]
+        self._ids, self._captions = corpus.column("pair_id").tolist(), corpus.column("caption").tolist()
+        self._family = corpus.numbered("family")
+        self._style = corpus.numbered("style")
         names = sorted(neighbors)
         rows = corpus.rows(names)
         self._candidates = {int(row): corpus.rows(neighbors[name]) for row, name in zip(rows, names, strict=True)}
@@ -116,8 +116,8 @@ class Batches:
     def _groups(self, corpus: Corpus, rows: Ints) -> tuple[list[Ints], list[Ints]]:
         """Training rows by entity: those with a drawing in a style of `focus_styles`, and the others."""
         wanted = set(self._config.focus_styles)
-        entities = corpus.table["entity"].to_numpy()[rows]
-        inside = np.isin(corpus.table["style"].to_numpy()[rows], sorted(wanted)) if wanted else np.ones(len(rows), bool)
+        entities = corpus.column("entity")[rows]
+        inside = np.isin(corpus.column("style")[rows], sorted(wanted)) if wanted else np.ones(len(rows), bool)
         if not inside.any():
             raise DataError(f"focus_styles: expected styles of training pairs, got {sorted(wanted)}; see the corpus")
         focused = _rows_by(entities[inside], rows[inside])

@@ -55,8 +55,8 @@ def make_probe(
     rng = np.random.default_rng(seed)
     names = sorted(neighbors)
     chosen = [names[number] for number in rng.permutation(len(names))[:size]]
-    families = dict(zip(corpus.table["pair_id"], corpus.table["family"], strict=True))
-    train = corpus.table.loc[corpus.table["split"] == "train", "pair_id"].tolist()
+    families = dict(zip(corpus.column("pair_id"), corpus.column("family"), strict=True))
+    train = corpus.column("pair_id")[corpus.column("split") == "train"].tolist()
     others = {
         name: [pair for pair in rng.permutation(train)[: 8 * num_neighbors] if families[pair] != families[name]]
         for name in chosen
@@ -74,7 +74,7 @@ def make_probe(
     rows = corpus.rows(chosen)
     return GainProbe(
         images=pixels_to_images(torch.from_numpy(corpus.pixels(rows))),
-        captions=encode(corpus.table["caption"].iloc[rows].tolist()),
+        captions=encode(corpus.cells("caption", rows)),
         neighbors=batches,
         neighbor_captions={kind: encode(list(batch.captions)) for kind, batch in batches.items() if batch.captions},
     )
@@ -82,9 +82,9 @@ def make_probe(
 
 def same_style(corpus: Corpus, pair_id: str, count: int, rng: np.random.Generator) -> list[str]:
     """Training pairs of other families in a pair's style."""
-    table, row = corpus.table, corpus.table.iloc[corpus.row(pair_id)]
-    may = (table["split"] == "train") & (table["style"] == row["style"]) & (table["family"] != row["family"])
-    names = table.loc[may, "pair_id"].to_numpy()
+    row, style, family = corpus.row(pair_id), corpus.column("style"), corpus.column("family")
+    may = (corpus.column("split") == "train") & (style == style[row]) & (family != family[row])
+    names = corpus.column("pair_id")[may]
     return [str(name) for name in rng.choice(names, min(count, len(names)), replace=False)]
 
 

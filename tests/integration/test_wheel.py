@@ -23,7 +23,10 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from rag_diffusion import __version__
-from tests.conftest import draw
+from rag_diffusion.layout import ENCODER
+from rag_diffusion.models.dual_encoder import create_embedded, save_weights
+from tests.tiny import draw, tiny_pairs
+from tests.unit.knowledge.bases import write_params
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +45,13 @@ out.save("drawn")
 found = [name for name in {OPTIONAL!r} if find_spec(name) is not None]
 here = str(Path(sys.modules["rag_diffusion"].__file__).parent)
 print(json.dumps([here, found, sorted({{"faiss", "rank_bm25"}} & set(sys.modules))]))
+"""
+RETRIEVED = """
+import json, sys
+from rag_diffusion import RetrievalPipeline
+pipe = RetrievalPipeline.from_pretrained("base", retriever=".")
+out = pipe("a red circle", num_inference_steps=2, num_neighbors=2)
+print(json.dumps([[one.pair_id for one in out.provenance[0].neighbors], "pandas" in sys.modules]))
 """
 EVERY_MODULE = """
 import importlib, pkgutil, rag_diffusion
@@ -126,6 +136,7 @@ def recorded(one: metadata.Distribution) -> list[str]:
 def python(there: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the environment's Python, or the program that its first word names, without what this shell adds."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment["OMP_NUM_THREADS"] = "1"
     program, *arguments = words
     command = [str(there / "bin" / program), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
@@ -140,6 +151,26 @@ def test_it_draws_with_neighbors_by_hand_where_no_extra_is_installed(there: Path
     with Image.open(elsewhere / "drawn/0000.png") as image:
         assert image.size == (64, 64)
         assert len(image.convert("RGB").getcolors(maxcolors=64 * 64) or ()) > 100
+
+
+def test_a_folder_of_pictures_becomes_a_knowledge_base_and_neighbors_are_retrieved(
+    there: Path, elsewhere: Path
+) -> None:
+    write_params(elsewhere, 64)
+    (elsewhere / ENCODER).mkdir(parents=True)
+    save_weights(create_embedded(elsewhere / ENCODER, image_size=32, embed_dim=16, seed=0), elsewhere / ENCODER)
+    (elsewhere / "photos").mkdir()
+    for number, pair in enumerate(tiny_pairs()[:14]):
+        (elsewhere / f"photos/{number}.png").write_bytes(pair.image)
+        (elsewhere / f"photos/{number}.txt").write_text(pair.caption)
+    added = python(there, elsewhere, "rag-diffusion", "kb", "add", "mine", "photos")
+    assert "mine: 14 pairs" in added.stdout, added.stderr[-3000:]
+    done = python(there, elsewhere, "python", "-c", RETRIEVED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    neighbors, with_pandas = json.loads(done.stdout.splitlines()[-1])
+    assert len(neighbors) == 2
+    assert all(name.startswith("mine/") for name in neighbors)
+    assert not with_pandas
 
 
 def test_whatever_draws_retrieves_or_trains_can_be_imported(there: Path, tmp_path: Path) -> None:
