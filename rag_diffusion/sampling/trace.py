@@ -8,7 +8,7 @@ from html import escape
 from PIL import Image
 
 from rag_diffusion.arrays import Pixels
-from rag_diffusion.errors import ConfigError
+from rag_diffusion.extras import need
 from rag_diffusion.sampling.provenance import Provenance
 
 _SIDE = 512  # pixels that are traced: a small picture is enlarged, so that its outlines become curves
@@ -22,14 +22,11 @@ def as_svg(pixels: Pixels, provenance: Provenance) -> str:
         provenance: kept inside, as metadata.
 
     Raises:
-        ConfigError: vtracer is not installed.
+        MissingExtraError: vtracer is not installed.
     """
-    try:
-        import vtracer  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise ConfigError(
-            "--svg: expected vtracer, which is not installed; run `pip install vtracer`, or leave --svg out"
-        ) from None
+    need("svg", "vtracer")
+    import vtracer  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
     image = Image.fromarray(pixels)
     if image.width < _SIDE:
         image = image.resize((_SIDE, round(_SIDE * image.height / image.width)), Image.Resampling.BICUBIC)

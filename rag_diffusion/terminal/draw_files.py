@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rag_diffusion.errors import ConfigError
+from rag_diffusion.extras import need
 from rag_diffusion.files import atomic_write
 from rag_diffusion.terminal.printable import printable
 
@@ -31,7 +32,10 @@ class DrawnFiles:
 
         Raises:
             ConfigError: several pictures and one place, or more than a picture for standard output.
+            MissingExtraError: a vector drawing is asked for, and vtracer is not installed.
         """
+        if self._svg:
+            need("svg", "vtracer")
         single = self._out == STANDARD_OUTPUT or self._out.suffix.lower() == ".png"
         if single and (count > 1 or self._compare):
             raise ConfigError(f"--out {self._out}: expected a folder for {count} pictures, got one file")
