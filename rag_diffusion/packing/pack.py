@@ -23,7 +23,8 @@ from rag_diffusion.files import tree_hash
 from rag_diffusion.packing.layout import MANIFEST, PAIRS, PROMPTS, TEXT_ENCODER, VALIDATION
 from rag_diffusion.packing.text_encoder import prune
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
-from rag_diffusion.store.corpus import SCHEMA, Corpus
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.shards import SCHEMA
 from rag_diffusion.training.validation import same_style
 
 _MB = 1_000_000

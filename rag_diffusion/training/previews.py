@@ -62,7 +62,7 @@ def pictures(ctx: StageContext, corpus: Corpus, neighbors: Mapping[str, Sequence
     names = sorted(neighbors)
     chosen = [names[number] for number in np.random.default_rng(ctx.config.seed).permutation(len(names))[:_PICTURES]]
     lists = [list(neighbors[name][: ctx.config.retrieval.content]) for name in chosen]
-    captions = corpus.table["caption"].iloc[corpus.rows(chosen)].tolist()
+    captions = corpus.cells("caption", corpus.rows(chosen))
 
     def preview(generator: Generator, step: int) -> None:
         if chosen:

@@ -48,8 +48,8 @@ print(json.dumps([here, found, sorted({{"faiss", "rank_bm25"}} & set(sys.modules
 """
 RETRIEVED = """
 import json, sys
-from rag_diffusion import RetrievalPipeline
-pipe = RetrievalPipeline.from_pretrained("base", retriever=".")
+from rag_diffusion import KnowledgeBase, RetrievalPipeline
+pipe = RetrievalPipeline.from_pretrained("base", retriever=KnowledgeBase.open("."))
 out = pipe("a red circle", num_inference_steps=2, num_neighbors=2)
 print(json.dumps([[one.pair_id for one in out.provenance[0].neighbors], "pandas" in sys.modules]))
 """
@@ -58,7 +58,7 @@ import importlib, pkgutil, rag_diffusion
 for room in ("models", "sampling", "retrieval", "store", "readers", "corpus", "knowledge", "training", "packing"):
     package = importlib.import_module(f"rag_diffusion.{room}")
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if module.name != "rag_diffusion.training.previews":  # scores pictures for the stages that train
+        if module.name not in ("rag_diffusion.training.previews", "rag_diffusion.training.stage"):  # those score
             importlib.import_module(module.name)
 assert all(getattr(rag_diffusion, name) for name in rag_diffusion.__all__)
 """

@@ -109,7 +109,7 @@ def test_a_video_without_its_package_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "a.txt").write_text("a video")
-    with pytest.raises(DataError, match=r"expected the package av .*pip install 'rag-diffusion\[video\]'"):
+    with pytest.raises(DataError, match=r"expected the package av, .*pip install 'rag-diffusion\[video\]'"):
         open_reader("video", tmp_path / "a.mp4")
     assert parted(open_reader("video", tmp_path)) == ({}, {"a.mp4": "no reader of videos"})
 
