@@ -10,8 +10,11 @@ import typer
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.extras import need
 from rag_diffusion.terminal.errors import clean_errors
+from rag_diffusion.terminal.kb_snapshot import restore, snapshot
 
 kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
+kb.command()(snapshot)
+kb.command()(restore)
 
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
 Name = Annotated[str, typer.Argument(help="of the data set, as my-photos")]

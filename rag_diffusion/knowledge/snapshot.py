@@ -1,0 +1,151 @@
+"""A data set as a folder that DVC tracks, and the way back: data/snapshots/<name>.
+
+DVC never works on data/kb itself: it writes files one by one, which a reader would see half done, and knows nothing of
+the locks there. A snapshot is a folder beside it, of the files that the manifest names, linked where the disk can. It
+comes back as a generation of its own, whole before the manifest names it; readers see the state before or after.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
+from rag_diffusion.files import atomic_dir, file_hash, recover_dir
+from rag_diffusion.knowledge.places import MANIFEST, Places, check_name
+from rag_diffusion.knowledge.versions import dvc_path, snapshots
+from rag_diffusion.layout import SNAPSHOTS
+from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
+
+
+def snapshot_folder(root: Path, name: str) -> Path:
+    """Where the snapshot of a data set lies."""
+    return root / SNAPSHOTS / name
+
+
+def take(root: Path, name: str, *, wait: float) -> Manifest:
+    """Make the folder of a data set's present state; the one that was there goes.
+
+    Args:
+        root: the project.
+        name: of the data set.
+        wait: seconds to wait for who writes it.
+
+    Raises:
+        ConfigError: it is the pipeline's corpus, which DVC tracks anyway.
+        DataError: there is no such data set, or a file of it is damaged.
+        BusyError: another process writes it.
+    """
+    if name == CORPUS_NAME:
+        raise ConfigError("kb snapshot: expected a data set of your own, got 'corpus', which DVC tracks as data/corpus")
+    places, folder = Places(root), snapshot_folder(root, check_name(name))
+    with places.writing(name, wait):
+        manifest = Manifest.read(places.manifest(name))
+        recover_dir(folder)
+        with atomic_dir(folder) as beside:
+            _link(places.generation(name, manifest.generation), beside, manifest, f"`rag-diffusion kb rebuild {name}`")
+            replace(manifest, generation=0).write(beside / MANIFEST)
+    return manifest
+
+
+def put_back(root: Path, name: str, *, wait: float) -> Manifest:
+    """Make the data set what its snapshot's folder holds.
+
+    Args:
+        root: the project.
+        name: of the data set.
+        wait: seconds to wait for who writes it.
+
+    Raises:
+        DataError: the folder is missing or damaged; the data set stays as it was.
+        LineageError: another version of this package made it.
+        BusyError: another process writes the data set.
+    """
+    places, folder = Places(root), snapshot_folder(root, check_name(name))
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder}: expected a snapshot, found none; run `dvc pull {dvc_path(name)}`")
+    with places.writing(name, wait):
+        kept = _read(folder)
+        old = _present(places, name)
+        if old is not None and old == replace(kept, generation=old.generation) and _whole(places, old):
+            return old
+        taken = [int(path.name) for path in places.folder(name).glob("*") if path.name.isdecimal()]
+        number = 1 + max(taken, default=0)
+        manifest, made = replace(kept, generation=number), places.generation(name, number)
+        made.mkdir(parents=True)
+        try:
+            _link(folder, made, manifest, f"`dvc checkout --force {dvc_path(name)}`, or `dvc pull`")
+        except DataError:
+            shutil.rmtree(made)
+            raise
+        manifest.write(places.manifest(name))
+        places.sweep(name)
+        return manifest
+
+
+def unsaved(root: Path, name: str) -> Manifest | None:
+    """The present state of a data set, if it is one that DVC does not track."""
+    present = _present(Places(root), name)
+    known = {one.version.hash for one in snapshots(root, name)}
+    return present if present is not None and not present.remote and present.hash not in known else None
+
+
+def _read(folder: Path) -> Manifest:
+    try:
+        return Manifest.read(folder / MANIFEST)
+    except LineageError as error:
+        told = str(error).split(";")[0]
+        raise LineageError(
+            f"{told}; check out the code that made it, or add the data set again from its source"
+        ) from None
+
+
+def _present(places: Places, name: str) -> Manifest | None:
+    """What lies here; None where nothing does, or what cannot be read, which is what a snapshot is a remedy for."""
+    try:
+        return Manifest.read(places.manifest(name))
+    except RagDiffusionError:
+        return None
+
+
+def _whole(places: Places, manifest: Manifest) -> bool:
+    folder = places.generation(manifest.name, manifest.generation)
+    return all(_is_as_told(folder / name, told) for name, told in _files(manifest).items())
+
+
+def _files(manifest: Manifest) -> Mapping[str, Mapping[str, Any]]:
+    """What the manifest tells of each file, by name."""
+    return {**manifest.files, **{str(shard["name"]): shard for shard in manifest.shards}}
+
+
+def _is_as_told(path: Path, told: Mapping[str, Any]) -> bool:
+    return path.is_file() and file_hash(path) == told["sha256"]
+
+
+def _link(source: Path, target: Path, manifest: Manifest, remedy: str) -> None:
+    """Have the files of a manifest in another folder too, every byte as it tells; nobody ever writes into one.
+
+    Raises:
+        DataError: one is missing or was changed.
+    """
+    for name, told in _files(manifest).items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            found = (source / name).resolve(strict=True)  # DVC may have linked it to its cache
+            try:
+                os.link(found, path)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(found, path)
+        except FileNotFoundError:
+            raise DataError(
+                f"{source / name}: expected a file of {manifest.name!r}, found none; run {remedy}"
+            ) from None
+        if not _is_as_told(path, told):
+            raise DataError(
+                f"{source / name}: expected sha256 {told['sha256'][:12]}…, got another: it was changed; run {remedy}"
+            )
