@@ -20,8 +20,12 @@ import yaml
 
 from rag_diffusion.errors import DataError, RagDiffusionError
 from rag_diffusion.files import tree_hash
+from rag_diffusion.knowledge.catalogue import Catalogue
+from rag_diffusion.knowledge.versions import snapshots
 from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS, SAMPLES
 from rag_diffusion.runs import not_in_store
+from rag_diffusion.store.manifest import CORPUS_NAME
+from rag_diffusion.types import DataSetVersion
 
 _RUN = re.compile(r"[0-9a-f]{6,32}")
 _SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "mlflow_store", "tracking_error")
@@ -125,6 +129,22 @@ def as_text(lineage: Lineage) -> str:
     return "\n".join(lines)
 
 
+def _of_data_set(root: Path, version: DataSetVersion) -> str:
+    """Whether a data set that was searched lies here as it was then, and else how to have it back."""
+    told = (
+        f"data set {version.name} {version.hash[:12]} ({version.num_pairs} pairs, added {version.added or 'unknown'})"
+    )
+    with suppress(RagDiffusionError):
+        if Catalogue.light(root).info(version.name).hash == version.hash:
+            return f"{told}: as it lies here now"
+    for kept in snapshots(root, version.name):
+        if kept.version.hash == version.hash:
+            where = f"commit {kept.commit[:12]}" if kept.commit else "the present .dvc file"
+            back = f"`rag-diffusion kb restore {version.name} --version {version.hash[:12]}` puts it back"
+            return f"{told}: not what lies here now; DVC tracks it ({where}), {back}"
+    return f"{told}: not what lies here now, and no snapshot of it is known"
+
+
 def _of_picture(
     root: Path, what: str, path: Path, steps: Mapping[str, LineageStep], stage: str | None, *, pictures: bool
 ) -> Lineage:
@@ -137,13 +157,15 @@ def _of_picture(
     told = {key: value for key, value in found.settings.items() if key not in _LONG}
     notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in told.items())}")
     here = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
-    said = {CORPUS: found.corpus_hash, MODEL: found.model_hash}
+    searched = {one.name: one.hash for one in found.data_sets}
+    said = {CORPUS: searched.get(CORPUS_NAME, "") if searched else found.corpus_hash, MODEL: found.model_hash}
+    notes += [_of_data_set(root, one) for one in found.data_sets if one.name != CORPUS_NAME]
     makers = [] if stage is None else [stage]
     for folder, version in said.items():
         maker = next((step.name for step in steps.values() if folder in step.outs), None)
         if version and version == here[folder] and maker:
             makers.append(maker)
-        else:
+        elif version or folder == MODEL or not searched:
             notes.append(f"{folder} {version or 'unknown'}: not what lies here now")
     kept = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
     here_now = _images(root, [one.pair_id for one in found.neighbors if not one.image]) if pictures else {}

@@ -9,15 +9,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER, KB, SNAPSHOTS
+from rag_diffusion.lineage import trace
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.sampling.provenance import Provenance, save_png
 from rag_diffusion.terminal.app import app
 from tests.tiny import tiny_pairs
 from tests.unit.knowledge.bases import write_params
@@ -162,3 +165,38 @@ def test_damage_is_told_and_a_snapshot_mends_it(project: Path) -> None:
     shutil.rmtree(project / KB / "mine")
     assert kb(project, "restore").exit_code == 0, "DVC lays the snapshot out again"
     assert hits(project) == expected
+
+
+def test_a_picture_is_traced_to_the_version_that_it_was_drawn_with(project: Path) -> None:
+    version = KnowledgeBase.open(project).info("mine").version
+    origin = Provenance(
+        prompt="a red circle",
+        seed=1,
+        corpus_hash=version.hash,
+        model_hash="0" * 64,
+        neighbors=(),
+        null_attention=1.0,
+        data_sets=(version,),
+    )
+    (project / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    save_png(project / "drawn.png", np.zeros((8, 8, 3), dtype=np.uint8), origin)
+
+    def told() -> str:
+        (line,) = [note for note in trace(project, "drawn.png").notes if note.startswith("data set mine")]
+        return line
+
+    assert told().startswith(f"data set mine {version.hash[:12]} (30 pairs, added 20")
+    assert told().endswith("as it lies here now")
+    assert kb(project, "snapshot", "mine").exit_code == 0
+    kept = commit(project, "snapshot")
+    KnowledgeBase.open(project).add("mine", some_items(10, 50), replace=True)
+    command = f"kb restore mine --version {version.hash[:12]}"
+    assert told().endswith(
+        f"not what lies here now; DVC tracks it (commit {kept[:12]}), `rag-diffusion {command}` puts it back"
+    )
+    assert kb(project, *command.split()[1:], "--force").exit_code == 0
+    assert told().endswith("as it lies here now")
+    assert kb(project, "remove", "mine").exit_code == 0
+    shutil.rmtree(project / ".git")
+    (project / SNAPSHOTS / "mine.dvc").unlink()
+    assert told().endswith("not what lies here now, and no snapshot of it is known")
