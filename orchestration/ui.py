@@ -61,10 +61,14 @@ def main(root: Path) -> None:
 
 
 def runs_page(mlflow: str) -> str:
-    """The runs with what counts; MLflow's own first page is about language models and shows none of them."""
-    search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1&order_by=last_update_time%20DESC"
+    """The runs with what counts: those that were scored, else those of the experiment that was worked on last.
+
+    MLflow's own first page is about language models and shows none of them; a sweep's first row has no numbers.
+    """
+    search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100&order_by=last_update_time%20DESC"
     with urlopen(search, timeout=30) as answer:  # noqa: S310
         found = json.load(answer).get("experiments", [])
+    found.sort(key=lambda one: not one["name"].endswith("/evaluation"))  # keeps the order of the others
     return f"{mlflow}/#/experiments/{found[0]['experiment_id']}/runs?{views.KEY}" if found else mlflow
 
 

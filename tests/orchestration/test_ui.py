@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -12,7 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from orchestration.ui import HOST, free_port
+from orchestration.ui import HOST, free_port, runs_page
+from tests.unit.knowledge.remote.wild import Behaviour, says, wild
 
 
 def test_a_port_that_is_taken_is_passed_over() -> None:
@@ -22,6 +24,25 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
         port = taken.getsockname()[1]
 
         assert free_port(port) > port
+
+
+def experiments(*names: str) -> Behaviour:
+    """What MLflow answers to a search, the last updated first."""
+    found = [{"experiment_id": str(number), "name": name} for number, name in enumerate(names)]
+    return says(json.dumps({"experiments": found}).encode(), "application/json")
+
+
+@pytest.mark.parametrize(
+    ("names", "number"),
+    [
+        (("rag-diffusion/sweep", "Default", "rag-diffusion/evaluation"), 2),
+        (("rag-diffusion/generator", "Default"), 0),
+    ],
+)
+def test_the_first_page_is_that_of_scores_where_there_are_any(names: tuple[str, ...], number: int) -> None:
+    search = "/api/2.0/mlflow/experiments/search?max_results=100&order_by=last_update_time%20DESC"
+    with wild({search: experiments(*names)}) as server:
+        assert runs_page(server.url) == f"{server.url}/#/experiments/{number}/runs?viewStateShareKey=columns"
 
 
 @pytest.mark.slow
