@@ -47,6 +47,8 @@ def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
         ValueError: they are something else, or one name stands for two different pictures.
         DataError: a file is none that is read.
     """
+    if not _is_one(given) and not isinstance(given, Sequence):
+        raise ValueError(f"neighbors: expected pictures, got {type(given).__name__}; {EXAMPLES}")
     entries = [given] if _is_one(given) else list(given)  # type: ignore[arg-type]
     if all(_is_one(one) for one in entries):
         lists = [entries] * len(prompts)

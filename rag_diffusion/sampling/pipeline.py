@@ -86,8 +86,7 @@ class RetrievalPipeline(DiffusionPipeline):
         super().__init__()
         check_precision(precision)
         if retriever is not None and not hasattr(retriever, "search"):
-            opened = f"KnowledgeBase.open({str(retriever)!r})"
-            raise ValueError(f"retriever: expected a knowledge base, got {retriever!r}; open one by {opened}")
+            raise ValueError(f"retriever: expected one, got {retriever!r}; give KnowledgeBase.open({str(retriever)!r})")
         self.generator, self.retriever, self.precision = generator, retriever, precision
         self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
 

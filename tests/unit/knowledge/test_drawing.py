@@ -42,7 +42,7 @@ def test_a_data_set_of_ones_own_is_retrieved_by_the_pipeline(tmp_path: Path, tin
     save_generator(tiny_generator, tmp_path / "model")
 
     pipe = RetrievalPipeline.from_pretrained(tmp_path / "model", retriever=KnowledgeBase.open(tmp_path))
-    with pytest.raises(ValueError, match=r"expected a knowledge base, got '\.'; .* KnowledgeBase\.open\('\.'\)"):
+    with pytest.raises(ValueError, match=r"expected one, got '\.'; give KnowledgeBase\.open\('\.'\)"):
         RetrievalPipeline.from_pretrained(tmp_path / "model", ".")  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
     base.remove("first")

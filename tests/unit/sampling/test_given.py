@@ -78,3 +78,9 @@ def test_a_saved_scheduler_that_is_replaced_is_told(tiny_generator: Generator, t
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         RetrievalPipeline.from_pretrained(tmp_path, scheduler="DDIMScheduler")
+
+
+@pytest.mark.parametrize(("given", "kind"), [(5, "int"), (2.5, "float"), ({"photo.png"}, "set")])
+def test_what_is_no_picture_is_told_with_an_example(pipeline: RetrievalPipeline, given: object, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"neighbors: expected pictures, got {kind}; for example pipe\("):
+        pipeline("an apple", given)  # type: ignore[arg-type]
