@@ -72,9 +72,9 @@ class Execution:
         return self._told(request, images, conditioning)
 
     def _loop(self, request: SamplingRequest, first: int, bar: Any) -> Loop:
-        def after(number: int, timestep: Tensor, sample: Tensor) -> Tensor:
+        def after(number: int, timestep: Tensor, sample: Tensor, clean: Tensor) -> Tensor:
             bar.update()
-            found = sample if request.on_step is None else request.on_step(number, timestep, sample)
+            found = sample if request.on_step is None else request.on_step(number, timestep, sample, clean)
             self.changed |= found is not sample
             return found
 

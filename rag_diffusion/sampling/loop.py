@@ -36,7 +36,8 @@ class Loop:
         precision: of autocast.
         clean: (B, D, h, w) x_0 of the pictures to begin with; None begins with noise.
         first: the first call of the network, of `start_at`.
-        on_step: gets the number of each finished step, its timestep and x_t, and returns the x_t that goes on.
+        on_step: gets the number of each finished step, its timestep, x_t and the estimate of x_0 that it was made with,
+            and returns the x_t that goes on.
     """
 
     generator: Generator
@@ -48,7 +49,7 @@ class Loop:
     precision: str
     clean: Tensor | None = None
     first: int = 0
-    on_step: Callable[[int, Tensor, Tensor], Tensor]
+    on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
     def run(self, noise: Tensor, generators: Sequence[torch.Generator], conditioning: Conditioning) -> Tensor:
         """x_0 out of noise, both (B, D, h, w)."""
@@ -86,5 +87,5 @@ class Loop:
             clean=self.clean,
             first=self.first,
             generators=generators,
-            on_step=self.on_step,
+            on_step=lambda number, timestep, sample: self.on_step(number, timestep, sample, last[0]),
         )

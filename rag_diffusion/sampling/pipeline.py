@@ -217,8 +217,9 @@ class RetrievalPipeline(DiffusionPipeline):
             strength: how far it is noised, the share of the T steps that are taken; without effect without `image`.
             thresholding: of the x_0 estimate of pixel models: `static`, `dynamic` or `none`.
             output_type: `pil`, `np`, `pt` or `latent`.
-            callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t}, and
-                returns a dictionary whose "latents", where it has any, go on.
+            callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t,
+                "pred_original_sample": the estimate of x_0}, both (B, D, h, w), and returns a dictionary whose
+                "latents", where it has any, go on. What it raises ends the drawing.
             keep_pictures: whether the provenance keeps the pixels of the neighbors and of `image`, so that the file of
                 a drawing alone draws it again.
 
@@ -325,9 +326,9 @@ class RetrievalPipeline(DiffusionPipeline):
         """Pictures to begin with, (B, H, W, 3)."""
         return as_pictures(image, prompts, self.generator.image_size).repeat(times, axis=0)
 
-    def _tell(self, tell: OnStep, number: int, timestep: Tensor, sample: Tensor) -> Tensor:
+    def _tell(self, tell: OnStep, number: int, timestep: Tensor, sample: Tensor, clean: Tensor) -> Tensor:
         """Let the caller change x_t."""
-        changed = tell(self, number, timestep, {"latents": sample}) or {}
+        changed = tell(self, number, timestep, {"latents": sample, "pred_original_sample": clean}) or {}
         return changed.get("latents", sample)
 
 

@@ -70,7 +70,8 @@ class SamplingRequest:
         latents: (B, D, h, w) in place of that noise.
         pictures: (B, H, W, 3) uint8 to begin with; None begins with noise.
         strength: how far these are noised.
-        on_step: gets the number of a finished step, its timestep and x_t, and returns the x_t that goes on.
+        on_step: gets the number of a finished step, its timestep, x_t and the estimate of x_0, and returns the x_t that
+            goes on.
         keep: whether the provenance keeps the pixels of neighbors and of `pictures`.
     """
 
@@ -86,7 +87,7 @@ class SamplingRequest:
     strength: float = 1.0
     thresholding: Thresholding = "static"
     output_type: OutputType = "pil"
-    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
     keep: bool = False
 
     def settings(self, generator: Generator, scheduler: Any, precision: str, row: int) -> dict[str, Any]:

@@ -115,6 +115,28 @@ def test_a_callback_sees_each_step_and_may_change_it(
     assert float(found.images.abs().max()) == 0
 
 
+def test_a_callback_sees_the_picture_grow_and_may_end_it(
+    pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    estimates: list[torch.Tensor] = []
+
+    def look(pipe: RetrievalPipeline, number: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        estimates.append(values["pred_original_sample"])
+        if len(estimates) == 5:
+            raise InterruptedError
+        return {}
+
+    options: dict[str, Any] = {"num_inference_steps": 3, "callback_on_step_end": look, "output_type": "latent"}
+    drawn = pipeline(PROMPTS[0], neighbors[0], **options)
+    assert len(estimates) == 3
+    assert not torch.equal(estimates[0], estimates[2])
+    assert torch.allclose(estimates[2], drawn.images, atol=1e-5)  # DDIM's last step goes to the estimate itself
+    assert "changed_by_callback" not in drawn.provenance[0].settings
+    with pytest.raises(InterruptedError):
+        pipeline(PROMPTS[0], neighbors[0], **options)
+    assert len(estimates) == 5
+
+
 def test_a_saved_pipeline_draws_the_same(
     pipeline: RetrievalPipeline, neighbors: list[list[Neighbor]], tmp_path: Path
 ) -> None:
