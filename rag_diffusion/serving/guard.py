@@ -41,20 +41,26 @@ class Guard:
             await refusal(400, f"expected the host {expected}, got {host[:100]!r}")(scope, receive, send)
             return
         scope["gone"] = threading.Event()
-        whole = anyio.Event()
-        if not _has_body(scope):
+        whole, left = anyio.Event(), anyio.Event()
+        told_end = _has_body(scope)
+        if not told_end:
             whole.set()
 
         async def heard() -> Message:
-            if whole.is_set():  # the end of the connection is what `_watch` waits for
+            nonlocal told_end
+            if not told_end:
+                told_end = True
                 return {"type": "http.request", "body": b"", "more_body": False}
+            if whole.is_set():  # what comes now is the end of the connection, for which `_watch` waits
+                await left.wait()
+                return {"type": "http.disconnect"}
             message = await receive()
             if not message.get("more_body", False):
                 whole.set()
             return message
 
         async with anyio.create_task_group() as group:
-            group.start_soon(_watch, whole, receive, scope["gone"], group.cancel_scope)
+            group.start_soon(_watch, whole, left, receive, scope["gone"], group.cancel_scope)
             await self._answer(scope, heard, send)
             group.cancel_scope.cancel()
 
@@ -98,13 +104,16 @@ def log(scope: Scope, error: BaseException) -> None:
     _LOG.error("%s", "".join(char if char.isprintable() else " " for char in told))
 
 
-async def _watch(whole: anyio.Event, receive: Receive, gone: threading.Event, scope: anyio.CancelScope) -> None:
+async def _watch(
+    whole: anyio.Event, left: anyio.Event, receive: Receive, gone: threading.Event, scope: anyio.CancelScope
+) -> None:
     """Wait for the client to leave once its body is whole."""
     await whole.wait()
     while True:
         message: Any = await receive()
         if message["type"] == "http.disconnect":
             gone.set()
+            left.set()
             scope.cancel()
             return
 

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from rag_diffusion.serving import admission_queue, bodies
 from rag_diffusion.serving.admission_queue import AdmissionQueue
@@ -122,6 +123,32 @@ def test_what_waits_for_a_client_that_left_is_never_begun_and_what_runs_is_told(
 
     assert slow.began == ["0", "4"]
     assert slow.gone == [True, False]
+
+
+def test_an_answer_that_is_streamed_waits_for_its_client_to_leave_and_lets_others_be_answered() -> None:
+    """Starlette listens for the end of the connection while it streams: an end that comes at once is asked for again
+    and again, and nobody else has a turn."""
+    left = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/stream":
+            await JSONResponse("there")(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            left.set()
+
+    with running(Guard(app)) as port:
+        client = connected(port, b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200 OK" in client.recv(1000)
+        assert requests.get(f"http://127.0.0.1:{port}/", timeout=20).json() == "there"
+        assert not left.is_set()
+        client.close()
+        assert left.wait(20)
 
 
 def test_a_body_that_drips_is_cut_off_and_one_that_comes_at_its_rate_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
