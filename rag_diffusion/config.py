@@ -270,7 +270,6 @@ def load_config(path: Path | str = "params.yaml", settings: Mapping[str, str] | 
 
     Args:
         path: the file.
-
         settings: dotted keys and what they are instead; a text is read as YAML.
 
     Returns:
@@ -298,12 +297,12 @@ def load_config(path: Path | str = "params.yaml", settings: Mapping[str, str] | 
 
 def _set(raw: dict[str, Any], key: str, text: str) -> None:
     *sections, last = key.split(".")
-    at: Any = raw
+    level: Any = raw
     for section in sections:
-        at = at.get(section) if isinstance(at, dict) else None
-    if not isinstance(at, dict) or last not in at:
+        level = level.get(section) if isinstance(level, dict) else None
+    if not isinstance(level, dict) or last not in level:
         raise ConfigError(f"--set {key}={text}: expected a key of params.yaml, as sample.guidance, got {key!r}")
-    at[last] = yaml.safe_load(text)
+    level[last] = yaml.safe_load(text)
 
 
 def _explain(error: object) -> str:

@@ -42,9 +42,9 @@ def declared(root: Path, stage: str) -> Declared:
     """
     for path in (root / "dvc.yaml", *sorted((root / "pipelines").glob("*/dvc.yaml"))):
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][stage.split("@")[0]]
-            family = str((found.get("meta") or {}).get("family", Declared.family))
-            params = frozenset(_keys(found.get("params", [])))
+            entry = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][stage.split("@")[0]]
+            family = str((entry.get("meta") or {}).get("family", Declared.family))
+            params = frozenset(_keys(entry.get("params", [])))
         except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
             continue
         notes = RUNS if path.parent == root else path.parent.relative_to(root).as_posix()

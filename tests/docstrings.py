@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1] / "rag_diffusion"
-COMMANDS = {"command", "callback"}  # their arguments are documented by their own help
 
 
 def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -20,17 +19,30 @@ def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFu
             yield node
 
 
-def _is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    named = [node.func if isinstance(node, ast.Call) else node for node in function.decorator_list]
-    return any(isinstance(node, ast.Attribute) and node.attr in COMMANDS for node in named)
+def _options(tree: ast.Module) -> set[str]:
+    """Names of a module's annotations that carry the help of a command's argument, as `Root`."""
+    aliases = [node for node in tree.body if isinstance(node, ast.Assign) and _has_help(node.value, set())]
+    return {target.id for node in aliases for target in node.targets if isinstance(target, ast.Name)}
 
 
-def undocumented(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    """Arguments of `function` that its docstring does not name: under Args or, of one or two, in backticks."""
+def _has_help(annotation: ast.expr | None, options: set[str]) -> bool:
+    if isinstance(annotation, ast.Subscript):
+        return isinstance(annotation.value, ast.Name) and annotation.value.id == "Annotated"
+    return isinstance(annotation, ast.Name) and annotation.id in options
+
+
+def undocumented(function: ast.FunctionDef | ast.AsyncFunctionDef, options: set[str]) -> list[str]:
+    """Arguments of `function` that its docstring does not name: under Args or, of one or two, in backticks.
+
+    An annotation with help, such as one of `options`, documents an argument of a command; all stages have one `ctx`.
+    """
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    names = [argument.arg for argument in arguments if argument.arg not in {"self", "cls"} and argument.arg[0] != "_"]
-    if _is_command(function):
-        return []
+    said_elsewhere = {"self", "cls"} | ({"ctx"} if function.name == "run" else set())
+    names = [
+        argument.arg
+        for argument in arguments
+        if argument.arg not in said_elsewhere and argument.arg[0] != "_" and not _has_help(argument.annotation, options)
+    ]
     text = ast.get_docstring(function) or ""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", text, re.M)
     listed = section[1] if section else ""
@@ -44,8 +56,9 @@ def missing_in(folder: Path) -> dict[str, list[str]]:
     """Undocumented arguments in a file, or below a folder, by "file:line function"."""
     report = {}
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]:
-        for function in public_functions(ast.parse(path.read_text())):
-            if names := undocumented(function):
+        tree = ast.parse(path.read_text())
+        for function in public_functions(tree):
+            if names := undocumented(function, _options(tree)):
                 report[f"{path.relative_to(LIBRARY.parent)}:{function.lineno} {function.name}"] = names
     return report
 

@@ -7,19 +7,23 @@ from typing import Any
 
 
 def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the project wants, what was measured, and whether it is reached."""
-    table, apart, kinds = report["variants"], report["differences"], report["by_kind"]
+    """Compare the `report` of stage `evaluate` with what the project wants.
+
+    Returns:
+        Aim -> {"measured", "aim", "reached"}.
+    """
+    table, differences, kinds = report["variants"], report["differences"], report["by_kind"]
     placed = report["by_placement"]
 
-    def mean(variant: str, metric: str, of: Mapping[str, Any] = table) -> float:
-        return float(of[variant][metric]["mean"])
+    def mean(variant: str, metric: str, variants: Mapping[str, Any] = table) -> float:
+        return float(variants[variant][metric]["mean"])
 
     def share(part: float, whole: float) -> float:
         return round(part / whole, 4) if whole else 0.0
 
-    found = {
-        "retrieved - none, joint, low end": (apart["retrieved-none"]["joint"]["low"], "> 0"),
-        "retrieved - copied + palette, joint, low end": (apart["retrieved-copied_snap"]["joint"]["low"], "> 0"),
+    measured = {
+        "retrieved - none, joint, low end": (differences["retrieved-none"]["joint"]["low"], "> 0"),
+        "retrieved - copied + palette, joint, low end": (differences["retrieved-copied_snap"]["joint"]["low"], "> 0"),
         "retrieved / real, joint": (share(mean("retrieved", "joint"), mean("real", "joint")), ">= 0.5"),
         "retrieved, style": (mean("retrieved", "style"), ">= 0.6"),
         "random / none, style": (share(mean("random", "style"), mean("none", "style")), ">= 0.8"),
@@ -33,14 +37,23 @@ def aims(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "two entities, retrieved - none, both, low end": (report["two_entities"]["difference"]["low"], "> 0"),
     }
     if table["none"]["kid"] is not None and table["retrieved"]["kid"] is not None:  # else too few images
-        found["retrieved / none, KID"] = (share(mean("retrieved", "kid"), mean("none", "kid")), "<= 0.5")
+        measured["retrieved / none, KID"] = (share(mean("retrieved", "kid"), mean("none", "kid")), "<= 0.5")
     return {
-        name: {"measured": value, "aim": aim, "reached": _reached(value, aim)} for name, (value, aim) in found.items()
+        name: {"measured": value, "aim": aim, "reached": _reached(value, aim)}
+        for name, (value, aim) in measured.items()
     }
 
 
 def kept(placed: Mapping[str, float], placement: str) -> float:
-    """Share of the aligned neighbor gain that is left where neighbors stand elsewhere; 0 where there is no gain."""
+    """Share of the aligned neighbor gain that is left where neighbors stand elsewhere.
+
+    Args:
+        placed: the curve of `training.validation.placement_curve`.
+        placement: one of its placements, as `shift16`.
+
+    Returns:
+        Its gain over that of `aligned`; 0 where that is no gain.
+    """
     aligned = -placed["curve_retrieved_aligned"]
     return round(-placed[f"curve_retrieved_{placement}"] / aligned, 4) if aligned > 0 else 0.0
 

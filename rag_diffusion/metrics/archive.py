@@ -55,16 +55,24 @@ def write_archive(
     verdicts: Mapping[str, Verdicts],
     stamp: Mapping[str, Any],
 ) -> None:
-    """Write into an existing folder; the same content gives the same bytes."""
+    """Write what `baselines` leaves for `score`; the same content gives the same bytes.
+
+    Args:
+        folder: data/baselines, which exists.
+        prompts: N of the run.
+        archive: what is kept.
+        verdicts: on its variants, by name; empty where nothing can be judged.
+        stamp: what it belongs to, e.g. the corpus hash.
+    """
     rows = []
     for name in sorted(archive.variants):
-        variant, found = archive.variants[name], verdicts.get(name)
+        variant, judged = archive.variants[name], verdicts.get(name)
         for number, prompt in enumerate(prompts[answer] for answer in variant.answers):
             row: dict[str, object] = {"prompt_id": prompt.prompt_id, "variant": name}
             row |= {"pair_id": variant.pair_ids[number], "image": encode_png(variant.pixels[number])}
-            if found is not None:
-                row |= {metric: bool(getattr(found, metric)[number]) for metric in METRICS}
-                row |= {"entity_guess": found.entity_guess[number], "style_guess": found.style_guess[number]}
+            if judged is not None:
+                row |= {metric: bool(getattr(judged, metric)[number]) for metric in METRICS}
+                row |= {"entity_guess": judged.entity_guess[number], "style_guess": judged.style_guess[number]}
             rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / IMAGES, compression="zstd")
     tensors = {f"{name}.{field.name}": np.ascontiguousarray(getattr(variant.looks, field.name)).astype(np.float32)
@@ -100,10 +108,10 @@ def read_archive(folder: Path, *, prompts: Sequence[Prompt], expected: Mapping[s
                 "again"
             )
     variants = {}
-    places = {prompt.prompt_id: place for place, prompt in enumerate(prompts)}
+    numbers = {prompt.prompt_id: number for number, prompt in enumerate(prompts)}
     for name in dict.fromkeys(row["variant"] for row in images):
         own = [row for row in images if row["variant"] == name]
-        rows = np.array([places[row["prompt_id"]] for row in own], dtype=np.int64)
+        rows = np.array([numbers[row["prompt_id"]] for row in own], dtype=np.int64)
         looks = Looks(**{field.name: tensors[f"{name}.{field.name}"].astype(np.float64) for field in fields(Looks)})
         variants[name] = Variant(pixels=np.stack([decode_png(row["image"]) for row in own]), looks=looks,
                                  pair_ids=tuple(row["pair_id"] for row in own), rows=rows)  # fmt: skip
@@ -122,19 +130,26 @@ def _short(value: object) -> str:
 
 
 def check_provenance(folder: Path, corpus_hash: str) -> dict[str, Any]:
-    """What is said of samples as a whole; refuse those that were drawn with another corpus.
+    """Refuse samples that were drawn with another corpus.
+
+    Args:
+        folder: data/samples.
+        corpus_hash: of the corpus.
+
+    Returns:
+        provenance.json: what is said of the samples as a whole.
 
     Raises:
-        LineageError: their provenance names another corpus.
+        LineageError: there is none, or it names another corpus.
     """
     path = folder / "provenance.json"
     if not path.is_file():
         raise LineageError(f"{path}: expected where the samples come from, found none; run the stage `sample` again")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = content.get("corpus_hash")
-    if found != corpus_hash:
+    drawn_with = content.get("corpus_hash")
+    if drawn_with != corpus_hash:
         raise LineageError(
-            f"{path}: expected samples drawn with corpus {corpus_hash[:12]}…, got {str(found)[:12]}…; "
+            f"{path}: expected samples drawn with corpus {corpus_hash[:12]}…, got {str(drawn_with)[:12]}…; "
             "run the stage `sample` again"
         )
     return content

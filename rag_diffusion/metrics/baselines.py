@@ -31,7 +31,7 @@ class Baselines:
 
 
 def make_baselines(bench: Bench) -> Baselines:
-    """Make them for the prompts of a bench.
+    """Make them for the prompts of `bench`.
 
     Raises:
         LineageError: the corpus lacks a real image, or a prompt is not in the table of neighbors.

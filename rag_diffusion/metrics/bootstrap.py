@@ -61,24 +61,24 @@ class ClusterBootstrap:
         return part
 
     def means(self, values: ArrayLike) -> Doubles:
-        """Mean of (N,) or (N, V) values in each draw: (R,) or (R, V)."""
+        """Mean of `values`, (N,) or (N, V), in each draw: (R,) or (R, V)."""
         numbers = np.asarray(values, dtype=np.float64)
         total = self.weights.sum(axis=1)
         means: Doubles = self.weights @ numbers / (total if numbers.ndim == 1 else total[:, None])
         return means
 
     def interval(self, values: ArrayLike) -> Interval:
-        """Mean of (N,) values with its interval."""
+        """Mean of `values`, (N,), with its interval."""
         numbers = np.asarray(values, dtype=np.float64)
         return interval(float(numbers.mean()), self.means(numbers))
 
-    def difference(self, one: ArrayLike, other: ArrayLike) -> Interval:
-        """Mean of `one` minus `other`, paired by prompt."""
-        return self.interval(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64))
+    def difference(self, minuend: ArrayLike, subtrahend: ArrayLike) -> Interval:
+        """Mean of `minuend` minus `subtrahend`, both (N,), paired by prompt, with its interval."""
+        return self.interval(np.asarray(minuend, dtype=np.float64) - np.asarray(subtrahend, dtype=np.float64))
 
 
 def interval(mean: float, draws: Doubles) -> Interval:
-    """Percentile interval of bootstrap draws (R,) around a mean."""
+    """Percentile interval of bootstrap `draws` (R,) around a `mean`."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(mean=mean, low=float(low), high=float(high))

@@ -35,7 +35,7 @@ class _Passing(nn.Module):
 
 
 def frechet(fake: ArrayLike, real: ArrayLike) -> float:
-    """Frechet distance of two Gaussians fitted to features (N, D) and (M, D), with unbiased covariances.
+    """Frechet distance of two Gaussians fitted to features `fake` (N, D) and `real` (M, D), by unbiased covariances.
 
     Both sets are first turned into coordinates of the space they span, at most N + M - 1 axes: the distance is the same
     and much cheaper than with D axes.
@@ -54,9 +54,9 @@ def frechet(fake: ArrayLike, real: ArrayLike) -> float:
 
 
 def kid(fake: ArrayLike, real: ArrayLike) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 over the full sample of features (N, D) and (N, D).
+    """Unbiased squared MMD of features `fake` and `real`, both (N, D), by the kernel (x.y / D + 1)^3.
 
-    torchmetrics draws subsets; one subset of all images makes it the full sample, and its order plays no part.
+    torchmetrics draws subsets; one subset of all images makes it the full sample, whose order plays no part.
 
     Source: Binkowski et al. 2018, section 4.
     """
@@ -73,7 +73,7 @@ def kid(fake: ArrayLike, real: ArrayLike) -> float:
 
 
 def paired_kid(fake: ArrayLike, real: ArrayLike) -> float:
-    """KID of features (N, D) of which row i of both sets answers prompt i.
+    """KID of features `fake` and `real`, both (N, D), of which row i of either answers prompt i.
 
     torchmetrics' cross term has the N pairs of an image with the real image of its own prompt. They are more alike than
     chance, a copy most of all, so they pull the estimate down by 2/N of that likeness; here they are taken out again.
@@ -88,9 +88,14 @@ def paired_kid(fake: ArrayLike, real: ArrayLike) -> float:
 
 
 def kid_interval(fake: ArrayLike, real: ArrayLike, bootstrap: ClusterBootstrap) -> Interval:
-    """Paired KID with the interval of a bootstrap over prompts; row i of both is prompt i.
+    """Paired KID with the interval of a bootstrap over prompts.
 
     A prompt drawn twice never meets itself in any of the three sums, so that the draws stay unbiased.
+
+    Args:
+        fake: (N, D) features, of prompt i in row i.
+        real: (N, D) features of the real images, likewise.
+        bootstrap: over the N prompts.
     """
     ours, theirs = (np.asarray(part, dtype=np.float64) for part in (fake, real))
     across = kernel(ours, theirs)
@@ -102,7 +107,7 @@ def kid_interval(fake: ArrayLike, real: ArrayLike, bootstrap: ClusterBootstrap) 
     return interval(paired_kid(ours, theirs), ((weights @ values) * weights).sum(axis=1) / pairs)
 
 
-def kernel(one: Doubles, other: Doubles) -> Doubles:
-    """Cubic polynomial kernel (N, M)."""
-    product: Doubles = (one @ other.T / one.shape[1] + COEFFICIENT) ** DEGREE
+def kernel(left: Doubles, right: Doubles) -> Doubles:
+    """Cubic polynomial kernel (N, M) of features `left` (N, D) and `right` (M, D)."""
+    product: Doubles = (left @ right.T / left.shape[1] + COEFFICIENT) ** DEGREE
     return product

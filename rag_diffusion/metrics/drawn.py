@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rag_diffusion import layout
-from rag_diffusion.config import Config
-from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.judge import METRICS, Verdicts
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Variant, real_rows
 from rag_diffusion.retrieval.controls import answered
 from rag_diffusion.sampling.drawing import DEGRADED, VariantSampler
-from rag_diffusion.types import Prompt
 
 DRAWN = ("none", "random", "retrieved", "oracle")
 
@@ -29,6 +26,9 @@ def drawn_variants(root: Path, bench: Bench) -> dict[str, Variant]:
     Args:
         root: the project.
         bench: of the prompts.
+
+    Returns:
+        By name, without those that no prompt has neighbors for.
     """
     drawing = VariantSampler(
         root=root, model=root / layout.MODEL, config=bench.config, corpus=bench.corpus, table=bench.table
@@ -47,7 +47,15 @@ def drawn_variants(root: Path, bench: Bench) -> dict[str, Variant]:
 
 
 def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any]:
-    """Accuracy with retrieved neighbors by the number of drawings of the entity that may be retrieved."""
+    """Accuracy with retrieved neighbors by the number of drawings of the entity that may be retrieved.
+
+    Args:
+        bench: of the run.
+        verdicts: by variant, `retrieved` among them.
+
+    Returns:
+        {number of drawings, `7 or more` the last: {"num_prompts", metric: interval}}.
+    """
     table = bench.corpus.table
     entity = dict(zip(table["pair_id"], table["entity"], strict=True))
     total = table["entity"].value_counts()
@@ -56,11 +64,11 @@ def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any
         hidden = sum(entity[name] == prompt.entity for name in bench.table.prompts[prompt.prompt_id].exclude)
         counts.append(int(total[prompt.entity]) - hidden)
     answers = verdicts["retrieved"].answers
-    found = np.minimum(counts, _MANY)[answers]
+    num_drawings = np.minimum(counts, _MANY)[answers]
     report: dict[str, Any] = {}
-    for count in sorted(set(found.tolist())):
-        rows = answers[found == count]
-        bootstrap = _bootstrap(bench.config, [bench.prompts[row] for row in rows])
+    for count in sorted(set(num_drawings.tolist())):
+        rows = answers[num_drawings == count]
+        bootstrap = bench.bootstrap_of([bench.prompts[row] for row in rows])
         name = f"{count} or more" if count == _MANY else str(count)
         report[name] = {"num_prompts": len(rows)} | {
             metric: bootstrap.interval(verdicts["retrieved"].at(rows, metric)).as_dict()
@@ -70,12 +78,8 @@ def by_drawings(bench: Bench, verdicts: Mapping[str, Verdicts]) -> dict[str, Any
 
 
 def by_training_step(card: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """{steps since the start of the base: scores on validation prompts}, of runs with `score_every`; no intervals."""
+    """{steps since the start of the base: scores on validation prompts}, of the runs with `score_every` in `card`."""
     base = card.get("base") or {}
-    found = [(int(row["step"]), row) for row in base.get("neighbor_gain", ())]
-    found += [(int(base.get("steps", 0)) + int(row["step"]), row) for row in card.get("neighbor_gain", ())]
-    return {str(step): {name: row[name] for name in METRICS} for step, row in found if METRICS[0] in row}
-
-
-def _bootstrap(config: Config, prompts: Sequence[Prompt]) -> ClusterBootstrap:
-    return ClusterBootstrap([prompt.entity for prompt in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
+    rows = [(int(row["step"]), row) for row in base.get("neighbor_gain", ())]
+    rows += [(int(base.get("steps", 0)) + int(row["step"]), row) for row in card.get("neighbor_gain", ())]
+    return {str(step): {name: row[name] for name in METRICS} for step, row in rows if METRICS[0] in row}

@@ -20,12 +20,24 @@ PAGE = "faithfulness.html"
 
 
 def evaluation_page(
-    bench: Bench, judge: Judge, variants: Mapping[str, Variant], verdicts: Mapping[str, Verdicts], two: list[PageRow]
+    bench: Bench,
+    judge: Judge,
+    variants: Mapping[str, Variant],
+    verdicts: Mapping[str, Verdicts],
+    two_entities: list[PageRow],
 ) -> str:
-    """Best, median and worst retrieved drawings, and the best of two entities."""
-    places = {name: {int(row): place for place, row in enumerate(one.answers)} for name, one in variants.items()}
-    retrieved = variants["retrieved"]
-    order = retrieved.answers[ranks(judge.margins(retrieved.looks, retrieved.rows))]
+    """Best, median and worst retrieved drawings, and the best of two entities, as HTML.
+
+    Args:
+        bench: of the run.
+        judge: of its prompts.
+        variants: images by name, `retrieved` among them.
+        verdicts: on them.
+        two_entities: rows of `metrics.two_entities`.
+    """
+    at = {name: {int(row): number for number, row in enumerate(one.answers)} for name, one in variants.items()}
+    drawn = variants["retrieved"]
+    order = drawn.answers[ranks(judge.margins(drawn.looks, drawn.rows))]
     count = min(bench.config.evaluate.shown, len(order) // 3)
     middle = (len(order) - count) // 2
     chosen = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
@@ -33,19 +45,19 @@ def evaluation_page(
 
     def row(number: int) -> PageRow:
         prompt = bench.prompts[number]
-        shown = bench.table.prompts[prompt.prompt_id].retrieved
+        retrieved = bench.table.prompts[prompt.prompt_id].retrieved
         return PageRow(
             prompt=prompt.text,
-            asked=f"{prompt.title}, {words[prompt.style]}",
-            neighbors=bench.corpus.pixels(bench.corpus.rows(shown)),
+            target=f"{prompt.title}, {words[prompt.style]}",
+            neighbors=bench.corpus.pixels(bench.corpus.rows(retrieved)),
             cells={
                 name: Cell(
-                    pixels=variant.pixels[places[name][number]],
-                    entity=bool(verdicts[name].entity[places[name][number]]),
-                    style=bool(verdicts[name].style[places[name][number]]),
+                    pixels=variant.pixels[at[name][number]],
+                    entity=bool(verdicts[name].entity[at[name][number]]),
+                    style=bool(verdicts[name].style[at[name][number]]),
                 )
                 for name, variant in in_order(variants).items()
-                if number in places[name]
+                if number in at[name]
             },
         )
 
@@ -54,7 +66,7 @@ def evaluation_page(
         "retrieved neighbors: the worse of its two ranks, of entity and of style."
     )
     sections = {name: [row(int(number)) for number in numbers] for name, numbers in chosen.items()}
-    sections["two entities in one prompt: best"] = two
+    sections["two entities in one prompt: best"] = two_entities
     return picture_page("Unseen entities: best, median, worst", note, sections)
 
 
@@ -78,7 +90,7 @@ def write_evaluation(folder: Path, report: dict[str, Any], page: str) -> None:
             (plots / f"by_{what.replace(' ', '_')}.png").write_bytes(content)
         (plots / "by_placement.png").write_bytes(_placement_plot(report["by_placement"]))
         drawings = {
-            metric: {name: found[metric] for name, found in report["by_drawings"].items()}
+            metric: {name: row[metric] for name, row in report["by_drawings"].items()}
             for metric in ("joint", "entity", "style")
         }
         title = f"Retrieved neighbors, {report['num_prompts']} test prompts"

@@ -30,7 +30,7 @@ class Extractor(Protocol):
     frechet_name: str
 
     def features(self, pixels: Pixels) -> Floats:
-        """Features (n, D) of images (n, H, W, 3) uint8."""
+        """Features (n, D) of images `pixels` (n, H, W, 3) uint8."""
 
 
 class EmbeddedExtractor:
@@ -43,7 +43,7 @@ class EmbeddedExtractor:
         self._trunk = trunk
 
     def features(self, pixels: Pixels) -> Floats:
-        """See `Extractor`; D = 1280."""
+        """Features of `pixels`, see `Extractor`; D = 1280."""
         return self._trunk.embed(pixels, desc="extract features").pooled
 
 
@@ -66,10 +66,8 @@ class InceptionExtractor:
                 f"score.inception_weights: expected a file with Inception-FID weights, found none at {weights!r}"
             )
         try:
-            if weights:
-                torch.load(
-                    weights, map_location="cpu", weights_only=True
-                )  # tensors only: torch-fidelity would unpickle anything
+            if weights:  # tensors only: torch-fidelity would unpickle anything
+                torch.load(weights, map_location="cpu", weights_only=True)
             self._net = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights or None, antialias=True)
         except ModuleNotFoundError as error:
             raise ModelError(
@@ -85,7 +83,7 @@ class InceptionExtractor:
 
     @torch.inference_mode()
     def features(self, pixels: Pixels) -> Floats:
-        """See `Extractor`; D = 2048."""
+        """Features of `pixels`, see `Extractor`; D = 2048."""
         parts = []
         with Progress(total=len(pixels), desc="extract Inception features", unit="image") as bar:
             for start in range(0, len(pixels), BATCH):
@@ -96,7 +94,7 @@ class InceptionExtractor:
 
 
 def make_extractor(config: ScoreConfig, trunk: Trunk) -> Extractor:
-    """The configured extractor.
+    """The extractor that `config` names; `trunk` is that of the embedded one.
 
     Raises:
         ModelError: Inception is asked for and cannot be had.

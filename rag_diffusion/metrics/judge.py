@@ -48,14 +48,14 @@ class Verdicts:
         return self.entity & self.style
 
     def values(self, metric: str) -> Doubles:
-        """(N,) zeros and ones of one of `METRICS`."""
+        """(N,) zeros and ones of `metric`, one of `METRICS`."""
         chosen: Mask = getattr(self, metric)
         return chosen.astype(np.float64)
 
     def at(self, prompts: Ints, metric: str) -> Doubles:
-        """The same for some of the prompts that are answered, in their order."""
-        places = {int(number): place for place, number in enumerate(self.answers)}
-        return self.values(metric)[[places[int(number)] for number in prompts]]
+        """Zeros and ones of `metric` for the prompts numbered `prompts`, (n,), all of them answered, in that order."""
+        rows = {int(number): row for row, number in enumerate(self.answers)}
+        return self.values(metric)[[rows[int(number)] for number in prompts]]
 
 
 class Judge:
@@ -98,38 +98,47 @@ class Judge:
         Returns:
             (N,) whether each image is its entity, its style, and its style to a second scorer.
         """
-        asked = np.arange(len(self._entity)) if rows is None else rows
-        guess = [self._similarities(looks.entity[place], int(row)).argmax() for place, row in enumerate(asked)]
+        prompts = np.arange(len(self._entity)) if rows is None else rows
+        guess = [self._similarities(looks.entity[image], int(row)).argmax() for image, row in enumerate(prompts)]
         entity = np.array(guess, dtype=np.int64)
         style, check = looks.style.argmax(axis=1), looks.style_check.argmax(axis=1)
         return Verdicts(
-            entity=entity == self._entity[asked],
-            style=style == self._style[asked],
-            style_check=check == self._style[asked],
+            entity=entity == self._entity[prompts],
+            style=style == self._style[prompts],
+            style_check=check == self._style[prompts],
             entity_guess=tuple(self._prototypes.entities[number] for number in entity),
             style_guess=tuple(self._styles[number] for number in style),
             rows=rows,
         )
 
     def margins(self, looks: Looks, rows: Ints | None = None) -> Doubles:
-        """(N, 2) by how much each image is rather its entity, and its style, than the best other one; above 0: is.
+        """By how much each image is rather its entity, and its style, than the best other one; above 0: is.
 
         Args:
             looks: at the images.
             rows: numbers of the prompts that they answer; None: all.
+
+        Returns:
+            (N, 2).
         """
-        asked = np.arange(len(self._entity)) if rows is None else rows
-        entity = [self._similarities(looks.entity[place], int(row)) for place, row in enumerate(asked)]
-        pairs = [(entity, self._entity[asked]), (list(looks.style), self._style[asked])]
+        prompts = np.arange(len(self._entity)) if rows is None else rows
+        entity = [self._similarities(looks.entity[image], int(row)) for image, row in enumerate(prompts)]
+        pairs = [(entity, self._entity[prompts]), (list(looks.style), self._style[prompts])]
         return np.array([[_margin(scores, own) for scores, own in zip(*pair, strict=True)] for pair in pairs]).T
 
     def candidate_verdict(self, looks: Looks, row: int, prompt: int) -> tuple[bool, bool]:
-        """Entity and style verdict on image `row` of `looks` as an answer to the prompt numbered `prompt`."""
+        """Entity and style verdict on an image as an answer to a prompt.
+
+        Args:
+            looks: at images.
+            row: of the image.
+            prompt: number of the prompt.
+        """
         entity = self._similarities(looks.entity[row], prompt).argmax() == self._entity[prompt]
         return bool(entity), bool(looks.style[row].argmax() == self._style[prompt])
 
     def shuffled_joint(self, looks: Looks) -> float:
-        """Mean joint verdict of every image on every other prompt: chance, whatever the images are."""
+        """Mean joint verdict on images, by their `looks`, for every other prompt: chance, whatever the images are."""
         size = len(self._entity)
         style = looks.style.argmax(axis=1)
         joint = np.zeros((size, size), dtype=bool)
@@ -149,15 +158,27 @@ def _margin(scores: Doubles, own: int) -> float:
     return float(scores[own] - np.delete(scores, own).max())
 
 
-def hidden_styles(prompt: Prompt, shown: PromptNeighbors, corpus: Corpus) -> frozenset[str]:
-    """Styles that give no prototypes for a prompt: the asked one, and those in which a neighbor showed its entity."""
-    rows = corpus.table.iloc[corpus.rows(dict.fromkeys((*shown.retrieved, *shown.oracle, *shown.random)))]
+def hidden_styles(prompt: Prompt, neighbors: PromptNeighbors, corpus: Corpus) -> frozenset[str]:
+    """Styles that give no prototypes for a prompt: its own, and those in which a neighbor showed its entity.
+
+    Args:
+        prompt: whose entity and style.
+        neighbors: of any variant of it.
+        corpus: where they are.
+    """
+    rows = corpus.table.iloc[corpus.rows(dict.fromkeys((*neighbors.retrieved, *neighbors.oracle, *neighbors.random)))]
     own = rows.loc[rows["entity"] == prompt.entity, "style"]
     return frozenset({prompt.style, *own.tolist()})
 
 
 def why_not_judged(corpus: Corpus, prompts: Sequence[Prompt], ruler: Ruler) -> str | None:
-    """The reason why entity and style cannot be judged on this corpus; None if they can."""
+    """The reason why entity and style cannot be judged; None if they can.
+
+    Args:
+        corpus: whose kind is looked at.
+        prompts: whose styles the ruler must know.
+        ruler: the fixed scorers.
+    """
     if corpus.manifest["kind"] != "iconify":
         return "the ruler knows the styles and entities of the default corpus, not those of a user's own"
     unknown = sorted({prompt.style for prompt in prompts} - set(ruler.styles))

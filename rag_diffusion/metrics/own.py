@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
+from rag_diffusion.metrics.ruler.linear import unit
 from rag_diffusion.metrics.variants import Variant
 
 REAL = "real"
@@ -39,6 +39,9 @@ def own_table(
         texts: M prompts.
         bootstrap: over the prompts.
         agree: cosines (N,) of images and texts.
+
+    Returns:
+        Variant -> measure -> interval.
     """
     agreement = {
         name: agree(variant.pixels, [texts[row] for row in variant.answers]) for name, variant in variants.items()
@@ -58,14 +61,22 @@ def own_table(
 
 
 def nearest(images: Floats, real: Floats) -> Ints:
-    """Number of the real image (M, D) that each of N images (N, D) is nearest to, by cosine around their middle."""
+    """Which real image each image is nearest to, by cosine around the middle of the real ones.
+
+    Args:
+        images: (N, D) features.
+        real: (M, D) features.
+
+    Returns:
+        (N,) rows of `real`.
+    """
     middle = np.asarray(real, dtype=np.float64).mean(axis=0)
-    found: Ints = (_unit(images - middle) @ _unit(real - middle).T).argmax(axis=1)
-    return found
+    rows: Ints = (unit(images - middle) @ unit(real - middle).T).argmax(axis=1)
+    return rows
 
 
 def dual_encoder_agreement(folder: Path, device: str = "auto") -> Agree:
-    """Cosine of image and text by the dual encoder that `align` left in a folder; it is read at the first call."""
+    """Cosine of image and text by the dual encoder that `align` left in `folder`, computed on `device`."""
     from rag_diffusion.retrieval.encoder import Encoder
 
     encoder = Encoder(folder, device=device)
@@ -76,8 +87,3 @@ def dual_encoder_agreement(folder: Path, device: str = "auto") -> Agree:
         return cosines
 
     return agree
-
-
-def _unit(vectors: NDArray[Any]) -> Doubles:
-    found: Doubles = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return found

@@ -20,7 +20,7 @@ td { padding: 4px; text-align: center; vertical-align: top }
 td.prompt { text-align: left; width: 16rem; padding-right: 1rem }
 td.prompt small { color: #777 }
 img { width: 96px; height: 96px; image-rendering: pixelated; border: 1px solid #ddd; display: block; background: #fff }
-.shown img { width: 56px; height: 56px; display: inline-block }
+.neighbors img { width: 56px; height: 56px; display: inline-block }
 .right { color: #1b6e53 } .wrong { color: #b3541e } small { font-size: 11px }
 """
 
@@ -40,13 +40,13 @@ class PageRow:
 
     Attributes:
         prompt: its text.
-        asked: entity and style in words.
+        target: entity and style in words.
         neighbors: (K, H, W, 3) what the retriever found.
         cells: variant -> picture.
     """
 
     prompt: str
-    asked: str
+    target: str
     neighbors: Pixels
     cells: Mapping[str, Cell]
 
@@ -58,6 +58,9 @@ def picture_page(heading: str, note: str, sections: Mapping[str, Sequence[PageRo
         heading: on top.
         note: what was measured, and how the rows were chosen.
         sections: name -> rows.
+
+    Returns:
+        HTML.
     """
     body = "".join(_section(name, rows) for name, rows in sections.items())
     return (
@@ -71,9 +74,12 @@ def ranks(margins: Doubles) -> Ints:
 
     Args:
         margins: (N, 2) of `Judge.margins`.
+
+    Returns:
+        (N,) numbers of the images.
     """
-    places = margins.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")  # 0 is the worst
-    order: Ints = np.lexsort((-places.sum(axis=1), -places.min(axis=1)))
+    worse = margins.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")  # images that are worse
+    order: Ints = np.lexsort((-worse.sum(axis=1), -worse.min(axis=1)))
     return order
 
 
@@ -85,10 +91,10 @@ def _section(name: str, rows: Sequence[PageRow]) -> str:
 
 
 def _row(row: PageRow, columns: Sequence[str]) -> str:
-    shown = "".join(_picture(image) for image in row.neighbors)
+    neighbors = "".join(_picture(image) for image in row.neighbors)
     cells = "".join(_cell(row.cells.get(column)) for column in columns)
-    prompt = f"{html.escape(row.prompt)}<br><small>{html.escape(row.asked)}</small>"
-    return f"<tr><td class='prompt'>{prompt}</td><td class='shown'>{shown}</td>{cells}</tr>"
+    prompt = f"{html.escape(row.prompt)}<br><small>{html.escape(row.target)}</small>"
+    return f"<tr><td class='prompt'>{prompt}</td><td class='neighbors'>{neighbors}</td>{cells}</tr>"
 
 
 def _cell(cell: Cell | None) -> str:

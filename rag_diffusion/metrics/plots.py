@@ -113,5 +113,5 @@ def _png(figure: Figure) -> bytes:
 
 
 def as_image(content: bytes) -> Image.Image:
-    """PNG bytes as a picture for a tracker."""
+    """PNG bytes, `content`, as an RGB image for a tracker."""
     return Image.open(io.BytesIO(content)).convert("RGB")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,16 +44,24 @@ Table = dict[str, dict[str, Any]]
 
 
 def accuracy_table(verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap) -> Table:
-    """Accuracy of every variant with intervals."""
+    """Accuracy of every variant with intervals.
+
+    Args:
+        verdicts: by variant.
+        bootstrap: over all prompts.
+
+    Returns:
+        Variant -> metric -> interval.
+    """
     table: Table = {}
-    for name, found in in_order(verdicts).items():
-        part = bootstrap.subset(found.answers)
-        table[name] = {metric: part.interval(found.values(metric)).as_dict() for metric in METRICS}
+    for name, judged in in_order(verdicts).items():
+        part = bootstrap.subset(judged.answers)
+        table[name] = {metric: part.interval(judged.values(metric)).as_dict() for metric in METRICS}
     return table
 
 
 def unjudged_table(names: Sequence[str], reason: str) -> Table:
-    """The same form where nothing can be judged: no number, and why."""
+    """The form of `accuracy_table` for variants `names` where nothing can be judged: no number, and the `reason`."""
     return {name: dict.fromkeys(METRICS) | {"reason": reason} for name in names}
 
 
@@ -94,37 +102,66 @@ def distance_table(
 def differences(
     verdicts: Mapping[str, Verdicts], bootstrap: ClusterBootstrap
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Paired differences between variants that are both there, over the prompts that both answer."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for one, other in COMPARED:
-        if one in verdicts and other in verdicts:
-            both = np.intersect1d(verdicts[one].answers, verdicts[other].answers)
+    """Paired differences between variants that are both there, over the prompts that both answer.
+
+    Args:
+        verdicts: by variant.
+        bootstrap: over all prompts.
+
+    Returns:
+        "one-other" of `COMPARED` -> metric -> interval.
+    """
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for minuend, subtrahend in COMPARED:
+        if minuend in verdicts and subtrahend in verdicts:
+            both = np.intersect1d(verdicts[minuend].answers, verdicts[subtrahend].answers)
             if len(both):
-                part, pair = bootstrap.subset(both), (verdicts[one], verdicts[other])
-                found[f"{one}-{other}"] = {
+                part, pair = bootstrap.subset(both), (verdicts[minuend], verdicts[subtrahend])
+                table[f"{minuend}-{subtrahend}"] = {
                     metric: part.difference(*(side.at(both, metric) for side in pair)).as_dict() for metric in METRICS
                 }
-    return found
+    return table
 
 
-def by_kind(verdicts: Mapping[str, Verdicts], prompts: Sequence[Prompt], *, draws: int, seed: int) -> dict[str, Any]:
-    """Joint, entity and style accuracy apart for caption-like prompts and sentences."""
+def by_kind(
+    verdicts: Mapping[str, Verdicts],
+    prompts: Sequence[Prompt],
+    bootstrap_of: Callable[[Sequence[Prompt]], ClusterBootstrap],
+) -> dict[str, Any]:
+    """Joint, entity and style accuracy apart for caption-like prompts and sentences.
+
+    Args:
+        verdicts: by variant.
+        prompts: N of the run.
+        bootstrap_of: gives the bootstrap over some prompts.
+
+    Returns:
+        Kind -> {"num_prompts", variant: {metric: interval}}.
+    """
     kinds = np.array([prompt.kind for prompt in prompts])
     report: dict[str, Any] = {}
     for kind in sorted(set(kinds.tolist())):
         rows = np.flatnonzero(kinds == kind)
-        bootstrap = ClusterBootstrap([p.entity for p in prompts if p.kind == kind], draws=draws, seed=seed)
+        bootstrap = bootstrap_of([prompts[row] for row in rows])
         report[kind] = {"num_prompts": len(rows)}
-        for name, found in in_order(verdicts).items():
-            own = np.intersect1d(rows, found.answers)
+        for name, judged in in_order(verdicts).items():
+            own = np.intersect1d(rows, judged.answers)
             if len(own):
                 part = bootstrap.subset(np.searchsorted(rows, own))
-                report[kind][name] = {metric: part.interval(found.at(own, metric)).as_dict() for metric in METRICS[:3]}
+                report[kind][name] = {metric: part.interval(judged.at(own, metric)).as_dict() for metric in METRICS[:3]}
     return report
 
 
 def unanswered(answers: Mapping[str, Ints], prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
-    """Variants without neighbors for some of the prompts, which their columns leave out: how many, which, and why."""
+    """Variants without neighbors for some of the prompts, which their columns leave out.
+
+    Args:
+        answers: by variant, (n,) numbers of the prompts that its images answer.
+        prompts: N of the run.
+
+    Returns:
+        Variant -> {"count", "why", "prompts": their ids}.
+    """
     report = {}
     for name, rows in answers.items():
         missing = np.setdiff1d(np.arange(len(prompts)), rows)
@@ -137,37 +174,44 @@ def unanswered(answers: Mapping[str, Ints], prompts: Sequence[Prompt]) -> dict[s
 def notes(
     table: Table, frechet_name: str, absent: Mapping[str, str], without: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """What the table does not show and why, one sentence each."""
-    found = [f"{name}: no such column, {reason}" for name, reason in absent.items()]
-    found += [
+    """What the table does not show and why, one sentence each.
+
+    Args:
+        table: of `distance_table`, with `num_images`.
+        frechet_name: how the Frechet distance is called in it.
+        absent: variants that cannot be, and why.
+        without: of `unanswered`.
+    """
+    sentences = [f"{name}: no such column, {reason}" for name, reason in absent.items()]
+    sentences += [
         f"{name}: {row['count']} of {row['count'] + table[name]['num_images']} prompts are left out, {row['why']}"
         for name, row in without.items()
     ]
     for key, name in (("kid", "KID"), ("frechet", frechet_name)):
-        short = [f"{one} {row['num_images']}" for one, row in table.items()
-                 if one != REFERENCE and row["num_images"] < LEAST[key]]  # fmt: skip
+        short = [f"{variant} {row['num_images']}" for variant, row in table.items()
+                 if variant != REFERENCE and row["num_images"] < LEAST[key]]  # fmt: skip
         if short:
-            found.append(
+            sentences.append(
                 f"{name} is not told: expected at least {LEAST[key]} images of a variant, got {', '.join(short)}; with "
                 "fewer it says more of which pictures they are than of the generator. Hold out more pairs "
                 "(corpus.split.test)"
             )
-    return found
+    return sentences
 
 
 def merge(*tables: Table) -> Table:
-    """Several tables of the same variants side by side."""
+    """Columns of several `tables` of the same variants in one."""
     return {name: {key: value for table in tables for key, value in table[name].items()} for name in tables[0]}
 
 
 def in_order(variants: Mapping[str, T]) -> dict[str, T]:
-    """The variants in the order of the report."""
+    """Entries of `variants` in the order of the report."""
     known = [name for name in ORDER if name in variants]
     return {name: variants[name] for name in [*known, *sorted(set(variants) - set(known))]}
 
 
 def as_csv(table: Table) -> str:
-    """Accuracies as rows `variant,metric,mean,low,high`."""
+    """Accuracies of `table` as CSV with rows `variant,metric,mean,low,high`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -180,7 +224,7 @@ def as_csv(table: Table) -> str:
 
 
 def flat_metrics(table: Table) -> dict[str, float]:
-    """`variant.metric` to its mean, for a tracker."""
+    """`variant.metric` to its mean in `table`, for a tracker."""
     flat: dict[str, float] = {}
     for name, metrics in table.items():
         for metric, value in metrics.items():
@@ -192,7 +236,7 @@ def flat_metrics(table: Table) -> dict[str, float]:
 
 
 def flat_rows(table: Table) -> list[dict[str, object]]:
-    """One row a variant and metric, for a tracker's table."""
+    """One row a variant and metric of `table`, for a tracker's table."""
     rows: list[dict[str, object]] = []
     for name, metrics in table.items():
         for metric, value in metrics.items():
@@ -203,12 +247,16 @@ def flat_rows(table: Table) -> list[dict[str, object]]:
     return rows
 
 
-def verdict(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Plain words: does the retrieving model beat no neighbors and the copied, repainted neighbor on joint accuracy?"""
+def verdict(compared: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Plain words: does the retrieving model beat no neighbors and the copied, repainted neighbor on joint accuracy?
+
+    Args:
+        compared: of `differences`.
+    """
     parts = []
     for key, words in (("retrieved-none", "no neighbors"), ("retrieved-copied_snap", "the copied, repainted neighbor")):
-        if key in found:
-            parts.append(_compare(words, Interval(**found[key]["joint"])))
+        if key in compared:
+            parts.append(_compare(words, Interval(**compared[key]["joint"])))
     if not parts:
         return "nothing to compare: the variants `retrieved` and `none` are not both there"
     return "; ".join(parts)
@@ -223,22 +271,15 @@ def _compare(words: str, difference: Interval) -> str:
     return f"retrieved does not beat {words} on joint accuracy: {interval} holds zero"
 
 
-SHOWN = (
-    "joint",
-    "entity",
-    "style",
-    "kid",
-    "own_real_nearest",
-    "prompt_agreement",
-)  # few enough for a table that one can read
+HEADLINE = ("joint", "entity", "style", "kid", "own_real_nearest", "prompt_agreement")  # a table that one can read
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Of a report the means of `SHOWN` by variant, and the differences in joint accuracy."""
-    found: dict[str, dict[str, float]] = {}
+    """Of `report` the means of `HEADLINE` by variant, and the differences in joint accuracy."""
+    means: dict[str, dict[str, float]] = {}
     for name, value in flat_metrics(report["variants"]).items():
         variant, metric = name.split(".")
-        if metric in SHOWN:
-            found.setdefault(variant, {})[metric] = value
+        if metric in HEADLINE:
+            means.setdefault(variant, {})[metric] = value
     joint = {name: values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
-    return found | ({"difference": joint} if joint else {})
+    return means | ({"difference": joint} if joint else {})

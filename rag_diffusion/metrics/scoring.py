@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.extractors import EmbeddedExtractor, Extractor, make_extractor
-from rag_diffusion.metrics.judge import Judge, Verdicts, hidden_styles, why_not_judged
+from rag_diffusion.metrics.judge import METRICS, Judge, Verdicts, hidden_styles, why_not_judged
 from rag_diffusion.metrics.own import Agree, dual_encoder_agreement, own_table
 from rag_diffusion.metrics.report import (
     accuracy_table,
@@ -36,6 +36,11 @@ from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
+
+
+def entity_bootstrap(prompts: Sequence[Prompt], config: Config) -> ClusterBootstrap:
+    """Over the entities of `prompts`, as `config.score` says."""
+    return ClusterBootstrap([prompt.entity for prompt in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class Bench:
 
     @classmethod
     def open(cls, root: Path, config: Config) -> Bench:
-        """Open and check corpus, prompts, neighbors, ruler and extractor.
+        """Open and check corpus, prompts, neighbors, ruler and extractor of the project at `root`, as `config` says.
 
         Raises:
             LineageError: they do not belong together, or a target is among its neighbors.
@@ -71,18 +76,21 @@ class Bench:
         corpus = Corpus.open(root / layout.CORPUS)
         which = config.sample.prompts
         prompts = load_prompts(root, which, corpus)
-        everything = load_prompts(root, "validation" if which == "validation" else "all", corpus)
+        all_prompts = load_prompts(root, "validation" if which == "validation" else "all", corpus)
         table = NeighborTable.open(root / layout.NEIGHBORS, corpus)
-        check_exclusions(table, corpus, everything)
+        check_exclusions(table, corpus, all_prompts)
         ruler = load_ruler(root / layout.RULER)
         trunk = Trunk(ruler.image_size)
-        bootstrap = ClusterBootstrap([p.entity for p in prompts], draws=config.score.bootstrap_draws, seed=config.seed)
         return cls(
-            config=config, corpus=corpus, prompts=prompts, all_prompts=everything, table=table, ruler=ruler,
+            config=config, corpus=corpus, prompts=prompts, all_prompts=all_prompts, table=table, ruler=ruler,
             trunk=trunk, extractor=make_extractor(config.score, trunk),
-            reason=why_not_judged(corpus, prompts, ruler), bootstrap=bootstrap,
+            reason=why_not_judged(corpus, prompts, ruler), bootstrap=entity_bootstrap(prompts, config),
             agree=dual_encoder_agreement(root / layout.ENCODER, config.device),
         )  # fmt: skip
+
+    def bootstrap_of(self, prompts: Sequence[Prompt]) -> ClusterBootstrap:
+        """Over the entities of other `prompts`, with as many draws and the same seed."""
+        return entity_bootstrap(prompts, self.config)
 
     @property
     def candidates(self) -> Ints:
@@ -101,7 +109,7 @@ class Bench:
         return Judge(self.ruler, prompts, self.prototypes(features), hidden)
 
     def prototypes(self, features: Doubles) -> Prototypes:
-        """Of the candidate entities, from features (n, k) of the images in `candidates`."""
+        """Of the candidate entities, from entity `features` (n, k) of the images in `candidates`."""
         drawn = self.corpus.table.iloc[self.candidates]
         return Prototypes(features, drawn["entity"].tolist(), drawn["style"].tolist())
 
@@ -117,6 +125,9 @@ class Bench:
             variants: images by name; what has no neighbors for a prompt has no image for it.
             verdicts: on them; empty where nothing can be judged.
             absent: variants that cannot be, and why.
+
+        Returns:
+            JSON-able; `variants` is the table.
         """
         features = {name: self._features(variant) for name, variant in variants.items()}
         answers = {name: variant.answers for name, variant in variants.items()}
@@ -130,7 +141,7 @@ class Bench:
             chance = {"own_real_nearest": round(1 / len(self.prompts), 6)}
             table = merge(unjudged_table(list(distances), self.reason), own, distances)
             return {"variants": table, "chance": chance} | facts
-        kinds = by_kind(verdicts, self.prompts, draws=self.config.score.bootstrap_draws, seed=self.config.seed)
+        kinds = by_kind(verdicts, self.prompts, self.bootstrap_of)
         table = merge(accuracy_table(verdicts, self.bootstrap), distances)
         return {"variants": table, "differences": differences(verdicts, self.bootstrap), "by_kind": kinds} | facts
 
@@ -140,11 +151,14 @@ class Bench:
         Args:
             features: (n, k) entity features of the images in `candidates`.
             looks: at the same images.
+
+        Returns:
+            Metric -> share, and `num_images`.
         """
         judge = self.judge(features, self.all_prompts)
         rows = np.searchsorted(self.candidates, real_rows(self.corpus, self.all_prompts))
-        found = judge.verdicts(looks.rows(rows))
-        scores = {metric: float(found.values(metric).mean()) for metric in ("joint", "entity", "style", "style_check")}
+        verdicts = judge.verdicts(looks.rows(rows))
+        scores = {metric: float(verdicts.values(metric).mean()) for metric in METRICS}
         return {"num_images": len(rows)} | scores
 
     def _facts(self, answers: Mapping[str, Ints], absent: Mapping[str, str]) -> dict[str, Any]:

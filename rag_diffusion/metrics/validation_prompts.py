@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ModelError
-from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.judge import METRICS, Judge
-from rag_diffusion.metrics.scoring import Bench
+from rag_diffusion.metrics.judge import METRICS, Judge, Verdicts
+from rag_diffusion.metrics.scoring import Bench, entity_bootstrap
 from rag_diffusion.sampling.drawing import VariantSampler
 from rag_diffusion.types import Prompt
 
@@ -34,6 +34,10 @@ class ValidationPrompts:
     def prompts(self) -> Sequence[Prompt]:
         """P of them."""
         return self.bench.prompts
+
+    def verdicts(self, pixels: Pixels) -> Verdicts:
+        """Verdicts on drawings `pixels` (P, H, W, 3), one for each prompt and in their order."""
+        return self.judge.verdicts(self.bench.ruler.look(self.bench.trunk, pixels, desc="look at drawings"))
 
     @classmethod
     def open(cls, root: Path, config: Config, count: int | None = None) -> ValidationPrompts:
@@ -58,7 +62,15 @@ class ValidationPrompts:
         return cls(root=root, bench=bench, judge=bench.judge(looks.entity))
 
     def accuracies(self, config: Config, variant: str = "retrieved") -> dict[str, dict[str, float]]:
-        """Interval of every metric of drawings made as `config.sample` and `config.retrieval` say."""
+        """Draw and judge.
+
+        Args:
+            config: its `sample` and `retrieval` say how.
+            variant: as in `retrieval.controls`.
+
+        Returns:
+            Metric -> mean and interval, as `Interval.as_dict` has it.
+        """
         drawing = VariantSampler(
             root=self.root,
             model=self.root / layout.MODEL,
@@ -66,9 +78,6 @@ class ValidationPrompts:
             corpus=self.bench.corpus,
             table=self.bench.table,
         )
-        pixels = drawing.draw(variant, self.prompts).pixels
-        verdicts = self.judge.verdicts(self.bench.ruler.look(self.bench.trunk, pixels, desc="look at drawings"))
-        bootstrap = ClusterBootstrap(
-            [prompt.entity for prompt in self.prompts], draws=config.score.bootstrap_draws, seed=config.seed
-        )
+        verdicts = self.verdicts(drawing.draw(variant, self.prompts).pixels)
+        bootstrap = entity_bootstrap(self.prompts, config)
         return {metric: bootstrap.interval(verdicts.values(metric)).as_dict() for metric in METRICS}

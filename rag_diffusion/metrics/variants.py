@@ -64,17 +64,24 @@ class Gallery:
         self._pair_ids = corpus.table["pair_id"].to_numpy()
 
     def looks(self, rows: Ints) -> Looks:
-        """What the ruler sees in corpus rows (n,) of the gallery."""
+        """What the ruler sees in corpus `rows` (n,) of the gallery."""
         return self._looks.rows(np.searchsorted(self.rows, rows))
 
     def variant(self, rows: Ints, answers: Ints | None = None) -> Variant:
-        """Corpus images as the answers to the prompts, or to those numbered `answers`."""
+        """Images of corpus `rows` (N,) as the answers to the prompts, or to those numbered `answers` (N,)."""
         pair_ids = tuple(self._pair_ids[rows])
         return Variant(pixels=self.corpus.pixels(rows), looks=self.looks(rows), pair_ids=pair_ids, rows=answers)
 
 
 def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> Ints:
     """Row of the real image of each prompt: its entity in its style, or the pair a user's prompt was made from.
+
+    Args:
+        corpus: where they are.
+        prompts: N.
+
+    Returns:
+        (N,) rows of the corpus.
 
     Raises:
         LineageError: the corpus has no such drawing.
@@ -84,18 +91,18 @@ def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> Ints:
     for row, drawing in enumerate(drawings):
         rows.setdefault(drawing, row)
     known = {pair_id: row for row, pair_id in enumerate(corpus.table["pair_id"])}
-    found = [known.get(prompt.prompt_id, rows.get((prompt.entity, prompt.style))) for prompt in prompts]
-    missing = [prompt.prompt_id for prompt, row in zip(prompts, found, strict=True) if row is None]
+    real = [known.get(prompt.prompt_id, rows.get((prompt.entity, prompt.style))) for prompt in prompts]
+    missing = [prompt.prompt_id for prompt, row in zip(prompts, real, strict=True) if row is None]
     if missing:
         raise LineageError(
             f"prompts: expected drawings of their entities in corpus {corpus.hash[:12]}, got none for {missing[:5]}; "
             "prompts and corpus do not belong together: restore data/prompts with git"
         )
-    return np.array(found, dtype=np.int64)
+    return np.array(real, dtype=np.int64)
 
 
 def neighbor_rows(corpus: Corpus, lists: Sequence[Sequence[str]]) -> Ints:
-    """Rows (N, K) of the pairs in N lists, none of them empty, best first; K is what the shortest list has."""
+    """Rows (N, K) in `corpus` of the pair ids in N `lists`, none empty, best first; K is what the shortest list has."""
     fewest = min((len(names) for names in lists), default=0)
     rows = [corpus.rows(names[:fewest]) for names in lists]
     return np.stack(rows) if rows else np.empty((0, 0), dtype=np.int64)
@@ -109,6 +116,9 @@ def best_copies(gallery: Gallery, neighbors: Ints, judge: Judge, answers: Ints) 
         neighbors: of N prompts.
         judge: of all prompts.
         answers: (N,) the numbers of the N prompts.
+
+    Returns:
+        (N,) rows of the corpus.
     """
     chosen = []
     for prompt, rows in zip(answers.tolist(), neighbors, strict=True):
@@ -120,7 +130,18 @@ def best_copies(gallery: Gallery, neighbors: Ints, judge: Judge, answers: Ints) 
 
 
 def snapped(corpus: Corpus, rows: Ints, styles: Sequence[str], *, num_colors: int, seed: int) -> Pixels:
-    """Images (N, H, W, 3) of corpus rows, each repainted in the palette of a style, made from its train images."""
+    """Corpus images, each repainted in the palette of a style that is made from its train images.
+
+    Args:
+        corpus: where they are.
+        rows: (N,) which.
+        styles: N, whose palette each gets.
+        num_colors: of a palette.
+        seed: of the palettes.
+
+    Returns:
+        (N, H, W, 3).
+    """
     table = corpus.table
     palettes = {}
     for style in sorted(set(styles)):
@@ -151,11 +172,11 @@ def read_samples(
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: expected samples, got {error}; run the stage `sample`") from None
     wanted = [prompt.prompt_id for prompt in prompts]
-    found: dict[str, dict[str, bytes]] = {}
+    files: dict[str, dict[str, bytes]] = {}
     for row in table:
-        found.setdefault(row["variant"], {})[row["prompt_id"]] = row["image"]
-    told: dict[str, tuple[Pixels, Ints]] = {}
-    for name, images in found.items():
+        files.setdefault(row["variant"], {})[row["prompt_id"]] = row["image"]
+    samples: dict[str, tuple[Pixels, Ints]] = {}
+    for name, images in files.items():
         due = set(wanted) - set((without or {}).get(name, ()))
         if set(images) != due:
             raise LineageError(
@@ -163,11 +184,11 @@ def read_samples(
                 "samples were drawn for other prompts: run the stage `sample` again"
             )
         rows = np.array([row for row, prompt_id in enumerate(wanted) if prompt_id in due], dtype=np.int64)
-        told[name] = np.stack([decode_png(images[wanted[row]]) for row in rows]), rows
-    return told
+        samples[name] = np.stack([decode_png(images[wanted[row]]) for row in rows]), rows
+    return samples
 
 
 def decode_png(content: bytes) -> Pixels:
-    """PNG bytes as (H, W, 3) uint8 RGB."""
+    """PNG bytes, `content`, as (H, W, 3) uint8 RGB."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))

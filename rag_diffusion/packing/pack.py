@@ -153,14 +153,14 @@ def _compressed(part: pa.Table) -> int:
 def _prompts(root: Path, config: Config, corpus: Corpus, table: NeighborTable) -> list[dict[str, Any]]:
     """Validation prompts with their neighbors of both roles."""
     rng = np.random.default_rng(config.seed)
-    found = []
+    entries = []
     for prompt in read_prompts(root / layout.PROMPTS / "validation.jsonl"):
-        shown = table.prompts[prompt.prompt_id]
+        neighbors = table.prompts[prompt.prompt_id]
         train = corpus.table[(corpus.table["split"] == "train") & (corpus.table["style"] == prompt.style)]
         style = same_style(corpus, str(train["pair_id"].iloc[0]), _STYLE, rng)
-        lists = {"retrieved": list(shown.retrieved), "random": list(shown.random), "style": style}
-        found.append(asdict(prompt) | lists)
-    return found
+        lists = {"retrieved": list(neighbors.retrieved), "random": list(neighbors.random), "style": style}
+        entries.append(asdict(prompt) | lists)
+    return entries
 
 
 def _size(folder: Path) -> int:

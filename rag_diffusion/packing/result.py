@@ -47,12 +47,12 @@ def bring_home(root: Path, out: Path) -> str:
 
 def _parts(folder: Path) -> dict[Path, list[Path]]:
     """File -> its parts in order."""
-    found: dict[Path, dict[int, Path]] = {}
+    files: dict[Path, dict[int, Path]] = {}
     for path in folder.rglob("*"):
         if match := _PART.fullmatch(path.name):
-            found.setdefault(path.with_name(match[1]), {})[int(match[2])] = path
-    for whole, parts in found.items():
+            files.setdefault(path.with_name(match[1]), {})[int(match[2])] = path
+    for whole, parts in files.items():
         missing = sorted(set(range(max(parts) + 1)) - set(parts))
         if missing:
             raise DataError(f"{whole}: expected parts 0 to {max(parts)}, lacking {missing}; copy them as well")
-    return {whole: [parts[number] for number in sorted(parts)] for whole, parts in found.items()}
+    return {whole: [parts[number] for number in sorted(parts)] for whole, parts in files.items()}

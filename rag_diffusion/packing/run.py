@@ -56,7 +56,12 @@ _GUIDANCE = ((3.0, 6.0, 3, 0), (3.0, 6.0, 3, 3), (2.0, 3.0, 3, 3), (1.5, 1.5, 3,
 
 
 def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
-    """Render, train, draw, write; see the module's docstring."""
+    """Render, train, draw, write; see the module's docstring.
+
+    Args:
+        pack: its folder.
+        arguments: of the command line; None reads those of this process.
+    """
     parser = argparse.ArgumentParser(description="Train what this folder holds.")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the result")
     parser.add_argument("--minutes", type=float, default=0.0, help="from now to the last file; 0: pretrain.max_minutes")
@@ -65,13 +70,13 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE in place of params.yaml's")
     parser.add_argument("--prompts", type=int, default=0, help="validation prompts to draw; 0: all")
     parser.add_argument("--probe", type=int, default=96, help="validation pairs of the neighbor gain")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     show_log()
     start = time.monotonic()
-    config = load_config(pack / "params.yaml", dict(one.split("=", 1) for one in given.set))
+    config = load_config(pack / "params.yaml", dict(setting.split("=", 1) for setting in options.set))
     manifest = json.loads((pack / MANIFEST).read_text())
     corpus = open_corpus(pack, config.corpus.image_size, manifest["corpus_hash"])
-    _told(start, f"{len(corpus)} pairs")
+    _log(start, f"{len(corpus)} pairs")
     accelerator = open_accelerator(config.device)
     text_encoder = restore(pack / TEXT_ENCODER)
     base = _card_of_start(config, corpus)
@@ -80,29 +85,29 @@ def main(pack: Path, arguments: Sequence[str] | None = None) -> None:
     candidates = same_entity(corpus, config.pretrain.focus_styles)
     batches = Batches(corpus, candidates, config.pretrain, config.retrieval.content, config.seed, accelerator.device)
     validation = _known(json.loads((pack / VALIDATION).read_text()), corpus)
-    probe = make_probe(generator, corpus, validation, config.retrieval.content, given.probe, config.seed)
-    _told(start, f"{batches.num_pairs} training pairs")
-    left = given.minutes - (time.monotonic() - start) / 60 - given.spare
-    minutes = max(left, 0.01) if given.minutes else config.pretrain.max_minutes
+    probe = make_probe(generator, corpus, validation, config.retrieval.content, options.probe, config.seed)
+    _log(start, f"{batches.num_pairs} training pairs")
+    left = options.minutes - (time.monotonic() - start) / 60 - options.spare
+    minutes = max(left, 0.01) if options.minutes else config.pretrain.max_minutes
     settings = config.pretrain.model_copy(update={"max_minutes": minutes})
-    given.out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     result = train(
         generator,
         batches,
         settings,
         seed=config.seed,
-        scratch=given.out / "checkpoint",
+        scratch=options.out / "checkpoint",
         tracker=NullTracker(),
         probe=probe,
         accelerator=accelerator,
     )
-    _told(start, f"{result.images_seen} images seen")
+    _log(start, f"{result.images_seen} images seen")
     card = make_card(corpus, list(candidates), result, _settings(config), base=base)
-    _write(given.out, generator, card, result, manifest["text_encoder"], given.part_mb)
+    _write(options.out, generator, card, result, manifest["text_encoder"], options.part_mb)
     curve = placement_curve(generator, probe)
-    (given.out / "curve.json").write_text(json.dumps(curve, indent=1))
-    _draw(given.out, generator, corpus, json.loads((pack / PROMPTS).read_text()), given.prompts, config)
-    _told(start, "done")
+    (options.out / "curve.json").write_text(json.dumps(curve, indent=1))
+    _draw(options.out, generator, corpus, json.loads((pack / PROMPTS).read_text()), options.prompts, config)
+    _log(start, "done")
 
 
 def _fresh(config: Config, corpus: Corpus, text_encoder: Path, device: torch.device) -> Generator:
@@ -138,7 +143,7 @@ def _settings(config: Config) -> dict[str, Any]:
 def _known(lists: Mapping[str, Sequence[str]], corpus: Corpus) -> dict[str, list[str]]:
     """The lists whose pairs are all in the pack."""
     ids = set(corpus.column("pair_id"))
-    return {name: list(found) for name, found in lists.items() if ids.issuperset([name, *found])}
+    return {name: list(neighbors) for name, neighbors in lists.items() if ids.issuperset([name, *neighbors])}
 
 
 def _write(
@@ -171,7 +176,7 @@ def _draw(
 ) -> None:
     """Validation prompts by several guidances; all drawings, and a sheet of a few."""
     ids = set(corpus.column("pair_id"))
-    prompts = [one for one in prompts if ids.issuperset([*one["retrieved"], *one["style"]])]
+    prompts = [prompt for prompt in prompts if ids.issuperset([*prompt["retrieved"], *prompt["style"]])]
     prompts = prompts[: most or len(prompts)]
     pipeline = RetrievalPipeline(generator, precision=config.sample.precision)
     pipeline.set_progress_bar_config(disable=True)
@@ -181,18 +186,18 @@ def _draw(
         drawn[f"{text:g}-{neighbor:g}-{content}-{style}"] = _drawings(
             pipeline, corpus, prompts, guidance, content, style
         )
-    names = np.array([one["prompt_id"] for one in prompts])
+    names = np.array([prompt["prompt_id"] for prompt in prompts])
     np.savez_compressed(out / "drawings.npz", **(drawn | {"prompts": names}))  # type: ignore[arg-type]
     rows = np.linspace(0, len(prompts) - 1, min(_SHEET, len(prompts))).astype(int)
     neighbors = [np.concatenate(list(_square(corpus, prompts[row]["retrieved"][:3])), 0) for row in rows]
-    shown = [[images[row] for images in drawn.values()] for row in rows]
-    columns = [np.concatenate([top, *below], 0) for top, below in zip(neighbors, shown, strict=True)]
+    drawings = [[images[row] for images in drawn.values()] for row in rows]
+    columns = [np.concatenate([top, *below], 0) for top, below in zip(neighbors, drawings, strict=True)]
     Image.fromarray(np.concatenate(columns, 1)).save(out / "samples.png")
 
 
 def _square(corpus: Corpus, names: Sequence[str]) -> list[np.ndarray]:
-    found = list(corpus.pixels(corpus.rows(names)))
-    return found + [np.full((corpus.image_size, corpus.image_size, 3), 255, np.uint8)] * (3 - len(found))
+    images = list(corpus.pixels(corpus.rows(names)))
+    return images + [np.full((corpus.image_size, corpus.image_size, 3), 255, np.uint8)] * (3 - len(images))
 
 
 def _drawings(
@@ -206,17 +211,17 @@ def _drawings(
     """(P, H, W, 3) drawings with so many neighbors of each role."""
     parts = []
     for start in range(0, len(prompts), _DRAWN_AT_ONCE):
-        some = prompts[start : start + _DRAWN_AT_ONCE]
+        batch = prompts[start : start + _DRAWN_AT_ONCE]
         lists = [
-            neighbors_from(corpus, one["retrieved"][:content])
-            + neighbors_from(corpus, one["style"][:style], role="style")
-            for one in some
+            neighbors_from(corpus, prompt["retrieved"][:content])
+            + neighbors_from(corpus, prompt["style"][:style], role="style")
+            for prompt in batch
         ]
-        seeds = seeded([one["seed"] for one in some])
-        drawn = pipeline([one["text"] for one in some], lists, guidance=guidance, generator=seeds)
+        seeds = seeded([prompt["seed"] for prompt in batch])
+        drawn = pipeline([prompt["text"] for prompt in batch], lists, guidance=guidance, generator=seeds)
         parts.append(as_arrays(drawn.images))
     return np.concatenate(parts)
 
 
-def _told(start: float, what: str) -> None:
+def _log(start: float, what: str) -> None:
     _LOG.info("%7.1f s: %s", time.monotonic() - start, what)

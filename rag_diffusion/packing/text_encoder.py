@@ -22,12 +22,12 @@ _SMALL, _WHOLE = "pruned.safetensors", "model.safetensors"
 
 
 def prune(texts: Sequence[str], folder: Path) -> int:
-    """Write the embedded encoder, pruned to what `texts` need, into a new folder; returns the number of tokens kept."""
+    """Write the embedded encoder, pruned to what `texts` need, into a new `folder`; returns its tokens."""
     from transformers import AutoTokenizer
 
     source = Path(embedded_path())
     tokenizer = AutoTokenizer.from_pretrained(source)
-    used = {int(one) for ids in tokenizer(list(texts))["input_ids"] for one in ids} | set(tokenizer.all_special_ids)
+    used = {int(token) for ids in tokenizer(list(texts))["input_ids"] for token in ids} | set(tokenizer.all_special_ids)
     weights = {name: value.half() for name, value in load_file(source / _WHOLE).items() if value.is_floating_point()}
     rows = torch.tensor(sorted(used))
     folder.mkdir(parents=True)
@@ -40,7 +40,7 @@ def prune(texts: Sequence[str], folder: Path) -> int:
 
 
 def restore(folder: Path) -> Path:
-    """Write the weights as transformers reads them, zeros for words that were left out; returns the folder."""
+    """Write the weights in `folder` as transformers reads them, zeros for words left out; returns the folder."""
     if not (folder / _WHOLE).exists():
         weights = load_file(folder / _SMALL)
         rows, kept = weights.pop(_ROWS), weights[_WORDS]

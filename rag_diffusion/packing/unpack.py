@@ -24,6 +24,9 @@ def open_corpus(pack: Path, image_size: int, corpus_hash: str, workers: int | No
         image_size: side in pixels.
         corpus_hash: of the corpus that the pairs are from.
         workers: processes that render; None is one for each core.
+
+    Returns:
+        The corpus, in memory; its pairs keep no originals.
     """
     path = pack / PAIRS
     table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name != "original"])

@@ -18,6 +18,7 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write, code_hash, fingerprint, tree_hash
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
@@ -147,6 +148,37 @@ class VariantSampler:
             "seed": self.config.seed,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
+
+
+def draw_texts(
+    generator: Generator,
+    corpus: Corpus,
+    texts: Sequence[str],
+    lists: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+    *,
+    precision: str,
+    guidance: Guidance | None = None,
+) -> Pixels:
+    """Draw B texts in ten steps, for a look at a generator in training.
+
+    Args:
+        generator: draws.
+        corpus: of the neighbors.
+        texts: B.
+        lists: pair ids of the neighbors of each.
+        seeds: of the noise of each.
+        precision: as `RetrievalPipeline` takes it.
+        guidance: None is the default.
+
+    Returns:
+        (B, H, W, 3).
+    """
+    pipeline = RetrievalPipeline(generator, precision=precision)
+    pipeline.set_progress_bar_config(disable=True)
+    neighbors = [neighbors_from(corpus, names) for names in lists]
+    drawn = pipeline(list(texts), neighbors, guidance=guidance, num_inference_steps=10, generator=seeded(seeds))
+    return as_arrays(drawn.images)
 
 
 def _told(begin: Mapping[str, Any]) -> dict[str, Any]:

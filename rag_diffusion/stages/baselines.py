@@ -36,18 +36,18 @@ def run(ctx: StageContext) -> None:
         ModelError: the ruler is damaged or has seen an entity, or the extractor cannot be had.
     """
     bench = Bench.open(ctx.root, ctx.config)
-    made = make_baselines(bench)
-    variants, features = made.variants, made.gallery.looks(bench.candidates).entity
+    baselines = make_baselines(bench)
+    variants, features = baselines.variants, baselines.gallery.looks(bench.candidates).entity
     verdicts: dict[str, Verdicts] = {}
     checks: dict[str, Any] = {}
-    if made.judge is not None:
-        verdicts = {name: made.judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
-        checks = _checks(bench, made.gallery, made.judge, variants, verdicts)
-    report = bench.report(variants, verdicts, made.absent) | checks
+    if baselines.judge is not None:
+        verdicts = {name: baselines.judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
+        checks = _checks(bench, baselines.gallery, baselines.judge, variants, verdicts)
+    report = bench.report(variants, verdicts, baselines.absent) | checks
     with atomic_dir(ctx.root / layout.BASELINES) as folder:
         stamp = {"corpus_hash": bench.corpus.hash, "ruler_sha256": bench.ruler.sha256}
         archive = Archive(variants=variants, prototypes=features, real_test=checks.get("real_test"),
-                          absent=made.absent)  # fmt: skip
+                          absent=baselines.absent)  # fmt: skip
         write_archive(folder, prompts=bench.prompts, archive=archive, verdicts=verdicts, stamp=stamp)
     atomic_write(ctx.root / REPORT, json.dumps(report, indent=1) + "\n")
     _track(ctx.tracker, ctx.root, report, variants)
@@ -63,9 +63,7 @@ def _checks(
     passed = {"real_accuracy": min(real["entity"], real["style"]) >= least}
     if "copied" in verdicts:
         passed["copied_joint_below_0.10"] = float(verdicts["copied"].values("joint").mean()) < MAX_COPIED_JOINT
-    passed |= {
-        "shuffled_labels_give_chance": shuffled <= 3 * judge.chance["joint"] + 0.005,
-    }
+    passed["shuffled_labels_give_chance"] = shuffled <= 3 * judge.chance["joint"] + 0.005
     for name, good in passed.items():
         _LOG.log(logging.INFO if good else logging.WARNING, "check %s: %s", name, "passed" if good else "FAILED")
     return {"chance": judge.chance, "shuffled_joint": shuffled, "real_test": real, "checks": passed}

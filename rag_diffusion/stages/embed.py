@@ -41,7 +41,7 @@ def run(ctx: StageContext) -> None:
 
 
 def embed_corpus(encoder: Encoder, corpus: Corpus) -> Vectors:
-    """Vectors of all pairs; train pairs apart, since `align` may have left their features."""
+    """Vectors of all pairs of `corpus` by `encoder`; train pairs apart, since `align` may have left their features."""
     captions = corpus.table["caption"].to_numpy()
     is_train = (corpus.table["split"] == "train").to_numpy()
     image: list[np.ndarray] = []

@@ -45,35 +45,34 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("corpus", bench.corpus.hash, layout.CORPUS)
     ctx.tracker.log_dataset("model", tree_hash(ctx.root / layout.MODEL), layout.MODEL)
     ctx.tracker.begin()
-    made = make_baselines(bench)
-    if made.judge is None:
+    baselines = make_baselines(bench)
+    if baselines.judge is None:
         raise ModelError(f"evaluate: expected the default corpus, got one that cannot be judged: {bench.reason}")
-    features = made.gallery.looks(bench.candidates)
-    real = bench.real_accuracy(features.entity, features)
+    looks = baselines.gallery.looks(bench.candidates)
+    real = bench.real_accuracy(looks.entity, looks)
     refuse_blunt_ruler(real, config.score.min_real_accuracy)
     refuse_seen(read_card(ctx.root / layout.MODEL), bench.corpus, layout.MODEL)
-    variants = dict(made.variants) | drawn_variants(ctx.root, bench)
-    two = two_entities.measure(ctx.root, bench, bench.prototypes(features.entity))
-    verdicts = {name: made.judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
+    variants = dict(baselines.variants) | drawn_variants(ctx.root, bench)
+    both = two_entities.measure(ctx.root, bench, bench.prototypes(looks.entity))
+    verdicts = {name: baselines.judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
     report = bench.report(variants, verdicts) | {
         "model_hash": tree_hash(ctx.root / layout.MODEL),
-        "chance": made.judge.chance,
+        "chance": baselines.judge.chance,
         "real_test": real,
         "by_drawings": by_drawings(bench, verdicts),
         "curves": Curves(root=ctx.root, config=ctx.config).measure(),
         "by_training_step": by_training_step(read_card(ctx.root / layout.MODEL)),
-        "by_placement": by_placement(ctx.root, bench),
-        "two_entities": two.report,
+        "by_placement": _by_placement(ctx.root, bench),
+        "two_entities": both.report,
     }
     report["aims"] = aims(report)
     report["verdict"] = verdict(report["differences"])
-    write_evaluation(
-        ctx.root / layout.EVALUATED, report, evaluation_page(bench, made.judge, variants, verdicts, two.rows)
-    )
+    page = evaluation_page(bench, baselines.judge, variants, verdicts, both.rows)
+    write_evaluation(ctx.root / layout.EVALUATED, report, page)
     _track(ctx, report)
 
 
-def by_placement(root: Path, bench: Bench) -> dict[str, float]:
+def _by_placement(root: Path, bench: Bench) -> dict[str, float]:
     """The shift and scale curve on validation pairs: loss at t = 950 minus that without neighbors."""
     generator = load_generator(root / layout.MODEL, choose_device(bench.config.device))
     lists, count = bench.table.validation, bench.config.retrieval.content
@@ -89,6 +88,6 @@ def _track(ctx: StageContext, report: Mapping[str, Any]) -> None:
     for path in sorted((ctx.root / layout.EVALUATED).rglob("*.*")):
         ctx.tracker.log_artifact(path)
     _LOG.info(report["verdict"])
-    for name, found in report["aims"].items():
-        word = "reached" if found["reached"] else "NOT reached"
-        _LOG.info("%s: %.3f, aim %s: %s", name, found["measured"], found["aim"], word)
+    for name, aim in report["aims"].items():
+        word = "reached" if aim["reached"] else "NOT reached"
+        _LOG.info("%s: %.3f, aim %s: %s", name, aim["measured"], aim["aim"], word)

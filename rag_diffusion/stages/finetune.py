@@ -16,6 +16,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import FinetuneConfig
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import code_hash, tree_hash
+from rag_diffusion.metrics.validation_scores import ValidationScores
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.own import SPEC
@@ -55,6 +56,7 @@ def run(ctx: StageContext) -> None:
         accelerator,
         fingerprint_of={"base": base_hash, "code": code_hash("models", "training")},
         base=card,
+        score=ValidationScores(ctx.root, ctx.config, ctx.tracker, "finetune") if config.score_every else None,
     )
     if accelerator.is_main_process:
         write_losses(ctx.root / layout.REPORTS / "plots" / "loss.csv", result)

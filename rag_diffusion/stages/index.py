@@ -26,14 +26,14 @@ def run(ctx: StageContext) -> None:
         LineageError: the vectors were made from another corpus.
     """
     corpus = Corpus.open(ctx.root / CORPUS)
-    made = check_stamp(ctx.root / VECTORS, corpus.hash, stage="embed")
+    vectors_stamp = check_stamp(ctx.root / VECTORS, corpus.hash, stage="embed")
     vectors = Vectors.open(ctx.root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     with atomic_dir(ctx.root / INDEX) as folder:
         count_words(folder, pa.chunked_array([pa.array(corpus.table["caption"])]))
         report = build_indexes(folder, vectors, ctx.config.index)
         ctx.tracker.log_artifact(folder / RECALL_FILE, "index")
-        stamp = {"corpus_hash": corpus.hash, "encoder_hash": made["encoder_hash"]}
+        stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors_stamp["encoder_hash"]}
         write_stamp(folder, stamp | {"factory": report["factory"]})
         recalls = {key: value for key, value in report.items() if key.startswith("recall_")}
         ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})

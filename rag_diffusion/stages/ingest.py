@@ -76,12 +76,7 @@ def build_corpus(
             family_of, num_styles, config.split, enforce=config.source == "iconify", named=named
         )
         pairs = [
-            replace(
-                pair,
-                family=family_of[pair.entity],
-                split=splits[pair.entity],
-                duplicate_group=group,
-            )
+            replace(pair, family=family_of[pair.entity], split=splits[pair.entity], duplicate_group=group)
             for pair, group in zip(pairs, groups, strict=True)
         ]
         if doubts:

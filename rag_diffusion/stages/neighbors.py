@@ -43,7 +43,7 @@ def run(ctx: StageContext) -> None:
     top_k = config.training_candidates
     by_train = pair_neighbors(retriever, corpus, np.flatnonzero(train), train, top_k=top_k)
     by_validation = pair_neighbors(retriever, corpus, np.flatnonzero(validation), train | validation, top_k=top_k)
-    queries = asked_apart(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.content)
+    queries = timed_queries(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.content)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(
             folder,
@@ -65,12 +65,20 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_traces(queries)
 
 
-def prompt_recall(corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str, PromptNeighbors]) -> dict[str, float]:
-    """Share of prompts with their entity among the first 1 and 3 retrieved, by kind of prompt."""
+def prompt_recall(
+    corpus: Corpus, prompts: Iterable[Prompt], neighbors: Mapping[str, PromptNeighbors]
+) -> dict[str, float]:
+    """Share of prompts with their entity among the first 1 and 3 retrieved, by kind of prompt.
+
+    Args:
+        corpus: where the neighbors are.
+        prompts: that are counted.
+        neighbors: of each, by prompt id.
+    """
     entity = dict(zip(corpus.table["pair_id"], corpus.table["entity"], strict=True))
     ranks: dict[str, list[Sequence[bool]]] = {}
     for prompt in prompts:
-        right = [entity[pair_id] == prompt.entity for pair_id in found[prompt.prompt_id].retrieved]
+        right = [entity[pair_id] == prompt.entity for pair_id in neighbors[prompt.prompt_id].retrieved]
         for kind in ("all", prompt.kind):
             ranks.setdefault(kind, []).append(right)
     return {
@@ -80,9 +88,18 @@ def prompt_recall(corpus: Corpus, prompts: Iterable[Prompt], found: Mapping[str,
     }
 
 
-def asked_apart(retriever: Retriever, prompts: Sequence[Prompt], top_k: int) -> list[Span]:
-    """Each prompt asked as a user asks, by its text alone: what was found, and how long each part took."""
-    asked = []
+def timed_queries(retriever: Retriever, prompts: Sequence[Prompt], top_k: int) -> list[Span]:
+    """Ask each prompt by itself and by its text alone, as a user does.
+
+    Args:
+        retriever: is asked.
+        prompts: whose texts.
+        top_k: hits of each.
+
+    Returns:
+        A span for each with its hits, and how long each part took.
+    """
+    queries = []
     for prompt in prompts:
         with recording("query", prompt=prompt.text, top_k=top_k) as root:
             hits = retriever.search(Query([prompt.text], top_k=top_k)).hits[0]
@@ -91,17 +108,17 @@ def asked_apart(retriever: Retriever, prompts: Sequence[Prompt], top_k: int) -> 
                 {"page_content": retriever.corpus.pair(name).caption, "metadata": {"pair_id": name, "score": score}}
                 for name, score in zip(hits.pair_ids, hits.scores, strict=True)
             ]
-        asked.append(root)
-    return asked
+        queries.append(root)
+    return queries
 
 
-def latencies(asked: Sequence[Span]) -> dict[str, float]:
-    """Median and 99th percentile in milliseconds of a query and of each of its parts, the first query left out.
+def latencies(queries: Sequence[Span]) -> dict[str, float]:
+    """Median and 99th percentile of the milliseconds that each of `queries` took, and each of its parts.
 
-    The first one loads the encoder.
+    The first query is left out: it loads the encoder.
     """
     times: dict[str, list[float]] = {}
-    for root in asked[1:]:
+    for root in queries[1:]:
         parts = {"query": root.seconds}
         for part in root.children:
             parts[part.name] = parts.get(part.name, 0.0) + part.seconds
@@ -114,10 +131,10 @@ def latencies(asked: Sequence[Span]) -> dict[str, float]:
     }
 
 
-def _same_entity(corpus: Corpus, found: Mapping[str, Hits]) -> float:
+def _same_entity(corpus: Corpus, neighbors: Mapping[str, Hits]) -> float:
     """Share of neighbors that show the entity of their pair."""
     entity = dict(zip(corpus.table["pair_id"], corpus.table["entity"], strict=True))
-    same = [entity[one] == entity[pair_id] for pair_id, hits in found.items() for one in hits.pair_ids]
+    same = [entity[hit] == entity[pair_id] for pair_id, hits in neighbors.items() for hit in hits.pair_ids]
     return float(np.mean(same)) if same else 0.0  # a threshold can leave no neighbor at all
 
 

@@ -16,6 +16,7 @@ import torch
 from rag_diffusion import layout
 from rag_diffusion.config import Config
 from rag_diffusion.files import tree_hash
+from rag_diffusion.metrics.validation_scores import ValidationScores
 from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import EXTENSIONS, load_generator
@@ -50,7 +51,16 @@ def run(ctx: StageContext) -> None:
         base, generator = None, _fresh(config, corpus, table, accelerator.device)
         facts = {"model": config.model.model_dump(), "image_size": config.corpus.image_size}
     result, card = run_training(
-        ctx, "pretrain", generator, config.pretrain, corpus, table, accelerator, fingerprint_of=facts, base=base
+        ctx,
+        "pretrain",
+        generator,
+        config.pretrain,
+        corpus,
+        table,
+        accelerator,
+        fingerprint_of=facts,
+        base=base,
+        score=ValidationScores(ctx.root, config, ctx.tracker, "pretrain") if config.pretrain.score_every else None,
     )
     if not accelerator.is_main_process:
         return

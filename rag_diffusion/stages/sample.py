@@ -45,8 +45,8 @@ IMAGES = "images"  # in data/samples: every drawing as a PNG file, a folder for 
 _COMPARED = 24  # prompts on the comparison sheet
 _TRACED = 40  # samples that MLflow shows with query, hits and times
 
-Image_ = tuple[Pixels, Provenance]
-Samples = dict[str, dict[str, Image_]]  # by variant and prompt id
+Sample = tuple[Pixels, Provenance]
+Samples = dict[str, dict[str, Sample]]  # by variant and prompt id
 
 
 def run(ctx: StageContext) -> None:
@@ -54,7 +54,7 @@ def run(ctx: StageContext) -> None:
     corpus = Corpus.open(ctx.root / layout.CORPUS)
     prompts = load_prompts(ctx.root, ctx.config.sample.prompts, corpus)
     table = NeighborTable.open(ctx.root / layout.NEIGHBORS, corpus)
-    asked: dict[str, Ints] = {
+    answers: dict[str, Ints] = {
         variant: answered(variant, prompts, table.prompts) for variant in ctx.config.sample.variants
     }
     check_exclusions(table, corpus, prompts)
@@ -65,51 +65,53 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.begin()
     drawing = VariantSampler(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
     drawn: Samples = {
-        variant: {
-            prompts[row].prompt_id: one for row, one in zip(rows, _drawn(drawing, variant, prompts, rows), strict=True)
-        }
-        for variant, rows in asked.items()
-        if len(rows)
+        variant: _drawn(drawing, variant, prompts, rows) for variant, rows in answers.items() if len(rows)
     }
-    ctx.tracker.log_traces([one for one in drawing.traces if one.inputs["variant"] == "retrieved"][:_TRACED])
-    ctx.tracker.log_metrics(told(drawn, len(prompts)))
-    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, asked)
+    ctx.tracker.log_traces([trace for trace in drawing.traces if trace.inputs["variant"] == "retrieved"][:_TRACED])
+    ctx.tracker.log_metrics(sample_metrics(drawn, len(prompts)))
+    stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, answers)
     for variant, reason in stamp["absent"].items():
         _LOG.warning("%s: not drawn for any prompt: %s", variant, reason)
     _write_samples(ctx.root / layout.SAMPLES, prompts, drawn, stamp)
     _write_sheets(ctx, corpus, prompts, drawn, table)
 
 
-def _drawn(drawing: VariantSampler, variant: str, prompts: Sequence[Prompt], rows: Ints) -> list[Image_]:
-    found = drawing.draw(variant, [prompts[row] for row in rows])
-    return list(zip(found.pixels, found.provenance, strict=True))
+def _drawn(drawing: VariantSampler, variant: str, prompts: Sequence[Prompt], rows: Ints) -> dict[str, Sample]:
+    drawn = drawing.draw(variant, [prompts[row] for row in rows])
+    samples = zip(drawn.pixels, drawn.provenance, strict=True)
+    return {prompts[row].prompt_id: sample for row, sample in zip(rows, samples, strict=True)}
 
 
-def told(drawn: Samples, num_prompts: int) -> dict[str, float]:
-    """By variant: images, prompts without neighbors, and how much of the attention went to neighbors at all."""
+def sample_metrics(drawn: Samples, num_prompts: int) -> dict[str, float]:
+    """By variant: images, prompts without neighbors, and how much of the attention went to neighbors at all.
+
+    Args:
+        drawn: samples by variant and prompt id.
+        num_prompts: of the run.
+    """
     metrics: dict[str, float] = {}
-    for variant, found in drawn.items():
-        looked = [1 - origin.null_attention for _, origin in found.values()]
+    for variant, samples in drawn.items():
+        attention = [1 - origin.null_attention for _, origin in samples.values()]
         metrics |= {
-            f"{variant}.images": len(found),
-            f"{variant}.without_neighbors": num_prompts - len(found),
-            f"{variant}.attention_to_neighbors": float(np.mean(looked)),
+            f"{variant}.images": len(samples),
+            f"{variant}.without_neighbors": num_prompts - len(samples),
+            f"{variant}.attention_to_neighbors": float(np.mean(attention)),
         }
     return metrics
 
 
 def file_name(number: int, text: str) -> str:
-    """A drawing's file: its place among the prompts, and the words that it was asked for."""
+    """A drawing's file: the `number` of its prompt, and the words of its `text`."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-")
     return f"{number:04d}-{words}.png" if words else f"{number:04d}.png"
 
 
-def _missing(prompts: Sequence[Prompt], asked: Mapping[str, Ints]) -> dict[str, Any]:
+def _missing(prompts: Sequence[Prompt], answers: Mapping[str, Ints]) -> dict[str, Any]:
     """Variants that cannot be and why, and the prompts that the others have no neighbors for."""
-    absent = {variant: why_without(variant) for variant, rows in asked.items() if not len(rows)}
+    absent = {variant: why_without(variant) for variant, rows in answers.items() if not len(rows)}
     without = {
         variant: [prompts[row].prompt_id for row in sorted(set(range(len(prompts))) - set(rows.tolist()))]
-        for variant, rows in asked.items()
+        for variant, rows in answers.items()
         if variant not in absent
     }
     return {"absent": absent, "without": {variant: names for variant, names in without.items() if names}}
@@ -120,8 +122,8 @@ def _write_samples(folder: Path, prompts: Sequence[Prompt], drawn: Samples, stam
     names = {prompt.prompt_id: file_name(number, prompt.text) for number, prompt in enumerate(prompts)}
     files = {
         (variant, name): to_png(pixels, origin)
-        for variant, found in drawn.items()
-        for name, (pixels, origin) in found.items()
+        for variant, samples in drawn.items()
+        for name, (pixels, origin) in samples.items()
     }
     rows = [
         {
@@ -131,11 +133,13 @@ def _write_samples(folder: Path, prompts: Sequence[Prompt], drawn: Samples, stam
             "neighbors": [source.pair_id for source in origin.neighbors],
             "seed": seeds[name],
         }
-        for variant, found in drawn.items()
-        for name, (_, origin) in found.items()
+        for variant, samples in drawn.items()
+        for name, (_, origin) in samples.items()
     ]
-    listed = [{"prompt_id": name} | origin.as_dict() for found in drawn.values() for name, (_, origin) in found.items()]
-    content = {"version": VERSION, **stamp, "images": listed}
+    origins = [
+        {"prompt_id": name} | made.as_dict() for samples in drawn.values() for name, (_, made) in samples.items()
+    ]
+    content = {"version": VERSION, **stamp, "images": origins}
     with atomic_dir(folder) as beside:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside / "samples.parquet", compression="zstd")
         (beside / "provenance.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -151,12 +155,12 @@ def _write_sheets(
     captions = dict(zip(corpus.table["pair_id"], corpus.table["caption"], strict=True))
     lists = {variant: [shown_to(variant, table.prompts[prompt.prompt_id]) for prompt in prompts] for variant in drawn}
     with atomic_dir(ctx.root / layout.REPORTS / "sheets") as beside:
-        for variant, found in drawn.items():
+        for variant, samples in drawn.items():
             cards = [
                 Card(
                     title=prompt.text,
                     neighbors=corpus.pixels(corpus.rows(names)),
-                    image=found[prompt.prompt_id][0] if prompt.prompt_id in found else None,
+                    image=samples[prompt.prompt_id][0] if prompt.prompt_id in samples else None,
                     neighbor_names=_named(captions, names, table.prompts[prompt.prompt_id]),
                 )
                 for prompt, names in zip(prompts, lists[variant], strict=True)
@@ -171,9 +175,9 @@ def _write_sheets(
     ctx.tracker.log_table(rows, "neighbors")
 
 
-def _named(captions: Mapping[str, str], names: Sequence[str], found: PromptNeighbors) -> tuple[str, ...]:
+def _named(captions: Mapping[str, str], names: Sequence[str], neighbors: PromptNeighbors) -> tuple[str, ...]:
     """Captions of neighbors, those that were retrieved with the cosine of prompt and caption."""
-    cosines = dict(zip(found.retrieved, found.raw.get("text_to_text", ()), strict=False))
+    cosines = dict(zip(neighbors.retrieved, neighbors.raw.get("text_to_text", ()), strict=False))
     return tuple(f"{cosines[name]:.2f} {captions[name]}" if name in cosines else captions[name] for name in names)
 
 
@@ -185,11 +189,11 @@ def _comparison(
 
     def row(number: int) -> list[Pixels | None]:
         name = prompts[number].prompt_id
-        shown = lists.get("retrieved", lists[next(iter(lists))])[number]
-        images = [found[name][0] if name in found else None for found in drawn.values()]
+        neighbors = lists.get("retrieved", lists[next(iter(lists))])[number]
+        images = [samples[name][0] if name in samples else None for samples in drawn.values()]
         target = drawings.target(prompts[number])
         real = None if target is None else corpus.pixels([target])[0]
-        return [corpus.pixels(corpus.rows(shown[:1]))[0] if shown else None, *images, real]
+        return [corpus.pixels(corpus.rows(neighbors[:1]))[0] if neighbors else None, *images, real]
 
     return comparison_sheet(
         "the same prompt and noise, different neighbors",

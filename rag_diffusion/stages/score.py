@@ -38,9 +38,9 @@ def run(ctx: StageContext) -> None:
     archive = read_archive(ctx.root / layout.BASELINES, prompts=bench.prompts, expected=expected)
     if bench.reason is None:
         refuse_blunt_ruler(archive.real_test, ctx.config.score.min_real_accuracy)
-    told = check_provenance(ctx.root / layout.SAMPLES, bench.corpus.hash)
+    provenance = check_provenance(ctx.root / layout.SAMPLES, bench.corpus.hash)
     variants = dict(archive.variants)
-    samples = read_samples(ctx.root / layout.SAMPLES / "samples.parquet", bench.prompts, told.get("without", {}))
+    samples = read_samples(ctx.root / layout.SAMPLES / "samples.parquet", bench.prompts, provenance.get("without", {}))
     for name, (pixels, rows) in samples.items():
         looks = bench.ruler.look(bench.trunk, pixels, desc=f"look at samples, {name}")
         variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels), rows=rows)
@@ -50,7 +50,7 @@ def run(ctx: StageContext) -> None:
         judge = bench.judge(archive.prototypes)
         verdicts = {name: judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
         checks = {"chance": judge.chance, "real_test": archive.real_test}
-    report = bench.report(variants, verdicts, archive.absent | told.get("absent", {})) | checks
+    report = bench.report(variants, verdicts, archive.absent | provenance.get("absent", {})) | checks
     report["verdict"] = verdict(report["differences"]) if bench.reason is None else f"not judged: {bench.reason}"
     _write(ctx.root, report)
     _track(ctx.tracker, ctx.root, report)

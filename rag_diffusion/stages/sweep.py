@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def report_of(item: str) -> str:
-    """The metrics file of an item."""
+    """Path of the metrics file of an `item`, relative to the project."""
     return f"{layout.REPORTS}/sweep/{item}.json"
 
 
@@ -41,9 +41,9 @@ def run(ctx: StageContext) -> None:
     else:
         refuse_seen(read_card(model), prompts.bench.corpus, layout.MODEL)
         ctx.tracker.log_dataset("corpus", prompts.bench.corpus.hash, layout.CORPUS)
-        found = prompts.accuracies(config)
-        means = {name: interval["mean"] for name, interval in found.items()}
+        accuracies = prompts.accuracies(config)
+        means = {name: interval["mean"] for name, interval in accuracies.items()}
         content |= {"num_prompts": len(prompts.prompts), **means}
-        content |= {f"joint_{end}": found["joint"][end] for end in ("low", "high")}
+        content |= {f"joint_{end}": accuracies["joint"][end] for end in ("low", "high")}
         ctx.tracker.log_metrics(means)
     atomic_write(ctx.root / report_of(ctx.item), json.dumps(content, indent=1) + "\n")

@@ -40,9 +40,9 @@ app.add_typer(ruler, name="ruler")
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
 
 
-def _say_version(asked: bool) -> None:
+def _say_version(wanted: bool) -> None:
     """Print the version and end."""
-    if asked:
+    if wanted:
         from importlib.metadata import version
 
         typer.echo(f"rag-diffusion {version('rag-diffusion')}")
@@ -77,7 +77,7 @@ def run(
     show_log()
     with clean_errors(), reporting_to_dagster():
         need("pipeline", "mlflow", "pandas")
-        run_stage(stage, root, dict(_key_and_value(one) for one in settings or ()))
+        run_stage(stage, root, dict(_key_and_value(setting) for setting in settings or ()))
 
 
 @base.command("promote")
@@ -101,10 +101,11 @@ def pack_pretrain(
     from rag_diffusion.packing.pack import pack_pretrain as write
 
     with clean_errors():
-        found = write(root, out, max_mb=max_mb, wheels=wheels, corpus=corpus)
+        manifest = write(root, out, max_mb=max_mb, wheels=wheels, corpus=corpus)
         typer.echo(
-            f"{out}: {found['pairs']} pairs, {found['left_out']} left out for want of room, {found['megabytes']} MB; "
-            "there: python run.py --out OUT --minutes 10, then here: rag-diffusion pack result OUT"
+            f"{out}: {manifest['pairs']} pairs, {manifest['left_out']} left out for want of room, "
+            f"{manifest['megabytes']} MB; there: python run.py --out OUT --minutes 10, then here: "
+            "rag-diffusion pack result OUT"
         )
 
 
@@ -172,10 +173,10 @@ def lineage(
     from rag_diffusion.terminal.lineage_svg import as_svg
 
     with clean_errors():
-        found = trace(root, what, pictures=draw is not None)
-        typer.echo(as_text(found))
+        traced = trace(root, what, pictures=draw is not None)
+        typer.echo(as_text(traced))
         if draw is not None:
-            draw.write_text(as_svg(found), encoding="utf-8")
+            draw.write_text(as_svg(traced), encoding="utf-8")
 
 
 @app.command()

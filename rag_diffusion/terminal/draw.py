@@ -83,20 +83,19 @@ def draw(
     Example: rag-diffusion draw "a lucky shamrock in the style of Twemoji" --seed 7 --explain
     """
     with clean_errors():
-        texts, given = _texts(prompts or [], file), _neighbors(neighbor or [])
+        texts, by_hand = _texts(prompts or [], file), _neighbors(neighbor or [])
         writer = DrawnFiles(out, compare=compare, explain=explain, svg=svg, quiet=quiet)
         writer.check(len(texts) * num_images)
-        if given and (neighbors is not None or source):
+        if by_hand and (neighbors is not None or source):
             raise ConfigError(
                 "--neighbor: expected pictures by hand or --neighbors and --source, got both; leave one out"
             )
         if not quiet:
             _silence_libraries()
-        from rag_diffusion.sampling.studio import choose_seeds
-        from rag_diffusion.sampling.studio import draw as drawn
+        from rag_diffusion.sampling import studio
 
-        seeds, config = choose_seeds(seed, num_images), _config(root)
-        retrieves = not given and neighbors != 0
+        seeds, config = studio.choose_seeds(seed, num_images), _config(root)
+        retrieves = not by_hand and neighbors != 0
         scheduler = scheduler or (None if config is None else config.sample.scheduler)
         pipe = _pipeline(root, model, retrieves, scheduler=scheduler, precision=precision or "fp32")
         pipe.set_progress_bar_config(disable=quiet, desc="draw", file=sys.stderr)
@@ -111,11 +110,12 @@ def draw(
             "strength": strength,
         }
         number = (3 if config is None else config.retrieval.content) if neighbors is None else neighbors
-        variants = _variants(given=bool(given), retrieves=retrieves, compare=compare)
+        variants = _variants(by_hand=bool(by_hand), retrieves=retrieves, compare=compare)
         try:
-            pictures = drawn(pipe, texts, seeds, variants=variants, given=given, num_neighbors=number, options=options)
-            for picture in pictures:
-                writer.take(picture)
+            for picture in studio.draw(
+                pipe, texts, seeds, variants=variants, given=by_hand, num_neighbors=number, options=options
+            ):
+                writer.write(picture)
         except ValueError as error:  # what the pipeline says of an argument that does not fit
             raise ConfigError(str(error)) from None
         writer.finish()
@@ -142,22 +142,22 @@ def _texts(prompts: Sequence[str], file: Path | None) -> list[str]:
     return texts
 
 
-def _neighbors(given: Sequence[str]) -> list[Neighbor]:
+def _neighbors(options: Sequence[str]) -> list[Neighbor]:
     """FILE or FILE=caption, each as a neighbor; one without a caption shows what the prompt asks for."""
-    if not given:
+    if not options:
         return []
     from rag_diffusion.models.neighbor_batch import Neighbor
 
-    found = []
-    for text in given:
+    neighbors = []
+    for text in options:
         name, sign, caption = (text, "", "") if Path(text).is_file() else text.partition("=")
-        found.append(Neighbor.from_file(name, caption.strip() if sign else None))
-    return found
+        neighbors.append(Neighbor.from_file(name, caption.strip() if sign else None))
+    return neighbors
 
 
-def _variants(*, given: bool, retrieves: bool, compare: bool) -> list[Variant]:
+def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]:
     """What is drawn of each prompt and seed."""
-    if given:
+    if by_hand:
         return ["none", "given"] if compare else ["given"]
     if retrieves:
         return ["none", "random", "retrieved"] if compare else ["retrieved"]
@@ -197,7 +197,7 @@ def _pipeline(
         DataError: there is nothing to retrieve from.
     """
     if model is None:
-        model = next((str(root / place) for place in (MODEL, BASE) if (root / place).is_dir()), None)
+        model = next((str(root / folder) for folder in (MODEL, BASE) if (root / folder).is_dir()), None)
         if model is None:
             raise ModelError(NO_MODEL.format(root=root.resolve(), model=MODEL, base=BASE))
     retriever = None

@@ -21,14 +21,22 @@ STANDARD_OUTPUT = Path("-")
 
 
 class DrawnFiles:
-    """Files of what was drawn, and what is said of it."""
+    """Files of what was drawn, and what is said of it.
+
+    Args:
+        out: a folder, NAME.png, or `STANDARD_OUTPUT`.
+        compare: whether a sheet of all variants is written at the end.
+        explain: whether a page about the neighbors is.
+        svg: whether a traced drawing stands beside each picture.
+        quiet: nothing is said of the neighbors.
+    """
 
     def __init__(self, out: Path, *, compare: bool, explain: bool, svg: bool, quiet: bool) -> None:
         self._out, self._compare, self._explain, self._svg, self._quiet = out, compare, explain, svg, quiet
         self._pictures: list[Picture] = []
 
     def check(self, count: int) -> None:
-        """Refuse before anything is drawn what could not be written.
+        """Refuse before anything is drawn what could not be written, of `count` pictures.
 
         Raises:
             ConfigError: several pictures and one place, or more than a picture for standard output.
@@ -46,8 +54,8 @@ class DrawnFiles:
                 f"--out {self._out}: expected a folder or NAME.png; pictures keep their provenance in PNG"
             )
 
-    def take(self, picture: Picture) -> None:
-        """Write a picture."""
+    def write(self, picture: Picture) -> None:
+        """Write `picture`, and say where it is and what it was made from."""
         from rag_diffusion.sampling.provenance import to_png
         from rag_diffusion.sampling.studio import file_name
 
@@ -86,10 +94,11 @@ class DrawnFiles:
             typer.echo(where)
         if self._quiet:
             return
-        for one in origin.neighbors:
-            score = "by hand" if one.score is None else f"score {one.score:.2f}"
-            told = f"{printable(one.caption)} ({printable(one.pair_id)}, {score}, {one.attention:.0%} of attention"
-            _say(f"          {told}, {printable(one.licence) or 'no licence given'})")
+        for neighbor in origin.neighbors:
+            score = "by hand" if neighbor.score is None else f"score {neighbor.score:.2f}"
+            facts = (printable(neighbor.pair_id), score, f"{neighbor.attention:.0%} of attention")
+            licence = printable(neighbor.licence) or "no licence given"
+            _say(f"          {printable(neighbor.caption)} ({', '.join((*facts, licence))})")
         for text in origin.settings.get("trouble", ()):
             _say(f"note      {printable(text)}")
 
@@ -103,12 +112,12 @@ def _sheet(pictures: Sequence[Picture], folder: Path) -> Path:
     from rag_diffusion.sampling.sheets import comparison_sheet
     from rag_diffusion.sampling.studio import free_path
 
-    variants = list(dict.fromkeys(one.variant for one in pictures))
+    variants = list(dict.fromkeys(picture.variant for picture in pictures))
     rows = [pictures[start : start + len(variants)] for start in range(0, len(pictures), len(variants))]
     titles = [f"{row[0].provenance.prompt} (seed {row[0].provenance.seed})" for row in rows]
     names = [{"none": "without", "given": "by hand"}.get(name, name) for name in variants]
     sheet = comparison_sheet(
-        "The same noise, other neighbors", names, titles, [[one.pixels for one in row] for row in rows]
+        "The same noise, other neighbors", names, titles, [[picture.pixels for picture in row] for row in rows]
     )
     path = free_path(folder / "comparison.png")
     sheet.save(path)

@@ -66,9 +66,8 @@ def add(
         base = KnowledgeBase.open(root, wait=wait)
         if path is None:
             allowed = sorted(allow_host or ())
-            there = Manifest(name=name, form=REMOTE, url=remote, index=index, allow_hosts=allowed)
-            RemoteSource(there).indices()
-            made = base.writer.add_remote(
+            RemoteSource(Manifest(name=name, form=REMOTE, url=remote, index=index, allow_hosts=allowed)).indices()
+            manifest = base.writer.add_remote(
                 name,
                 remote,
                 index=index,
@@ -83,7 +82,7 @@ def add(
                 licence = carded
                 typer.echo(f"licence {licence}, as {path / CARD} says")
             typer.echo(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
-            made = base.add(
+            manifest = base.add(
                 name,
                 reader,
                 form=reader.form,
@@ -95,7 +94,7 @@ def add(
             )
             for sentence in reader.doubts.told():
                 typer.echo(f"warning: {sentence}")
-        typer.echo(as_text(made))
+        typer.echo(as_text(manifest))
 
 
 @kb.command("list")
@@ -124,8 +123,8 @@ def info(
         base = Catalogue.light(root)
         typer.echo(as_text(base.info(name)))
         if rejected:
-            for one in base.rejections(name):
-                typer.echo(printable(f"{one.what}: {one.reason}"))
+            for rejection in base.rejections(name):
+                typer.echo(printable(f"{rejection.what}: {rejection.reason}"))
         if check:
             base.check(name)
             typer.echo("every file is as its manifest tells")
@@ -180,7 +179,7 @@ def search(
 ) -> None:
     """Find pairs by a text: score, pair id and caption, best first. Filters may be given several times."""
     from rag_diffusion.store.filters import Filter
-    from rag_diffusion.terminal.kb_search import search as found
+    from rag_diffusion.terminal.kb_search import search_text
 
     with clean_errors():
         where = Filter(
@@ -189,7 +188,7 @@ def search(
             licences=tuple(licence or ()),
             splits=tuple(split or ()),
         )
-        typer.echo(found(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
+        typer.echo(search_text(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
 
 
 @kb.command()

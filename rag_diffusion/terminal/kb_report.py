@@ -12,25 +12,25 @@ _SHOWN = 12  # values of a count
 
 
 def as_table(listed: Sequence[Listed]) -> str:
-    """One line a data set, and below them what is the matter."""
+    """One line for each data set of `listed`, and below them what is the matter."""
     if not listed:
         return "no data set yet; run `rag-diffusion kb add NAME PATH`, or `dvc repro index`"
     rows = [("data set", "pairs", "rejected", "form", "licences")]
-    for one in listed:
-        manifest = one.manifest
+    for entry in listed:
+        manifest = entry.manifest
         pairs = "?" if manifest.remote else str(manifest.num_pairs)
         licences = printable(", ".join(_most(manifest.counts.get("licence", {}), 3))) or "-"
         rows.append((manifest.name, pairs, str(manifest.num_rejected), manifest.form, licences))
-    widths = [max(len(row[place]) for row in rows) for place in range(4)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         f"{name:<{widths[0]}}  {pairs:>{widths[1]}}  {rejected:>{widths[2]}}  {form:<{widths[3]}}  {licences}"
         for name, pairs, rejected, form, licences in rows
     ]
-    return "\n".join([*lines, *(f"{one.manifest.name}: {one.trouble}" for one in listed if one.trouble)])
+    return "\n".join([*lines, *(f"{entry.manifest.name}: {entry.trouble}" for entry in listed if entry.trouble)])
 
 
 def as_text(manifest: Manifest) -> str:
-    """All that a data set says of itself, but for the files."""
+    """All that a data set says of itself in its `manifest`, but for the files."""
     if manifest.remote:
         where = f"{manifest.url}, index {manifest.index}" if manifest.index else manifest.url
         return f"{manifest.name}: on another machine, {where}"
@@ -39,7 +39,7 @@ def as_text(manifest: Manifest) -> str:
         lines.append(f"  rejected {count}: {printable(reason)}")
     if manifest.num_rejected:
         lines.append(f"  each with its reason: rag-diffusion kb info {manifest.name} --rejected")
-    told = {
+    facts = {
         "form": manifest.form,
         "origin": manifest.origin,
         "images": f"{manifest.image_size} pixels",
@@ -47,12 +47,12 @@ def as_text(manifest: Manifest) -> str:
         "hash": manifest.hash,
         "encoder": manifest.encoder_hash,
     }
-    told |= {name: ", ".join(_most(counts, _SHOWN)) for name, counts in sorted(manifest.counts.items())}
-    lines += [f"{name:<10}{printable(value)}" for name, value in told.items() if value]
+    facts |= {name: ", ".join(_most(counts, _SHOWN)) for name, counts in sorted(manifest.counts.items())}
+    lines += [f"{name:<10}{printable(value)}" for name, value in facts.items() if value]
     if manifest.recall:
         recalls = {key: value for key, value in manifest.recall.items() if key.startswith("recall_")}
-        told_recall = ", ".join(f"{key.removeprefix('recall_')} {value:.4f}" for key, value in recalls.items())
-        lines.append(f"{'recall@10':<10}{told_recall}, index {manifest.recall.get('factory', '?')}")
+        words = ", ".join(f"{key.removeprefix('recall_')} {value:.4f}" for key, value in recalls.items())
+        lines.append(f"{'recall@10':<10}{words}, index {manifest.recall.get('factory', '?')}")
     return "\n".join(lines)
 
 

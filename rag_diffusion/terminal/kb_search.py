@@ -31,7 +31,7 @@ small {{ color: #666; }}
 _FUSIONS = {"sum": "sum", "product": "product", "reciprocal_rank": "sum (by reciprocal ranks)"}
 
 
-def search(
+def search_text(
     root: Path,
     query: str,
     *,
@@ -50,6 +50,9 @@ def search(
         where: which pairs may come.
         exclude: pair ids that must not.
 
+    Returns:
+        Lines for a terminal.
+
     Raises:
         ConfigError: the query is empty, `top_k` is below one, or the page's folder is missing.
         DataError, LineageError: as `KnowledgeBase.search`.
@@ -60,74 +63,76 @@ def search(
         raise ConfigError(f"kb search --top-k: expected at least 1, got {top_k}")
     if page is not None and not page.resolve().parent.is_dir():
         raise ConfigError(f"kb search --explain: expected a file in a folder that exists, got {page}; make the folder")
-    asked = Query([query], top_k=top_k, where=where or Filter(), exclude=[exclude] if exclude else None)
-    results = KnowledgeBase.open(root).search(asked)
+    request = Query([query], top_k=top_k, where=where or Filter(), exclude=[exclude] if exclude else None)
+    results = KnowledgeBase.open(root).search(request)
     (retriever,), (hits,) = results.retrievers, results.hits
     trouble = [f"trouble   {printable(text)}" for text in results.trouble]
     if retriever is None:
         return "\n".join(["no hits: there is not one pair", *trouble])
-    found = explain(retriever, query, hits)
-    trouble += [f"weak      {printable(found.weak)}"] * bool(found.weak)
+    explanation = explain(retriever, query, hits)
+    weak = [explanation.weak] if explanation.weak else []
+    trouble += [f"weak      {printable(text)}" for text in weak]
     if page is None:
-        return "\n".join([as_text(found), *trouble])
-    pictures = {one.pair_id: retriever.corpus.pair(one.pair_id).image for one in found.hits}
-    atomic_write(page, as_html(found, pictures, [*results.trouble, *[found.weak] * bool(found.weak)]).encode())
-    return "\n".join([as_text(found), "", *_reasons(found), *trouble, f"page      {page.resolve()}"])
+        return "\n".join([as_text(explanation), *trouble])
+    pictures = {hit.pair_id: retriever.corpus.pair(hit.pair_id).image for hit in explanation.hits}
+    atomic_write(page, as_html(explanation, pictures, [*results.trouble, *weak]).encode())
+    return "\n".join([as_text(explanation), "", *_reasons(explanation), *trouble, f"page      {page.resolve()}"])
 
 
-def as_text(found: Explanation) -> str:
-    """One line a hit: score, pair id, caption, and the similarities themselves."""
-    if not found.hits:
+def as_text(explanation: Explanation) -> str:
+    """One line a hit of `explanation`: score, pair id, caption, and the similarities themselves."""
+    if not explanation.hits:
         return "no hits: nothing passes the filters, the exclusions and retrieval.threshold"
-    width = max(len(one.pair_id) for one in found.hits)
+    width = max(len(hit.pair_id) for hit in explanation.hits)
     return "\n".join(
-        f"{one.score:.4f}  {one.pair_id:<{width}}  {printable(one.caption)}"
-        + (f"  ({_similarities(one)})" if one.raw else "")
-        for one in found.hits
+        f"{hit.score:.4f}  {hit.pair_id:<{width}}  {printable(hit.caption)}"
+        + (f"  ({_similarities(hit)})" if hit.raw else "")
+        for hit in explanation.hits
     )
 
 
-def _similarities(one: Explained) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in one.raw.items())
+def _similarities(hit: Explained) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in hit.raw.items())
 
 
-def as_html(found: Explanation, pictures: Mapping[str, bytes], trouble: Sequence[str] = ()) -> str:
+def as_html(explanation: Explanation, pictures: Mapping[str, bytes], trouble: Sequence[str] = ()) -> str:
     """A page that needs no other file; every text is escaped.
 
     Args:
-        found: the hits.
+        explanation: of the hits.
         pictures: PNG bytes by pair id.
         trouble: at remotes, in words.
     """
-    names = list(found.hits[0].parts) if found.hits else []
+    names = list(explanation.hits[0].parts) if explanation.hits else []
     return _PAGE.format(
-        query=_html(found.query),
-        words=_html(_listed(found.words)),
-        unknown=_html(", ".join(found.unknown) or "none"),
-        fusion=_FUSIONS[found.fusion],
+        query=_html(explanation.query),
+        words=_html(_listed(explanation.words)),
+        unknown=_html(", ".join(explanation.unknown) or "none"),
+        fusion=_FUSIONS[explanation.fusion],
         trouble="".join(f"<p><b>{_html(text)}</b></p>\n" for text in trouble),
         names="".join(f'<th class="number">{escape(name)}</th>' for name in names),
-        rows="\n".join(_row(rank, one, pictures[one.pair_id]) for rank, one in enumerate(found.hits, start=1)),
+        rows="\n".join(_row(rank, hit, pictures[hit.pair_id]) for rank, hit in enumerate(explanation.hits, start=1)),
     )
 
 
-def _reasons(found: Explanation) -> list[str]:
-    lines = [f"words     {_listed(found.words)}; in no caption: {printable(', '.join(found.unknown)) or 'none'}"]
-    for one in found.hits:
-        parts = ", ".join(f"{name} {value:.4f}" for name, value in one.parts.items())
-        lines.append(f"{one.pair_id}: {parts}; shares {_listed(one.words)}")
+def _reasons(explanation: Explanation) -> list[str]:
+    unknown = printable(", ".join(explanation.unknown)) or "none"
+    lines = [f"words     {_listed(explanation.words)}; in no caption: {unknown}"]
+    for hit in explanation.hits:
+        parts = ", ".join(f"{name} {value:.4f}" for name, value in hit.parts.items())
+        lines.append(f"{hit.pair_id}: {parts}; shares {_listed(hit.words)}")
     return lines
 
 
-def _row(rank: int, one: Explained, picture: bytes) -> str:
-    cells = "".join(f'<td class="number">{value:.4f}</td>' for value in one.parts.values())
+def _row(rank: int, hit: Explained, picture: bytes) -> str:
+    cells = "".join(f'<td class="number">{value:.4f}</td>' for value in hit.parts.values())
     source = base64.b64encode(picture).decode()
-    score = f"{one.score:.4f}<br><small>{_html(_similarities(one))}</small>"
+    score = f"{hit.score:.4f}<br><small>{_html(_similarities(hit))}</small>"
     return (
         f'<tr><td>{rank}</td><td><img alt="" src="data:image/png;base64,{source}"></td>'
-        f"<td><b>{_html(one.pair_id)}</b><br><bdi>{_html(one.caption)}</bdi><br>"
-        f"<small>{_html(one.licence)}, {_html(one.attribution)}</small></td>"
-        f'<td class="number">{score}</td>{cells}<td>{_html(_listed(one.words))}</td></tr>'
+        f"<td><b>{_html(hit.pair_id)}</b><br><bdi>{_html(hit.caption)}</bdi><br>"
+        f"<small>{_html(hit.licence)}, {_html(hit.attribution)}</small></td>"
+        f'<td class="number">{score}</td>{cells}<td>{_html(_listed(hit.words))}</td></tr>'
     )
 
 

@@ -19,20 +19,20 @@ _EDGE, _TOP = 20, 50
 _PICTURE, _THUMB = 128, 84  # pixels
 _PAGE = (190, 277)  # millimetres of an A4 page inside of its margins
 
-Places = Mapping[str, tuple[int, int]]
+Corners = Mapping[str, tuple[int, int]]  # upper left ones of the boxes, by step
 
 
 def as_svg(lineage: Lineage) -> str:
-    """The lineage as SVG that fits a page."""
-    places = _places(lineage)
-    bottom = max((y for _, y in places.values()), default=_TOP - _HEIGHT) + _HEIGHT
+    """`lineage` as SVG that fits a page."""
+    corners = _corners(lineage)
+    bottom = max((y for _, y in corners.values()), default=_TOP - _HEIGHT) + _HEIGHT
     parts = [f"<text x='{_EDGE}' y='26' font-size='15'>{html.escape(lineage.of)}</text>"]
-    parts += [_line(places[up], places[step.name]) for step in lineage.steps.values() for up in step.upstream]
-    parts += [_box(step, *places[step.name]) for step in lineage.steps.values()]
-    right = max((x for x, _ in places.values()), default=_EDGE) + _WIDTH
+    parts += [_line(corners[up], corners[step.name]) for step in lineage.steps.values() for up in step.upstream]
+    parts += [_box(step, *corners[step.name]) for step in lineage.steps.values()]
+    right = max((x for x, _ in corners.values()), default=_EDGE) + _WIDTH
     if lineage.picture:
-        shown, right, bottom = _shown(lineage, places, bottom, right)
-        parts += shown
+        pictures, right, bottom = _pictures(lineage, corners, bottom, right)
+        parts += pictures
     width, height = right + _EDGE, bottom + _EDGE
     scale = min(_PAGE[0] / width, _PAGE[1] / height)
     return (
@@ -42,16 +42,16 @@ def as_svg(lineage: Lineage) -> str:
     )
 
 
-def _places(lineage: Lineage) -> dict[str, tuple[int, int]]:
+def _corners(lineage: Lineage) -> dict[str, tuple[int, int]]:
     """Upper left corners: a row for each length of the longest way from a source."""
     rows: dict[str, int] = {}
     columns: Counter[int] = Counter()
-    places = {}
+    corners = {}
     for step in lineage.steps.values():
         row = rows[step.name] = 1 + max((rows[name] for name in step.upstream if name in rows), default=-1)
-        places[step.name] = (_EDGE + columns[row] * (_WIDTH + _ACROSS), _TOP + row * (_HEIGHT + _DOWN))
+        corners[step.name] = (_EDGE + columns[row] * (_WIDTH + _ACROSS), _TOP + row * (_HEIGHT + _DOWN))
         columns[row] += 1
-    return places
+    return corners
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> str:
@@ -77,15 +77,15 @@ def _box(step: LineageStep, x: int, y: int) -> str:
     return box + name + "".join(lines)
 
 
-def _shown(lineage: Lineage, places: Places, bottom: int, right: int) -> tuple[list[str], int, int]:
+def _pictures(lineage: Lineage, corners: Corners, bottom: int, right: int) -> tuple[list[str], int, int]:
     """The neighbors in a row, the picture below them, and how far to the right and down they reach."""
     top = bottom + _DOWN
     lefts = [_EDGE + number * (_WIDTH + _ACROSS) for number in range(len(lineage.seen))]
     below = top + (_THUMB + 48 + _DOWN if lineage.seen else 0)
-    parts = [_neighbor(one, left, top) for one, left in zip(lineage.seen, lefts, strict=True)]
+    parts = [_neighbor(neighbor, left, top) for neighbor, left in zip(lineage.seen, lefts, strict=True)]
     parts += [_curve((left + _THUMB // 2, top + _THUMB + 44), (_EDGE + _PICTURE // 2, below)) for left in lefts]
     parts += [
-        _curve((places[name][0] + _WIDTH // 2, places[name][1] + _HEIGHT), (_EDGE + _PICTURE // 2, below))
+        _curve((corners[name][0] + _WIDTH // 2, corners[name][1] + _HEIGHT), (_EDGE + _PICTURE // 2, below))
         for name in _last(lineage.steps)
     ]
     parts.append(_image(lineage.picture, _EDGE, below, _PICTURE))
@@ -99,9 +99,9 @@ def _last(steps: Mapping[str, LineageStep]) -> Sequence[str]:
     return [name for name in steps if name not in read]
 
 
-def _neighbor(one: Seen, left: int, top: int) -> str:
-    said = (one.pair_id, one.caption, f"{one.licence}, attention {one.attention:.2f}")
-    return _image(one.image, left, top, _THUMB) + "".join(_texts(said, left, top + _THUMB + 13))
+def _neighbor(neighbor: Seen, left: int, top: int) -> str:
+    lines = (neighbor.pair_id, neighbor.caption, f"{neighbor.licence}, attention {neighbor.attention:.2f}")
+    return _image(neighbor.image, left, top, _THUMB) + "".join(_texts(lines, left, top + _THUMB + 13))
 
 
 def _texts(lines: Sequence[str], x: int, y: int) -> list[str]:

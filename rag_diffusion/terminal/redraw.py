@@ -45,13 +45,14 @@ def redraw_file(root: Path, file: Path, out: Path) -> str:
         apart = np.abs(np.asarray(image.convert("RGB")).astype(int) - pixels)
     if apart.max() == 0:
         return f"{out}: the same picture, pixel by pixel"
-    told = f"largest difference {apart.max()} of 255, mean {apart.mean():.3f}"
+    difference = f"largest difference {apart.max()} of 255, mean {apart.mean():.3f}"
     if apart.max() <= _ROUNDING:
-        return f"{out}: the same picture but for rounding ({told})"
+        return f"{out}: the same picture but for rounding ({difference})"
     if origin.settings["precision"] != "float32":
-        return f"{out}: nearly the same picture ({told}); it was drawn in {origin.settings['precision']}, which rounds"
+        rounding = f"it was drawn in {origin.settings['precision']}, which rounds"
+        return f"{out}: nearly the same picture ({difference}); {rounding}"
     raise ModelError(
-        f"{out}: expected the same picture, got another one ({told}); it was drawn by another version of this "
+        f"{out}: expected the same picture, got another one ({difference}); it was drawn by another version of this "
         "package or of torch"
     )
 

@@ -64,6 +64,9 @@ class Placement:
             flip: (n,) whether an image is mirrored, left to right.
             angle: (n,) radians, clockwise.
             moved: (n,) images that are placed anew; the others stay bit for bit. None is all.
+
+        Returns:
+            Where the n images stand.
         """
         cos, sin = np.cos(angle), np.sin(angle)
         mirror = np.where(flip, -1.0, 1.0)
@@ -83,6 +86,9 @@ class Placement:
             config: probabilities and ranges.
             side: of the images in pixels.
             targets: whether these are targets.
+
+        Returns:
+            Where the n images stand.
         """
         low, high = config.augment_scale
         if targets:
@@ -101,7 +107,7 @@ class Placement:
         return Placement(matrix=self.matrix[rows], moved=self.moved[rows])
 
     def apply(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) in [-1, 1] -> the same, on white."""
+        """Place `images` (n, 3, H, W) in [-1, 1] on white; those that are not `moved` stay bit for bit."""
         if not self.moved.any():
             return images
         placed = images.clone()
@@ -167,7 +173,7 @@ class SharedAugmentation:
         return cls(flip=bool(flip), hue=float(hue)) if happens else None
 
     def apply(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) in [-1, 1] -> the same; grey stays as it is, what leaves the range is clipped.
+        """Turn and mirror `images`, (n, 3, H, W) in [-1, 1]; grey stays as it is, what leaves the range is clipped.
 
         r' = R r, R the rotation about the grey axis (1, 1, 1).
         """
@@ -186,11 +192,14 @@ def mask_lookalikes(targets: Tensor, neighbors: Tensor, rows: Tensor, weights: T
         neighbors: (N, 3, H, W).
         rows: (B, K) which of the N each target sees.
         weights: (B, K) before.
+
+    Returns:
+        (B, K) weights after.
     """
     if not rows.numel() or not len(neighbors):
         return weights
-    seen, shown = _thumbnails(targets)[:, None], _thumbnails(neighbors)[rows]
-    return weights * ((seen - shown).square().mean(-1) >= SAME)
+    small, small_neighbors = _thumbnails(targets)[:, None], _thumbnails(neighbors)[rows]
+    return weights * ((small - small_neighbors).square().mean(-1) >= SAME)
 
 
 def _thumbnails(images: Tensor) -> Tensor:

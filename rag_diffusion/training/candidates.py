@@ -35,13 +35,13 @@ def same_entity(corpus: Corpus, first_styles: Collection[str] = ()) -> dict[str,
     groups: dict[str, list[tuple[str, str, str, str, int]]] = {}
     for entity, name, source, style, group, number in zip(*columns, salt, strict=True):
         groups.setdefault(entity, []).append((name, source, style, group, number))
-    found: dict[str, list[str]] = {}
-    for rows in groups.values():
-        for name, source, style, group, number in rows:
+    candidates: dict[str, list[str]] = {}
+    for drawings in groups.values():
+        for pair_id, source, style, group, number in drawings:
             others = [
-                (style in first_styles and one[2] not in first_styles, one[1] == source, one[4] ^ number, one[0])
-                for one in rows
-                if one[2] != style and one[3] != group
+                (style in first_styles and style_ not in first_styles, source_ == source, number_ ^ number, pair_id_)
+                for pair_id_, source_, style_, group_, number_ in drawings
+                if style_ != style and group_ != group
             ]
-            found[name] = [best[-1] for best in heapq.nsmallest(_KEPT, others)]
-    return found
+            candidates[pair_id] = [other[-1] for other in heapq.nsmallest(_KEPT, others)]
+    return candidates

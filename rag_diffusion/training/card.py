@@ -18,7 +18,7 @@ from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.loop import TrainResult
 
 CARD = "card.json"
-_OF_BASE = ("name", "training_data", "corpus_hash", "steps", "images_seen", "hours", "neighbor_gain")
+_BASE_FIELDS = ("name", "training_data", "corpus_hash", "steps", "images_seen", "hours", "neighbor_gain")
 
 
 def make_card(
@@ -55,26 +55,26 @@ def make_card(
         "hardware": _hardware(result.generator.device),
         "processes": result.processes,
         "parameters": sum(parameter.numel() for parameter in result.generator.unet.parameters()),
-        "loss_curve": _thin(result.losses),
-        "neighbor_gain": _some(result.gains),
+        "loss_curve": _thinned(result.losses),
+        "neighbor_gain": _thinned_rows(result.gains),
         "settings": settings,
         "torch": torch.__version__,
-        "base": None if base is None else {key: base[key] for key in _OF_BASE if key in base},
+        "base": None if base is None else {key: base[key] for key in _BASE_FIELDS if key in base},
     }
 
 
 def card_of_published(name: str) -> dict[str, Any]:
-    """What is known about a base that somebody else has trained: not what it has seen."""
+    """The card of base `name`, a folder or hub name, that somebody else has trained: nobody knows what it has seen."""
     return {"name": name, "training_data": "unknown", "train_entities": [], "train_families": []}
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write card.json into a model folder."""
+    """Write `card` as card.json into `folder`, which exists."""
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read a model folder's card.
+    """Read the card.json of a model's `folder`.
 
     Raises:
         ModelError: there is none.
@@ -92,31 +92,36 @@ def read_card(folder: Path) -> dict[str, Any]:
 def refuse_seen(card: dict[str, Any], corpus: Corpus, what: str) -> None:
     """Refuse weights that have been trained on an entity of a family in the test or validation split.
 
+    Args:
+        card: of the weights.
+        corpus: whose split it is.
+        what: the weights, as a message names them.
+
     Raises:
         LineageError: they have.
     """
     families = dict(zip(corpus.column("entity"), corpus.column("family"), strict=True))
     held_out = np.flatnonzero(corpus.column("split") != "train")
-    of_held_out = list(zip(corpus.cells("entity", held_out), corpus.cells("family", held_out), strict=True))
+    held_out_pairs = list(zip(corpus.cells("entity", held_out), corpus.cells("family", held_out), strict=True))
     seen_families = {families[entity] for entity in card["train_entities"] if entity in families}
-    families_of = {family for _, family in of_held_out} & seen_families
-    leaked = sorted({entity for entity, family in of_held_out if family in families_of})
+    leaked_families = {family for _, family in held_out_pairs} & seen_families
+    leaked = sorted({entity for entity, family in held_out_pairs if family in leaked_families})
     if leaked:
         raise LineageError(
-            f"{what}: expected weights that have never seen a held-out entity, but {len(families_of)} families "
+            f"{what}: expected weights that have never seen a held-out entity, but {len(leaked_families)} families "
             f"of the validation or test split were trained on, e.g. {leaked[:5]}; train the base on this corpus' train "
             "split, or restore the split"
         )
 
 
-def _thin(losses: list[tuple[int, float]], points: int = 60) -> list[list[float]]:
+def _thinned(losses: list[tuple[int, float]], points: int = 60) -> list[list[float]]:
     """The loss curve as means over equal stretches: [[last step, mean loss], ...]."""
     size = max(1, len(losses) // points)
     parts = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 5)] for part in parts]
 
 
-def _some(rows: list[dict[str, float]], count: int = 20) -> list[dict[str, float]]:
+def _thinned_rows(rows: list[dict[str, float]], count: int = 20) -> list[dict[str, float]]:
     """About so many rows and the last one; one with scores of drawings is never left out."""
     every = max(1, len(rows) // count)
     last = len(rows) - 1

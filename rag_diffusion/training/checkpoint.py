@@ -26,7 +26,15 @@ def save_checkpoint(
     optimizer: Optimizer,
     meta: Mapping[str, Any],
 ) -> None:
-    """Write weights, their average, the optimizer's moments and `meta`; an older one stays until this one is whole."""
+    """Write a checkpoint; an older one stays until this one is whole.
+
+    Args:
+        folder: to make or replace.
+        weights: by name.
+        ema: their running average, by the same names.
+        optimizer: its moments are kept.
+        meta: JSON-able facts to go on from: step, losses, ...
+    """
     tensors = {f"model.{name}": value for name, value in weights.items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
     tensors |= optimizer.state()
@@ -43,6 +51,12 @@ def load_checkpoint(
 ) -> dict[str, Any] | None:
     """Restore what `save_checkpoint` wrote, in place.
 
+    Args:
+        folder: of the checkpoint.
+        weights: by name; overwritten.
+        ema: their running average; overwritten.
+        optimizer: gets its moments back.
+
     Returns:
         Its `meta`, or None where there is no checkpoint.
 
@@ -54,9 +68,9 @@ def load_checkpoint(
     try:
         meta: dict[str, Any] = json.loads((folder / _META).read_text())
         tensors = load_file(folder / _STATE)
-        found = {name: (tensors[f"model.{name}"], tensors[f"ema.{name}"]) for name in weights}
+        saved = {name: (tensors[f"model.{name}"], tensors[f"ema.{name}"]) for name in weights}
         with torch.no_grad():
-            for name, (weight, average) in found.items():
+            for name, (weight, average) in saved.items():
                 if weight.shape != weights[name].shape:
                     raise ValueError(f"{name} of shape {tuple(weight.shape)}, not {tuple(weights[name].shape)}")
                 weights[name].copy_(weight)

@@ -34,7 +34,7 @@ from rag_diffusion.training.augment import Placement, SharedAugmentation, beside
 _MOST_OFTEN = 0.6  # how often a sample sees as many neighbors as it may
 _STYLE_PAIRS = 3  # of one manner a step, from which its targets draw
 _REGULAR = 64  # distinct neighbors of a batch are a multiple of it, where shapes are to be few
-_PLACES, _TOGETHER = 1, 2  # mark the random streams of the augmentation
+_PLACEMENTS, _TOGETHER = 1, 2  # mark the random streams of the augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Batches:
         self.num_pairs = len(rows)
 
     def __getitem__(self, step: int) -> Batch:
-        """The whole batch of a step."""
+        """The whole batch of a step, numbered from 0."""
         return self.parts(step, [slice(None)])[0]
 
     @property
@@ -106,7 +106,7 @@ class Batches:
         return sorted({"", *(self._captions[row] for row in self._candidates)})
 
     def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
-        """Some rows of the batch of a step, each slice with the neighbors of its own targets."""
+        """Batches of `rows` of the batch of `step`, each slice with the neighbors of its own targets."""
         plan = self._plan(step)
         together = SharedAugmentation.draw(
             np.random.default_rng([self._seed, step, _TOGETHER]), self._config.augment_together
@@ -133,32 +133,34 @@ class Batches:
         content = self._mislead(rng, targets, content)
         memo: dict[int, Ints] = {}
         style = [
-            [] if drop else self._manner(rng, row, memo) for row, drop in zip(targets, drop_neighbors, strict=True)
+            [] if drop else self._style_neighbors(rng, row, memo)
+            for row, drop in zip(targets, drop_neighbors, strict=True)
         ]
         return _Plan(targets=targets, captions=captions, content=content, style=style)
 
     def _load(self, plan: _Plan, part: slice, step: int, together: SharedAugmentation | None) -> Batch:
-        rng = np.random.default_rng([self._seed, step, _PLACES])
-        of_targets = Placement.draw(rng, len(plan.targets), self._config, self._side, targets=True)
-        everything = sorted({row for rows in (*plan.content, *plan.style) for row in rows})
-        of_neighbors = Placement.draw(rng, len(everything), self._config, self._side, targets=False)
-        crowded = rng.random(len(everything)) < self._config.augment_beside
+        rng = np.random.default_rng([self._seed, step, _PLACEMENTS])
+        target_placement = Placement.draw(rng, len(plan.targets), self._config, self._side, targets=True)
+        all_neighbors = sorted({row for rows in (*plan.content, *plan.style) for row in rows})
+        neighbor_placement = Placement.draw(rng, len(all_neighbors), self._config, self._side, targets=False)
+        crowded = rng.random(len(all_neighbors)) < self._config.augment_beside
         content, style = plan.content[part], plan.style[part]
         distinct = sorted({row for rows in (*content, *style) for row in rows})
         if self._regular and distinct:
             distinct += distinct[-1:] * (-len(distinct) % _REGULAR)
-        place = np.searchsorted(everything, distinct).tolist()
-        images = of_targets[part].apply(self._images(plan.targets[part]))
-        shown = of_neighbors[place].apply(self._images(distinct))
-        shown = beside(shown, self._images(np.roll(everything, 1)[place].tolist()), crowded[place])
-        neighbors = self._batch(distinct, shown, content, style)
-        if of_targets.moved.any() or of_neighbors.moved.any():
-            weights = mask_lookalikes(images, shown, neighbors.rows, neighbors.weights)
+        numbers = np.searchsorted(all_neighbors, distinct).tolist()
+        images = target_placement[part].apply(self._images(plan.targets[part]))
+        neighbor_images = neighbor_placement[numbers].apply(self._images(distinct))
+        others = self._images(np.roll(all_neighbors, 1)[numbers].tolist())
+        neighbor_images = beside(neighbor_images, others, crowded[numbers])
+        neighbors = self._batch(distinct, neighbor_images, content, style)
+        if target_placement.moved.any() or neighbor_placement.moved.any():
+            weights = mask_lookalikes(images, neighbor_images, neighbors.rows, neighbors.weights)
             neighbors = replace(neighbors, weights=weights)
         if together is not None and distinct:
             seen = torch.tensor([bool(a or b) for a, b in zip(content, style, strict=True)], device=images.device)
             images = torch.where(seen[:, None, None, None], together.apply(images), images)
-            neighbors = replace(neighbors, images=together.apply(shown))
+            neighbors = replace(neighbors, images=together.apply(neighbor_images))
         return Batch(images=images, captions=tuple(plan.captions[part]), neighbors=neighbors)
 
     def _images(self, rows: list[int]) -> Tensor:
@@ -215,7 +217,7 @@ class Batches:
         if not most:
             return []
         count = most if rng.random() < _MOST_OFTEN else int(rng.integers(1, most + 1))
-        return [int(one) for one in rng.permutation(pool)[:count]]
+        return [int(candidate) for candidate in rng.permutation(pool)[:count]]
 
     def _mislead(self, rng: np.random.Generator, targets: list[int], lists: list[list[int]]) -> list[list[int]]:
         """Put neighbors of other targets in the place of one content neighbor, or of all."""
@@ -223,18 +225,18 @@ class Batches:
         if not some and not only:
             return lists
         pool = np.array(sorted({row for rows in lists for row in rows}), dtype=np.int64)
-        found = []
+        misled = []
         for row, rows in zip(targets, lists, strict=True):
             draw, others = rng.random(), rng.permutation(pool)[: 3 * self._num_neighbors]
-            wrong = [int(one) for one in others if self._family[one] != self._family[row]]
+            wrong = [int(other) for other in others if self._family[other] != self._family[row]]
             if rows and draw < only:
                 rows = wrong[: len(rows)] or rows
             elif rows and draw < only + some:
                 rows = rows[: max(1, len(rows) - 1)] + wrong[:1]
-            found.append(rows)
-        return found
+            misled.append(rows)
+        return misled
 
-    def _manner(self, rng: np.random.Generator, row: int, memo: dict[int, Ints]) -> list[int]:
+    def _style_neighbors(self, rng: np.random.Generator, row: int, memo: dict[int, Ints]) -> list[int]:
         """Other things in the target's style; the targets of a step share them, so that few are encoded."""
         draw, most = rng.random(), self._config.style_neighbors
         if not most or draw >= self._config.style_share:
@@ -243,7 +245,7 @@ class Batches:
         if style not in memo:
             pool = self._of_style[style]
             memo[style] = rng.choice(pool, min(len(pool), max(_STYLE_PAIRS, most)), replace=False)
-        others = [int(one) for one in memo[style] if self._family[one] != self._family[row]]
+        others = [int(other) for other in memo[style] if self._family[other] != self._family[row]]
         return others[: int(rng.integers(1, most + 1))]
 
     def _drops(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -275,9 +277,9 @@ class Prefetcher:
         if self._pool is None:
             return self._batches.parts(step, self._rows)
         waiting = self._next if self._next is not None and self._next[0] == step else None
-        found = waiting[1].result() if waiting else self._batches.parts(step, self._rows)
+        parts = waiting[1].result() if waiting else self._batches.parts(step, self._rows)
         self._next = step + 1, self._pool.submit(self._batches.parts, step + 1, self._rows)
-        return found
+        return parts
 
 
 def _rows_by(keys: NDArray[Any], rows: Ints) -> dict[Any, Ints]:

@@ -31,7 +31,7 @@ class LossWatch:
             self.see(step, loss)
 
     def see(self, step: int, loss: float) -> None:
-        """Take in the loss of a step, numbered from 1."""
+        """Take in the `loss` of a `step`, numbered from 1."""
         self._step = step
         self._recent.append(loss)
         if len(self._recent) == WINDOW:

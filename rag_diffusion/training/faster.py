@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def norms_in_half(network: nn.Module) -> None:
-    """Let every group norm of a network compute in the type of its input, in place."""
+    """Let every group norm of `network` compute in the type of its input, in place."""
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.forward = _InputType(module)  # type: ignore[method-assign]

@@ -29,7 +29,7 @@ from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training import run as state
 from rag_diffusion.training.data import Batch, Batches, Prefetcher
-from rag_diffusion.training.processes import open_accelerator, out_of_memory_told, shares
+from rag_diffusion.training.processes import explain_out_of_memory, open_accelerator, shares
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import batch_loss, draw_noised
 from rag_diffusion.training.validation import CURVE_BY_STEP, GainProbe, neighbor_gain, placement_curve
@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 _DECAY_SHARE = 0.4
 _LOG_EVERY = 10
 
-Validate = Callable[[Generator, int], Mapping[str, float] | None]
+Hook = Callable[[Generator, int], Mapping[str, float] | None]
 
 
 @dataclass(kw_only=True)
@@ -63,7 +63,7 @@ def train(
     scratch: Path,
     tracker: Tracker,
     probe: GainProbe | None = None,
-    hooks: Sequence[tuple[int, Validate]] = (),
+    hooks: Sequence[tuple[int, Hook]] = (),
     accelerator: Accelerator | None = None,
 ) -> TrainResult:
     """Train the parameters that require a gradient, from the last checkpoint where there is one.
@@ -96,10 +96,9 @@ def train(
         facts = {"batch": config.batch_size, "precision": precision, "processes": accelerator.num_processes}
         tracker.set_tags({name: str(value) for name, value in facts.items()})
     if generator.device.type == "cuda":
-        run.texts.remember(
-            batches.captions, generator.device
-        )  # at once, else a GPU waits for a tokenizer at every step
-    out_of_memory_told(config, lambda: _steps(run, batches, rows, seed, tracker, probe, hooks))
+        # at once, else a GPU waits for a tokenizer at every step
+        run.texts.remember(batches.captions, generator.device)
+    explain_out_of_memory(config, lambda: _steps(run, batches, rows, seed, tracker, probe, hooks))
     state.end(run)
     return TrainResult(
         generator=generator,
@@ -118,19 +117,19 @@ def _steps(
     seed: int,
     tracker: Tracker,
     probe: GainProbe | None,
-    hooks: Sequence[tuple[int, Validate]],
+    hooks: Sequence[tuple[int, Hook]],
 ) -> None:
     config = run.config
     start = time.monotonic() - run.seconds
-    with _progress(run) as shown, Prefetcher(batches, rows, run.generator.device) as ahead:
+    with _progress(run) as progress, Prefetcher(batches, rows, run.generator.device) as ahead:
         while run.step < config.steps and not _out_of_time(run):
             loss = _step(run, ahead[run.step], rows, seed)
             run.step += 1
             loss, run.seconds = _agree(run.accelerator, loss, time.monotonic() - start)
             _judge(run, loss)
-            if shown is not None:
-                shown.note(f"loss {loss:.4f}")
-                shown.update()
+            if progress is not None:
+                progress.note(f"loss {loss:.4f}")
+                progress.update()
                 _log(run, tracker)
             _validate(run, probe, tracker, hooks)
             if run.step % config.checkpoint_every == 0:
@@ -175,8 +174,8 @@ def _agree(accelerator: Accelerator, loss: float, seconds: float) -> tuple[float
     if accelerator.num_processes == 1:
         return loss, seconds
     mine = [loss / accelerator.num_processes, seconds if accelerator.is_main_process else 0.0]
-    found = accelerator.reduce(torch.tensor(mine, device=accelerator.device), "sum").tolist()
-    return found[0], found[1]
+    mean, first_clock = accelerator.reduce(torch.tensor(mine, device=accelerator.device), "sum").tolist()
+    return mean, first_clock
 
 
 def _judge(run: Run, loss: float) -> None:
@@ -217,18 +216,18 @@ def _log(run: Run, tracker: Tracker) -> None:
         tracker.log_metrics({"loss": sum(recent) / len(recent), "learning_rate": rate}, run.step)
 
 
-def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequence[tuple[int, Validate]]) -> None:
+def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequence[tuple[int, Hook]]) -> None:
     """Neighbor gain and hooks, where this step is one of theirs; the first process works and the others wait."""
     last = run.step == run.config.steps
     measured = last or run.step % run.config.validate_every == 0
     due = [hook for every, hook in hooks if last or run.step % every == 0]
     if run.first and (measured or due):
         averaged = state.averaged(run)
-        found = _measure(run, averaged, probe, tracker) if measured else {}
+        scores = _measure(run, averaged, probe, tracker) if measured else {}
         for hook in due:
-            found |= hook(averaged, run.step) or {}
-        if measured or found:
-            run.gains.append({"step": run.step, "seconds": run.seconds} | found)
+            scores |= hook(averaged, run.step) or {}
+        if measured or scores:
+            run.gains.append({"step": run.step, "seconds": run.seconds} | scores)
     if measured or due:
         run.accelerator.wait_for_everyone()
 
@@ -239,8 +238,8 @@ def _measure(run: Run, averaged: Generator, probe: GainProbe | None, tracker: Tr
         gains = neighbor_gain(averaged, probe) | placement_curve(averaged, probe, ("retrieved",), CURVE_BY_STEP)
     tracker.log_metrics({f"validation/{name}": value for name, value in gains.items()}, run.step)
     recent = [value for _, value in run.losses[-100:]]
-    told = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())
-    _LOG.info("step %d: loss %.4f; %s", run.step, sum(recent) / len(recent), told)
+    words = ", ".join(f"{name} {value:.4f}" for name, value in gains.items())
+    _LOG.info("step %d: loss %.4f; %s", run.step, sum(recent) / len(recent), words)
     return gains
 
 

@@ -59,7 +59,10 @@ class Muon:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """(n, rows, columns) -> about the nearest orthogonal matrix of each: singular values between 0.7 and 1.2."""
+    """About the nearest orthogonal matrix of each of `matrices` (n, rows, columns): singular values from 0.7 to 1.2.
+
+    In bfloat16 where autocast would compute in it, else in float32.
+    """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x.to(autocast_dtype("auto", matrices.device) or torch.float32)

@@ -75,7 +75,7 @@ def weighted_loss(
     objective: Objective = "v_prediction",
     weighting: Weighting = "constant",
 ) -> Tensor:
-    """Weighted mean squared error of each image, (B,), in float32.
+    """Weighted mean squared error of each image.
 
     Args:
         kind: what the network predicts: `v_prediction`, `epsilon` or `sample`.
@@ -83,6 +83,9 @@ def weighted_loss(
         noised: what the network was shown.
         objective: the coordinates in which a constant weight is constant.
         weighting: w_t.
+
+    Returns:
+        (B,) float32.
     """
     wanted = target(kind, noised.clean, noised.noise, noised.alpha_cumprod).float()
     error = (prediction[:, : wanted.shape[1]].float() - wanted).square().flatten(1).mean(1)
@@ -90,7 +93,17 @@ def weighted_loss(
 
 
 def prediction_weight(kind: str, alpha_cumprod: Tensor, objective: Objective, weighting: Weighting) -> Tensor:
-    """(B,) float32 weight on the squared error of a prediction of that kind: w_t over what its own error is worth."""
+    """Weight on the squared error of a prediction: w_t over what its own error is worth.
+
+    Args:
+        kind: what the network predicts: `v_prediction`, `epsilon` or `sample`.
+        alpha_cumprod: (B,) abar_t.
+        objective: the coordinates in which a constant weight is constant.
+        weighting: w_t.
+
+    Returns:
+        (B,) float32.
+    """
     snr = signal_to_noise(alpha_cumprod)
     return (clean_weight(snr, objective, weighting) / _plain(snr, kind)).float()
 
@@ -104,7 +117,19 @@ def clean_weight(
     p2_k: float = P2_K,
     p2_gamma: float = P2_GAMMA,
 ) -> Tensor:
-    """w_t, the weight on the squared error of x_0, at each SNR."""
+    """w_t, the weight on the squared error of x_0; the sources stand in the module's docstring.
+
+    Args:
+        snr: (B,) signal-to-noise ratios.
+        objective: the coordinates in which a constant weight is constant.
+        weighting: which w_t.
+        gamma: of `min_snr`.
+        p2_k: of `p2`.
+        p2_gamma: of `p2`.
+
+    Returns:
+        (B,) of the type of `snr`.
+    """
     if weighting == "snr":
         return snr
     if weighting == "min_snr":
@@ -115,7 +140,7 @@ def clean_weight(
 
 
 def signal_to_noise(alpha_cumprod: Tensor) -> Tensor:
-    """SNR of abar_t, float64, above zero."""
+    """SNR of abar_t, `alpha_cumprod` of any shape: float64, above zero."""
     signal = alpha_cumprod.double()
     return (signal / (1 - signal)).clamp(min=_LEAST_SNR)
 
@@ -126,7 +151,16 @@ def _plain(snr: Tensor, kind: str) -> Tensor:
 
 
 def stratified_timesteps(batch_size: int, num_timesteps: int, generator: torch.Generator) -> Tensor:
-    """(B,) uniform timesteps, one from each of B equal strata, in random order: less variance than independent ones."""
+    """Uniform timesteps, one from each of B equal strata, in random order: less variance than independent ones.
+
+    Args:
+        batch_size: B.
+        num_timesteps: of the schedule.
+        generator: of the draws; its device is that of the result.
+
+    Returns:
+        (B,) int64, 0 .. num_timesteps - 1.
+    """
     device = generator.device
     offsets = torch.rand(batch_size, generator=generator, device=device)
     steps = ((torch.arange(batch_size, device=device) + offsets) / batch_size * num_timesteps).long()

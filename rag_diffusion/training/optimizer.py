@@ -50,7 +50,7 @@ class Optimizer:
         self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=_BETAS)
 
     def step(self, learning_rate: float) -> None:
-        """Update every weight from its gradient, then forget the gradients."""
+        """Update every weight from its gradient by `learning_rate`, that of AdamW, then forget the gradients."""
         _set_rate(self._adamw, learning_rate)
         self._adamw.step()
         given = {key: self._weights[key].grad for key in self._muon.matrices}
@@ -65,14 +65,14 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Moments by name: `exp_avg.NAME`, `momentum_buffer.NAME`, ..."""
-        found = {f"momentum_buffer.{key}": value for key, value in self._muon.buffers.items()}
+        moments = {f"momentum_buffer.{key}": value for key, value in self._muon.buffers.items()}
         for key, weight in self._weights.items():
             state = self._adamw.state.get(weight, {})
-            found |= {f"{moment}.{key}": state[moment] for moment in _MOMENTS if moment in state}
-        return found
+            moments |= {f"{moment}.{key}": state[moment] for moment in _MOMENTS if moment in state}
+        return moments
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave; `step` stays on the CPU, as torch wants it."""
+        """Restore `tensors`, what `state` gave; `step` stays on the CPU, as torch wants it."""
         for key, weight in self._weights.items():
             if key in self._muon.matrices:
                 if (value := tensors.get(f"momentum_buffer.{key}")) is not None:

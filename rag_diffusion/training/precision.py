@@ -26,18 +26,25 @@ class LossScale:
 
     @classmethod
     def for_dtype(cls, dtype: torch.dtype | None) -> LossScale:
-        """For what the network computes in."""
+        """For a network that computes in `dtype`; None is float32."""
         active = dtype == torch.float16
         return cls(active=active, value=2.0**16 if active else 1.0)
 
     @torch.no_grad()
     def unscale(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Divide every gradient by the scale."""
+        """Divide the gradients of `parameters` by the scale, in place."""
         if self.active:
             torch._foreach_div_([weight.grad for weight in parameters if weight.grad is not None], self.value)
 
     def accept(self, finite: bool) -> bool:
-        """Whether the step may be made; adapts the scale. False only where a smaller scale may still help."""
+        """Whether the step may be made; adapts the scale.
+
+        Args:
+            finite: whether loss and gradient are.
+
+        Returns:
+            False where they are not; a smaller scale may still help, unless it is `exhausted`.
+        """
         if finite:
             self.good_steps += 1
             if self.active and self.good_steps % _GROWTH_STEPS == 0:

@@ -32,6 +32,9 @@ def open_accelerator(device: str) -> Accelerator:
 
     Raises:
         ConfigError: cuda was asked for and there is none.
+
+    Returns:
+        The process group; it computes in the type that autocast says, not in one of its own.
     """
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch may have no neighbors at all
     on_cpu = choose_device(device).type == "cpu"
@@ -39,7 +42,7 @@ def open_accelerator(device: str) -> Accelerator:
 
 
 def shares(config: TrainConfig, accelerator: Accelerator) -> list[slice]:
-    """Rows of the batch that this process takes, cut into `accumulation` parts.
+    """Rows of the batch that this process of `accelerator` takes, cut into `config.accumulation` parts.
 
     Raises:
         ConfigError: the batch cannot be divided so.
@@ -56,24 +59,24 @@ def shares(config: TrainConfig, accelerator: Accelerator) -> list[slice]:
 
 
 def refuse_different_steps(accelerator: Accelerator, step: int) -> None:
-    """Refuse to go on where the processes have read different checkpoints.
+    """Refuse to go on where the processes of `accelerator` have read checkpoints of another `step`.
 
     Raises:
         ModelError: they have.
     """
-    found = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
-    if len(set(found)) > 1:
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
         raise ModelError(
-            f"training: expected every process at the same step, got {found}; "
+            f"training: expected every process at the same step, got {steps}; "
             "all machines must see the same project folder"
         )
 
 
-def out_of_memory_told(config: TrainConfig, run: Callable[[], T]) -> T:
-    """What `run` returns.
+def explain_out_of_memory(config: TrainConfig, run: Callable[[], T]) -> T:
+    """What `run` returns; of a lack of memory it is said what in `config` to change.
 
     Raises:
-        ModelError: memory did not suffice; it says what to change.
+        ModelError: memory did not suffice.
     """
     try:
         return run()

@@ -67,13 +67,20 @@ class Run:
 def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, scratch: Path, tracker: Tracker) -> Run:
     """A run at its last checkpoint, or at step 0.
 
+    Args:
+        generator: whose parameters are trained, in place.
+        config: of the run.
+        accelerator: of `open_accelerator`.
+        scratch: folder of the checkpoint.
+        tracker: goes on with the run that the checkpoint names.
+
     Raises:
         ModelError: the checkpoint belongs to another model, or the processes read different ones.
         ConfigError: the precision is not possible here.
     """
     if config.precision == "fp16" and generator.device.type != "cuda":
-        found = generator.device.type
-        raise ConfigError(f"precision: expected a CUDA GPU for fp16, got {found}; use bf16, fp32 or auto")
+        device = generator.device.type
+        raise ConfigError(f"precision: expected a CUDA GPU for fp16, got {device}; use bf16, fp32 or auto")
     if generator.device.type == "cuda":
         norms_in_half(generator.unet)
         torch.backends.cudnn.benchmark = True
@@ -118,7 +125,12 @@ def _go_on(run: Run, meta: dict[str, Any], tracker: Tracker) -> None:
 
 
 def save(run: Run, tracker: Tracker) -> None:
-    """Replace the checkpoint, unless the run is in doubt; one process writes, the others wait for it."""
+    """Replace the checkpoint of `run`, unless it is in doubt; one process writes, the others wait for it.
+
+    Args:
+        run: where it is now.
+        tracker: whose run the checkpoint names.
+    """
     finite = all(bool(torch.isfinite(value).all()) for value in run.weights.values())
     if run.step == run.saved or run.watch.in_doubt or not finite:
         return
@@ -138,24 +150,24 @@ def save(run: Run, tracker: Tracker) -> None:
 
 @torch.no_grad()
 def average(run: Run) -> None:
-    """Move the average towards the weights of the step just made."""
+    """Move the average of `run` towards the weights of the step just made, in place."""
     step = run.step + 1
     decay = min(run.config.ema_decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(run.average.values()), [value.detach() for value in run.weights.values()], 1 - decay)
 
 
 def averaged(run: Run) -> Generator:
-    """A copy of the generator with the averaged weights."""
-    found = copy.copy(run.generator)
-    found.unet = copy.deepcopy(run.generator.unet).eval()
-    _put(found.unet, run.average)
-    return found
+    """A copy of the generator of `run` with the averaged weights."""
+    generator = copy.copy(run.generator)
+    generator.unet = copy.deepcopy(run.generator.unet).eval()
+    _copy_into(generator.unet, run.average)
+    return generator
 
 
 def end(run: Run) -> None:
-    """Leave the averaged weights in the generator, adapters merged into them."""
+    """Leave the averaged weights in the generator of `run`, adapters merged into them."""
     unet = run.generator.unet
-    _put(unet, run.average)
+    _copy_into(unet, run.average)
     if getattr(unet, "peft_config", None):
         unet.fuse_lora()
         unet.unload_lora()
@@ -165,7 +177,7 @@ def end(run: Run) -> None:
 
 
 @torch.no_grad()
-def _put(unet: nn.Module, values: dict[str, Tensor]) -> None:
+def _copy_into(unet: nn.Module, values: dict[str, Tensor]) -> None:
     weights = dict(unet.named_parameters())
     for name, value in values.items():
         weights[name].copy_(value)

@@ -20,8 +20,8 @@ from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import make_card, write_card
 from rag_diffusion.training.data import Batches
-from rag_diffusion.training.loop import TrainResult, train
-from rag_diffusion.training.previews import Preview, ValidationScores, pictures
+from rag_diffusion.training.loop import Hook, TrainResult, train
+from rag_diffusion.training.previews import pictures
 from rag_diffusion.training.validation import make_probe
 
 _PROBE_SIZE = 48
@@ -39,6 +39,7 @@ def run_training(
     *,
     fingerprint_of: Mapping[str, Any],
     base: dict[str, Any] | None = None,
+    score: Hook | None = None,
 ) -> tuple[TrainResult, dict[str, Any]]:
     """Train and describe; progress, pictures and scores go to the tracker.
 
@@ -52,6 +53,7 @@ def run_training(
         accelerator: of `open_accelerator`.
         fingerprint_of: what the weights start from.
         base: card of the weights they start from.
+        score: called every `config.score_every` steps; see `metrics.validation_scores`.
 
     Returns:
         The result, and its card.
@@ -63,9 +65,9 @@ def run_training(
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
     ctx.tracker.set_tags({"scratch": scratch.name})
     probe = make_probe(generator, corpus, table.validation, count, _PROBE_SIZE, seed) if table.validation else None
-    hooks: list[tuple[int, Preview]] = [(config.validate_every, pictures(ctx, corpus, table.validation))]
-    if config.score_every:
-        hooks.append((config.score_every, ValidationScores(ctx, name)))
+    hooks = [(config.validate_every, pictures(ctx, corpus, table.validation))]
+    if score is not None:
+        hooks.append((config.score_every, score))
     result = train(
         generator,
         Batches(corpus, table.training, config, count, seed),
@@ -87,14 +89,20 @@ def run_training(
 
 
 def save_model(folder: Path, generator: Generator, card: dict[str, Any]) -> None:
-    """Write weights and card as one folder, or not at all."""
+    """Write weights and card as one folder, or not at all.
+
+    Args:
+        folder: to make or replace.
+        generator: whose weights they are.
+        card: of `make_card`.
+    """
     with atomic_dir(folder) as beside:
         save_generator(generator, beside)
         write_card(beside, card)
 
 
 def write_losses(path: Path, result: TrainResult) -> None:
-    """The loss curve as CSV: step, loss (mean over the last ten steps), neighbor gains where they were measured."""
+    """Write the loss curve of `result` to `path` as CSV: step, mean loss of the last ten steps, neighbor gains."""
     buffer = io.StringIO()
     gains = {row["step"]: row for row in result.gains}
     names = sorted({name for row in result.gains for name in row} - {"step", "seconds"})

@@ -30,8 +30,9 @@ class TrainingStep(nn.Module):
 
     def __init__(self, generator: Generator, precision: str, neighbor_gradient: bool) -> None:
         super().__init__()
-        apart = generator.unet.neighbor_encoder
-        if not neighbor_gradient and apart is not None and any(one.requires_grad for one in apart.parameters()):
+        separate = generator.unet.neighbor_encoder
+        untrained = separate is not None and any(weight.requires_grad for weight in separate.parameters())
+        if untrained and not neighbor_gradient:
             raise ConfigError(
                 "neighbor_gradient: expected true with a separate neighbor encoder, which nothing else trains, got "
                 "false; set it, or share the encoder"
@@ -47,7 +48,7 @@ class TrainingStep(nn.Module):
         neighbors: NeighborBatch,
         captions: TextFeatures | None,
     ) -> Tensor:
-        """The generator's prediction at x_t, (B, C, h, w).
+        """The generator's prediction at x_t.
 
         Args:
             sample: (B, D, h, w) x_t.
@@ -55,6 +56,9 @@ class TrainingStep(nn.Module):
             text: of B captions.
             neighbors: of B images.
             captions: of the N distinct neighbors; None where there are none.
+
+        Returns:
+            (B, C, h, w), in the type that autocast computes in.
         """
         generator, device = self._generator, sample.device
         with autocast(self._precision, device):
@@ -83,6 +87,9 @@ def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: i
         rows: of the batch.
         batch_size: B.
         draws: a fresh generator of the step's seed, on the CPU or where the generator lives.
+
+    Returns:
+        x_t (b, D, h, w) and what made it, on the generator's device.
     """
     device, schedule = generator.device, generator.schedule
     with torch.no_grad():

@@ -32,7 +32,7 @@ class TextCache:
         return len(self._kept)
 
     def remember(self, texts: Sequence[str], device: torch.device) -> None:
-        """Encode what is new of some texts, as far as there is room for it."""
+        """Encode what is new of `texts` on `device`, as far as there is room for it."""
         new = sorted(set(texts) - set(self._kept))
         size = 64 if device.type == "cpu" else 1024
         for start in range(0, len(new), size):
@@ -47,10 +47,10 @@ class TextCache:
             self._encode(new, device, 64 if device.type == "cpu" else 1024)
         for text in texts:
             self._kept.move_to_end(text)
-        found = TextFeatures.cat([self._kept[text] for text in texts])
+        features = TextFeatures.cat([self._kept[text] for text in texts])
         while len(self._kept) > max(self._room, len(set(texts))):
             self._kept.popitem(last=False)
-        return found.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
+        return features.map(lambda value: value.float() if value.is_floating_point() else value).to(device)
 
     @property
     def _room(self) -> float:
@@ -60,7 +60,7 @@ class TextCache:
     def _encode(self, texts: Sequence[str], device: torch.device, batch_size: int) -> None:
         added = encode_all(self._encoder, texts, batch_size, device)
         for row, text in enumerate(texts):
-            one = added[row : row + 1].map(torch.clone)  # of its own memory, so that it can go alone
-            self._kept[text] = one
-        tensors = [one.states, *one.added.values(), *([] if one.mask is None else [one.mask])]
+            features = added[row : row + 1].map(torch.clone)  # of its own memory, so that it can go alone
+            self._kept[text] = features
+        tensors = [features.states, *features.added.values(), *([] if features.mask is None else [features.mask])]
         self._bytes_each = sum(value.numel() * value.element_size() for value in tensors)

@@ -51,7 +51,16 @@ def make_probe(
     size: int,
     seed: int,
 ) -> GainProbe:
-    """Choose validation pairs and neighbors, always the same for a seed; `styled` where the network knows roles."""
+    """Choose validation pairs and neighbors, always the same for a seed; `styled` where the network knows roles.
+
+    Args:
+        generator: its text encoder reads the captions.
+        corpus: where the pairs are.
+        neighbors: validation pair -> its neighbors, best first.
+        num_neighbors: content neighbors of each pair.
+        size: the most pairs.
+        seed: of the choice.
+    """
     rng = np.random.default_rng(seed)
     names = sorted(neighbors)
     chosen = [names[number] for number in rng.permutation(len(names))[:size]]
@@ -68,8 +77,8 @@ def make_probe(
     }
     batches = {kind: NeighborBatch.gather(corpus, rows) for kind, rows in lists.items()}
     if generator.unet.config.neighbor_roles:
-        manners = [same_style(corpus, name, _STYLE, rng) for name in chosen]
-        batches["styled"] = NeighborBatch.gather(corpus, lists["retrieved"], manners)
+        style_lists = [same_style(corpus, name, _STYLE, rng) for name in chosen]
+        batches["styled"] = NeighborBatch.gather(corpus, lists["retrieved"], style_lists)
     encode = generator.text_encoder
     rows = corpus.rows(chosen)
     return GainProbe(
@@ -81,15 +90,25 @@ def make_probe(
 
 
 def same_style(corpus: Corpus, pair_id: str, count: int, rng: np.random.Generator) -> list[str]:
-    """Training pairs of other families in a pair's style."""
+    """Training pairs of other families in a pair's style.
+
+    Args:
+        corpus: where they are.
+        pair_id: of the pair.
+        count: how many, at most.
+        rng: of the choice.
+
+    Returns:
+        Their pair ids, each once.
+    """
     row, style, family = corpus.row(pair_id), corpus.column("style"), corpus.column("family")
-    may = (corpus.column("split") == "train") & (style == style[row]) & (family != family[row])
-    names = corpus.column("pair_id")[may]
+    mask = (corpus.column("split") == "train") & (style == style[row]) & (family != family[row])
+    names = corpus.column("pair_id")[mask]
     return [str(name) for name in rng.choice(names, min(count, len(names)), replace=False)]
 
 
 def neighbor_gain(generator: Generator, probe: GainProbe) -> dict[str, float]:
-    """Validation v-loss: `loss_<kind>_t<timestep>`, and `gain_t<timestep>` = none - retrieved."""
+    """Validation v-loss of `generator` on `probe`: `loss_<kind>_t<timestep>`, `gain_t<timestep>` = none - retrieved."""
     losses = {
         f"loss_{kind}_t{timestep}": loss
         for kind in KINDS
@@ -120,7 +139,7 @@ def placement_curve(
         64>`, `size<scale>`, `mirrored`, `upside_down`.
     """
     (none,) = _losses(generator, probe, probe.neighbors["none"], "none", (_CURVE_TIMESTEP,)).values()
-    found: dict[str, float] = {}
+    curve: dict[str, float] = {}
     for kind in kinds:
         batch = probe.neighbors[kind]
         for name, placement in placements(len(batch.images), seed).items():
@@ -128,25 +147,25 @@ def placement_curve(
                 continue
             placed = replace(batch, images=placement.apply(batch.images))
             (loss,) = _losses(generator, probe, placed, kind, (_CURVE_TIMESTEP,)).values()
-            found[f"curve_{kind}_{name}"] = loss - none
-    return found
+            curve[f"curve_{kind}_{name}"] = loss - none
+    return curve
 
 
 def placements(count: int, seed: int = 0) -> dict[str, Placement]:
-    """Where `count` neighbors stand, by name; each moves in a direction of its own, the same at every distance."""
+    """Where `count` neighbors stand, by name; each moves in a direction drawn by `seed`, the same at every distance."""
     angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, count)
     direction = np.stack([np.cos(angle), np.sin(angle)], -1)
-    still, no, one = np.zeros((count, 2)), np.zeros(count, dtype=bool), np.ones(count)
+    still, upright, same = np.zeros((count, 2)), np.zeros(count, dtype=bool), np.ones(count)
 
     def place(**changed: np.ndarray) -> Placement:
-        return Placement.from_terms(**({"scale": one, "shift": still, "flip": no, "angle": 0 * one} | changed))
+        return Placement.from_terms(**({"scale": same, "shift": still, "flip": upright, "angle": 0 * same} | changed))
 
     return {
         "aligned": place(),
         **{f"shift{pixels}": place(shift=direction * pixels / 32) for pixels in SHIFTS},
-        **{f"size{size:g}": place(scale=one * size) for size in SIZES},
-        "mirrored": place(flip=~no),
-        "upside_down": place(angle=one * np.pi),
+        **{f"size{size:g}": place(scale=same * size) for size in SIZES},
+        "mirrored": place(flip=~upright),
+        "upside_down": place(angle=same * np.pi),
     }
 
 
@@ -162,9 +181,9 @@ def _losses(
     features = None
     if batch.captions:
         features = generator.neighbor_features(batch, probe.neighbor_captions[kind].to(device))
-    found = {}
+    losses = {}
     for timestep in timesteps:
         noised = add_noise(schedule, clean, noise, torch.full((len(clean),), timestep, device=device))
         output = generator.predict(noised.sample, noised.timesteps, text, features)
-        found[timestep] = float(weighted_loss(generator.prediction_type, output, noised).mean())
-    return found
+        losses[timestep] = float(weighted_loss(generator.prediction_type, output, noised).mean())
+    return losses

@@ -58,8 +58,7 @@ import importlib, pkgutil, rag_diffusion
 for room in ("models", "sampling", "retrieval", "store", "readers", "corpus", "knowledge", "training", "packing"):
     package = importlib.import_module(f"rag_diffusion.{room}")
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if module.name not in ("rag_diffusion.training.previews", "rag_diffusion.training.stage"):  # those score
-            importlib.import_module(module.name)
+        importlib.import_module(module.name)
 assert all(getattr(rag_diffusion, name) for name in rag_diffusion.__all__)
 """
 

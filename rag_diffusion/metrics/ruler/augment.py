@@ -40,7 +40,7 @@ def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def move(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift all by whole pixels, filling with white."""
+    """Mirror half of `images` (B, 3, H, W) and shift all by whole pixels, drawn by `generator`, filling with white."""
     mirror = _chance(images, 0.5, generator).bool()[:, None, None, None]
     images = torch.where(mirror, images.flip(3), images)
     height, width = images.shape[-2:]
@@ -52,7 +52,15 @@ def move(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def recolor(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn the hue (some by any angle), change saturation and density, make some gray; white stays white."""
+    """Turn the hue (some by any angle), change saturation and density, make some gray; white stays white.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        generator: source of all randomness.
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+    """
     anywhere = _chance(images, 0.25, generator)
     angle = anywhere * _uniform(images, -math.pi, math.pi, generator)
     angle = angle + (1 - anywhere) * _uniform(images, -SMALL_TURN, SMALL_TURN, generator)
@@ -62,7 +70,7 @@ def recolor(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def color_matrix(angle: Tensor, saturation: Tensor) -> Tensor:
-    """Rotation of the hue about the gray axis after scaling the saturation, as (B, 3, 3) matrices on RGB."""
+    """Rotation of the hue about the gray axis by `angle` (B,), after `saturation` (B,): (B, 3, 3) matrices on RGB."""
     gray = torch.tensor(LUMA).expand(3, 3)
     axis = torch.full((3,), 3.0**-0.5)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * 3.0**-0.5
@@ -74,7 +82,7 @@ def color_matrix(angle: Tensor, saturation: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, each image by its own sigma (B,) in pixels; 0 leaves an image as it is."""
+    """Gaussian blur of `images` (B, 3, H, W), each by its own `sigma` (B,) in pixels; 0 leaves an image as it is."""
     offsets = torch.arange(KERNEL) - KERNEL // 2
     kernel = torch.exp(-(offsets**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]
@@ -95,11 +103,11 @@ def _chance(images: Tensor, probability: float, generator: torch.Generator) -> T
 
 
 def to_floats(pixels: Pixels) -> Tensor:
-    """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
+    """`pixels` (n, H, W, 3) uint8 as (n, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """(n, 3, H, W) in [0, 1] -> (n, H, W, 3) uint8, rounded."""
+    """`images` (n, 3, H, W) in [0, 1] as (n, H, W, 3) uint8, rounded."""
     pixels: Pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     return pixels

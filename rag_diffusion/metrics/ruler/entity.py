@@ -35,10 +35,10 @@ class Prototypes:
         self, features: Doubles, entities: Sequence[str], styles: Sequence[str], *, min_styles: int = MIN_STYLES
     ) -> None:
         self.styles = sorted(set(styles))
-        of_entity: dict[str, set[str]] = {}
+        drawn_in: dict[str, set[str]] = {}
         for entity, style in zip(entities, styles, strict=True):
-            of_entity.setdefault(entity, set()).add(style)
-        self.entities = sorted(entity for entity, found in of_entity.items() if len(found) >= min_styles)
+            drawn_in.setdefault(entity, set()).add(style)
+        self.entities = sorted(entity for entity, some in drawn_in.items() if len(some) >= min_styles)
         self._number = {entity: number for number, entity in enumerate(self.entities)}
         sums = np.zeros((len(self.entities), len(self.styles), features.shape[1]))
         for row, (entity, style) in enumerate(zip(entities, styles, strict=True)):
@@ -47,7 +47,7 @@ class Prototypes:
         self._drawings: Doubles = unit(sums)
 
     def number(self, entity: str) -> int:
-        """Row of a candidate.
+        """Row of the candidate `entity`.
 
         Raises:
             DataError: the entity is no candidate.
@@ -60,7 +60,7 @@ class Prototypes:
         return self._number[entity]
 
     def means(self, hidden: Collection[str]) -> Doubles:
-        """Prototypes (C, k): the mean over the styles that are not hidden, the same ones for every candidate.
+        """Prototypes (C, k): the mean over the styles that are not `hidden`, the same ones for every candidate.
 
         Raises:
             DataError: fewer than two styles are left.
@@ -74,5 +74,5 @@ class Prototypes:
         return unit(self._drawings[:, kept].sum(axis=1))
 
     def similarities(self, features: Doubles, hidden: Collection[str]) -> Doubles:
-        """Cosines (n, C) of whitened features (n, k) to all candidates."""
+        """Cosines (n, C) of whitened `features` (n, k) to all candidates, by the styles that are not `hidden`."""
         return unit(features) @ self.means(hidden).T

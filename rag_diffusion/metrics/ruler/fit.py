@@ -74,7 +74,7 @@ def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path, epoch
     if len(styles) < 2:
         raise DataError(f"ruler: expected a corpus with several styles, got {styles.tolist()}; use the default corpus")
     _, entity = np.unique(table["entity"].to_numpy(dtype=str), return_inverse=True)
-    views = [embed_cached(trunk, pixels, scratch, f"train {name}")
+    views = [_embed_cached(trunk, pixels, scratch, f"train {name}")
              for name, pixels in train_views(corpus.pixels(rows), style, seed=seed).items()]  # fmt: skip
     weighted = [*views[:1] * (len(views) - 1), *views[1:]]  # as many images as they are as changed ones
     layers = np.concatenate([view.layers[:, :MIDDLE] for view in weighted])
@@ -87,7 +87,16 @@ def fit_scorers(corpus: Corpus, trunk: Trunk, *, seed: int, scratch: Path, epoch
 
 
 def train_views(pixels: Pixels, styles: Ints, *, seed: int) -> dict[str, Pixels]:
-    """The same images (n, H, W, 3) as they are, degraded twice, and repainted and degraded."""
+    """Views that the scorers are trained on: the images as they are, degraded twice, and repainted and degraded.
+
+    Args:
+        pixels: (n, H, W, 3) train images.
+        styles: (n,) their style numbers.
+        seed: of all draws.
+
+    Returns:
+        Name of the view -> (n, H, W, 3).
+    """
     generator = torch.Generator().manual_seed(seed)
     return {
         "clean": pixels,
@@ -98,7 +107,16 @@ def train_views(pixels: Pixels, styles: Ints, *, seed: int) -> dict[str, Pixels]
 
 
 def validation_views(pixels: Pixels, styles: Ints, *, seed: int) -> dict[str, Pixels]:
-    """The same images as they are, blurred by sigma .7 and 1 px, with noise of sigma .05, gray, and repainted."""
+    """Images as they are, blurred by sigma .7 and 1 px, with noise of sigma .05, gray, and repainted.
+
+    Args:
+        pixels: (n, H, W, 3) validation images.
+        styles: (n,) their style numbers.
+        seed: of noise and palettes.
+
+    Returns:
+        Name of the view -> (n, H, W, 3).
+    """
     images = to_floats(pixels)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return {
@@ -118,16 +136,26 @@ def validate(
 
     The entity scorer meets the rule of the score stage: the target's style and three others, drawn by `seed`, give no
     prototypes.
+
+    Args:
+        scorers: that are measured.
+        corpus: its validation split.
+        trunk: that they look through.
+        seed: of the views and of the hidden styles.
+        scratch: where embedded views are kept.
+
+    Returns:
+        View -> scorer -> share of images.
     """
     rows = np.flatnonzero(corpus.table["split"] == "validation")
     table = corpus.table.iloc[rows]
     label = np.array([scorers.styles.index(style) for style in table["style"]])
-    looks = {name: embed_cached(trunk, pixels, scratch, f"validation {name}")
+    looks = {name: _embed_cached(trunk, pixels, scratch, f"validation {name}")
              for name, pixels in validation_views(corpus.pixels(rows), label, seed=seed).items()}  # fmt: skip
     names = (table["entity"].tolist(), table["style"].tolist())
     return {
         name: {
-            "entity": entity_accuracy(scorers.entity, seen, looks["clean"], *names, seed=seed),
+            "entity": _entity_accuracy(scorers.entity, seen, looks["clean"], *names, seed=seed),
             "style": float((style_logits(scorers.style, seen).argmax(axis=1) == label).mean()),
             "style_check": float((scorers.style_check(seen.layers[:, :MIDDLE]).argmax(axis=1) == label).mean()),
         }
@@ -135,7 +163,7 @@ def validate(
     }
 
 
-def entity_accuracy(
+def _entity_accuracy(
     whitening: Affine, seen: Embedding, drawn: Embedding, entities: list[str], styles: list[str], *, seed: int
 ) -> float:
     """Share of images recognised among all candidates; prototypes are made of the images in `drawn`."""
@@ -162,7 +190,16 @@ def make_card(
     seed: int,
     epochs: int = EPOCHS,
 ) -> dict[str, Any]:
-    """What the ruler is, has seen and can do."""
+    """What the ruler is, has seen and can do, JSON-able.
+
+    Args:
+        scorers: of the ruler.
+        corpus: that they were trained on.
+        trunk: that they look through.
+        accuracies: of `validate`.
+        seed: of the training.
+        epochs: of the style scorer.
+    """
     train = corpus.table.loc[corpus.table["split"] == "train", "entity"]
     config = {"trunk": "efficientnet-lite2", "trunk_image_size": trunk.image_size, "entity_shrinkage": ENTITY_SHRINKAGE,
               "entity_dims": ENTITY_DIMS, "check_shrinkage": CHECK_SHRINKAGE, "style_heads": HEADS, "epochs": epochs,
@@ -172,7 +209,7 @@ def make_card(
             "validation": rounded, "train_entities": sorted(set(train))}  # fmt: skip
 
 
-def embed_cached(trunk: Trunk, pixels: Pixels, scratch: Path, name: str) -> Embedding:
+def _embed_cached(trunk: Trunk, pixels: Pixels, scratch: Path, name: str) -> Embedding:
     """Embed images, or read what an earlier run has left for the very same pixels."""
     key = hashlib.sha256(f"{trunk.image_size} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:24]
     folder = scratch / f"embedding-{key}"

@@ -35,7 +35,7 @@ class Affine:
 
 
 def group_means(features: Doubles, groups: Ints) -> tuple[Doubles, Ints]:
-    """Mean of each group (g, D) and its size (g,), for group numbers 0 .. g-1."""
+    """Mean (g, D) and size (g,) of each group of `features` (n, D); `groups` (n,) are numbers 0 .. g-1."""
     counts = np.bincount(groups)
     sums = np.zeros((len(counts), features.shape[1]))
     np.add.at(sums, groups, features)
@@ -43,7 +43,7 @@ def group_means(features: Doubles, groups: Ints) -> tuple[Doubles, Ints]:
 
 
 def within_covariance(features: Doubles, groups: Ints) -> Doubles:
-    """Unbiased covariance (D, D) of the features about the mean of their group."""
+    """Unbiased covariance (D, D) of `features` (n, D) about the mean of their group; `groups` (n,) are numbers."""
     means, counts = group_means(features, groups)
     residual = features - means[groups]
     covariance: Doubles = residual.T @ residual / (len(features) - len(counts))
@@ -51,7 +51,7 @@ def within_covariance(features: Doubles, groups: Ints) -> Doubles:
 
 
 def shrink(covariance: Doubles, share: float) -> Doubles:
-    """Move a covariance toward the sphere of the same trace: (1 - share) S + share tr(S)/D I."""
+    """Move a `covariance` S (D, D) toward the sphere of the same trace: (1 - `share`) S + share tr(S)/D I."""
     size = len(covariance)
     sphere: Doubles = np.trace(covariance) / size * np.eye(size)
     return (1 - share) * covariance + share * sphere
@@ -103,7 +103,7 @@ def fit_lda(features: ArrayLike, classes: Ints, *, shrinkage: float) -> Affine:
 
 
 def unit(features: ArrayLike) -> Doubles:
-    """Rows scaled to length 1; a zero row stays zero."""
+    """`features` (..., D) scaled to length 1; a zero row stays zero."""
     values = np.asarray(features, dtype=np.float64)
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     return values / np.where(length > 0, length, 1)

@@ -21,7 +21,7 @@ _WHITE = _TO_XYZ.sum(axis=1)
 
 
 def to_lab(colors: Pixels | Doubles) -> Doubles:
-    """sRGB in 0..255 (..., 3) to CIE Lab under D65."""
+    """sRGB `colors` (..., 3) in 0..255 as CIE Lab under D65, (..., 3)."""
     share = np.asarray(colors, dtype=np.float64) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     ratio = linear @ _TO_XYZ.T / _WHITE
@@ -39,6 +39,9 @@ def style_palette(images: Pixels, num_colors: int, *, seed: int) -> Pixels:
         images: (n, H, W, 3) train images of the style.
         num_colors: P; fewer come where the images have fewer.
         seed: of the sample and the start.
+
+    Returns:
+        (P, 3) sRGB, white among them.
     """
     rng = np.random.default_rng(seed)
     flat = images[:, :-1, :-1][
@@ -54,7 +57,7 @@ def style_palette(images: Pixels, num_colors: int, *, seed: int) -> Pixels:
 
 
 def snap(image: Pixels, palette: Pixels) -> Pixels:
-    """Every pixel (H, W, 3) in the nearest colour of the palette (P, 3)."""
+    """Every pixel of `image` (H, W, 3) in the nearest colour of `palette` (P, 3)."""
     colors, number = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
     distance = ((to_lab(colors)[:, None] - to_lab(palette)[None]) ** 2).sum(axis=-1)
     snapped: Pixels = palette[distance.argmin(axis=1)][number.reshape(-1)].reshape(image.shape)
@@ -69,6 +72,9 @@ def repaint(pixels: Pixels, labels: Ints, *, seed: int, num_colors: int = 24) ->
         labels: (n,) their style numbers 0 .. s-1.
         seed: of palettes and of the styles drawn.
         num_colors: of each palette.
+
+    Returns:
+        (n, H, W, 3).
     """
     count = int(labels.max()) + 1
     palettes = [style_palette(pixels[labels == number], num_colors, seed=seed) for number in range(count)]
@@ -95,6 +101,6 @@ def _nearest(points: Doubles, centers: Doubles) -> Ints:
 
 
 def _mode(colors: Pixels) -> Pixels:
-    found, count = np.unique(colors, axis=0, return_counts=True)
-    best: Pixels = found[count.argmax()]
+    distinct, count = np.unique(colors, axis=0, return_counts=True)
+    best: Pixels = distinct[count.argmax()]
     return best

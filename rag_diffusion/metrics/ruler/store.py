@@ -47,7 +47,7 @@ class Looks:
         return len(self.entity)
 
     def rows(self, rows: Ints) -> Looks:
-        """Some of the images."""
+        """Those of the images numbered `rows` (m,)."""
         return Looks(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
@@ -82,7 +82,13 @@ class Ruler:
         return frozenset(self.card["train_entities"])
 
     def look(self, trunk: Trunk, pixels: Pixels, *, desc: str = "score images") -> Looks:
-        """Look at images (n, H, W, 3) uint8."""
+        """Look at images.
+
+        Args:
+            trunk: of `image_size`.
+            pixels: (n, H, W, 3) uint8.
+            desc: of the progress bar.
+        """
         embedding = trunk.embed(pixels, desc=desc)
         return Looks(
             pooled=embedding.pooled,
@@ -92,7 +98,7 @@ class Ruler:
         )
 
     def refuse_seen(self, entities: Collection[str]) -> None:
-        """Refuse to judge entities that a part of it was trained on.
+        """Refuse to judge `entities` that a part of it was trained on.
 
         Raises:
             ModelError: at least one was.
@@ -106,14 +112,22 @@ class Ruler:
 
 
 def entity_features(embedding: Embedding) -> Floats:
-    """What the entity scorer starts from (n, 1280 + deep statistics)."""
+    """What the entity scorer starts from: pooled features and deep statistics of `embedding`, (n, 2320)."""
     return np.concatenate([embedding.pooled, embedding.layers[:, -DEEP:]], axis=1)
 
 
 def save_ruler(
     folder: Path, *, style: StyleEnsemble, entity: Affine, style_check: Affine, card: dict[str, Any]
 ) -> None:
-    """Write weights and card into an existing folder; the large whitening matrix in float16."""
+    """Write weights and card; the large whitening matrix in float16.
+
+    Args:
+        folder: which exists.
+        style: the first style scorer.
+        entity: whitening of the entity scorer.
+        style_check: the second style scorer.
+        card: of `make_card`; the hash of the weights is added.
+    """
     tensors = {_HEAD + name: value.contiguous() for name, value in style.state_dict().items()}
     for name, part in (("entity", entity), ("style_check", style_check)):
         tensors[f"{name}.center"] = torch.from_numpy(part.center).float()
@@ -125,7 +139,7 @@ def save_ruler(
 
 
 def load_ruler(folder: Path | str) -> Ruler:
-    """Read a ruler and check its hash.
+    """Read the ruler in `folder` and check its hash.
 
     Raises:
         ModelError: it is missing, or its weights are not those of the card, or do not fit.
@@ -133,12 +147,12 @@ def load_ruler(folder: Path | str) -> Ruler:
     folder = Path(folder)
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        found = file_hash(folder / WEIGHTS)
+        sha256 = file_hash(folder / WEIGHTS)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: expected {CARD} and {WEIGHTS}, got {error}; restore them with git") from None
-    if found != card["sha256"]:
+    if sha256 != card["sha256"]:
         raise ModelError(
-            f"{folder / WEIGHTS}: expected sha256 {card['sha256'][:12]}… as {CARD} says, got {found[:12]}…; "
+            f"{folder / WEIGHTS}: expected sha256 {card['sha256'][:12]}… as {CARD} says, got {sha256[:12]}…; "
             "the ruler must not change: restore it with git"
         )
     try:
@@ -150,7 +164,7 @@ def load_ruler(folder: Path | str) -> Ruler:
         parts = {name: _affine(tensors, name) for name in ("entity", "style_check")}
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ModelError(f"{folder}: expected the weights of this version's scorers, got {error}") from None
-    return Ruler(styles=tuple(card["styles"]), style=style.eval(), card=card, sha256=found, **parts)
+    return Ruler(styles=tuple(card["styles"]), style=style.eval(), card=card, sha256=sha256, **parts)
 
 
 def _affine(tensors: dict[str, Tensor], name: str) -> Affine:

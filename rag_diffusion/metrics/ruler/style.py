@@ -51,10 +51,10 @@ class StyleHead(nn.Module):
         self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(2 * b + STATISTICS_WIDTH, num_styles))
 
     def forward(self, maps: Tensor, statistics: Tensor) -> Tensor:
-        """Logits (B, styles) from maps (B, 48, 16, 16) and shallow layer statistics (B, 144)."""
-        seen = self.maps(maps).flatten(2)
-        spread = (seen.var(dim=2, unbiased=False) + 1e-5).sqrt()
-        logits: Tensor = self.head(torch.cat([seen.mean(dim=2), spread, self.statistics(statistics)], dim=1))
+        """Logits (B, styles) from `maps` (B, 48, 16, 16) and shallow layer `statistics` (B, 144)."""
+        features = self.maps(maps).flatten(2)
+        spread = (features.var(dim=2, unbiased=False) + 1e-5).sqrt()
+        logits: Tensor = self.head(torch.cat([features.mean(dim=2), spread, self.statistics(statistics)], dim=1))
         return logits
 
 
@@ -72,7 +72,7 @@ class StyleEnsemble(nn.Module):
         self.members = nn.ModuleList(StyleHead(num_styles) for _ in range(num_heads))
 
     def forward(self, maps: Tensor, statistics: Tensor) -> Tensor:
-        """Log-probabilities (B, styles) from maps (B, 48, 16, 16) and shallow layer statistics (B, 144)."""
+        """Log-probabilities (B, styles) from `maps` (B, 48, 16, 16) and shallow layer `statistics` (B, 144)."""
         return torch.stack([head(maps, statistics).log_softmax(dim=1) for head in self.members]).mean(dim=0)
 
 
@@ -104,7 +104,18 @@ def _block(width_in: int, width: int, stride: int) -> tuple[nn.Module, ...]:
 def train_style_ensemble(
     views: Sequence[Embedding], labels: Ints, num_styles: int, *, seed: int, epochs: int = EPOCHS
 ) -> StyleEnsemble:
-    """Train the heads one after the other, with the seeds `seed`, `seed + 1`, ...; see `train_style_head`."""
+    """Train the heads one after the other, with the seeds `seed`, `seed + 1`, ...; see `train_style_head`.
+
+    Args:
+        views: V embeddings of the same n images.
+        labels: (n,) style numbers.
+        num_styles: classes.
+        seed: of the first head.
+        epochs: passes over the images.
+
+    Returns:
+        The ensemble in evaluation mode.
+    """
     ensemble = StyleEnsemble(num_styles)
     for number, member in enumerate(ensemble.members):
         head = train_style_head(views, labels, num_styles, seed=seed + number, epochs=epochs)
@@ -130,8 +141,8 @@ def train_style_head(
     targets = torch.from_numpy(labels)
     rng = np.random.default_rng(seed)
     steps = epochs * math.ceil(len(labels) / BATCH)
-    shown = Progress(total=steps, desc="style scorer", unit="step")
-    with _one_thread(), torch.random.fork_rng(devices=[]), shown as bar:
+    progress = Progress(total=steps, desc="style scorer", unit="step")
+    with _one_thread(), torch.random.fork_rng(devices=[]), progress as bar:
         torch.manual_seed(seed)
         head = _standardised(StyleHead(num_styles), views[0]).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -153,7 +164,16 @@ def train_style_head(
 
 @torch.inference_mode()
 def style_logits(head: StyleHead | StyleEnsemble, seen: Embedding, batch_size: int = 256) -> Doubles:
-    """Logits (n, styles) of n embedded images, averaged over the maps and their mirror."""
+    """Logits of embedded images, averaged over the maps and their mirror.
+
+    Args:
+        head: a head, or the ensemble.
+        seen: n images.
+        batch_size: images at a time.
+
+    Returns:
+        (n, styles).
+    """
     parts = [torch.zeros(0, head.num_styles)]
     for start in range(0, len(seen.maps), batch_size):
         maps = torch.from_numpy(seen.maps[start : start + batch_size]).float()

@@ -72,11 +72,11 @@ class Trunk(nn.Module):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode, whatever `mode` says."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled (B, 1280), layer statistics (B, 1184) and maps (B, 48, 16, 16) of images (B, 3, H, W) in 0..255."""
+        """Pooled (B, 1280), layer statistics (B, 1184), maps (B, 48, 16, 16) of `images` (B, 3, H, W) in 0..255."""
         size = (self.image_size, self.image_size)
         images = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True).clamp(0, 255)
         net = self.net
@@ -92,7 +92,13 @@ class Trunk(nn.Module):
 
     @torch.inference_mode()
     def embed(self, pixels: Pixels, *, desc: str = "embed images", batch_size: int = 32) -> Embedding:
-        """Look at images (n, H, W, 3) uint8."""
+        """Look at images.
+
+        Args:
+            pixels: (n, H, W, 3) uint8.
+            desc: of the progress bar.
+            batch_size: images at a time.
+        """
         side = self.image_size // MAP_STEP
         pooled, layers = np.empty((len(pixels), POOLED), np.float32), np.empty((len(pixels), LAYERS), np.float32)
         maps = np.empty((len(pixels), MAP_WIDTH, side, side), np.float16)

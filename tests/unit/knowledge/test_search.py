@@ -22,7 +22,7 @@ from rag_diffusion.readers.images import decode, encode_png
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
-from rag_diffusion.terminal.kb_search import search
+from rag_diffusion.terminal.kb_search import search_text
 from tests.unit.knowledge.bases import ROOT, SIZE, items, make_base, picture, write_params
 from tests.unit.knowledge.remote.wild import says, says_json, wild
 from tests.unit.serving.served import Client, make_encoder, served
@@ -322,7 +322,7 @@ def test_a_search_in_the_terminal_shows_remote_hits_and_their_trouble(
     monkeypatch.setattr(KnowledgeBase, "open", lambda root: base)
     add(base, "gone", dead_url())
     page = tmp_path / "page.html"
-    told = search(tmp_path, "a red fox", top_k=22, page=page)
+    told = search_text(tmp_path, "a red fox", top_k=22, page=page)
     assert "far/" in told
     assert "mine/" in told
     assert "trouble   remote gone: " in told

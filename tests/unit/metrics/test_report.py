@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +39,10 @@ def bootstrap(size: int) -> ClusterBootstrap:
     return ClusterBootstrap([str(number) for number in range(size)], draws=500, seed=0)
 
 
+def few_draws(prompts: Sequence[Prompt]) -> ClusterBootstrap:
+    return ClusterBootstrap([prompt.entity for prompt in prompts], draws=50, seed=0)
+
+
 def prompt(number: int, kind: str) -> Prompt:
     return Prompt(prompt_id=f"test-{number}", split="test", entity=str(number), family="f", title="t", style="noto",
                   kind=kind, text="t", default=True, seed=0)  # fmt: skip
@@ -59,7 +64,7 @@ def test_difference_is_computed_by_hand_and_only_for_variants_that_are_there() -
 
 def test_kinds_of_prompt_are_told_apart() -> None:
     prompts = [prompt(0, "caption"), prompt(1, "sentence"), prompt(2, "caption")]
-    found = by_kind({"retrieved": verdicts([1, 0, 0], [1, 1, 1])}, prompts, draws=50, seed=0)
+    found = by_kind({"retrieved": verdicts([1, 0, 0], [1, 1, 1])}, prompts, few_draws)
     assert found["caption"]["num_prompts"] == 2
     assert found["caption"]["retrieved"]["joint"]["mean"] == 0.5
     assert found["sentence"]["retrieved"]["joint"]["mean"] == 0.0
@@ -79,7 +84,7 @@ def test_prompts_without_neighbors_are_left_out_of_a_column_and_of_its_differenc
     assert accuracy_table(found, bootstrap(4))["oracle"]["joint"]["mean"] == 1.0
     assert differences(found, bootstrap(4))["oracle-none"]["joint"]["mean"] == 1.0, "prompts 0 and 3, by hand"
     prompts = [prompt(0, "caption"), prompt(1, "sentence"), prompt(2, "caption"), prompt(3, "sentence")]
-    kinds = by_kind(found, prompts, draws=50, seed=0)
+    kinds = by_kind(found, prompts, few_draws)
     assert kinds["caption"]["oracle"]["joint"]["mean"] == 1.0
     assert kinds["sentence"]["none"]["joint"]["mean"] == 0.5
     told = unanswered({"oracle": oracle.answers, "none": np.arange(4)}, prompts)

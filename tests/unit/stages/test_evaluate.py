@@ -181,7 +181,7 @@ def test_the_page_escapes_prompts_and_marks_verdicts(tiny_corpus: Corpus) -> Non
     pixels = tiny_corpus.pixels([0, 1])
     row = PageRow(
         prompt="a <b>cat</b>",
-        asked="cat & dog",
+        target="cat & dog",
         neighbors=pixels,
         cells={"copied_snap": Cell(pixels=pixels[0], entity=True, style=False)},
     )

@@ -8,7 +8,7 @@ import pytest
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.retrieval.explain import Explained, Explanation
-from rag_diffusion.terminal.kb_search import as_html, as_text, search
+from rag_diffusion.terminal.kb_search import as_html, as_text, search_text
 
 HIT = Explained(
     pair_id="folder/<b>.png",
@@ -52,4 +52,4 @@ def test_a_terminal_gets_no_control_characters() -> None:
 )
 def test_wrong_wishes_are_refused(tmp_path: Path, query: str, top_k: int, page: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        search(tmp_path, query, top_k=top_k, page=None if page is None else tmp_path / page)
+        search_text(tmp_path, query, top_k=top_k, page=None if page is None else tmp_path / page)

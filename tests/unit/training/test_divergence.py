@@ -10,7 +10,7 @@ import torch
 from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.training.divergence import LossWatch
 from rag_diffusion.training.precision import LossScale
-from rag_diffusion.training.processes import out_of_memory_told
+from rag_diffusion.training.processes import explain_out_of_memory
 from tests.unit.training.trainer import Trainer
 
 
@@ -101,4 +101,4 @@ def test_too_little_memory_says_what_to_lower(trainer: Trainer) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
     with pytest.raises(ModelError, match=r"8 images, 1 part.* Tried to allocate 2 GiB.; raise accumulation"):
-        out_of_memory_told(trainer.config, full)
+        explain_out_of_memory(trainer.config, full)

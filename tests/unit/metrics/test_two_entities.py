@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rag_diffusion.metrics.ruler.entity import Prototypes
-from rag_diffusion.metrics.two import can_be_judged, collage, shown_entities, two_entity_prompts
+from rag_diffusion.metrics.two_entities import can_be_judged, collage, shown_entities, two_entity_prompts
 from rag_diffusion.retrieval.several import things
 from rag_diffusion.types import Prompt
 
@@ -32,11 +32,11 @@ def prototypes() -> Prototypes:
 def test_prompts_of_one_style_come_together_and_families_do_not() -> None:
     prompts = [prompt_of("ant"), prompt_of("bee", "two"), prompt_of("cat"), prompt_of("bee"), prompt_of("dog", "two")]
     prompts.insert(1, replace(prompt_of("ants"), family="ant"))
-    found = two_entity_prompts(prompts, WORDS)
-    assert [(two.first.entity, two.second.entity) for two in found] == [("ant", "cat"), ("bee", "dog")]
-    assert [two.prompt.text for two in found] == ["an ant and a cat in One style", "Two emoji of a bee and a dog"]
-    assert [two.prompt.prompt_id for two in found] == ["ant+cat", "bee+dog"]
-    assert all(len(things(two.prompt.text)) == 2 for two in found), "the retriever knows that there are two"
+    joined = two_entity_prompts(prompts, WORDS)
+    assert [(two.first.entity, two.second.entity) for two in joined] == [("ant", "cat"), ("bee", "dog")]
+    assert [two.prompt.text for two in joined] == ["an ant and a cat in One style", "Two emoji of a bee and a dog"]
+    assert [two.prompt.prompt_id for two in joined] == ["ant+cat", "bee+dog"]
+    assert all(len(things(two.prompt.text)) == 2 for two in joined), "the retriever knows that there are two"
 
 
 @pytest.mark.parametrize(
