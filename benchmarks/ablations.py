@@ -65,8 +65,8 @@ def random_lists(corpus: Corpus, retrieved: Lists) -> Lists:
     family = dict(zip(table["pair_id"], table["family"], strict=True))
     rng, names = np.random.default_rng(0), np.array(sorted(retrieved))
     return {
-        name: [str(one) for one in rng.choice(names, 2 * len(found)) if family[one] != family[name]][: len(found)]
-        for name, found in retrieved.items()
+        name: [str(other) for other in rng.choice(names, 2 * len(hits)) if family[other] != family[name]][: len(hits)]
+        for name, hits in retrieved.items()
     }
 
 
@@ -75,14 +75,16 @@ def oracle_lists(corpus: Corpus, retrieved: Lists) -> Lists:
     table = corpus.table.iloc[corpus.rows(sorted(retrieved))]
     groups = {key: rows["pair_id"].tolist() for key, rows in table.groupby("entity")}
     rows = table.set_index("pair_id")
-    found = {}
+    lists = {}
     for name, best in retrieved.items():
         own, style, group = rows.loc[name, "entity"], rows.loc[name, "style"], rows.loc[name, "duplicate_group"]
         others = [
-            one for one in groups[own] if rows.loc[one, "style"] != style and rows.loc[one, "duplicate_group"] != group
+            other
+            for other in groups[own]
+            if rows.loc[other, "style"] != style and rows.loc[other, "duplicate_group"] != group
         ]
-        found[name] = others or list(best)
-    return found
+        lists[name] = others or list(best)
+    return lists
 
 
 class WithoutText(Generator):
@@ -153,16 +155,16 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0, help="another one says how far chance alone moves a number")
     arguments.add_argument("--root", type=Path, default=Path())
     arguments.add_argument("--train-on", type=Path, help="another project, to train on its corpus; --root validates")
-    given = arguments.parse_args()
-    config = load_config(given.root / "params.yaml", {"seed": str(given.seed)})
-    corpus = Corpus.open(given.root / layout.CORPUS)
-    table = NeighborTable.open(given.root / layout.NEIGHBORS, corpus)
-    trained = (corpus, table.training) if given.train_on is None else never_validated(given.train_on, corpus)
+    options = arguments.parse_args()
+    config = load_config(options.root / "params.yaml", {"seed": str(options.seed)})
+    corpus = Corpus.open(options.root / layout.CORPUS)
+    table = NeighborTable.open(options.root / layout.NEIGHBORS, corpus)
+    trained = (corpus, table.training) if options.train_on is None else never_validated(options.train_on, corpus)
     rows = {
-        name: measured(given.root, config, corpus, table, trained, ABLATIONS[name], given.steps, given.widths)
-        for name in given.only
+        name: measured(options.root, config, corpus, table, trained, ABLATIONS[name], options.steps, options.widths)
+        for name in options.only
     }
-    print(f"\n{given.steps} steps, widths {given.widths}, seed {given.seed}, {len(trained[1])} training pairs")
+    print(f"\n{options.steps} steps, widths {options.widths}, seed {options.seed}, {len(trained[1])} training pairs")
     print("validation v-loss none / random / retrieved, and the gain")
     for name, row in rows.items():
         losses = "   ".join(

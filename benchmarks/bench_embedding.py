@@ -105,8 +105,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--images", type=int, default=608)
     arguments.add_argument("--rounds", type=int, default=5)
-    given = arguments.parse_args()
-    print_table([{"kind": kind} | apart(embed, given.images, kind, given.rounds) for kind in ("png", "jpeg")])
+    options = arguments.parse_args()
+    print_table([{"kind": kind} | apart(embed, options.images, kind, options.rounds) for kind in ("png", "jpeg")])
 
 
 if __name__ == "__main__":

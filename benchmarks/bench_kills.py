@@ -99,21 +99,21 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--side", type=int, default=1280)
-    given = parser.parse_args()
+    options = parser.parse_args()
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as scratch:
         photos = Path(scratch) / "photos"
-        make_photos(photos, given.photos, given.side)
-        print(f"{given.photos} photographs, {sum(p.stat().st_size for p in photos.glob('*.jpg')) / 1e6:.0f} MB")
-        whole, killed = Runs(), Runs()
-        whole.add(given.project, "undisturbed", photos)
-        mean = whole.working / given.kills
-        while killed.kills < given.kills:
-            if killed.add(given.project, "killed", photos, chance.uniform(0, 2 * mean)):
+        make_photos(photos, options.photos, options.side)
+        print(f"{options.photos} photographs, {sum(p.stat().st_size for p in photos.glob('*.jpg')) / 1e6:.0f} MB")
+        undisturbed, killed = Runs(), Runs()
+        undisturbed.add(options.project, "undisturbed", photos)
+        mean = undisturbed.working / options.kills
+        while killed.kills < options.kills:
+            if killed.add(options.project, "killed", photos, chance.uniform(0, 2 * mean)):
                 break
         else:
-            killed.add(given.project, "killed", photos)
-    base = KnowledgeBase.open(given.project)
+            killed.add(options.project, "killed", photos)
+    base = KnowledgeBase.open(options.project)
     queries = [f"a photograph of a {number}" for number in range(20)]
     hits = [
         [[(pair.split("/", 1)[1], round(score, 5)) for pair, score in zip(one.pair_ids, one.scores, strict=True)]
@@ -121,8 +121,8 @@ def main() -> None:
         for name in ("undisturbed", "killed")
     ]  # fmt: skip
     assert hits[0] == hits[1], "other hits after the kills"
-    print(json.dumps({"undisturbed": vars(whole), "killed": vars(killed)}))
-    print(f"work with kills / without: {killed.working / whole.working:.2f}")
+    print(json.dumps({"undisturbed": vars(undisturbed), "killed": vars(killed)}))
+    print(f"work with kills / without: {killed.working / undisturbed.working:.2f}")
 
 
 if __name__ == "__main__":

@@ -176,12 +176,12 @@ def ingest(size: int) -> dict[str, float]:
 def query(size: int, data_sets: int, queries: int, factory: str) -> dict[str, Any]:
     """Ask one text after the other."""
     with tempfile.TemporaryDirectory() as name:
-        asked = _filled(Path(name), size, data_sets, factory)
+        base = _filled(Path(name), size, data_sets, factory)
         start = time.perf_counter()
         with Memory() as opening:
-            asked.retriever()
+            base.retriever()
         opened = time.perf_counter() - start
-        parts = _asked(queries, lambda text: (asked.search(Query([text], top_k=TOP)).hits[0], asked.retriever().corpus))
+        parts = _asked(queries, lambda text: (base.search(Query([text], top_k=TOP)).hits[0], base.retriever().corpus))
     return {"pairs": size, "data_sets": data_sets, "factory": factory, "open_s": opened,
             "open_grown_mib": opening.peak - opening.before} | parts  # fmt: skip
 
@@ -189,12 +189,12 @@ def query(size: int, data_sets: int, queries: int, factory: str) -> dict[str, An
 def remote(size: int, queries: int) -> dict[str, Any]:
     """The same with a remote data set, all of whose images have been fetched once."""
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as there:
-        asked = _filled(Path(name), size, 1, "Flat")
+        base = _filled(Path(name), size, 1, "Flat")
         with _served(_filled(Path(there), REMOTE, 1, "Flat")) as url:
-            asked.writer.add_remote("there", url, allow_hosts=["127.0.0.1"])
+            base.writer.add_remote("there", url, allow_hosts=["127.0.0.1"])
 
             def ask(text: str) -> tuple[Hits, Pairs]:
-                results = asked.search(Query([text], top_k=TOP))
+                results = base.search(Query([text], top_k=TOP))
                 assert not results.trouble, results.trouble
                 assert results.retrievers[0] is not None
                 return results.hits[0], results.retrievers[0].corpus
@@ -223,8 +223,8 @@ def _asked(queries: int, search: Callable[[str], tuple[Hits, Pairs]]) -> dict[st
             hits, pairs = search(text)
             with span("metadata", "TOOL"):
                 rows = pairs.rows(hits.pair_ids)
-                told = [pairs.cells(column, rows) for column in ("caption", "source", "licence", "attribution")]
-                assert len(told[0]) == TOP
+                columns = [pairs.cells(column, rows) for column in ("caption", "source", "licence", "attribution")]
+                assert len(columns[0]) == TOP
             with span("images", "TOOL"):
                 assert len([pairs.pair(pair_id).image for pair_id in hits.pair_ids]) == TOP
         roots.append(root)
@@ -253,13 +253,15 @@ def main() -> None:
     arguments.add_argument("--data-sets", type=int, default=4)
     arguments.add_argument("--queries", type=int, default=300)
     arguments.add_argument("--factories", nargs="+", default=["Flat"])
-    given = arguments.parse_args()
-    if given.what == "ingest":
-        results = [apart(ingest, size) for size in given.sizes]
-    elif given.what == "remote":
-        results = [apart(remote, given.size, given.queries)]
+    options = arguments.parse_args()
+    if options.what == "ingest":
+        results = [apart(ingest, size) for size in options.sizes]
+    elif options.what == "remote":
+        results = [apart(remote, options.size, options.queries)]
     else:
-        results = [apart(query, given.size, given.data_sets, given.queries, factory) for factory in given.factories]
+        results = [
+            apart(query, options.size, options.data_sets, options.queries, factory) for factory in options.factories
+        ]
     print_table(results)
 
 

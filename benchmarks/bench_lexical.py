@@ -68,11 +68,11 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     arguments.add_argument("--queries", type=int, default=2000)
     arguments.add_argument("--reference-queries", type=int, default=20)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     columns = ("captions", "engine", "build s", "peak MiB", "queries/s", "median ms", "p99 ms", "CPU ms")
     print(f"| {' | '.join(columns)} | times rank_bm25 | by CPU |")
     print("|---" * (len(columns) + 2) + "|")
-    results = {str(size): compare(size, given.queries, given.reference_queries) for size in given.sizes}
+    results = {str(size): compare(size, options.queries, options.reference_queries) for size in options.sizes}
     print(json.dumps(results))
 
 
@@ -80,31 +80,32 @@ def compare(size: int, queries: int, reference_queries: int) -> dict[str, Any]:
     """Both engines over the same captions, and how far their scores are apart."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = {
+        results = {
             "rank_bm25": _apart(_measure, "rank_bm25", size, reference_queries, folder),
             "sparse": _apart(_measure, "sparse", size, queries, folder),
         }
         theirs, ours = (np.load(folder / f"{engine}.npz") for engine in ("rank_bm25", "sparse"))
         count = len(theirs["top"])
-        found["same_top_10"] = bool(np.array_equal(ours["top"][:count], theirs["top"]))
-        found["largest_difference"] = float(np.abs(ours["scores"] - theirs["scores"]).max())
-    peer = found["rank_bm25"]
+        results["same_top_10"] = bool(np.array_equal(ours["top"][:count], theirs["top"]))
+        differences = ours["scores"][: len(theirs["scores"])] - theirs["scores"]
+        results["largest_difference"] = float(np.abs(differences).max())
+    peer = results["rank_bm25"]
     for engine in ("rank_bm25", "sparse"):
-        one = found[engine]
-        times = one["queries_per_second"] / peer["queries_per_second"]
+        row = results[engine]
+        times = row["queries_per_second"] / peer["queries_per_second"]
         print(
-            f"| {size:,} | {engine} | {one['build_s']:.1f} | {one['peak_mib']:.0f} | {one['queries_per_second']:.1f} | "
-            f"{one['median_ms']:.2f} | {one['p99_ms']:.2f} | {one['cpu_ms']:.2f} | {times:.0f} | "
-            f"{peer['cpu_ms'] / one['cpu_ms']:.0f} |"
+            f"| {size:,} | {engine} | {row['build_s']:.1f} | {row['peak_mib']:.0f} | {row['queries_per_second']:.1f} | "
+            f"{row['median_ms']:.2f} | {row['p99_ms']:.2f} | {row['cpu_ms']:.2f} | {times:.0f} | "
+            f"{peer['cpu_ms'] / row['cpu_ms']:.0f} |"
         )
-    print(f"same top 10: {found['same_top_10']}; largest difference of a score: {found['largest_difference']:.1e}")
-    return found
+    print(f"same top 10: {results['same_top_10']}; largest difference of a score: {results['largest_difference']:.1e}")
+    return results
 
 
 def _measure(engine: str, size: int, queries: int, folder: Path) -> dict[str, float]:
     captions = Corpus.open(CORPUS).table["caption"].tolist()
     texts = list(synthetic(captions, size, seed=0))
-    asked = list(synthetic(captions, queries, seed=1))
+    query_texts = list(synthetic(captions, queries, seed=1))
     before = _peak()
     start = time.perf_counter()
     index = LexicalIndex.build(iter(texts)) if engine == "sparse" else RankBm25(iter(texts))
@@ -113,17 +114,17 @@ def _measure(engine: str, size: int, queries: int, folder: Path) -> dict[str, fl
     times, tops = list[float](), list[np.ndarray]()
     index.top("warm up", TOP)
     cpu = time.process_time()
-    for query in asked:
+    for query in query_texts:
         start = time.perf_counter()
         tops.append(index.top(query, TOP)[0])
         times.append(time.perf_counter() - start)
     cpu = time.process_time() - cpu
     start = time.perf_counter()
-    for query in asked if engine == "sparse" else []:
+    for query in query_texts if engine == "sparse" else []:
         index.top(query, POOL)
     deep = (time.perf_counter() - start) / queries
     every = np.arange(size)
-    scores = np.stack([index.at(query, every) for query in asked[:5]])
+    scores = np.stack([index.at(query, every) for query in query_texts[:5]])
     np.savez(folder / f"{engine}.npz", top=_square(tops), scores=scores)
     return {
         "build_s": build,
@@ -138,10 +139,10 @@ def _measure(engine: str, size: int, queries: int, folder: Path) -> dict[str, fl
 
 def _square(tops: list[np.ndarray]) -> np.ndarray:
     """(queries, TOP) rows; -1 where fewer share a word."""
-    found = np.full((len(tops), TOP), -1)
+    square = np.full((len(tops), TOP), -1)
     for row, top in enumerate(tops):
-        found[row, : len(top)] = top
-    return found
+        square[row, : len(top)] = top
+    return square
 
 
 def _peak() -> float:

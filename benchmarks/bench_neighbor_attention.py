@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    images, device = given.images, given.device
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    images, device = options.images, options.device
     sample = torch.randn(images, 3, 64, 64, device=device)
     text, mask = torch.randn(images, 32, 384, device=device), torch.ones(images, 32, device=device)
     step = torch.full((images,), 500, device=device)
@@ -79,7 +79,7 @@ def main() -> None:
         calls[name] = lambda unet=unet, kv=kv: unet(sample, step, text, encoder_attention_mask=mask, neighbors=kv)
         calls[f"  keys and values: {name}"] = project
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(given.rounds + 1):
+    for number in range(options.rounds + 1):
         for name, call in calls.items():
             spent = timed(call, device)
             if number:  # the first round warms up

@@ -80,16 +80,16 @@ import json, time
 import dagster as dg
 from orchestration.sensors import dvc_results
 
-found, cursor = {}, None
+times, cursor = {}, None
 with dg.instance_for_test() as instance:
     for name in ("tick, all new", "tick, none new", "tick, lock as it was"):
         start = time.perf_counter()
         result = dvc_results(dg.build_sensor_context(instance, cursor=cursor))
         for event in getattr(result, "asset_events", None) or ():
             instance.report_runless_asset_event(event)
-        found[name] = time.perf_counter() - start
+        times[name] = time.perf_counter() - start
         cursor = result.cursor if name == "tick, none new" else None
-print(json.dumps(found))
+print(json.dumps(times))
 """
 LOAD = """
 import sys, time
@@ -150,21 +150,21 @@ def measure(folder: Path) -> dict[str, float]:
     whole, single = folder / "whole", folder / "single"
     dvc, dagster = [sys.executable, "-m", "dvc"], [sys.executable, "-m", "dagster", "asset", "materialize", "--select"]
     repro = [*dvc, "repro", "--single-item", "--force"]
-    found = {f"stage, {name}": seconds([*repro, name], single) for name in SINGLE}
-    found["glue of a stage"] = found["stage, ours"] - found["stage, tools"]
-    found["no-op dvc repro"] = seconds([*dvc, "repro"], whole)
-    found["no-op materialize, in-process"] = seconds([*dagster, "*", "-m", "orchestration.definitions"], ROOT)
-    found["no-op materialize, multiprocess"] = seconds([*dagster, "*", "-f", str(folder / "several.py")], ROOT)
+    times = {f"stage, {name}": seconds([*repro, name], single) for name in SINGLE}
+    times["glue of a stage"] = times["stage, ours"] - times["stage, tools"]
+    times["no-op dvc repro"] = seconds([*dvc, "repro"], whole)
+    times["no-op materialize, in-process"] = seconds([*dagster, "*", "-m", "orchestration.definitions"], ROOT)
+    times["no-op materialize, multiprocess"] = seconds([*dagster, "*", "-f", str(folder / "several.py")], ROOT)
     for executor in ("in-process", "multiprocess"):
-        found[f"bare assets, {executor}"] = seconds([*dagster, "*", "-f", str(folder / f"{executor}.py")], ROOT)
-    return found | answer(TICKS) | {"definitions": answer(LOAD)}
+        times[f"bare assets, {executor}"] = seconds([*dagster, "*", "-f", str(folder / f"{executor}.py")], ROOT)
+    return times | answer(TICKS) | {"definitions": answer(LOAD)}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         home = folder / "dagster"
@@ -182,15 +182,15 @@ def main() -> None:
         seconds([sys.executable, "-m", "dvc", "repro"], whole)
         for one in SINGLE:  # the first makes the store
             seconds([sys.executable, "-m", "dvc", "repro", "--single-item", one], folder / "single")
-        report([measure(folder) for _ in range(asked.rounds)], stages)
+        report([measure(folder) for _ in range(options.rounds)], stages)
 
 
 def report(rounds: list[dict[str, float]], stages: int) -> None:
     """Print a table and a JSON line."""
-    median = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
+    median = {name: statistics.median(times[name] for times in rounds) for name in rounds[0]}
     print("| what | median s | least | most | wanted |\n|---|---|---|---|---|")
     for name, value in median.items():
-        values = [found[name] for found in rounds]
+        values = [times[name] for times in rounds]
         wanted = f"at most {MOST[name]:g}" if name in MOST else ""
         print(f"| {name} | {value:.2f} | {min(values):.2f} | {max(values):.2f} | {wanted} |")
     missed = [name for name, most in MOST.items() if median[name] > most]

@@ -47,19 +47,19 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=20)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--device", default="cpu")
-    given = arguments.parse_args()
-    generator = load_generator(given.model, given.device)
+    options = arguments.parse_args()
+    generator = load_generator(options.model, options.device)
     large = latent(generator)
     with torch.inference_mode():
         result = {
-            "device": given.device,
+            "device": options.device,
             "threads": torch.get_num_threads(),
-            "images": given.images,
-            "whole": whole("drawings, base generator", generator, given.images, given.steps, given.rounds),
-            "steps": steps("steps, base generator", generator, given.images, given.rounds * 4),
-            "latent_whole": whole("drawings, Stable Diffusion shape", large, given.images // 2, given.steps, 2),
-            "latent_steps": steps("steps, Stable Diffusion shape", large, given.images, given.rounds * 2),
-            "adapter": adapter(generator, given.images, given.rounds * 4),
+            "images": options.images,
+            "whole": whole("drawings, base generator", generator, options.images, options.steps, options.rounds),
+            "steps": steps("steps, base generator", generator, options.images, options.rounds * 4),
+            "latent_whole": whole("drawings, Stable Diffusion shape", large, options.images // 2, options.steps, 2),
+            "latent_steps": steps("steps, Stable Diffusion shape", large, options.images, options.rounds * 2),
+            "adapter": adapter(generator, options.images, options.rounds * 4),
         }
     print(json.dumps(result))
 

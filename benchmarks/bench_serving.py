@@ -148,16 +148,18 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="in one request")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--times", type=int, default=5, help="that the same request is sent")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         store = f"sqlite:///{scratch}/mlflow.db"
         variables = os.environ | {"MLFLOW_TRACKING_URI": store}
-        subprocess.run([sys.executable, "-c", PROMOTE, str(given.project)], env=variables, check=True)
-        served = Served(store, given.project)
+        subprocess.run([sys.executable, "-c", PROMOTE, str(options.project)], env=variables, check=True)
+        served = Served(store, options.project)
         try:
-            large = asked(*[PROMPT] * given.prompts, num_inference_steps=given.steps)
-            for number in range(given.times):
-                print(f"{given.prompts} prompts, time {number + 1}", served.ask(large, "application/json"), flush=True)
+            large = asked(*[PROMPT] * options.prompts, num_inference_steps=options.steps)
+            for number in range(options.times):
+                print(
+                    f"{options.prompts} prompts, time {number + 1}", served.ask(large, "application/json"), flush=True
+                )
             for name, (body, kind) in wrong().items():
                 print(name, served.ask(body, kind), flush=True)
         finally:

@@ -94,10 +94,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     config = load_config("params.yaml")
-    corpus = Corpus.open(asked.root / layout.CORPUS)
-    table = NeighborTable.open(asked.root / layout.NEIGHBORS, corpus)
+    corpus = Corpus.open(options.root / layout.CORPUS)
+    table = NeighborTable.open(options.root / layout.NEIGHBORS, corpus)
     torch.manual_seed(0)
     codec = PatchCodec.fit(corpus.pixels()[:2000], config.model.patch_size)
     generator = build_generator(config.model, codec, corpus.image_size, choose_device(config.device))
@@ -105,33 +105,33 @@ def main() -> None:
 
     def make() -> Timed:
         neighbors = config.retrieval.content
-        return Timed(corpus, table.training, config.pretrain, neighbors, 0, period=asked.steps)
+        return Timed(corpus, table.training, config.pretrain, neighbors, 0, period=options.steps)
 
     size, batches, texts = config.pretrain.batch_size, make(), TextCache(generator.text_encoder)
     prepared = []
-    for step in range(asked.steps):
+    for step in range(options.steps):
         batch, draws = batches[step], torch.Generator().manual_seed(step)
         prepared.append((batch, draw_noised(generator, batch.images, slice(None), size, draws)))
         texts((*batch.captions, *batch.neighbors.captions), generator.device)  # each caption is encoded once a run
-    found: dict[str, list[float]] = {"bare": [], "cold": [], "warm": []}
+    times: dict[str, list[float]] = {"bare": [], "cold": [], "warm": []}
     loading: list[float] = []
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         generator.unet.load_state_dict(start)
-        found["bare"] += bare(generator, prepared, texts, config)[_LEFT_OUT:]
+        times["bare"] += bare(generator, prepared, texts, config)[_LEFT_OUT:]
         generator.unet.load_state_dict(start)
         timed = make()
-        cold, warm = looped(generator, timed, config, asked.steps)
-        found["cold"], found["warm"] = found["cold"] + cold[_LEFT_OUT:], found["warm"] + warm
+        cold, warm = looped(generator, timed, config, options.steps)
+        times["cold"], times["warm"] = times["cold"] + cold[_LEFT_OUT:], times["warm"] + warm
         loading += timed.loading[1:]
-    report(found, statistics.median(loading), size)
+    report(times, statistics.median(loading), size)
 
 
-def report(found: dict[str, list[float]], loading: float, size: int) -> None:
+def report(times: dict[str, list[float]], loading: float, size: int) -> None:
     """Print a table and a JSON line."""
-    median = {name: statistics.median(values) for name, values in found.items()}
+    median = {name: statistics.median(values) for name, values in times.items()}
     print("| loop | steps | median s / step | images / s |\n|---|---|---|---|")
     for name, value in median.items():
-        print(f"| {name} | {len(found[name])} | {value:.3f} | {size / value:.1f} |")
+        print(f"| {name} | {len(times[name])} | {value:.3f} | {size / value:.1f} |")
     share = {name: round(median["bare"] / median[name], 3) for name in ("cold", "warm")}
     print(f"speed of the bare loop that is kept: {share} (wanted: {TARGET} when warm)")
     facts = {"share": share, "loading_s": round(loading, 4), "threads": torch.get_num_threads(),

@@ -114,10 +114,10 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=CORPORA, default=list(CORPORA))
     arguments.add_argument("--steps", type=int, nargs="+", default=[0, 60])
     arguments.add_argument("--root", type=Path, default=Path())
-    given = arguments.parse_args()
-    for name in given.only:
-        project = prepared(given.root.resolve(), name)
-        for steps in given.steps:
+    options = arguments.parse_args()
+    for name in options.only:
+        project = prepared(options.root.resolve(), name)
+        for steps in options.steps:
             rows = measured(project, steps)
             print(f"\n{name}, {rows['prompts']} held-out prompts, {steps} steps of fine-tuning")
             for variant in SHOWN:

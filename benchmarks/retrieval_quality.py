@@ -54,34 +54,34 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--root", type=Path, default=Path())
     arguments.add_argument("--encoder", type=Path)
-    given = arguments.parse_args()
-    root: Path = given.root
+    options = arguments.parse_args()
+    root: Path = options.root
     corpus = Corpus.open(root / CORPUS)
-    folder = given.encoder or root / "data/encoder"
+    folder = options.encoder or root / "data/encoder"
     encoder = Encoder(folder, scratch=root / SCRATCH / "trunk")
     asking = Encoder(folder)  # keeps no features of questions
-    asked = questions(root, corpus)
+    kinds = questions(root, corpus)
     aligned = embed_corpus(encoder, corpus)
-    texts = {name: asking.texts(one.texts) for name, one in asked.items()}
+    texts = {name: asking.texts(one.texts) for name, one in kinds.items()}
     captions = corpus.table["caption"].tolist()
     trunks = trunk(encoder, captions)
     blind = np.zeros_like(trunks)  # the raw sentence encoder knows nothing of images
     raw = Vectors(blind, trunks)
-    raw_texts = {name: trunk(asking, list(one.texts)) for name, one in asked.items()}
-    print("| " + " | ".join(["similarity", *(f"{name} @1 | @3 | @10" for name in asked)]) + " |")
-    print("|---|" + "---|---|---|" * len(asked))
+    raw_texts = {name: trunk(asking, list(one.texts)) for name, one in kinds.items()}
+    print("| " + " | ".join(["similarity", *(f"{name} @1 | @3 | @10" for name in kinds)]) + " |")
+    print("|---|" + "---|---|---|" * len(kinds))
     index = LexicalIndex.build(captions)
     lexical = {"bm25": index, "tf_idf": LexicalIndex(index.counts, "tf_idf")}
     for label, of_raw, method in methods():
         retriever = make(corpus, raw if of_raw else aligned, lexical, method)
-        cells = [row(retriever, corpus, asked[name], (raw_texts if of_raw else texts)[name]) for name in asked]
+        cells = [row(retriever, corpus, kinds[name], (raw_texts if of_raw else texts)[name]) for name in kinds]
         print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
 
 
 def methods() -> list[tuple[str, bool, Method]]:
     """Every similarity alone, then every fusion: label, whether texts are compared by the raw encoder, method."""
-    found = [(f"{name} alone", False, Method(weights=_only({name: 1.0}))) for name in NAMES]
-    found.append((f"{RAW} alone", True, Method(weights=_only({"text_to_text": 1.0}))))
+    rows = [(f"{name} alone", False, Method(weights=_only({name: 1.0}))) for name in NAMES]
+    rows.append((f"{RAW} alone", True, Method(weights=_only({"text_to_text": 1.0}))))
     mixes: list[tuple[str, dict[str, float]]] = [
         ("bm25 + text_to_text", {"bm25": 1, "text_to_text": 1}),
         ("bm25 + 2 text_to_text", {"bm25": 1, "text_to_text": 2}),
@@ -99,8 +99,8 @@ def methods() -> list[tuple[str, bool, Method]]:
                 continue
             for fusion in fusions:
                 name = label.replace("text_to_text", RAW) if of_raw else label
-                found.append((f"{name}, {fusion}", of_raw, Method(weights=_only(weights), fusion=fusion)))
-    return found
+                rows.append((f"{name}, {fusion}", of_raw, Method(weights=_only(weights), fusion=fusion)))
+    return rows
 
 
 def questions(root: Path, corpus: Corpus) -> dict[str, Questions]:

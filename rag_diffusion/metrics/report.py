@@ -142,7 +142,7 @@ def by_kind(
     report: dict[str, Any] = {}
     for kind in sorted(set(kinds.tolist())):
         rows = np.flatnonzero(kinds == kind)
-        bootstrap = bootstrap_of([prompts[row] for row in rows])
+        bootstrap = bootstrap_of([prompts[row] for row in rows.tolist()])
         report[kind] = {"num_prompts": len(rows)}
         for name, judged in in_order(verdicts).items():
             own = np.intersect1d(rows, judged.answers)

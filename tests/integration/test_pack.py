@@ -22,11 +22,9 @@ from rag_diffusion import layout
 from rag_diffusion.corpus.prompts import make_prompts
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.models.load import load_generator
-from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.packing.pack import pack_pretrain
 from rag_diffusion.packing.result import bring_home
 from rag_diffusion.packing.run import main
-from rag_diffusion.packing.text_encoder import prune, restore
 from rag_diffusion.retrieval.neighbor_table import PromptNeighbors, write_neighbors
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.training.candidates import same_entity
@@ -163,18 +161,6 @@ def test_a_pack_trains_where_nothing_else_is_and_comes_home(project: Path, tmp_p
     with pytest.raises(DataError, match=r"expected parts 0 to \d+, lacking \[1\]"):
         bring_home(project, out)
     assert read_card(project / layout.PRETRAINED) == card, "the earlier result stays"
-
-
-def test_a_pruned_text_encoder_says_the_same_of_its_texts(tmp_path: Path) -> None:
-    texts = ["a red apple, Noto style", "", "Twemoji emoji of a taco"]
-    kept = prune(texts, tmp_path / "small")
-    size = sum(path.stat().st_size for path in (tmp_path / "small").iterdir())
-    assert kept < 60
-    assert size < 24e6
-    small, whole = TextEncoder(str(restore(tmp_path / "small"))), TextEncoder()
-    one, other = small(texts), whole(texts)
-    assert torch.equal(one.mask, other.mask)
-    torch.testing.assert_close(one.states, other.states, atol=0.02, rtol=0)
 
 
 def test_what_does_not_fit_is_counted_and_too_little_room_is_refused(project: Path, tmp_path: Path) -> None:
