@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.knowledge.places import MADE, PUBLISHED, Places
-from rag_diffusion.retrieval.data_set import mapped_table
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
-from rag_diffusion.store.build import TABLE, describe_files, write_pairs
+from rag_diffusion.store.build import describe_files, write_pairs
 from rag_diffusion.store.manifest import FORMAT, Manifest, originals_hint, rebuild_hint
 from rag_diffusion.store.originals import Earlier, Original, Originals
+from rag_diffusion.store.pair_set import TABLE, PairColumns
 from rag_diffusion.store.staging import Staging
 from rag_diffusion.store.stored import Stored
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
@@ -77,7 +77,7 @@ class Generations:
         earlier = self._earlier(old) if old is not None and keeps_originals and facts.originals else None
         manifest = write_pairs(made, staging.parts, facts, earlier)
         rows, remedy = manifest.num_pairs, "add the data set again"
-        count_words(made, mapped_table(made / TABLE, rows, remedy).column("caption"))
+        count_words(made, PairColumns.open(made / TABLE, rows, remedy).table.column("caption"))
         report = build_indexes(made, Vectors.open(made / VECTORS_FILE, rows, remedy=remedy), self.config.index)
         check_recall(report)
         same = old is not None and old.hash == manifest.hash

@@ -26,7 +26,6 @@ from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.spans import span
 from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 from rag_diffusion.store.pairs import Pairs
@@ -66,7 +65,7 @@ class KnowledgeBase:
         self.writer = DataSetWriter(self.catalogue.places, config, encoder, wait=wait)
         self._lock = RLock()
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
-        self._retrievers: dict[tuple[str, ...], tuple[State, Retriever]] = {}
+        self._retrievers: dict[tuple[str, ...], tuple[State, Sequence[DataSet], Retriever]] = {}
         self.catalogue.places.finish()
 
     @classmethod
@@ -112,6 +111,10 @@ class KnowledgeBase:
             DataError: there is no pair to find, or a file is damaged.
             LineageError: vectors were made by another encoder, or images have another size than `corpus.image_size`.
         """
+        return self._assembled(sets)[1]
+
+    def _assembled(self, sets: Collection[str] | None) -> tuple[Sequence[DataSet], Retriever]:
+        """Data sets, and the retriever over them."""
         names = tuple(sorted(self.catalogue.searchable() if sets is None else set(sets)))
         if not names:
             raise DataError(
@@ -123,18 +126,16 @@ class KnowledgeBase:
                 state = tuple((name, self.catalogue.state(name)) for name in names)
             except ConfigError:
                 if sets is None and set(names) - set(self.catalogue.searchable()):  # removed just now
-                    return self.retriever()
+                    return self._assembled(None)
                 raise
             if names not in self._retrievers or self._retrievers[names][0] != state:
                 self._retrievers.pop(names, None)
-                self._retrievers[names] = (
-                    state,
-                    assembled([self._open(name) for name in names], self.config, self.encoder),
-                )
+                parts = [self._open(name) for name in names]
+                self._retrievers[names] = state, parts, assembled(parts, self.config, self.encoder)
                 self._opened = {name: one for name, one in self._opened.items() if name in self.catalogue.searchable()}
                 while len(self._retrievers) > _KEPT:
                     self._retrievers.pop(next(iter(self._retrievers)))
-            return self._retrievers[names][1]
+            return self._retrievers[names][1:]
 
     @property
     def corpus(self) -> Pairs:
@@ -159,8 +160,7 @@ class KnowledgeBase:
         )
         with span("put together", "TOOL"):
             some = self.catalogue.searchable() if local is None else local
-            here = self.retriever(local) if some or not remotes else None
-            parts = here.corpus.parts if here is not None and isinstance(here.corpus, StackedPairs) else ()
+            parts, here = self._assembled(local) if some or not remotes else ((), None)
             found, cache = list[Retriever | None](), LexicalCache()
             for row in range(len(query.texts)):
                 remote_sets = [part for one in received if (part := one.data_set(row)) is not None]

@@ -12,10 +12,9 @@ from rag_diffusion.knowledge.ingest import Ingest, keep
 from rag_diffusion.knowledge.places import Places, check_name
 from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
-from rag_diffusion.retrieval.data_set import PairColumns, mapped_table
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
-from rag_diffusion.store.build import TABLE
 from rag_diffusion.store.manifest import CORPUS_NAME, REMOTE, UPLOADED, Manifest, rebuild_hint
+from rag_diffusion.store.pair_set import TABLE, PairColumns
 from rag_diffusion.store.vectors import VECTORS_FILE
 from rag_diffusion.types import Pair
 
@@ -260,7 +259,7 @@ class DataSetWriter:
     def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
         table = self._places.generation(old.name, old.generation) / TABLE
-        columns = PairColumns(mapped_table(table, old.num_pairs, rebuild_hint(old.name)))
+        columns = PairColumns.open(table, old.num_pairs, rebuild_hint(old.name))
         for one in items:
             pair_id = _pair_id(one, old.name)
             if pair_id and columns.find(pair_id) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import rag_diffusion
@@ -24,7 +25,7 @@ from rag_diffusion.packing.layout import MANIFEST, PAIRS, PROMPTS, TEXT_ENCODER,
 from rag_diffusion.packing.text_encoder import prune
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.store.shards import SCHEMA
+from rag_diffusion.store.shards import COLUMNS
 from rag_diffusion.training.validation import same_style
 
 _MB = 1_000_000
@@ -136,12 +137,15 @@ def _write_pairs(corpus: Corpus, rows: list[int], path: Path, budget: int) -> in
 
 
 def _chunks(corpus: Corpus, rows: list[int]) -> Iterator[pa.Table]:
+    columns = [name for name in COLUMNS if name != "image"]
+    paths = [corpus.path / shard["name"] for shard in corpus.manifest["shards"]]
+    pairs = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
     for start in range(0, len(rows), _CHUNK):
-        pairs = [asdict(corpus.pair(corpus.table["pair_id"].iloc[row])) for row in rows[start : start + _CHUNK]]
-        bare = [pair["pair_id"] for pair in pairs if pair["original"] is None]
+        part = pairs.take(rows[start : start + _CHUNK])
+        bare = part.filter(pc.field("original").is_null())["pair_id"].to_pylist()
         if bare:
             raise DataError(f"pack: expected pairs with an SVG, got none for {bare[:3]}; pack an Iconify corpus")
-        yield pa.Table.from_pylist(pairs, schema=SCHEMA).drop_columns("image")
+        yield part
 
 
 def _compressed(part: pa.Table) -> int:

@@ -22,8 +22,9 @@ from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords, Rank
 from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.postings import RowFilter
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.stacked import StackedIndex, StackedPairs, StackedVectors, in_order_of_ids
+from rag_diffusion.retrieval.stacked import StackedIndex, StackedVectors
 from rag_diffusion.retrieval.weighting import LexicalName
+from rag_diffusion.store.pairs import Pairs, in_order_of_ids
 from rag_diffusion.store.pipeline_corpus import corpus_manifest
 
 
@@ -92,7 +93,7 @@ def assembled(
     make = partial(_lexical, parts, names, config.retrieval.lexical)
     lexical = make() if cache is None else _lazy(cache, parts, names, make)
     return Retriever(
-        StackedPairs(parts, config.corpus.image_size),
+        Pairs(parts, config.corpus.image_size),
         StackedVectors.from_parts(parts),
         lexical,
         {name: StackedIndex([part.indexes[name] for part in parts]) for name in ("text_to_text", "text_to_image")},

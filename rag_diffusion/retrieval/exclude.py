@@ -16,7 +16,6 @@ import numpy as np
 from rag_diffusion.arrays import Floats, Ints, Pixels
 from rag_diffusion.corpus.duplicates import thumbnails
 from rag_diffusion.retrieval.ann import Nearest
-from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.store.vectors import Rows
 
@@ -51,7 +50,7 @@ class NearDuplicates:
             vectors: (N, D) of the images.
         """
         pairs = self._corpus
-        if not (len(rows) and isinstance(pairs, StackedPairs) and len(pairs.parts) > 1):
+        if not len(rows) or len(pairs.parts) < 2:
             return self.of_rows(rows)
         found = set(rows.tolist())
         for row, (part, _), pixels in zip(rows, pairs.places(rows), pairs.pixels(rows), strict=True):
@@ -75,6 +74,6 @@ class NearDuplicates:
     @cached_property
     def _groups(self) -> tuple[Ints, Ints, Ints]:
         """Group number of each row, rows by group, and where each group begins."""
-        groups = self._corpus.groups()
+        groups = self._corpus.numbered("duplicate_group")
         starts = np.concatenate([[0], np.cumsum(np.bincount(groups))])
         return groups, np.argsort(groups, kind="stable"), starts

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.retrieval.weakness import weak_match
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.types import Hits
@@ -93,11 +92,7 @@ def search_each(
 
 def _that_came(pairs: Pairs, pair_ids: Collection[str], remotes: Collection[str]) -> list[str]:
     """Pair ids without those of remotes that sent no such pair."""
-    return [
-        name
-        for name in pair_ids
-        if name.split("/", 1)[0] not in remotes or (isinstance(pairs, StackedPairs) and pairs.find(name) is not None)
-    ]
+    return [name for name in pair_ids if name.split("/", 1)[0] not in remotes or pairs.find(name) is not None]
 
 
 def _style(retriever: Retriever, query: Query, row: int, hits: Hits) -> Hits:

@@ -23,7 +23,6 @@ from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.several import one_thing, take_turns, things
-from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
@@ -254,13 +253,6 @@ class Retriever:
 
     def _within(self, where: Filter) -> Mask | None:
         """(N,) which rows pass a filter; None where all do."""
-        if not where:
-            return None
-        if not isinstance(self.corpus, StackedPairs):
-            raise ValueError(
-                "source, where: expected a knowledge base, got a retriever of one corpus; open one by "
-                'KnowledgeBase.open("."), or use exclude'
-            )
         return self.corpus.mask(where)
 
     def _excluded(self, query: Query) -> list[Ints] | None:

@@ -21,7 +21,6 @@ from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
 from rag_diffusion.errors import QueryError
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.serving.queries import KnnRequest, global_id
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.originals import Original
@@ -50,7 +49,6 @@ class KnnService:
     """
 
     def __init__(self, retriever: Retriever) -> None:
-        assert isinstance(retriever.corpus, StackedPairs)
         self.retriever = retriever
         self._pairs = retriever.corpus
 

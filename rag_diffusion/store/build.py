@@ -27,13 +27,20 @@ from rag_diffusion.readers.records import Rejection
 from rag_diffusion.store.gather import Gathering
 from rag_diffusion.store.manifest import COUNTED, REJECTED, Manifest
 from rag_diffusion.store.originals import Earlier, write_originals
-from rag_diffusion.store.shards import BYTES, COLUMNS, SHARD_ROWS, hash_of_shards, write_shard
+from rag_diffusion.store.pair_set import TABLE
+from rag_diffusion.store.shards import (
+    CODED,
+    COLUMNS,
+    SHARD_ROWS,
+    TEXT_COLUMNS,
+    TEXT_SCHEMA,
+    hash_of_shards,
+    write_shard,
+)
 from rag_diffusion.store.staging import Part
 from rag_diffusion.store.vectors import VECTORS_FILE, VectorWriter
 
-TABLE = "table.arrow"
 GROUP_ROWS = 64  # pairs read at a time for one image
-WORDS = ("source", "category", "style", "licence", "attribution", "split")  # columns of few distinct values
 _TABLE_ROWS = 65536  # rows of the table and captions held in memory at a time
 
 
@@ -95,10 +102,10 @@ def _write_rejected(path: Path, parts: Iterable[Part], twice: Iterable[str]) -> 
 
 def _counts(gathering: Gathering) -> dict[str, Counter[str]]:
     """How often each value stands in each of the columns with few of them."""
-    found = {name: Counter[str]() for name in WORDS}
+    found = {name: Counter[str]() for name in CODED}
     for rows in gathering.blocks(_TABLE_ROWS):
-        table = gathering.table(rows, WORDS)
-        for name in WORDS:
+        table = gathering.table(rows, CODED)
+        for name in CODED:
             for entry in pc.value_counts(table.column(name)).to_pylist():
                 found[name][entry["values"]] += entry["counts"]
     return found
@@ -107,7 +114,7 @@ def _counts(gathering: Gathering) -> dict[str, Counter[str]]:
 def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Counter[str]]) -> list[dict[str, Any]]:
     """Shards, table and vectors in one go; returns what the manifest says of the shards."""
     shards = []
-    table = _TableWriter(folder / TABLE, {name: sorted(counts[name]) for name in WORDS})
+    table = _TableWriter(folder / TABLE, {name: sorted(counts[name]) for name in CODED})
     width = gathering.table(gathering.rows[:1]).column("image_vector").type.list_size
     with table, VectorWriter(folder / VECTORS_FILE, len(gathering), width) as vectors:
 
@@ -120,7 +127,7 @@ def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Count
 
         for number, rows in enumerate(gathering.blocks(SHARD_ROWS)):
             path = folder / f"pairs-{number:05d}.parquet"
-            shards.append(write_shard(path, blocks(rows), compression=_COMPRESSION, use_dictionary=list(WORDS)))
+            shards.append(write_shard(path, blocks(rows), compression=_COMPRESSION, use_dictionary=list(CODED)))
     return shards
 
 
@@ -138,16 +145,13 @@ class _TableWriter:
 
     def __init__(self, path: Path, words: Mapping[str, list[str]]) -> None:
         self._words = {name: pa.array(values, pa.string()) for name, values in words.items()}
-        self._names = [name for name in COLUMNS if name not in BYTES]
-        coded = pa.dictionary(pa.int32(), pa.string())
-        self._schema = pa.schema([(name, coded if name in words else pa.string()) for name in self._names])
         self._sink = pa.OSFile(str(path), "wb")
-        self._file = pa.ipc.new_file(self._sink, self._schema)
+        self._file = pa.ipc.new_file(self._sink, TEXT_SCHEMA)
         self._waiting: list[pa.Table] = []
 
     def write(self, block: pa.Table) -> None:
         """The next rows; they are held until there are many."""
-        self._waiting.append(block.select(self._names))
+        self._waiting.append(block.select(TEXT_COLUMNS))
         if sum(map(len, self._waiting)) >= _TABLE_ROWS:
             self._flush()
 
@@ -163,8 +167,8 @@ class _TableWriter:
     def _flush(self) -> None:
         if self._waiting:
             table = pa.concat_tables(self._waiting).combine_chunks()
-            columns = [self._coded(name, table.column(name)) for name in self._names]
-            self._file.write_batch(pa.record_batch(columns, schema=self._schema))
+            columns = [self._coded(name, table.column(name)) for name in TEXT_COLUMNS]
+            self._file.write_batch(pa.record_batch(columns, schema=TEXT_SCHEMA))
             self._waiting = []
 
     def _coded(self, name: str, column: pa.ChunkedArray) -> pa.Array:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
-from rag_diffusion.arrays import Ints, Pixels, Strings
-from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.arrays import Ints, Pixels
+from rag_diffusion.errors import DataError
 from rag_diffusion.extras import need
 from rag_diffusion.files import atomic_dir
-from rag_diffusion.store.manifest import COUNTED
-from rag_diffusion.store.shards import BYTES, SCHEMA, SHARD_ROWS, check_shard, hash_of_shards, write_shard
-from rag_diffusion.types import DataSetVersion, Pair
+from rag_diffusion.readers.images import encode_png
+from rag_diffusion.store.manifest import CORPUS_NAME, COUNTED, PIPELINE, Manifest
+from rag_diffusion.store.pair_set import PairColumns, PairSet
+from rag_diffusion.store.pairs import Pairs
+from rag_diffusion.store.pipeline_corpus import CORPUS_MANIFEST, read_corpus
+from rag_diffusion.store.shards import SCHEMA, SHARD_ROWS, TEXT_SCHEMA, check_shard, hash_of_shards, write_shard
+from rag_diffusion.types import Pair
 
 if TYPE_CHECKING:  # drawing, retrieval and training read columns
     import pandas as pd
@@ -58,7 +59,7 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
             shards.append({name: shard[name] for name in ("name", "rows", "sha256")})
         manifest = _manifest(rows, shards, image_size) | facts
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        (folder / CORPUS_MANIFEST).write_text(text + "\n", encoding="utf-8")
     return manifest
 
 
@@ -75,64 +76,62 @@ def _manifest(rows: Sequence[Pair], shards: list[dict[str, Any]], image_size: in
     }
 
 
-class Corpus:
-    """A read-only corpus.
+class _Rendered:
+    """Images that are pixels already; see `Images`."""
 
-    Attributes:
-        manifest: counts, hashes, rejections.
-        hash: identity of the corpus, stamped on all that is made from it.
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+
+    def image(self, row: int) -> bytes:
+        return encode_png(self._pixels[row])
+
+    def both(self, row: int) -> tuple[bytes, bytes | None]:
+        return self.image(row), None
+
+
+class Corpus(Pairs):
+    """The pipeline's corpus: one data set, whose rows are looked up and whose images are decoded but once.
+
+    Args:
+        path: its folder.
+        manifest: all that `ingest` wrote of it: counts, hashes, rejections.
+        pairs: of the folder.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], table: pa.Table) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.hash: str = manifest["hash"]
-        self.image_size: int = manifest["image_size"]
-        self._columns = table.drop_columns(list(BYTES))
-        self._read: dict[str, Strings] = {}
-        self._images: pa.ChunkedArray = table.column("image")
-        self._originals: pa.ChunkedArray = table.column("original")
-        self._rows = {name: row for row, name in enumerate(self.column("pair_id"))}
-        self._pixels: Pixels | None = None
+    def __init__(self, path: Path, manifest: dict[str, Any], pairs: PairSet) -> None:
+        super().__init__([pairs], pairs.manifest.image_size)
+        self.path, self.manifest = path, manifest
+        self._row_of = {name: row for row, name in enumerate(self.column("pair_id"))}
 
     @classmethod
     def open(cls, path: Path | str) -> Corpus:
-        """Read a corpus and check every shard.
+        """Read the corpus at `path` and check every byte of its shards.
 
         Raises:
             DataError: it is missing, or a shard is missing, empty or damaged.
         """
         path = Path(path)
-        try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{path}: expected a corpus, found no manifest.json; run the stage `ingest`") from None
-        except ValueError as error:
-            raise DataError(f"{path}/manifest.json: expected JSON, got {error}; run the stage `ingest` again") from None
-        for shard in manifest["shards"]:
+        facts, manifest = read_corpus(path)
+        for shard in manifest.shards:
             check_shard(path / shard["name"], shard, remedy="run the stage `ingest` again")
-        tables = [pq.read_table(path / shard["name"], schema=SCHEMA) for shard in manifest["shards"]]
-        return cls(path, manifest, pa.concat_tables(tables))
+        return cls(path, facts, PairSet.of_corpus(path, manifest))
 
     @classmethod
     def in_memory(cls, path: Path, table: pa.Table, pixels: Pixels, corpus_hash: str) -> Corpus:
         """A corpus whose images are rendered already.
 
         Args:
-            path: where it is from, for messages.
-            table: the columns of `Pair` but the images.
-            pixels: (N, H, W, 3) images of its rows.
+            path: where it is from.
+            table: N pairs but for their images and originals.
+            pixels: (N, H, W, 3) uint8 RGB.
             corpus_hash: its identity.
         """
-        bare = table
-        for name in BYTES:
-            bare = bare.append_column(name, pa.nulls(len(table), pa.binary()))
-        corpus = cls(path, {"hash": corpus_hash, "image_size": pixels.shape[1]}, bare)
+        size, rows = pixels.shape[1], len(pixels)
+        manifest = Manifest(name=CORPUS_NAME, form=PIPELINE, num_pairs=rows, hash=corpus_hash, image_size=size)
+        columns = PairColumns(table.select(TEXT_SCHEMA.names).cast(TEXT_SCHEMA))
+        corpus = cls(path, {}, PairSet(manifest=manifest, columns=columns, images=_Rendered(pixels)))
         corpus._pixels = pixels
         return corpus
-
-    def __len__(self) -> int:
-        return int(self._columns.num_rows)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -142,74 +141,18 @@ class Corpus:
             MissingExtraError: pandas is not installed, which the extra `pipeline` brings.
         """
         need("pipeline", "pandas")
-        table: pd.DataFrame = self._columns.to_pandas()
+        texts = self.parts[0].columns.table
+        table: pd.DataFrame = texts.cast(pa.schema([(name, pa.string()) for name in texts.column_names])).to_pandas()
         return table
 
-    def column(self, name: str) -> Strings:
-        """(N,) what stands in a column, by row; not to be written to."""
-        if name not in self._read:
-            self._read[name] = self._columns.column(name).to_numpy()
-        return self._read[name]
-
-    @property
-    def versions(self) -> tuple[DataSetVersion, ...]:
-        """It alone; see `Pairs`."""
-        return (DataSetVersion(name="corpus", hash=self.hash, num_pairs=len(self)),)
-
-    @property
-    def style_words(self) -> Mapping[str, str]:
-        """See `Pairs`."""
-        words: Mapping[str, str] = self.manifest.get("style_words", {})
-        return words
-
-    def row(self, pair_id: str) -> int:
-        """Row number of a pair.
-
-        Raises:
-            LineageError: this corpus has no such pair.
-        """
-        try:
-            return self._rows[pair_id]
-        except KeyError:
-            raise LineageError(
-                f"{self.path}: expected a pair {pair_id!r}, found none in corpus {self.hash[:12]}; "
-                "it comes from another corpus: run `dvc repro`"
-            ) from None
-
-    def rows(self, pair_ids: Iterable[str]) -> Ints:
-        """Row numbers of several pairs."""
-        return np.fromiter((self.row(pair_id) for pair_id in pair_ids), dtype=np.int64)
-
-    def ids(self, rows: Ints) -> list[str]:
-        """Pair ids of rows."""
-        return self.cells("pair_id", rows)
-
-    def cells(self, column: str, rows: Ints) -> list[str]:
-        """What stands in a column at some rows."""
-        found: list[str] = self.column(column)[rows].tolist()
-        return found
-
-    def groups(self) -> Ints:
-        """(N,) numbers; rows with the same one are near-duplicates."""
-        return self.numbered("duplicate_group")
-
-    def numbered(self, column: str) -> Ints:
-        """(N,) a number for each different value of a column, in the order of their first appearance."""
-        codes = self._columns.column(column).combine_chunks().dictionary_encode().indices
-        return np.asarray(codes, dtype=np.int64)
+    def find(self, pair_id: str) -> int | None:
+        """Row of `pair_id`; None where there is no such pair."""
+        return self._row_of.get(pair_id)
 
     def pixels(self, rows: Sequence[int] | Ints | None = None) -> Pixels:
-        """Images as (n, H, W, 3) uint8 RGB; all of them when `rows` is None. Decoded once."""
-        if self._pixels is None:
-            size = self.image_size
-            self._pixels = np.empty((len(self), size, size, 3), dtype=np.uint8)
-            for row, cell in enumerate(self._images):
-                with Image.open(io.BytesIO(cell.as_py())) as image:
-                    self._pixels[row] = np.asarray(image.convert("RGB"))
+        """(n, H, W, 3) RGB of `rows`, of all where it is None; all are decoded at the first call, and kept."""
         return self._pixels if rows is None else self._pixels[np.asarray(rows, dtype=np.int64)]
 
-    def pair(self, pair_id: str) -> Pair:
-        """One whole pair, images included."""
-        row = self.row(pair_id)
-        cells = {name: self.column(name)[row] for name in self._columns.column_names}
-        return Pair(**cells, image=self._images[row].as_py(), original=self._originals[row].as_py())
+    @cached_property
+    def _pixels(self) -> Pixels:
+        return super().pixels(np.arange(len(self)))

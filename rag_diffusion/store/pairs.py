@@ -1,59 +1,186 @@
-"""What retrieval and sampling need of a table of pairs: one corpus, or several data sets as one."""
+"""Pairs of one or several data sets as one table: rows follow each other in the order of pair ids; nothing is copied.
+
+Shapes: N pairs of all data sets, H/W image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+import hashlib
+import io
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from threading import Lock
+from typing import TypeVar
 
-from rag_diffusion.arrays import Ints, Pixels
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from rag_diffusion.arrays import Ints, Mask, Pixels, Strings
+from rag_diffusion.errors import LineageError
+from rag_diffusion.readers.images import to_square
+from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.originals import Original
+from rag_diffusion.store.pair_set import PairSet
 from rag_diffusion.types import DataSetVersion, Pair
 
+Part = TypeVar("Part", bound=PairSet)
 
-class Pairs(Protocol):
-    """Read-only pairs, sorted by pair id; a row number stands for a pair."""
+_MASKS = 16  # filters whose masks are kept
+
+
+class Pairs:
+    """Read-only pairs, sorted by pair id; a row number stands for a pair.
+
+    Args:
+        parts: data sets in the order of their pair ids, as `in_order_of_ids` gives them.
+        image_size: side of what `pixels` gives, in pixels.
+
+    Attributes:
+        starts: first row of each data set, and N.
+    """
+
+    def __init__(self, parts: Sequence[PairSet], image_size: int) -> None:
+        self.parts = parts
+        self.image_size = image_size
+        self.starts: Ints = np.cumsum([0, *(len(part) for part in parts)])
+        self._first = [part.columns.cell("pair_id", 0) for part in parts]
+        self._read: dict[str, Strings] = {}
+        self._masks: dict[Filter, Mask] = {}
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
 
     @property
     def hash(self) -> str:
-        """Identity of the pairs."""
-        ...
+        """Of all data sets together; that of the only one where there is one."""
+        if len(self.parts) == 1:
+            return self.parts[0].manifest.hash
+        named = sorted((part.name, part.manifest.hash) for part in self.parts)
+        return hashlib.sha256("".join(f"{name} {own}\n" for name, own in named).encode()).hexdigest()
 
     @property
     def versions(self) -> tuple[DataSetVersion, ...]:
-        """The data sets that they are of, each as it is."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images in pixels."""
-        ...
+        """Of each data set, by the alphabet."""
+        return tuple(sorted((part.manifest.version for part in self.parts), key=lambda version: version.name))
 
     @property
     def style_words(self) -> Mapping[str, str]:
         """Style -> how a text names it, where that is not its own name."""
-        ...
+        return {style: words for part in self.parts for style, words in part.manifest.style_words.items()}
 
-    def __len__(self) -> int: ...
+    def find(self, pair_id: str) -> int | None:
+        """Row of `pair_id`; None where there is no such pair."""
+        number = bisect_right(self._first, pair_id) - 1
+        row = self.parts[number].columns.find(pair_id) if number >= 0 else None
+        return None if row is None else int(self.starts[number]) + row
+
+    def row(self, pair_id: str) -> int:
+        """Row of `pair_id`.
+
+        Raises:
+            LineageError: there is no such pair.
+        """
+        row = self.find(pair_id)
+        if row is None:
+            raise LineageError(
+                f"expected a pair {pair_id!r}, found none in the data sets "
+                f"{', '.join(f'{part.name} ({part.manifest.hash[:12]})' for part in self.parts)}; it was removed, "
+                "replaced, or is of another one: see `rag-diffusion kb list`, or run `dvc repro`"
+            )
+        return row
 
     def rows(self, pair_ids: Iterable[str]) -> Ints:
-        """Row numbers of several pairs; a `LineageError` names one that is not there."""
-        ...
+        """Row of each of `pair_ids`.
+
+        Raises:
+            LineageError: there is no such pair as one of them.
+        """
+        return np.fromiter((self.row(pair_id) for pair_id in pair_ids), dtype=np.int64)
 
     def ids(self, rows: Ints) -> list[str]:
-        """Pair ids of rows."""
-        ...
+        """Pair ids of `rows`."""
+        return self.cells("pair_id", rows)
 
     def cells(self, column: str, rows: Ints) -> list[str]:
-        """What stands in a column at some rows; a column is a text field of `Pair`."""
-        ...
+        """Values of a `column`, a text field of `Pair`, at `rows`."""
+        if column in self._read:
+            values: list[str] = self._read[column][rows].tolist()
+            return values
+        return [self.parts[number].columns.cell(column, row) for number, row in self.places(rows)]
 
-    def groups(self) -> Ints:
-        """(N,) numbers; rows with the same one are near-duplicates."""
-        ...
+    def column(self, name: str) -> Strings:
+        """(N,) values of the column `name`, a text field of `Pair`; kept in memory, and not to be written to."""
+        if name not in self._read:
+            self._read[name] = self._arrow(name).to_numpy()
+        return self._read[name]
+
+    def numbered(self, column: str) -> Ints:
+        """(N,) a number for each different value of a `column`, in the order of their first appearance."""
+        codes = self._arrow(column).combine_chunks().dictionary_encode().indices
+        return np.asarray(codes, dtype=np.int64)
 
     def pixels(self, rows: Ints) -> Pixels:
-        """(n, H, W, 3) RGB of rows."""
-        ...
+        """(n, H, W, 3) RGB of `rows`, `image_size` on each side."""
+        pixels = np.empty((len(rows), self.image_size, self.image_size, 3), dtype=np.uint8)
+        for place, content in enumerate(self.images(rows)):
+            with Image.open(io.BytesIO(content)) as image:
+                pixels[place] = np.asarray(to_square(image.convert("RGB"), self.image_size))
+        return pixels
+
+    def images(self, rows: Ints) -> list[bytes]:
+        """PNG files of `rows`, as they were stored."""
+        return [self.parts[number].images.image(row) for number, row in self.places(rows)]
 
     def pair(self, pair_id: str) -> Pair:
-        """One whole pair, image included."""
-        ...
+        """The whole pair of `pair_id`; without its original where this lies beside the pairs.
+
+        Raises:
+            LineageError: there is no such pair.
+        """
+        ((number, row),) = self.places(self.rows([pair_id]))
+        return self.parts[number].pair(row)
+
+    def original(self, row: int) -> Original | None:
+        """What the image of `row` was made of, opened; None where it is not kept."""
+        ((number, own),) = self.places(np.asarray([row]))
+        return self.parts[number].original(own)
+
+    def mask(self, where: Filter | None) -> Mask | None:
+        """(N,) which rows pass the filter `where`; None where all do."""
+        if not where:
+            return None
+        with self._lock:
+            if where not in self._masks:
+                if len(self._masks) == _MASKS:
+                    self._masks.pop(next(iter(self._masks)))
+                own = [where.mask(part.name, part.columns.table) for part in self.parts]
+                self._masks[where] = np.concatenate(own)
+            return self._masks[where]
+
+    def places(self, rows: Ints) -> list[tuple[int, int]]:
+        """Number of the data set, and row in it, of each of `rows`."""
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        return list(zip(numbers.tolist(), (np.asarray(rows) - self.starts[numbers]).tolist(), strict=True))
+
+    def _arrow(self, column: str) -> pa.ChunkedArray:
+        columns = [part.columns.table.column(column).cast(pa.string()) for part in self.parts]
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+
+
+def in_order_of_ids(parts: Iterable[Part]) -> list[Part]:
+    """`parts` so that all pair ids rise from the first row of the first to the last row of the last.
+
+    Raises:
+        LineageError: the ids of two overlap.
+    """
+    ordered = sorted(parts, key=lambda part: part.columns.cell("pair_id", 0))
+    for low, high in pairwise(ordered):
+        if low.columns.cell("pair_id", len(low) - 1) >= high.columns.cell("pair_id", 0):
+            raise LineageError(
+                f"kb: expected data sets whose pair ids begin differently, got {low.name!r} and {high.name!r}; add one "
+                "of them under another name"
+            )
+    return ordered

@@ -22,6 +22,10 @@ from rag_diffusion.types import Pair
 BYTES = ("image", "original")
 COLUMNS = tuple(field.name for field in fields(Pair))
 SCHEMA = pa.schema([(name, pa.binary() if name in BYTES else pa.string()) for name in COLUMNS])
+TEXT_COLUMNS = tuple(name for name in COLUMNS if name not in BYTES)
+CODED = ("source", "category", "style", "licence", "attribution", "split")  # columns of few distinct values
+_CODED = pa.dictionary(pa.int32(), pa.string())
+TEXT_SCHEMA = pa.schema([(name, _CODED if name in CODED else pa.string()) for name in TEXT_COLUMNS])  # in memory
 SHARD_ROWS = 2048
 _FILES, _STRETCHES = 16, 32  # parsed ones, stretches in memory
 _HELD = 256  # files held open from the start: they can be read even when the data set was replaced or removed

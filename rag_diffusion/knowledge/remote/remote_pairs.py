@@ -19,16 +19,16 @@ from rag_diffusion.knowledge.places import Places
 from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere, not_taken
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.data_set import DataSet, PairColumns
+from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.several import things
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
-from rag_diffusion.store.build import WORDS
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
-from rag_diffusion.store.shards import COLUMNS
+from rag_diffusion.store.pair_set import PairColumns
+from rag_diffusion.store.shards import TEXT_COLUMNS, TEXT_SCHEMA
 from rag_diffusion.store.staging import Embedded
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
@@ -114,7 +114,7 @@ class RemotePairs:
         return DataSet(
             manifest=replace(self.manifest, num_pairs=len(pairs), hash=identity.hexdigest()),
             columns=PairColumns(_table(pairs)),
-            shards=InMemoryImages(pairs),
+            images=InMemoryImages(pairs),
             vectors=Vectors(image, text),
             indexes={"text_to_text": Exhaustive(text), "text_to_image": Exhaustive(image)},
             counts=TermCounts.from_texts([pair.caption for pair in pairs], needs_words=False),
@@ -123,10 +123,8 @@ class RemotePairs:
 
 def _table(pairs: Sequence[Pair]) -> pa.Table:
     """Every column but the images."""
-    coded = pa.dictionary(pa.int32(), pa.string())
-    names = [name for name in COLUMNS if name not in ("image", "original")]
-    columns = {name: pa.array([getattr(pair, name) for pair in pairs], pa.string()) for name in names}
-    return pa.table({name: values.cast(coded) if name in WORDS else values for name, values in columns.items()})
+    columns = {name: pa.array([getattr(pair, name) for pair in pairs], pa.string()) for name in TEXT_COLUMNS}
+    return pa.table(columns).cast(TEXT_SCHEMA)
 
 
 def ask_remotes(

@@ -13,7 +13,6 @@ from rag_diffusion.errors import ConfigError, DataError, LineageError
 from rag_diffusion.files import file_hash
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.readers.records import Item
-from rag_diffusion.retrieval.stacked import StackedPairs
 from rag_diffusion.store import originals
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 from tests.unit.readers.pictures import DRAWING, mixed
@@ -21,7 +20,6 @@ from tests.unit.readers.pictures import DRAWING, mixed
 
 def kept(base: KnowledgeBase, name: str) -> bytes | None:
     pairs = base.retriever().corpus
-    assert isinstance(pairs, StackedPairs)
     original = pairs.original(int(pairs.rows([f"photos/{name}"])[0]))
     return None if original is None else original.read()
 

@@ -9,6 +9,7 @@ from rag_diffusion.retrieval.retriever import POOL, Retriever
 from rag_diffusion.spans import recording
 from rag_diffusion.stages.neighbors import latencies
 from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.filters import Filter
 from tests.unit.retrieval.made import make_retriever
 
 QUERIES = ["red square, noto style", "blue ring, openmoji style", "green moon, twemoji style"]
@@ -71,6 +72,12 @@ def test_candidates_can_be_limited_to_some_rows(retriever: Retriever) -> None:
     assert set(ranking.rows) == set(np.flatnonzero(within))
     near = next(retriever.rank(QUERIES[:1], depth=5, within=within))
     np.testing.assert_array_equal(near.rows[:5], ranking.rows[:5])
+
+
+def test_hits_can_be_limited_to_a_source(retriever: Retriever) -> None:
+    (hits,) = retriever.search(Query(["red circle, noto style"], top_k=9, where=Filter(sources=("tiny/twemoji",)))).hits
+    assert len(hits.pair_ids) == 9
+    assert all(name.startswith("tiny/twemoji/") for name in hits.pair_ids)
 
 
 def test_excluding_an_unknown_pair_is_an_error(retriever: Retriever) -> None:

@@ -194,5 +194,3 @@ def test_looking_again_needs_a_retriever(pipeline: RetrievalPipeline, tiny_corpu
         run(pipeline, exclude=["tiny/noto/red-circle"])
     with pytest.raises(ValueError, match="expected a text to retrieve with, got an empty one at"):
         pipeline("")
-    with pytest.raises(ValueError, match="source, where: expected a knowledge base, got a retriever of one corpus"):
-        run(pipeline, source="tiny")
