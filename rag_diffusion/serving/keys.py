@@ -95,14 +95,19 @@ class Keys:
         keys: those that there are.
         to_read: whether reading needs one as well.
         rate: requests a minute of one key.
+        apart: path below which another application asks for keys by itself; empty for none.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[Key], to_read: bool = False, rate: int = RATE) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Collection[Key], to_read: bool = False, rate: int = RATE, apart: str = ""
+    ) -> None:
         self._app, self._keys, self._to_read, self._rate = app, tuple(keys), to_read, rate
+        self._apart = apart
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] == "http":
+        apart = bool(self._apart) and f"{scope.get('path')}/".startswith(f"{self._apart}/")
+        if scope["type"] == "http" and not apart:
             answer = self._refused(scope)
             if answer is not None:
                 await answer(scope, receive, send)
@@ -114,7 +119,7 @@ class Keys:
         given = _given(scope)
         if not given and (scope["path"] in OPEN or not (writing or self._to_read)):
             return None
-        key = self._of(given)
+        key = key_of(self._keys, given)
         if key is None:
             got = "one that is not known" if given else "none"
             message = f"expected an API key in the header `Authorization: Bearer KEY`, got {got}"
@@ -127,13 +132,14 @@ class Keys:
             return refusal(429, message, Retry_After=str(int(wait) + 1))
         return None
 
-    def _of(self, given: str) -> Key | None:
-        """The key that was given; all are compared, each in the same time whatever it is."""
-        digest, found = hashlib.sha256(given.encode("latin-1")).digest(), None
-        for key in self._keys:
-            if hmac.compare_digest(key.digest, digest):
-                found = key
-        return found
+
+def key_of(keys: Collection[Key], given: str) -> Key | None:
+    """The one of `keys` that was `given`; all are compared, each in the same time whatever it is."""
+    digest, found = hashlib.sha256(given.encode("utf-8")).digest(), None
+    for key in keys:
+        if hmac.compare_digest(key.digest, digest):
+            found = key
+    return found
 
 
 def _given(scope: Scope) -> str:

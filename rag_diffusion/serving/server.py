@@ -51,6 +51,7 @@ from rag_diffusion.serving.service import Service
 from rag_diffusion.serving.uploads import add_uploads
 
 MAX_ARCHIVE = 2 << 30  # bytes
+MAX_DROPPED = 256 << 20  # bytes of files that are dropped on a page at a time
 MAX_BODY = 2 * MAX_IMAGE_BYTES  # bytes; base64 makes a third more of an image
 LOOPBACK = ["127.0.0.1", "localhost"]
 _STATUS = {QueryError: 422, RemoteError: 422, ConfigError: 422, BusyError: 503}
@@ -83,12 +84,13 @@ class Access:
     rate: int = RATE
 
 
-def create_app(kb: KnowledgeBase, access: Access | None = None) -> FastAPI:
-    """The server's application.
+def create_app(kb: KnowledgeBase, access: Access | None = None, *, page: str = "") -> FastAPI:
+    """The server's application; `state.service` does its work.
 
     Args:
         kb: what is searched, and taken into.
         access: who may ask; anybody, and anything, where it is None.
+        page: path below which a page will be mounted that asks for keys by itself; empty for none.
 
     Raises:
         ConfigError: the file of keys is none.
@@ -104,12 +106,11 @@ def create_app(kb: KnowledgeBase, access: Access | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=_closing(service),
     )
+    app.state.service = service
     if keys:
-        app.add_middleware(Keys, keys=keys, to_read=access.key_to_read, rate=access.rate)
-    app.add_middleware(
-        BodyLimits,
-        limits={f"/{KNN}": MAX_BODY, f"/{METADATA}": MEBIBYTE, "/pairs": MAX_BODY, "/archives": MAX_ARCHIVE},
-    )
+        app.add_middleware(Keys, keys=keys, to_read=access.key_to_read, rate=access.rate, apart=page)
+    limits = {f"/{KNN}": MAX_BODY, f"/{METADATA}": MEBIBYTE, "/pairs": MAX_BODY, "/archives": MAX_ARCHIVE}
+    app.add_middleware(BodyLimits, limits=limits | ({f"{page}/gradio_api/upload": MAX_DROPPED} if page else {}))
     app.add_middleware(Guard, hosts=access.hosts)
     _add_errors(app)
     _add_queries(app, service, admission)
@@ -130,18 +131,46 @@ def serve(kb: KnowledgeBase, access: Access, *, host: str, port: int, open_to_al
     Raises:
         ConfigError: other machines could write without a key, and nobody said that they may.
     """
-    import uvicorn
+    access = check_access(access, host, open_to_all, "kb serve")
+    run(create_app(kb, access), host, port)
 
+
+def check_access(access: Access, host: str, open_to_all: bool, command: str) -> Access:
+    """Who may ask a server that listens at `host`.
+
+    Args:
+        access: as it was asked for.
+        host: address to listen at.
+        open_to_all: whether other machines may write without a key.
+        command: for the error.
+
+    Returns:
+        The same, on this machine alone bound to its own names: a page of another site could come here under a name of
+        its own (DNS rebinding).
+
+    Raises:
+        ConfigError: other machines could write without a key, and nobody said that they may.
+    """
     local = host in LOOPBACK
     if not (local or access.read_only or access.keys or open_to_all):
         raise ConfigError(
-            f"kb serve: expected --keys FILE, --read-only or --open-to-all with --host {host}, got none of them: every "
-            "machine that reaches this one could write"
+            f"{command}: expected --keys FILE, --read-only or --open-to-all with --host {host}, got none of them: "
+            "every machine that reaches this one could write"
         )
+    return replace(access, hosts=LOOPBACK) if local else access
+
+
+def run(app: FastAPI, host: str, port: int) -> None:
+    """Serve an application until interrupted, within the bounds of `connections`.
+
+    Args:
+        app: the application.
+        host: address to listen at.
+        port: 0 takes a free one.
+    """
+    import uvicorn
+
     keep_small()
-    if local:  # else a page of another site could come here under a name of its own: DNS rebinding
-        access = replace(access, hosts=LOOPBACK)
-    app = create_app(kb, access)
     uvicorn.run(app, host=host, port=port, http=bounded_protocol(), ws="none", server_header=False)
 
 

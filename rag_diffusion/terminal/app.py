@@ -17,6 +17,7 @@ from rag_diffusion.extras import need
 from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb import kb
+from rag_diffusion.terminal.ui import ui
 
 TELEMETRY_OFF = {
     "DVC_NO_ANALYTICS": "1",
@@ -61,6 +62,7 @@ def before_each_command(
 
 
 app.command()(draw)
+app.command()(ui)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import typer
 
 from rag_diffusion.errors import ConfigError, DataError, ModelError
 from rag_diffusion.layout import BASE, MODEL
+from rag_diffusion.project import config_of, model_of, nothing_to_retrieve, open_pipeline
 from rag_diffusion.terminal.draw_files import STANDARD_OUTPUT, DrawnFiles
 from rag_diffusion.terminal.errors import clean_errors
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
     from rag_diffusion.sampling.studio import Variant
 
-NO_MODEL = (
-    "{root}: expected a generator in {model} or {base}, found none; run this in a clone of rag-diffusion or a project "
-    "of yours, or name weights by --model"
-)
 NOTHING_TO_FIND = (
     '{error}\nNothing can be retrieved here yet. Give neighbors by hand, as in --neighbor photo.png="my cat"; draw '
     "without, by --neighbors 0; or make a knowledge base: `make demo`, then `rag-diffusion kb add NAME FOLDER` for "
@@ -94,9 +91,8 @@ def draw(
             _silence_libraries()
         from rag_diffusion.sampling import studio
 
-        seeds, config = studio.choose_seeds(seed, num_images), _config(root)
+        seeds, config = studio.choose_seeds(seed, num_images), config_of(root)
         retrieves = not by_hand and neighbors != 0
-        scheduler = scheduler or (None if config is None else config.sample.scheduler)
         pipe = _pipeline(root, model, retrieves, scheduler=scheduler, precision=precision or "fp32")
         pipe.set_progress_bar_config(disable=quiet, desc="draw", file=sys.stderr)
         options = {
@@ -164,13 +160,6 @@ def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]
     return ["none"]
 
 
-def _config(root: Path) -> Config | None:
-    """Of the project; None outside of one, where the defaults of the library hold."""
-    from rag_diffusion.config import load_config
-
-    return load_config(root / "params.yaml") if (root / "params.yaml").exists() else None
-
-
 def _guidance(config: Config | None, *, mode: str | None, text: float | None, neighbor: float | None) -> Guidance:
     """As params.yaml says, but for what is given.
 
@@ -196,25 +185,18 @@ def _pipeline(
         ModelError: there are no such weights.
         DataError: there is nothing to retrieve from.
     """
-    if model is None:
-        model = next((str(root / folder) for folder in (MODEL, BASE) if (root / folder).is_dir()), None)
-        if model is None:
-            raise ModelError(NO_MODEL.format(root=root.resolve(), model=MODEL, base=BASE))
-    retriever = None
+    model, retriever = model or model_of(root), None
     if retrieves:
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 
         try:
             retriever = KnowledgeBase.open(root)
-            len(retriever.corpus)  # says at once what is the matter
+            trouble = nothing_to_retrieve(retriever)
         except (DataError, ConfigError, ModelError) as error:
-            raise DataError(NOTHING_TO_FIND.format(error=error)) from None
-    from rag_diffusion.device import choose_device
-    from rag_diffusion.sampling.pipeline import RetrievalPipeline
-
-    config = _config(root)
-    device = choose_device("auto" if config is None else config.device)
-    return RetrievalPipeline.from_pretrained(model, retriever, scheduler=scheduler, precision=precision, device=device)
+            trouble = str(error)
+        if trouble:
+            raise DataError(NOTHING_TO_FIND.format(error=trouble))
+    return open_pipeline(root, model, retriever, scheduler=scheduler, precision=precision)
 
 
 def _open(path: Path) -> Picture:

@@ -1,0 +1,1 @@
+"""The page of `rag-diffusion ui`: drawing, neighbors and the knowledge base in a browser."""

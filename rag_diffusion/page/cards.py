@@ -1,0 +1,206 @@
+"""Pieces of the page as HTML: pictures, neighbors, history. Every text in them is escaped; a card is a button.
+
+A button has `data-index`, its place among its kind; `PRESSED` tells the page's handlers which one was pressed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+from PIL import Image
+
+from rag_diffusion.arrays import Pixels
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.page.session import VARIANTS, Entry
+from rag_diffusion.page.streaming import Preview
+from rag_diffusion.page.words import credit, lineage_of, percent, score_of
+from rag_diffusion.readers.images import encode_png
+from rag_diffusion.sampling.explain_page import overlay
+from rag_diffusion.sampling.provenance import to_png
+from rag_diffusion.sampling.studio import file_name
+
+_SIDE = 384  # pixels of a picture on the page
+_THUMB = 96  # of a neighbor
+
+PRESSED = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-index]');
+  if (button) trigger('select', {index: Number(button.dataset.index)});
+});
+"""
+
+_FIGURES = """<div class="figures">{% for one in figures %}<figure{% if one.growing %} aria-busy="true"{% endif %}>
+<img alt="{{ one.alt }}" src="{{ one.image }}" width="384" height="384">
+<figcaption>{% if one.growing %}<div class="progress" role="progressbar" aria-label="denoising" aria-valuemin="0"
+ aria-valuemax="{{ one.num_steps }}" aria-valuenow="{{ one.step }}"><div style="width: {{ one.percent }}%"></div></div>
+<span role="status">{{ one.words }}: step {{ one.step }} of {{ one.num_steps }}</span>{% else %}
+<b>{{ one.words }}</b>
+<span class="fine">seed {{ one.seed }}{% if one.looked %} · {{ one.looked }}{% endif %}</span>
+<a class="save" download="{{ one.file }}" href="{{ one.png }}">Save PNG with provenance</a>{% endif %}
+</figcaption></figure>
+{% else %}<p class="hint">{{ hint }}</p>{% endfor %}</div>
+{% for text in trouble %}<p class="trouble" role="note">{{ text }}</p>{% endfor %}
+{% if credit %}<p class="fine">{{ credit }}</p>{% endif %}"""
+
+_NEIGHBORS = """<ul class="cards {{ kind }}">{% for one in cards %}
+<li><button type="button" data-index="{{ loop.index0 }}"
+ aria-pressed="{{ 'true' if one.pressed else 'false' }}"><img alt="" src="{{ one.image }}" width="96" height="96">
+<span class="what"><b><bdi>{{ one.caption }}</bdi></b><span class="fine">{{ one.where }}</span>
+<span class="fine">{{ one.licence }}</span>
+<span class="fine">{{ one.score }}{% if one.percent %} · {{ one.percent }} of the
+ attention{% endif %}{% for word in one.control %} · <em>{{ word }}</em>{% endfor %}</span>{% if one.percent %}
+<span class="bar"><span style="width: {{ one.percent|replace(' ', '') }}"></span></span>{% endif %}</span></button></li>
+{% else %}<li class="hint">{{ hint }}</li>{% endfor %}</ul>"""
+
+_HISTORY = """<ul class="cards past">{% for one in cards %}
+<li><button type="button" data-index="{{ one.number }}"
+ aria-pressed="{{ 'true' if one.pressed else 'false' }}"><img alt="" src="{{ one.image }}" width="96" height="96">
+<span class="what"><b><bdi>{{ one.prompt }}</bdi></b>
+<span class="fine">picture {{ one.number }}, seed {{ one.seed }}</span>
+<span class="fine">{{ one.words }}</span></span></button></li>
+{% else %}<li class="hint">{{ hint }}</li>{% endfor %}</ul>"""
+
+_LINEAGE = """{% if lines %}<ul class="lineage">{% for line in lines %}<li><bdi>{{ line }}</bdi></li>{% endfor %}</ul>
+{% endif %}"""
+
+_SETS = """<table class="sets"><caption>Data sets</caption><thead><tr><th>name</th><th>pairs</th><th>licence</th>
+<th>state</th></tr></thead><tbody>{% for row in rows %}
+<tr>{% for cell in row %}<td><bdi>{{ cell }}</bdi></td>{% endfor %}</tr>
+{% else %}<tr><td colspan="4">None yet: add pictures of your own, or run `make demo`.</td></tr>{% endfor %}
+</tbody></table>"""
+
+_PIECES = {"figures": _FIGURES, "neighbors": _NEIGHBORS, "history": _HISTORY, "lineage": _LINEAGE, "sets": _SETS}
+_TEMPLATES = {name: Environment(autoescape=True, trim_blocks=True).from_string(text) for name, text in _PIECES.items()}
+
+BEFORE_FIRST = "Write what to draw and press Enter."
+NO_NEIGHBORS = "None yet. What is retrieved stands here after drawing; or drop pictures of your own."
+
+
+def figures(entries: Sequence[Entry], growing: tuple[Preview, str] | None = None, heat_of: str = "") -> str:
+    """Pictures side by side.
+
+    Args:
+        entries: drawn.
+        growing: what is being drawn, after them, and its variant.
+        heat_of: name of the neighbor whose attention lies over the pictures; empty for none.
+    """
+    shown = [_figure(entry, heat_of) for entry in entries]
+    if growing is not None:
+        preview, variant = growing
+        shown.append(
+            {
+                "growing": True,
+                "image": _shown(preview.pixels, _SIDE // 2),
+                "alt": "the picture so far",
+                "words": VARIANTS[variant].capitalize(),
+                "step": preview.step,
+                "num_steps": preview.num_steps,
+                "percent": round(100 * preview.step / preview.num_steps),
+            }
+        )
+    settled = [entry for entry in entries if growing is None]
+    trouble = dict.fromkeys(
+        str(text) for entry in settled for text in entry.picture.provenance.settings.get("trouble", ())
+    )
+    owed = [credit(entry.picture.provenance) for entry in settled if entry.picture.provenance.neighbors]
+    return _TEMPLATES["figures"].render(
+        figures=shown, hint=BEFORE_FIRST, trouble=list(trouble), credit=owed[-1] if owed else ""
+    )
+
+
+def neighbors(
+    some: Sequence[Neighbor],
+    entry: Entry | None = None,
+    pressed: Collection[str] = (),
+    *,
+    hint: str = NO_NEIGHBORS,
+    kind: str = "near",
+) -> str:
+    """Neighbors, or hits of a search, a card each.
+
+    Args:
+        some: the neighbors.
+        entry: the drawing that looked at them; None where none has.
+        pressed: names of those that were touched.
+        hint: said where there is none.
+        kind: CSS class of the list.
+    """
+    shares = [None if entry is None else entry.share(neighbor.name) for neighbor in some]
+    cards = [
+        {
+            "image": _shown(neighbor.pixels(_THUMB), _THUMB),
+            "caption": neighbor.caption or "(shows what the prompt asks for)",
+            "where": neighbor.pair_id or neighbor.source or "your own picture",
+            "licence": ", ".join(filter(None, (neighbor.licence or "no licence given", neighbor.attribution))),
+            "score": score_of(neighbor.score),
+            "percent": "" if share is None else percent(share),
+            "control": controls_of(neighbor),
+            "pressed": neighbor.name in pressed,
+        }
+        for neighbor, share in zip(some, shares, strict=True)
+    ]
+    return _TEMPLATES["neighbors"].render(cards=cards, hint=hint, kind=kind)
+
+
+def controls_of(neighbor: Neighbor) -> list[str]:
+    """How `neighbor` is used otherwise than usual, in words."""
+    return [f"weight {neighbor.weight:g}"] * (neighbor.weight != 1) + ["style"] * (neighbor.role == "style")
+
+
+def history(entries: Sequence[Entry], pressed: int = 0) -> str:
+    """The drawings `entries` of a session, newest first; the one of the number `pressed` is marked."""
+    cards = [
+        {
+            "number": entry.number,
+            "image": _shown(entry.picture.pixels, _THUMB),
+            "prompt": entry.picture.provenance.prompt,
+            "seed": entry.picture.provenance.seed,
+            "words": entry.words,
+            "pressed": entry.number == pressed,
+        }
+        for entry in reversed(entries)
+    ]
+    return _TEMPLATES["history"].render(cards=cards, hint="Nothing was drawn yet.")
+
+
+def lineage(entry: Entry | None) -> str:
+    """Provenance of the drawing `entry` in words; empty for None."""
+    return _TEMPLATES["lineage"].render(lines=[] if entry is None else lineage_of(entry))
+
+
+def data_sets(rows: Sequence[Sequence[str]]) -> str:
+    """A table of data sets, of which `rows` say name, pairs, licence and state."""
+    return _TEMPLATES["sets"].render(rows=rows)
+
+
+def _figure(entry: Entry, heat_of: str) -> dict[str, Any]:
+    picture, origin = entry.picture, entry.picture.provenance
+    heat = entry.heat(heat_of) if heat_of else None
+    pixels = picture.pixels if heat is None else overlay(picture.pixels, heat)
+    named = next((source.caption for source in origin.neighbors if source.pair_id == heat_of), "")
+    variant = picture.variant if picture.variant != "given" else None
+    return {
+        "image": _shown(pixels, _SIDE),
+        "alt": f"drawn for: {origin.prompt}" + (f"; where it looked at: {named}" if heat is not None else ""),
+        "words": entry.words.capitalize(),
+        "seed": origin.seed,
+        "looked": f"where it looked at “{named}”" if heat is not None else "",
+        "png": _url(to_png(picture.pixels, origin)),
+        "file": file_name(origin.prompt, int(origin.seed or 0), variant),
+    }
+
+
+def _shown(pixels: Pixels, side: int) -> str:
+    """A picture (H, W, 3) at `side` pixels at least, as a URL that holds it."""
+    image = Image.fromarray(pixels)
+    if image.width < side:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    return _url(encode_png(np.asarray(image)))
+
+
+def _url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,145 @@
+"""A drawing as it grows: every step's estimate, then the picture; one drawing at a time, and none for nobody.
+
+Whoever reads the stream may leave: the computation ends at the step that it is at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
+from typing import Any
+
+from torch import Tensor
+
+from rag_diffusion.arrays import Pixels
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.models.codec import images_to_pixels
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.project import open_pipeline
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.studio import Picture, Variant, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a picture looks like so far.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, the estimate of x_0.
+        step: of so many that is done, from 1.
+        num_steps: T.
+    """
+
+    pixels: Pixels
+    step: int
+    num_steps: int
+
+
+class Drawer:
+    """A project's generator, opened beside the server's start, and one drawing at a time.
+
+    Args:
+        root: of the project.
+        base: what neighbors are retrieved from.
+        model: weights by name; None is the project's own.
+    """
+
+    def __init__(self, root: Path, base: KnowledgeBase, model: str | None = None) -> None:
+        self._thread = ThreadPoolExecutor(1, "drawing")
+        self._opened: Future[RetrievalPipeline] = self._thread.submit(_opened, root, base, model)
+
+    @property
+    def pipeline(self) -> RetrievalPipeline:
+        """The generator's; waits until it is there.
+
+        Raises:
+            ModelError: it cannot be opened.
+        """
+        return self._opened.result()
+
+    def stream(
+        self,
+        prompt: str,
+        seed: int,
+        variants: Sequence[Variant],
+        given: Sequence[Neighbor],
+        num_neighbors: int,
+        options: Mapping[str, Any],
+    ) -> Iterator[Preview | Picture]:
+        """Draw variants of one prompt from the same noise, one after the other.
+
+        Args:
+            prompt: the text.
+            seed: of the noise.
+            variants: as `studio.draw`.
+            given: neighbors by hand.
+            num_neighbors: of `random` and `retrieved`.
+            options: more of `RetrievalPipeline.__call__`.
+
+        Yields:
+            Of each variant a preview for every step, then the picture.
+
+        Raises:
+            RagDiffusionError, ValueError: as the pipeline.
+        """
+        told: SimpleQueue[Preview | Picture | Exception | None] = SimpleQueue()
+        left = Event()
+
+        def look(
+            pipe: RetrievalPipeline, number: int, timestep: Tensor, values: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
+            if left.is_set():
+                raise _LeftError
+            images = pipe.generator.codec.decode(values["pred_original_sample"]).float()
+            pixels = images_to_pixels(images).cpu().numpy()[0]
+            told.put(Preview(pixels=pixels, step=number + 1, num_steps=pipe.scheduler.num_inference_steps))
+            return {}
+
+        def compute() -> None:
+            try:
+                for variant in variants:
+                    if left.is_set():
+                        return
+                    for picture in draw(
+                        self.pipeline,
+                        [prompt],
+                        [seed],
+                        variants=[variant],
+                        given=given,
+                        num_neighbors=num_neighbors,
+                        options={**options, "callback_on_step_end": look},
+                    ):
+                        told.put(picture)
+            except _LeftError:
+                pass
+            except Exception as error:
+                told.put(error)
+            finally:
+                told.put(None)
+
+        self._thread.submit(compute)
+        try:
+            while (news := told.get()) is not None:
+                if isinstance(news, Exception):
+                    raise news
+                yield news
+        finally:
+            left.set()
+
+    def close(self) -> None:
+        """End the thread that draws; what is being drawn is finished first."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+class _LeftError(Exception):
+    """Nobody waits for the drawing any more."""
+
+
+def _opened(root: Path, base: KnowledgeBase, model: str | None) -> RetrievalPipeline:
+    pipeline = open_pipeline(root, model, base)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,85 @@
+"""A project's parts opened for drawing: its settings, its model, its knowledge base. Light to import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag_diffusion.errors import ConfigError, DataError, ModelError
+from rag_diffusion.layout import BASE, MODEL
+
+if TYPE_CHECKING:
+    from rag_diffusion.config import Config
+    from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+    from rag_diffusion.retrieval.query import Searcher
+    from rag_diffusion.sampling.pipeline import RetrievalPipeline
+
+_NO_MODEL = (
+    "{root}: expected a generator in {model} or {base}, found none; run this in a clone of rag-diffusion or a project "
+    "of yours, or name weights by --model"
+)
+
+
+def config_of(root: Path) -> Config | None:
+    """What params.yaml of the project `root` says; None where there is none, and the library's defaults hold.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    from rag_diffusion.config import load_config
+
+    return load_config(root / "params.yaml") if (root / "params.yaml").exists() else None
+
+
+def model_of(root: Path) -> str:
+    """The folder of the generator of the project `root`: the fine-tuned one, else the base.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    found = next((str(root / place) for place in (MODEL, BASE) if (root / place).is_dir()), None)
+    if found is None:
+        raise ModelError(_NO_MODEL.format(root=root.resolve(), model=MODEL, base=BASE))
+    return found
+
+
+def nothing_to_retrieve(base: KnowledgeBase) -> str:
+    """Why nothing can be retrieved from the knowledge base `base` yet, in words; empty where something can."""
+    try:
+        len(base.corpus)
+    except (DataError, ConfigError, ModelError) as error:
+        return str(error)
+    return ""
+
+
+def open_pipeline(
+    root: Path,
+    model: str | None = None,
+    retriever: Searcher | None = None,
+    *,
+    scheduler: str | None = None,
+    precision: str = "fp32",
+) -> RetrievalPipeline:
+    """The project's own model, or what is named, where `device` of params.yaml says.
+
+    Args:
+        root: of the project.
+        model: a folder, or a published pipeline; None is `model_of`.
+        retriever: finds neighbors; None leaves them to the caller.
+        scheduler: by class name; None is the project's, or the one that was saved with the weights.
+        precision: as `RetrievalPipeline`.
+
+    Raises:
+        ModelError: there are no such weights.
+    """
+    from rag_diffusion.device import choose_device
+    from rag_diffusion.sampling.pipeline import RetrievalPipeline
+
+    config = config_of(root)
+    scheduler = scheduler or (None if config is None else config.sample.scheduler)
+    device = choose_device("auto" if config is None else config.device)
+    found = RetrievalPipeline.from_pretrained(
+        model or model_of(root), retriever, scheduler=scheduler, precision=precision, device=device
+    )
+    assert isinstance(found, RetrievalPipeline)
+    return found
