@@ -40,8 +40,7 @@ from rag_diffusion.types import Pair
 
 Kind = TypeVar("Kind")
 
-BATCH, BATCH_BYTES = 16, 2**24  # candidates, and bytes of their files, that a worker takes at a time
-BATCH_AT_FIRST = 4  # each further batch is twice as large: a build that is killed early has little under way
+BATCH, BATCH_BYTES = 8, 2**24  # candidates, and bytes of their files, that a worker takes at a time, and a kill loses
 _KEPT_AT_A_TIME = 512
 
 
@@ -65,13 +64,15 @@ class Ingest:
     def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
         """Go on with a build until its source is at its end."""
         self.take(staging, staging.resume(reader))
+        while staging.drop_damaged():
+            self.take(staging, staging.resume(reader))
 
     def take(self, staging: Staging, source: Iterator[Candidate]) -> None:
         """Put the rest of a source into further parts of a build."""
         waiting = list[Embedded]()
-        done, keeping = sum(part.candidates for part in staging.parts), _Keeping()
+        keeping = _Keeping()
         try:
-            with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=done) as bar:
+            with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=staging.done) as bar:
                 for batch in in_order(self.embedded, _batches(source)):
                     bar.update(batch.candidates)
                     waiting.append(batch)
@@ -184,13 +185,13 @@ class _Keeping:
 
 def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
     """Candidates a few at a time; fewer where their files are large, since several batches are in memory."""
-    batch, size, most = list[Kind](), 0, BATCH_AT_FIRST
+    batch, size = list[Kind](), 0
     for one in source:
         batch.append(one)
         size += len(one.image) if isinstance(one, Item | Pair) else 0
         size += len(one.original or b"") if isinstance(one, Pair) else 0
-        if len(batch) == most or size >= BATCH_BYTES:
+        if len(batch) == BATCH or size >= BATCH_BYTES:
             yield batch
-            batch, size, most = [], 0, min(BATCH, 2 * most)
+            batch, size = [], 0
     if batch:
         yield batch

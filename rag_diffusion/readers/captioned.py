@@ -5,8 +5,10 @@ Both yield rows one by one and keep no list of the files in memory; names are co
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +28,7 @@ OTHER_PICTURES = frozenset(
 METADATA = "metadata.jsonl"
 NO_CAPTION = "image without a caption"  # how such a problem begins
 MAX_TEXT_BYTES = 1 << 20  # of one line of metadata.jsonl, of one text file
+SETTLED = 2  # seconds; no file system's clock is coarser
 _UNREADABLE = "unreadable file: a link to nothing, a linked folder, a device or no permission"
 _KEYS = ("text", *CAPTIONS)  # as Hugging Face names it in a metadata.jsonl
 
@@ -61,6 +64,27 @@ def captioned_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
 def has_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     """Whether any file of the suffixes lies in a folder or below it."""
     return any(not problem and _suffix(name) in suffixes for name, problem in _walk(folder))
+
+
+def folder_stamp(folder: Path) -> str:
+    """sha256 over path, size and times of content and of state (mtime, ctime) of every file below a folder.
+
+    Returns:
+        In hex; empty where a file changed less than `SETTLED` seconds ago or cannot be looked at: another change within
+        the same tick of the clock would leave size and times as they are.
+    """
+    total, newest = 0, 0
+    for name, problem in _walk(folder):
+        if not problem:
+            try:
+                state = (folder / name).stat()
+            except OSError:
+                return ""
+            problem = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+            newest = max(newest, state.st_ctime_ns)
+        told = hashlib.sha256(f"{name}\0{problem}".encode("utf-8", "surrogateescape")).digest()
+        total = (total + int.from_bytes(told, "big")) % 2**256  # files come in no order
+    return f"{total:064x}" if newest < time.time_ns() - SETTLED * 10**9 else ""
 
 
 def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[CaptionedFile]:

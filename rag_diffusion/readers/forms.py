@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.files import code_hash, fingerprint
 from rag_diffusion.readers.archive import ArchiveLimits, ArchiveReader
 from rag_diffusion.readers.arrow import ArrowReader
 from rag_diffusion.readers.caption_text import ALL, FIRST_LINE, Doubts, check_choice, choose
@@ -64,9 +66,24 @@ class OpenReader:
         self.doubts = Doubts()
 
     def __iter__(self) -> Iterator[Item | Rejection]:
+        return self._items(self._reader)
+
+    def stamp(self) -> str:
+        """See `Resumable`; of a folder's files, of how they are read, and of the code that reads them."""
+        files = self._reader.stamp() if isinstance(self._reader, FolderReader) else ""
+        return files and fingerprint(
+            {"files": files, "form": self.form, "part": self.part, "code": code_hash("readers")}
+        )
+
+    def after(self, count: int) -> Iterator[Item | Rejection]:
+        """See `Resumable`; other forms than folders of images are read all the same."""
+        reader = self._reader.unread(count) if isinstance(self._reader, FolderReader) else self._reader
+        return islice(self._items(reader), count, None)
+
+    def _items(self, reader: Iterable[Item | Rejection]) -> Iterator[Item | Rejection]:
         self.doubts = Doubts()
         with NameTable() as names:
-            for one in self._reader:
+            for one in reader:
                 if isinstance(one, Rejection):
                     yield Rejection(what=escaped(one.what), reason=escaped(one.reason))
                 else:

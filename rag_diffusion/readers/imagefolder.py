@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.readers.captioned import NO_CAPTION, CaptionedFile, captioned_rows, has_files, sidecar_rows
+from rag_diffusion.readers.captioned import (
+    NO_CAPTION,
+    CaptionedFile,
+    captioned_rows,
+    folder_stamp,
+    has_files,
+    sidecar_rows,
+)
 from rag_diffusion.readers.fields import make_item
 from rag_diffusion.readers.images import MAX_BYTES
 from rag_diffusion.readers.records import Item, Rejection
@@ -39,16 +46,24 @@ class FolderReader:
         self._read = sidecar_rows if sidecars else captioned_rows
 
     def __iter__(self) -> Iterator[Item | Rejection]:
-        for row in self._read(self._path):
-            yield self._item(row)
+        return self.unread(0)
 
-    def _item(self, row: CaptionedFile) -> Item | Rejection:
+    def stamp(self) -> str:
+        """See `folder_stamp`."""
+        return folder_stamp(self._path)
+
+    def unread(self, count: int) -> Iterator[Item | Rejection]:
+        """All items; the first `count` have no image, for it is not read."""
+        for number, row in enumerate(self._read(self._path)):
+            yield self._item(row, read=number >= count)
+
+    def _item(self, row: CaptionedFile, *, read: bool) -> Item | Rejection:
         if self._names and row.problem.startswith(NO_CAPTION):
             row = _named(row)
         if row.problem:
             return Rejection(what=row.name, reason=row.problem)
         try:
-            content = read_image(self._path / row.name)
+            content = read_image(self._path / row.name) if read else b""
         except DataError as error:
             return Rejection(what=row.name, reason=str(error))
         return make_item(row.name, content, row.caption, row.fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,4 +69,20 @@ class Reader(Protocol):
 
     def __iter__(self) -> Iterator[Item | Rejection]:
         """Begin from the start."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Reader, Protocol):
+    """A reader that tells without reading files whether they are as they were, and passes over those that are known."""
+
+    def stamp(self) -> str:
+        """What tells the state of all files that items are made of, empty where it cannot be told.
+
+        Equal stamps, equal items.
+        """
+        ...
+
+    def after(self, count: int) -> Iterator[Item | Rejection]:
+        """Items and rejections from number `count` on; the images of those before are not read."""
         ...

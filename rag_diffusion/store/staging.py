@@ -1,8 +1,11 @@
 """The unfinished part of a build: embedded pairs in the order they came in, kept so that a killed build goes on.
 
 A part on disk is a table of its pairs with their vectors, the originals of these pairs, and a record that says of how
-many candidates, and of which, it was made. A build that is started again reads its source from the start, compares each
-part's digest, and goes on after the last one that still agrees; nothing of those is decoded or embedded again.
+many candidates, and of which, it was made. A build that is started again goes on after the last part that its source
+still agrees with; nothing of those is decoded or embedded again. A source whose stamp (`Resumable`) is as it was agrees
+with all of them and is not read; any other is read from its start, and each part's digest is compared.
+
+The bytes of parts that another process left are compared with their records once the source is at its end.
 
 Shapes: n pairs of a part, D width.
 """
@@ -24,16 +27,16 @@ import pyarrow as pa
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.files import atomic_write, file_hash
-from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.readers.records import Item, Reader, Rejection, Resumable
 from rag_diffusion.store.shards import COLUMNS, SCHEMA
 from rag_diffusion.types import Pair
 
 PART_CANDIDATES = 2048
 PART_BYTES = 2**26  # of images and originals; a part is held in memory while it is filled
 PART_SECONDS = 10.0  # at the latest a part is written
-PART_SECONDS_AT_FIRST = 0.2
+PART_SECONDS_AT_FIRST = 0.05  # a part costs a millisecond beside its bytes
 PART_SHARE = 0.02  # of the time that a build has taken; between the two
-PLAN = "plan.json"
+PLAN, STAMP = "plan.json", "stamp"
 
 Candidate = Item | Rejection | Pair
 
@@ -74,7 +77,7 @@ class Part:
         rows: n.
         candidates: how many candidates it was made of.
         batches: length and digest of each batch of them.
-        sha256: of the table's file.
+        num_bytes, sha256: of the table's file.
         num_rejected: candidates that were not taken.
         original_bytes: of the originals of its pairs, which lie one after the other in a file of their own.
         originals_sha256: of that file, empty where there is none.
@@ -84,6 +87,7 @@ class Part:
     rows: int
     candidates: int
     batches: list[list[Any]]
+    num_bytes: int
     sha256: str
     num_rejected: int
     original_bytes: int = 0
@@ -97,6 +101,17 @@ class Part:
     def originals(self) -> Ints:
         """(n, 3) offset, length and side of the pairs' originals; length -1 where a pair has none."""
         return np.load(self.path.with_suffix(".originals.npy"))  # type: ignore[no-any-return]
+
+    def there(self) -> bool:
+        """Whether its files are as long as they were."""
+        long = self.path.stat().st_size == self.num_bytes
+        return long and (not self.originals_sha256 or self.originals_path.stat().st_size == self.original_bytes)
+
+    def intact(self) -> bool:
+        """Whether every byte of its files is as it was."""
+        if self.originals_sha256 and file_hash(self.originals_path) != self.originals_sha256:
+            return False
+        return file_hash(self.path) == self.sha256
 
     def table(self) -> pa.Table:
         """Its pairs and vectors, mapped from the file."""
@@ -127,16 +142,39 @@ class Staging:
         self.parts: list[Part] = []
         while (part := self._read(len(self.parts))) is not None:
             self.parts.append(part)
+        self._inherited = len(self.parts)
+
+    @property
+    def done(self) -> int:
+        """Candidates that parts hold."""
+        return sum(part.candidates for part in self.parts)
 
     def resume(self, reader: Reader | Iterable[Candidate]) -> Iterator[Candidate]:
         """The candidates of a source that no part holds; parts that the source no longer agrees with are dropped."""
+        if not isinstance(reader, Resumable):
+            return self._compared(reader)
+        stamp, kept = reader.stamp(), self.folder / STAMP
+        if stamp and kept.is_file() and kept.read_text(encoding="utf-8") == stamp:
+            return reader.after(self.done)
+        source = self._compared(reader)
+        atomic_write(kept, stamp)  # not before: of a comparison that is killed nothing may be taken for granted
+        return source
+
+    def drop_damaged(self) -> bool:
+        """Drop parts of another process from the first on whose bytes are not as it wrote them; whether there are."""
+        inherited, self._inherited = self.parts[: self._inherited], 0
+        damaged = next((number for number, part in enumerate(inherited) if not part.intact()), None)
+        if damaged is not None:
+            self._drop(damaged)
+        return damaged is not None
+
+    def _compared(self, reader: Reader | Iterable[Candidate]) -> Iterator[Candidate]:
         source = iter(reader)
         for number, part in enumerate(self.parts):
             if not _agrees(part, source):
                 self._drop(number)
-                done = sum(part.candidates for part in self.parts)
                 source = iter(reader)
-                deque(islice(source, done), maxlen=0)
+                deque(islice(source, self.done), maxlen=0)
                 break
         return source
 
@@ -148,20 +186,22 @@ class Staging:
         path = self.folder / f"{number:05d}.arrow"
         write_table(path, pairs, [batch.image for batch in filled], [batch.text for batch in filled])
         rejected = [json.dumps(asdict(one)) + "\n" for batch in batches for one in batch.rejected]
-        path.with_suffix(".rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
+        if rejected:
+            path.with_suffix(".rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
         original_bytes, originals_sha256 = _write_originals(path.with_suffix(".originals"), batches)
         part = Part(
             path=path,
             rows=len(pairs),
             candidates=sum(batch.candidates for batch in batches),
             batches=[[batch.candidates, batch.digest.hex()] for batch in batches],
+            num_bytes=path.stat().st_size,
             sha256=file_hash(path),
             num_rejected=len(rejected),
             original_bytes=original_bytes,
             originals_sha256=originals_sha256,
         )
         record = {one.name: getattr(part, one.name) for one in fields(Part) if one.name != "path"}
-        atomic_write(path.with_suffix(".json"), json.dumps(record))
+        path.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")  # half of it is no JSON
         self.parts.append(part)
 
     def _read(self, number: int) -> Part | None:
@@ -169,12 +209,9 @@ class Staging:
         try:
             record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             part = Part(path=path, **record)
-            whole = file_hash(path) == part.sha256
-            if part.originals_sha256:
-                whole = whole and file_hash(part.originals_path) == part.originals_sha256
-        except (OSError, ValueError):
+            return part if part.there() else None
+        except (OSError, ValueError, TypeError):  # no record, or one of another version
             return None
-        return part if whole else None
 
     def _drop(self, number: int) -> None:
         """Forget the parts from a number on."""
@@ -182,6 +219,7 @@ class Staging:
             for suffix in (".json", ".rejected.jsonl", ".arrow", ".originals", ".originals.npy"):
                 part.path.with_suffix(suffix).unlink(missing_ok=True)
         del self.parts[number:]
+        self._inherited = min(self._inherited, number)
 
 
 def write_table(path: Path, pairs: Sequence[Pair], image: Sequence[Floats], text: Sequence[Floats]) -> None:
@@ -189,7 +227,7 @@ def write_table(path: Path, pairs: Sequence[Pair], image: Sequence[Floats], text
     columns = [
         pa.nulls(len(pairs), pa.binary())
         if name == "original"
-        else pa.array([getattr(pair, name) for pair in pairs], SCHEMA.field(name).type)
+        else _column([getattr(pair, name) for pair in pairs], SCHEMA.field(name).type)
         for name in COLUMNS
     ]
     vectors = [_vectors(blocks) for blocks in (image, text)]
@@ -219,11 +257,17 @@ def _write_originals(path: Path, batches: Sequence[Embedded]) -> tuple[int, str]
     return offset, found.hexdigest()
 
 
+def _column(values: Sequence[str | bytes], kind: pa.DataType) -> pa.Array:
+    """An array of texts or bytes; `pa.array` would import pandas first, a tenth of a second for every process."""
+    content = [one if isinstance(one, bytes) else one.encode() for one in values]
+    offsets = np.cumsum([0, *map(len, content)], dtype=np.int32)
+    return pa.Array.from_buffers(kind, len(content), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(content))])
+
+
 def _vectors(blocks: Sequence[Floats]) -> pa.Array:
-    if not blocks:
-        return pa.array([], pa.list_(pa.float32(), 1))
-    table = np.concatenate(blocks)
-    return pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1])
+    table = np.ascontiguousarray(np.concatenate(blocks) if blocks else np.empty((0, 1)), dtype=np.float32)
+    numbers = pa.Array.from_buffers(pa.float32(), table.size, [None, pa.py_buffer(table)])
+    return pa.FixedSizeListArray.from_arrays(numbers, table.shape[1])
 
 
 def digest(candidates: Iterable[Candidate]) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.knowledge import ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.readers import captioned, imagefolder
+from rag_diffusion.readers.forms import open_reader
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.store import staging
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base
@@ -59,7 +62,6 @@ def stopped_base(root: Path, encoder: TinyEncoder, source: list[Item], count: in
 def parts_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts by number alone."""
     monkeypatch.setattr(ingest, "PART_CANDIDATES", 64)
-    monkeypatch.setattr(ingest, "BATCH_AT_FIRST", ingest.BATCH)
     for name in ("PART_SECONDS", "PART_SECONDS_AT_FIRST"):
         monkeypatch.setattr(ingest, name, 1e9)
 
@@ -70,7 +72,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypat
     base = stopped_base(tmp_path, encoder, source, 300)
     assert base.catalogue.names() == []
     assert "run the same" in base.list()[0].trouble
-    assert encoder.num_images == 288  # whole batches of 16
+    assert encoder.num_images == 296  # whole batches of 8
     base.add("photos", source)
     assert encoder.num_images == 400
     other = make_base(tmp_path / "other")
@@ -96,10 +98,10 @@ def test_what_was_embedded_is_kept_by_time_as_well(tmp_path: Path, monkeypatch: 
     parts = sorted(base.catalogue.places.building("photos").glob("*.json"))
     assert len(parts) > 5  # the plan is one of them; none of 2,048 pairs or 64 MiB was reached
     kept = sum(json.loads(part.read_text())["candidates"] for part in parts if part.stem.isdigit())
-    assert kept == 380  # whole batches
+    assert kept == 384  # whole batches
     encoder.num_images = 0
     assert base.add("photos", source).num_pairs == 400
-    assert encoder.num_images == 20
+    assert encoder.num_images == 16
 
 
 def test_parts_become_fewer_as_a_build_goes_on_and_ten_seconds_are_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,7 @@ def test_a_batch_of_large_files_is_small() -> None:
     small = items(range(40))
 
     assert [len(batch) for batch in ingest._batches(iter(large))] == [2, 2, 2]
-    assert [len(batch) for batch in ingest._batches(iter(small))] == [4, 8, 16, 12]
+    assert [len(batch) for batch in ingest._batches(iter(small))] == [8, 8, 8, 8, 8]
 
 
 def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +137,123 @@ def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, mon
     base.add("photos", source)
     assert encoder.num_images - seen == 300 - 64  # the first part alone still holds
     assert base.retriever().corpus.pair("photos/00100.png").caption == "a changed caption"
+
+
+def folder_of(root: Path, numbers: Sequence[int]) -> Path:
+    """Pictures with text files beside them."""
+    folder = root / "photos"
+    folder.mkdir()
+    for item in items(numbers):
+        (folder / item.name).write_bytes(item.image)
+        (folder / item.name).with_suffix(".txt").write_text(item.caption)
+    return folder
+
+
+def killed_base(root: Path, encoder: TinyEncoder, folder: Path, count: int) -> KnowledgeBase:
+    """One whose build of a folder was killed when an encoder had seen so many of its pictures."""
+    base = make_base(root, encoder)
+
+    class Killed(TinyEncoder):
+        def images(self, pixels: np.ndarray) -> np.ndarray:
+            if self.num_images + len(pixels) > count:
+                raise StoppedError
+            return super().images(pixels)
+
+    base.writer._encoder = Killed()
+    with pytest.raises(StoppedError):
+        base.add("photos", open_reader("auto", folder), form="image_text", origin="here")
+    base.writer._encoder = encoder
+    return base
+
+
+@pytest.fixture
+def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the images that folders were read for."""
+    names, read = list[str](), imagefolder.read_image
+
+    def noting(path: Path) -> bytes:
+        names.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(imagefolder, "read_image", noting)
+    monkeypatch.setattr(captioned, "SETTLED", -60)  # the files were made just now
+    return names
+
+
+def test_images_of_an_unchanged_folder_are_not_read_again(tmp_path: Path, images_read: list[str]) -> None:
+    encoder, folder = TinyEncoder(), folder_of(tmp_path, range(120))
+    (folder / "00005.txt").unlink()
+    base = killed_base(tmp_path / "base", encoder, folder, 80)
+    kept = staging.Staging(base.catalogue.places.building("photos"), plan_of(base))
+    assert 40 <= kept.done <= 88
+
+    images_read.clear()
+    made = base.add("photos", open_reader("auto", folder), form="image_text", origin="here")
+    assert (made.num_pairs, made.num_rejected) == (119, 1)
+    assert images_read[0] == f"{kept.done:05d}.png"
+    assert len(images_read) == 120 - kept.done
+    other = make_base(tmp_path / "other")
+    assert other.add("photos", open_reader("auto", folder), form="image_text", origin="here") == replace(
+        made, added=other.info("photos").added
+    )
+
+
+def plan_of(base: KnowledgeBase) -> dict[str, object]:
+    return json.loads((base.catalogue.places.building("photos") / staging.PLAN).read_text())
+
+
+def change_content(folder: Path) -> None:
+    """Of the same length, and with the time of the last change put back."""
+    path = folder / "00003.png"
+    state, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-20] + b"x" + content[-19:])
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def change_caption(folder: Path) -> None:
+    (folder / "00003.txt").write_text("another one")
+
+
+def remove_image(folder: Path) -> None:
+    (folder / "00003.png").unlink()
+
+
+@pytest.mark.parametrize("change", [change_content, change_caption, remove_image])
+def test_a_changed_file_of_a_folder_is_noticed(
+    tmp_path: Path, images_read: list[str], change: Callable[[Path], None]
+) -> None:
+    encoder, folder = TinyEncoder(), folder_of(tmp_path, range(100))
+    base = killed_base(tmp_path / "base", encoder, folder, 80)
+    change(folder)
+    made = base.add("photos", open_reader("auto", folder), form="image_text", origin="here")
+    other = make_base(tmp_path / "other").add("photos", open_reader("auto", folder), form="image_text", origin="here")
+    assert made.hash == other.hash
+    assert made.num_rejected == other.num_rejected
+
+
+def test_another_part_of_the_texts_is_noticed(tmp_path: Path, images_read: list[str]) -> None:
+    encoder, folder = TinyEncoder(), folder_of(tmp_path, range(100))
+    (folder / "00000.txt").write_text("first\nsecond")
+    base = killed_base(tmp_path / "base", encoder, folder, 80)
+    base.add("photos", open_reader("auto", folder, part="all"), form="image_text", origin="here")
+    assert base.retriever().corpus.pair("photos/00000.png").caption == "first second"
+
+
+def test_files_that_changed_just_now_are_compared_by_their_content(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, range(3))
+    assert open_reader("auto", folder).stamp() == ""
+
+
+def test_a_part_that_was_damaged_on_disk_is_made_again(tmp_path: Path, images_read: list[str]) -> None:
+    encoder, folder = TinyEncoder(), folder_of(tmp_path, range(100))
+    base = killed_base(tmp_path / "base", encoder, folder, 80)
+    part = base.catalogue.places.building("photos") / "00000.originals"
+    part.write_bytes(b"x" * part.stat().st_size)
+    made = base.add("photos", open_reader("auto", folder), form="image_text", origin="here")
+    assert made.num_pairs == 100
+    base.catalogue.check("photos")
+    other = make_base(tmp_path / "other").add("photos", open_reader("auto", folder), form="image_text", origin="here")
+    assert made.files == other.files
 
 
 def test_vectors_of_another_encoder_name_the_command_that_makes_new_ones(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from rag_diffusion.errors import ConfigError, DataError, LineageError
 from rag_diffusion.files import file_hash
+from rag_diffusion.knowledge import ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.readers.records import Item
 from rag_diffusion.store import originals
@@ -134,7 +135,11 @@ def test_damaged_originals_are_told_and_can_be_given_up(tmp_path: Path) -> None:
     assert len(make_base(tmp_path).retriever().corpus) == 8
 
 
-def test_a_build_that_was_stopped_keeps_the_originals_of_what_it_had(tmp_path: Path) -> None:
+def test_a_build_that_was_stopped_keeps_the_originals_of_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BATCH", 4)
+
     class StoppedError(Exception):
         pass
 
