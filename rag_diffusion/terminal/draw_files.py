@@ -94,8 +94,9 @@ class DrawnFiles:
             typer.echo(where)
         if self._quiet:
             return
+        chosen = "by chance" if picture.variant == "random" else "by hand"
         for neighbor in origin.neighbors:
-            score = "by hand" if neighbor.score is None else f"score {neighbor.score:.2f}"
+            score = chosen if neighbor.score is None else f"score {neighbor.score:.2f}"
             facts = (printable(neighbor.pair_id), score, f"{neighbor.attention:.0%} of attention")
             licence = printable(neighbor.licence) or "no licence given"
             _say(f"          {printable(neighbor.caption)} ({', '.join((*facts, licence))})")

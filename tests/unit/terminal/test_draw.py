@@ -107,6 +107,7 @@ def test_variants_side_by_side_have_one_noise_and_other_neighbors(project: Path,
     assert {origin.seed for origin in origins.values()} == {7}
     assert [len(origin.neighbors) for origin in origins.values()] == [0, 3, 3]
     assert {one.score for one in origins["random"].neighbors} == {None}
+    assert (done.output.count("by chance"), "by hand" in done.output) == (3, False)
     sheet = pixels(tmp_path / "comparison.png")
     assert sheet.shape[1] > 3 * 96
     page = (tmp_path / "explain.html").read_text()
