@@ -35,17 +35,17 @@ def accuracy_plot(table: Mapping[str, Mapping[str, Any]], *, num_prompts: int) -
     axes = figure.add_subplot()
     width = 0.8 / len(METRICS)
     for number, (metric, color) in enumerate(METRICS.items()):
-        places = [place + (number - 1) * width for place in range(len(names))]
+        centers = [column + (number - 1) * width for column in range(len(names))]
         values = [table[name][metric] for name in names]
         means = [value["mean"] for value in values]
         below = [max(0.0, value["mean"] - value["low"]) for value in values]
         above = [max(0.0, value["high"] - value["mean"]) for value in values]
         axes.bar(
-            places, means, width * 0.92, color=color, label=metric, yerr=[below, above], ecolor="#444444", capsize=2
+            centers, means, width * 0.92, color=color, label=metric, yerr=[below, above], ecolor="#444444", capsize=2
         )
         if metric == "joint":
-            for place, value in zip(places, values, strict=True):
-                axes.text(place, value["high"] + 0.015, f"{value['mean']:.2f}", ha="center", va="bottom", fontsize=8)
+            for center, value in zip(centers, values, strict=True):
+                axes.text(center, value["high"] + 0.015, f"{value['mean']:.2f}", ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(names)), [WORDS.get(name, name) for name in names])
     axes.set_ylim(0, 1.08)
     axes.set_ylabel("share of images recognised")
@@ -81,11 +81,11 @@ def curves_plot(
     names = list(dict.fromkeys(x for points in curves.values() for x in points))
     line = "solid" if all(_is_number(x) for x in names) else "none"
     for number, (name, points) in enumerate(curves.items()):
-        places = [names.index(x) + 0.06 * (number - (len(curves) - 1) / 2) for x in points]
+        centers = [names.index(x) + 0.06 * (number - (len(curves) - 1) / 2) for x in points]
         means = [point["mean"] for point in points.values()]
         below = [max(0.0, point["mean"] - point["low"]) for point in points.values()]
         above = [max(0.0, point["high"] - point["mean"]) for point in points.values()]
-        axes.errorbar(places, means, yerr=[below, above], marker="o", capsize=3, ls=line, lw=1.4, label=name)
+        axes.errorbar(centers, means, yerr=[below, above], marker="o", capsize=3, ls=line, lw=1.4, label=name)
     axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 8 else 0)
     if all(point["low"] >= 0 for points in curves.values() for point in points.values()):
         axes.set_ylim(bottom=0)
