@@ -34,7 +34,7 @@ class Extractor(Protocol):
 
 
 class EmbeddedExtractor:
-    """Pooled features of EfficientNet-Lite2 with ImageNet weights; its Frechet distance is not called FID."""
+    """Pooled features of EfficientNet-Lite2 with ImageNet weights, `trunk`; its Frechet distance is not called FID."""
 
     name = "efficientnet_lite2"
     frechet_name = "frechet"

@@ -48,6 +48,14 @@ class Bench:
     """Everything that scoring reads.
 
     Attributes:
+        config: parameters of the run.
+        corpus: what the prompts and neighbors are of.
+        prompts: that the run draws.
+        all_prompts: every one of their split.
+        table: neighbors of all prompts.
+        ruler: fixed scorers of entity and style.
+        trunk: that they look through.
+        extractor: of the features that distances are measured on.
         reason: why entity and style cannot be judged on this corpus, None if they can.
         bootstrap: over the entities of the prompts.
         agree: cosines of images and texts by the dual encoder, for a corpus that cannot be judged.

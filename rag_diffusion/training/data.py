@@ -258,7 +258,13 @@ class Batches:
 
 
 class Prefetcher:
-    """Batches by step; where a GPU computes, the next one is put together meanwhile. A context manager."""
+    """Batches by step; where a GPU computes, the next one is put together meanwhile. A context manager.
+
+    Args:
+        batches: by step.
+        rows: the parts that this process takes of each.
+        device: where the network computes.
+    """
 
     def __init__(self, batches: Batches, rows: Sequence[slice], device: torch.device) -> None:
         self._batches, self._rows = batches, rows

@@ -44,7 +44,16 @@ Hook = Callable[[Generator, int], Mapping[str, float] | None]
 
 @dataclass(kw_only=True)
 class TrainResult:
-    """What a run leaves behind: the averaged weights are in `generator`."""
+    """What a run leaves behind.
+
+    Attributes:
+        generator: with the averaged weights.
+        losses: (step, mean loss of its batch), from step 1.
+        gains: neighbor gains and scores of hooks with their `step` and `seconds`, where they were measured.
+        images_seen: targets in all steps.
+        seconds: of all steps, also those before an interruption.
+        processes: that trained.
+    """
 
     generator: Generator
     losses: list[tuple[int, float]]

@@ -41,7 +41,15 @@ _LEAST_SNR = 1e-12  # of a schedule that ends at pure noise, where SNR is 0
 
 @dataclass(frozen=True, kw_only=True)
 class Noised:
-    """x_t (B, D, h, w) and what it was made from: x_0 and eps of the same shape, timesteps and abar_t, (B,)."""
+    """What a network is shown, and what that was made from.
+
+    Attributes:
+        sample: (B, D, h, w) x_t.
+        clean: (B, D, h, w) x_0.
+        noise: (B, D, h, w) eps.
+        timesteps: (B,) integers.
+        alpha_cumprod: (B,) abar_t.
+    """
 
     sample: Tensor
     clean: Tensor

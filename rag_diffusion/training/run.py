@@ -39,7 +39,26 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Run:
-    """Everything that changes from step to step, and what it is changed with."""
+    """Everything that changes from step to step, and what it is changed with.
+
+    Attributes:
+        generator: whose U-Net is trained.
+        config: of the run.
+        accelerator: of this process.
+        module: the `TrainingStep`, wrapped by the accelerator.
+        weights: trained parameters by name.
+        average: their running average, by the same names.
+        optimizer: moves the weights.
+        texts: features of captions.
+        scale: of the loss.
+        watch: sees whether the run diverges.
+        scratch: folder of the checkpoint.
+        saved: step of the last checkpoint; None before the first.
+        step: steps made.
+        seconds: that they took, also before an interruption.
+        losses: (step, loss).
+        gains: what was measured on validation pairs, with step and seconds.
+    """
 
     generator: Generator
     config: TrainConfig
@@ -52,7 +71,7 @@ class Run:
     scale: LossScale
     watch: LossWatch
     scratch: Path
-    saved: int | None = None  # step of the last checkpoint
+    saved: int | None = None
     step: int = 0
     seconds: float = 0.0
     losses: list[tuple[int, float]] = field(default_factory=list)

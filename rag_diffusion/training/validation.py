@@ -35,7 +35,14 @@ _CURVE_TIMESTEP = 950
 
 @dataclass(frozen=True, kw_only=True)
 class GainProbe:
-    """A fixed set of validation pairs with their kinds of neighbors."""
+    """A fixed set of validation pairs with their kinds of neighbors.
+
+    Attributes:
+        images: (B, 3, H, W) in [-1, 1].
+        captions: features of the B captions.
+        neighbors: by kind, one of `KINDS`.
+        neighbor_captions: features of the captions of the distinct neighbors, by kind; none of `none`.
+    """
 
     images: torch.Tensor
     captions: TextFeatures

@@ -47,7 +47,14 @@ RECIPE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Scorers:
-    """The three trained parts and the names of the style classes."""
+    """The three trained parts and the names of the style classes.
+
+    Attributes:
+        styles: in the order of the logits.
+        style: the first style scorer.
+        entity: whitening of the trunk's features within entity.
+        style_check: the second style scorer.
+    """
 
     styles: tuple[str, ...]
     style: StyleEnsemble
