@@ -34,7 +34,8 @@ def as_text(manifest: Manifest) -> str:
     if manifest.remote:
         where = f"{manifest.url}, index {manifest.index}" if manifest.index else manifest.url
         return f"{manifest.name}: on another machine, {where}"
-    lines = [f"{manifest.name}: {manifest.num_pairs} pairs, {manifest.num_rejected} rejected"]
+    pairs = "1 pair" if manifest.num_pairs == 1 else f"{manifest.num_pairs} pairs"
+    lines = [f"{manifest.name}: {pairs}, {manifest.num_rejected} rejected"]
     for reason, count in sorted(manifest.rejected_by_reason.items(), key=lambda item: -item[1])[:_SHOWN]:
         lines.append(f"  rejected {count}: {printable(reason)}")
     if manifest.num_rejected:
