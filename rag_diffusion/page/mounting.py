@@ -21,8 +21,8 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.page.blocks import CSS, build, theme
 from rag_diffusion.page.handlers import Handlers
 from rag_diffusion.page.streaming import Drawer
-from rag_diffusion.serving.guard import refusal
 from rag_diffusion.serving.keys import Key, key_of, read_keys
+from rag_diffusion.serving.request_guard import refusal
 from rag_diffusion.serving.server import Access, check_access, create_app, run
 
 PATH = "/ui"

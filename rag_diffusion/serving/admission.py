@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from rag_diffusion.serving.admission_queue import AdmissionQueue
-from rag_diffusion.serving.bodies import MEBIBYTE, received
+from rag_diffusion.serving.bounded_json import parse_object
 from rag_diffusion.serving.memory import give_back
-from rag_diffusion.serving.outline import parse_object
+from rag_diffusion.serving.request_bodies import MEBIBYTE, received
 
 SEARCHES = max(4, 2 * (os.cpu_count() or 1))  # at a time; more make each other wait
 FETCHES = 8  # queries that wait for another machine

@@ -10,7 +10,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from starlette.responses import JSONResponse
 
-from rag_diffusion.serving.outline import BodyError
+from rag_diffusion.serving.bounded_json import BodyError
 
 WAITING = 512  # requests in a queue
 SECONDS = 30.0  # that one waits there

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rag_diffusion.clip_protocol import KNN, METADATA
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.knowledge.remote.protocol import KNN, METADATA
-from rag_diffusion.serving.guard import refusal
+from rag_diffusion.serving.request_guard import refusal
 
 ASKING = (f"/{KNN}", f"/{METADATA}")  # POST and yet write nothing; whatever else is no GET writes
 OPEN = ("/health",)  # for whoever watches the server
@@ -115,9 +115,8 @@ class Keys:
         await self._app(scope, receive, send)
 
     def _refused(self, scope: Scope) -> ASGIApp | None:
-        writing = scope["method"] not in ("GET", "HEAD", "OPTIONS") and scope["path"] not in ASKING
-        given = _given(scope)
-        if not given and (scope["path"] in OPEN or not (writing or self._to_read)):
+        given, writing = _given(scope), is_writing(scope["method"], scope["path"])
+        if not given and not needs_key(scope["method"], scope["path"], to_read=self._to_read):
             return None
         key = key_of(self._keys, given)
         if key is None:
@@ -131,6 +130,22 @@ class Keys:
             message = f"expected at most {self._rate} requests a minute of one key, got more; come again"
             return refusal(429, message, Retry_After=str(int(wait) + 1))
         return None
+
+
+def is_writing(method: str, path: str) -> bool:
+    """Whether a request of an HTTP `method`, in capitals, at a `path` may change something."""
+    return method not in ("GET", "HEAD", "OPTIONS") and path not in ASKING
+
+
+def needs_key(method: str, path: str, *, to_read: bool) -> bool:
+    """Whether a request needs a key where there are keys.
+
+    Args:
+        method: of HTTP, in capitals.
+        path: of the request.
+        to_read: whether reading needs one as well.
+    """
+    return path not in OPEN and (to_read or is_writing(method, path))
 
 
 def key_of(keys: Collection[Key], given: str) -> Key | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rag_diffusion.serving.keys import needs_key
 from rag_diffusion.serving.queries import MAX_BASE64, KnnRequest, MetadataRequest
 
 ERRORS = {
@@ -120,6 +121,27 @@ def described(answer: Any, summary: str, *errors: int, status: int = 200) -> dic
     if answer is not None:
         told[status] = {"model": answer, "description": "As asked."}
     return {"summary": summary, "responses": told}
+
+
+def secured(schema: dict[str, Any], to_read: bool) -> dict[str, Any]:
+    """Say in a `schema` which operations need a key, and how it is given.
+
+    Args:
+        schema: of OpenAPI; it is changed.
+        to_read: whether reading needs a key as well.
+
+    Returns:
+        The same.
+    """
+    schema.setdefault("components", {})["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "A key of the server's file of keys."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+    }
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if needs_key(method.upper(), path, to_read=to_read):
+                operation["security"] = [{"bearer": []}, {"header": []}]
+    return schema
 
 
 ORIGINAL = "The file as it came, whatever its form, in place of the square; 404 where it is not kept."

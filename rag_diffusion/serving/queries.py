@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rag_diffusion.knowledge.remote.protocol import MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT
+from rag_diffusion.clip_protocol import MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT
 
 MAX_WIDTH = 8192  # numbers of a query by vector
 MAX_IDS = 10_000  # results in all; clip-retrieval's web page asks for 3000

@@ -36,8 +36,8 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.serving.bounded_scoring import failed, guard
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
-from rag_diffusion.serving.guarded import failed, guard
 from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.tracking.traces import write_traces

@@ -1,6 +1,6 @@
 """`rag-diffusion kb serve`: a knowledge base over HTTP, in clip-retrieval's protocol and with uploads.
 
-    POST /knn-service   POST /metadata   GET /indices-list      as `protocol` says
+    POST /knn-service   POST /metadata   GET /indices-list      as `clip_protocol` says
     GET  /images/ID     a pair's image, PNG; where the `url` of every result points to; with `?original=1` what came
     POST /pairs         one image and its caption: multipart (field `image`) or JSON (`image` as base64)
     POST /archives      a tar or zip of images with captions, as the body itself
@@ -8,8 +8,8 @@
 
 An error is JSON with a `message` that says what was expected. What needs an answer from disk or the encoder runs in a
 thread when it is its turn, so that one request never stops the others. What a request may cost is bounded before it is
-spent: `outline` bounds JSON, `pictures` images, `bodies` what comes, `admission` what waits, `connections`
-who connects.
+spent: `bounded_json` bounds JSON, `pictures` images, `request_bodies` what comes, `admission` what waits,
+`connections` who connects.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from rag_diffusion.clip_protocol import INDICES, KNN, MAX_IMAGE_BYTES, METADATA
 from rag_diffusion.errors import (
     BusyError,
     ConfigError,
@@ -35,18 +36,17 @@ from rag_diffusion.errors import (
     RemoteError,
 )
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.protocol import INDICES, KNN, MAX_IMAGE_BYTES, METADATA
 from rag_diffusion.serving import openapi
 from rag_diffusion.serving.admission import Admission, image_url
-from rag_diffusion.serving.bodies import MEBIBYTE, BodyLimits
+from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.connections import bounded_protocol
-from rag_diffusion.serving.guard import Guard, log, refusal, unforeseen
 from rag_diffusion.serving.keys import RATE, Keys, read_keys
 from rag_diffusion.serving.memory import keep_small
 from rag_diffusion.serving.openapi import Hit, PairMetadata, described
 from rag_diffusion.serving.originals import KINDS, sent
-from rag_diffusion.serving.outline import BodyError
 from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
+from rag_diffusion.serving.request_bodies import MEBIBYTE, BodyLimits
+from rag_diffusion.serving.request_guard import Guard, log, refusal, unforeseen
 from rag_diffusion.serving.service import Service
 from rag_diffusion.serving.uploads import add_uploads
 
@@ -109,6 +109,8 @@ def create_app(kb: KnowledgeBase, access: Access | None = None, *, page: str = "
     app.state.service = service
     if keys:
         app.add_middleware(Keys, keys=keys, to_read=access.key_to_read, rate=access.rate, apart=page)
+        plain = app.openapi
+        app.openapi = lambda: openapi.secured(plain(), access.key_to_read)  # type: ignore[method-assign]
     limits = {f"/{KNN}": MAX_BODY, f"/{METADATA}": MEBIBYTE, "/pairs": MAX_BODY, "/archives": MAX_ARCHIVE}
     app.add_middleware(BodyLimits, limits=limits | ({f"{page}/gradio_api/upload": MAX_DROPPED} if page else {}))
     app.add_middleware(Guard, hosts=access.hosts)

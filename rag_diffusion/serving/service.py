@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rag_diffusion.arrays import Pixels
+from rag_diffusion.clip_protocol import MAX_IMAGE_BYTES, decode_base64
 from rag_diffusion.errors import DataError, LineageError, QueryError
+from rag_diffusion.guarded_http.deadline import Deadline
+from rag_diffusion.guarded_http.download import DownloadLimits, get
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.places import ALL, check_name
-from rag_diffusion.knowledge.remote.deadline import Deadline
-from rag_diffusion.knowledge.remote.download import DownloadLimits, get
-from rag_diffusion.knowledge.remote.protocol import MAX_IMAGE_BYTES, decode_base64
 from rag_diffusion.knowledge.writer import UNKNOWN
 from rag_diffusion.readers.checked import to_pair
 from rag_diffusion.readers.records import Item, Rejection
-from rag_diffusion.serving.answers import KnnService
+from rag_diffusion.serving.knn_service import KnnService
 from rag_diffusion.serving.pictures import Pictures
 from rag_diffusion.serving.queries import KnnRequest, MetadataRequest, Where
 from rag_diffusion.store.filters import Filter

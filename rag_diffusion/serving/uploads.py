@@ -13,16 +13,16 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from rag_diffusion.clip_protocol import MAX_IMAGE_BYTES, decode_base64
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.remote.protocol import MAX_IMAGE_BYTES, decode_base64
 from rag_diffusion.knowledge.writer import UNKNOWN
 from rag_diffusion.readers.forms import ArchiveLimits, open_reader
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.serving import openapi
 from rag_diffusion.serving.admission import Admission, image_url
-from rag_diffusion.serving.bodies import read_form, received, save
-from rag_diffusion.serving.outline import BodyError, parse_object
+from rag_diffusion.serving.bounded_json import BodyError, parse_object
 from rag_diffusion.serving.queries import MAX_BASE64, global_id
+from rag_diffusion.serving.request_bodies import read_form, received, save
 from rag_diffusion.serving.service import Service, uploaded_name
 
 UPLOADED = "uploaded"  # data set of pairs that name none

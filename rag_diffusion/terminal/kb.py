@@ -57,7 +57,7 @@ def add(
         if path is not None and not path.exists():
             raise DataError(f"{path}: expected a file or a folder, got none; name another path")
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-        from rag_diffusion.knowledge.remote.machine import RemoteSource
+        from rag_diffusion.knowledge.remote.remote_source import RemoteSource
         from rag_diffusion.readers.card import CARD, licence_of
         from rag_diffusion.readers.forms import open_reader
         from rag_diffusion.store.manifest import REMOTE, Manifest

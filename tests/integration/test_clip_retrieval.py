@@ -22,11 +22,11 @@ import requests
 import torch
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.machine import RemoteSource
+from rag_diffusion.knowledge.remote.remote_source import RemoteSource
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.serving.queries import global_id
 from rag_diffusion.store.manifest import REMOTE, Manifest
-from tests.unit.knowledge.remote.wild import says, wild
+from tests.unit.guarded_http.wild import says, wild
 from tests.unit.serving.served import served, two_data_sets
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.machine import RemoteSource
-from tests.unit.knowledge.remote.wild import png
+from rag_diffusion.knowledge.remote.remote_source import RemoteSource
+from tests.unit.guarded_http.wild import png
 from tests.unit.serving.served import Client, items, make_encoder, open_base
 
 pytestmark = pytest.mark.slow

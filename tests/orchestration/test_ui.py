@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from orchestration.ui import HOST, free_port, runs_page
-from tests.unit.knowledge.remote.wild import Behaviour, says, wild
+from tests.unit.guarded_http.wild import Behaviour, says, wild
 
 
 def test_a_port_that_is_taken_is_passed_over() -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rag_diffusion.knowledge.ingest import Ingest
 from rag_diffusion.knowledge.places import Places
-from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere, not_taken
+from rag_diffusion.knowledge.remote.remote_source import RemoteResults, RemoteSource, find_everywhere, not_taken
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet

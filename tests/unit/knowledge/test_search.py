@@ -17,14 +17,14 @@ from PIL import Image
 
 from rag_diffusion.errors import ConfigError, DataError, LineageError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.machine import RemoteSource
+from rag_diffusion.knowledge.remote.remote_source import RemoteSource
 from rag_diffusion.readers.images import decode, encode_png
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.terminal.kb_search import search_text
+from tests.unit.guarded_http.wild import says, says_json, wild
 from tests.unit.knowledge.bases import ROOT, SIZE, items, make_base, picture, write_params
-from tests.unit.knowledge.remote.wild import says, says_json, wild
 from tests.unit.serving.served import Client, make_encoder, served
 
 HERE, THERE = range(10), range(10, 22)  # fewer there than a remote is asked for, so that it sends all of them

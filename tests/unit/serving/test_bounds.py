@@ -17,12 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rag_diffusion.serving import admission_queue, bodies
+from rag_diffusion.serving import admission_queue, request_bodies
 from rag_diffusion.serving.admission_queue import AdmissionQueue
-from rag_diffusion.serving.bodies import BodyLimits, received
+from rag_diffusion.serving.bounded_json import MAX_VALUES, BodyError
 from rag_diffusion.serving.connections import ConnectionLimits
-from rag_diffusion.serving.guard import Guard, refusal, unforeseen
-from rag_diffusion.serving.outline import MAX_VALUES, BodyError
+from rag_diffusion.serving.request_bodies import BodyLimits, received
+from rag_diffusion.serving.request_guard import Guard, refusal, unforeseen
 from tests.unit.serving.doors import connected, rest, running
 
 HEAD = b"POST /size HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
@@ -152,8 +152,8 @@ def test_an_answer_that_is_streamed_waits_for_its_client_to_leave_and_lets_other
 
 
 def test_a_body_that_drips_is_cut_off_and_one_that_comes_at_its_rate_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "GRACE", 0.5)
-    monkeypatch.setattr(bodies, "RATE", 10_000)
+    monkeypatch.setattr(request_bodies, "GRACE", 0.5)
+    monkeypatch.setattr(request_bodies, "RATE", 10_000)
     with running(app_of()) as port:
         start = time.monotonic()
         dripping = connected(port, HEAD % 1000 + b"x")
@@ -171,7 +171,7 @@ def test_a_body_that_drips_is_cut_off_and_one_that_comes_at_its_rate_is_not(monk
 
 
 def test_bodies_that_are_too_many_together_are_asked_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "HELD", 150_000)
+    monkeypatch.setattr(request_bodies, "HELD", 150_000)
     with running(app_of()) as port:
         first = connected(port, HEAD % 110_000 + b"x" * 100_000)
         time.sleep(0.3)

@@ -127,3 +127,23 @@ def test_other_machines_may_write_only_where_somebody_said_how(tmp_path: Path, m
     server.serve(base, Access(keys=keys), host="0.0.0.0", port=0)
     server.serve(base, Access(), host="127.0.0.1", port=0)
     assert len(started) == 4
+
+
+@pytest.mark.parametrize("to_read", [False, True])
+def test_the_schema_says_which_doors_need_a_key(app: Any, tmp_path: Path, to_read: bool) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"studio {'w' * 20}\n")
+    keys.chmod(0o600)
+    locked = create_app(app.state.service.kb, Access(keys=keys, key_to_read=to_read))
+    client = TestClient(locked, raise_server_exceptions=False)
+    schema = client.get("/openapi.json", headers={"X-API-Key": "w" * 20}).json()
+
+    assert schema["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    told = {path for path, doors in schema["paths"].items() for door in doors.values() if door.get("security")}
+    asked = {path for path, method in DOORS.items() if client.request(method, path.format(key=1)).status_code == 401}
+    assert told == asked
+    assert told == (set(DOORS) - {"/health"} if to_read else {"/pairs", "/archives"})
+
+
+def test_a_server_without_keys_names_none(app: Any) -> None:
+    assert "securitySchemes" not in app.openapi()["components"]

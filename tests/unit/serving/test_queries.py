@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rag_diffusion.knowledge.remote.protocol import text_query
+from rag_diffusion.clip_protocol import text_query
 from rag_diffusion.serving.queries import KnnRequest, global_id, messages
 
 

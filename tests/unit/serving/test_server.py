@@ -11,14 +11,14 @@ import pytest
 import requests
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.remote.machine import RemoteSource
+from rag_diffusion.knowledge.remote.remote_source import RemoteSource
 from rag_diffusion.readers.images import decode
 from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.serving import answers
+from rag_diffusion.serving import knn_service
 from rag_diffusion.serving.queries import global_id
 from rag_diffusion.store.manifest import REMOTE, Manifest
-from tests.unit.knowledge.remote.wild import png, says, wild
+from tests.unit.guarded_http.wild import png, says, wild
 from tests.unit.serving.served import STYLES, Client, copy_of, served, two_data_sets
 
 
@@ -111,7 +111,7 @@ def test_images_beyond_what_one_answer_holds_have_their_url_alone(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [len(base64.b64decode(one["image"])) for one in client.knn(text="red", num_images=100, with_images=True)]
-    monkeypatch.setattr(answers, "MAX_SHOWN", sum(sizes[:7]) + 1)
+    monkeypatch.setattr(knn_service, "MAX_SHOWN", sum(sizes[:7]) + 1)
     found = client.knn(text="red", num_images=100, with_images=True)
 
     assert len(sizes) > 60

@@ -15,10 +15,10 @@ import pytest
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.readers.records import Item
-from rag_diffusion.serving import bodies
+from rag_diffusion.serving import request_bodies
 from rag_diffusion.serving.queries import KnnRequest, global_id
 from rag_diffusion.serving.service import Service
-from tests.unit.knowledge.remote.wild import png
+from tests.unit.guarded_http.wild import png
 from tests.unit.serving.served import Client, copy_of, items, make_encoder, open_base, served
 
 
@@ -281,7 +281,7 @@ def test_uploads_that_wait_for_another_writer_do_not_hold_up_searches(client: Cl
 
 
 def test_a_body_that_drips_is_cut_off(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "GRACE", 0.3)
+    monkeypatch.setattr(request_bodies, "GRACE", 0.3)
 
     def drip() -> Iterator[bytes]:
         for _ in range(12):

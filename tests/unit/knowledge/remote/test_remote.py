@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.errors import RemoteError
-from rag_diffusion.knowledge.remote import machine as remote_module
+from rag_diffusion.knowledge.remote import remote_source as remote_module
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
-from rag_diffusion.knowledge.remote.machine import RemoteResults, RemoteSource, find_everywhere
+from rag_diffusion.knowledge.remote.remote_source import RemoteResults, RemoteSource, find_everywhere
 from rag_diffusion.store.manifest import REMOTE, Manifest
-from tests.unit.knowledge.remote.wild import Behaviour, Wild, png, raw, redirects, says, says_json, wild
+from tests.unit.guarded_http.wild import Behaviour, Wild, png, raw, redirects, says, says_json, wild
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_many_slow_images_share_one_deadline(server: Wild) -> None:
 
 
 def test_the_images_of_a_query_have_a_bound_together(server: Wild, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "MAX_IMAGES", 3 * len(png()))
+    monkeypatch.setattr(remote_module, "MAX_QUERY_BYTES", 3 * len(png()))
     server.paths["/a.png"] = says(png())
     found = find(server, *(entry(number, f"{server.url}/a.png") for number in range(5)))
 

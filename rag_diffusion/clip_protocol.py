@@ -1,4 +1,6 @@
-"""clip-retrieval's protocol as we ask it; `answer` checks what comes back, `serving.queries` what we are asked.
+"""clip-retrieval's protocol: names, bounds and messages for whoever asks and whoever answers.
+
+`knowledge.remote.results` checks what a server answers, `serving.queries` what it is asked.
 
     POST /knn-service   text, image (base64), image_url or embedding_input -> [{id, similarity, caption, url, ...}]
     POST /metadata      ids                                                -> [{id, metadata: {caption, url, ...}}]
@@ -25,10 +27,18 @@ _SHOWN_CHARACTERS = 200  # of an error that an answer tells
 
 
 def text_query(text: str, *, index: str | None, top_k: int) -> dict[str, Any]:
-    """A message to any server of the protocol that asks for the best `top_k` images of a text, with all it knows.
+    """Write a query for `/knn-service` with every field that any server of the protocol knows.
 
     Near-duplicates are left in: its own servers take two pictures for one from a cosine of 0.94 on, which leaves one of
     five where all pictures are of a kind, as icons are.
+
+    Args:
+        text: what is searched for.
+        index: name of the server's index; None is its first.
+        top_k: results asked for, with metadata and images.
+
+    Returns:
+        The message, of JSON values.
     """
     return {
         "text": text,

@@ -15,13 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rag_diffusion.clip_protocol import INDICES, KNN, MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT, decode_base64, text_query
 from rag_diffusion.errors import DataError, RagDiffusionError, RemoteError
+from rag_diffusion.guarded_http.deadline import Deadline
+from rag_diffusion.guarded_http.download import JSON_TYPES, DownloadLimits, get, parse_json, post_json
 from rag_diffusion.knowledge.places import Places
-from rag_diffusion.knowledge.remote import protocol
-from rag_diffusion.knowledge.remote.deadline import Deadline
-from rag_diffusion.knowledge.remote.download import JSON_TYPES, DownloadLimits, get, parse_json, post_json
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
-from rag_diffusion.knowledge.remote.protocol import text_query
 from rag_diffusion.knowledge.remote.results import KnnResult, parse_indices, parse_results
 from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
 from rag_diffusion.readers.records import Item, Rejection
@@ -30,7 +29,7 @@ from rag_diffusion.store.manifest import Manifest
 
 WORKERS = 16  # requests at a time
 MAX_ANSWER = 2**26  # bytes of JSON
-MAX_IMAGES = 2**28  # bytes of all images of a query
+MAX_QUERY_BYTES = 2**28  # bytes of all images of a query
 
 _DECODING = threading.BoundedSemaphore(2)  # a picture within its limits may still take 200 MB and a second
 
@@ -97,7 +96,7 @@ class RemoteSource:
         Raises:
             RemoteError: it does not answer, or not as the protocol says.
         """
-        url = self._endpoint(protocol.INDICES)
+        url = self._endpoint(INDICES)
         with Deadline(deadline) as until:
             content = get(url, until, self._limits(MAX_ANSWER), kinds=JSON_TYPES)
         try:
@@ -119,12 +118,12 @@ class RemoteSource:
             deadline: seconds for everything, images included.
             where: as in `KnnRequest`, what may come; servers that are not ours do not know it, so filter again.
         """
-        top_k = min(top_k, protocol.MAX_IMAGES)
+        top_k = min(top_k, MAX_IMAGES)
         more = {"where": where} if where else {}
         with Deadline(deadline) as until, ThreadPoolExecutor(WORKERS) as pool:
             answers = list(pool.map(lambda query: self._ask(query, top_k, until, more), queries))
             wanted, rejections = _together(answers)
-            room = _ByteBudget(MAX_IMAGES)
+            room = _ByteBudget(MAX_QUERY_BYTES)
             items = list(pool.map(lambda found: self._item(found[0], until, room), wanted))
         hits = [
             RemoteHit(item=item, score=answer.similarity, queries=rows)
@@ -143,8 +142,8 @@ class RemoteSource:
         self, query: str, top_k: int, until: Deadline, more: Mapping[str, Any]
     ) -> list[KnnResult | Rejection] | str:
         """Checked results of one query, or why there are none."""
-        url = self._endpoint(protocol.KNN)
-        message = text_query(query[: protocol.MAX_TEXT], index=self._manifest.index or None, top_k=top_k) | dict(more)
+        url = self._endpoint(KNN)
+        message = text_query(query[:MAX_TEXT], index=self._manifest.index or None, top_k=top_k) | dict(more)
         try:
             return list(parse_results(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
@@ -156,9 +155,9 @@ class RemoteSource:
         """The result with its image, decoded once to see that it is one."""
         what = _plain(answer.url or str(answer.key))
         try:
-            content = protocol.decode_base64(answer.image, what, protocol.MAX_IMAGE_BYTES) if answer.image else None
+            content = decode_base64(answer.image, what, MAX_IMAGE_BYTES) if answer.image else None
             kept = None if content is not None or self._cache is None else self._cache.get(answer.url)
-            content = content or kept or get(answer.url, until, self._limits(protocol.MAX_IMAGE_BYTES))
+            content = content or kept or get(answer.url, until, self._limits(MAX_IMAGE_BYTES))
             room.take(len(content), what)
             with _DECODING:
                 if not until.left:
@@ -177,7 +176,7 @@ class RemoteSource:
         return Item(name=str(answer.key), image=image, caption=answer.caption, url=answer.url, side=0, **answer.words)
 
     def _endpoint(self, service: str) -> str:
-        return f"{self._manifest.url.rstrip('/').removesuffix('/' + protocol.KNN).rstrip('/')}/{service}"
+        return f"{self._manifest.url.rstrip('/').removesuffix('/' + KNN).rstrip('/')}/{service}"
 
     def _limits(self, most: int) -> DownloadLimits:
         return DownloadLimits(max_bytes=most, allow_hosts=self._manifest.allow_hosts)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rag_diffusion.serving.outline import MAX_FIELDS, MAX_VALUES, BodyError, parse_object
+from rag_diffusion.serving.bounded_json import MAX_FIELDS, MAX_VALUES, BodyError, parse_object
 from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
 
 MEBIBYTE = 2**20

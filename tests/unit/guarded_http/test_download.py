@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from rag_diffusion.errors import RemoteError
-from rag_diffusion.knowledge.remote import download
-from rag_diffusion.knowledge.remote.deadline import Deadline
-from rag_diffusion.knowledge.remote.download import DownloadLimits, get, post_json
-from tests.unit.knowledge.remote.wild import Wild, png, raw, redirects, says, says_json, wild
+from rag_diffusion.guarded_http import download
+from rag_diffusion.guarded_http.deadline import Deadline
+from rag_diffusion.guarded_http.download import DownloadLimits, get, post_json
+from tests.unit.guarded_http.wild import Wild, png, raw, redirects, says, says_json, wild
 
 LOCAL = DownloadLimits(max_bytes=10_000, allow_hosts=["127.0.0.1"])
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"

@@ -82,15 +82,15 @@ def check_url(url: str, *, allow_hosts: Collection[str] = (), seconds: float = 5
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet, and not of this machine, its network, or a group of machines.
+    """Whether an IP `address` is one of the open internet, and not of this machine, its network, or many machines.
 
-    An IPv4 address inside an IPv6 one is judged by itself.
+    An IPv4 address inside an IPv6 one is judged by itself; a scope after `%` says nothing.
     """
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
-        inner = _inside(ip)
-        if inner:
-            return all(is_public(str(one)) for one in inner)
+        carried = _inside(ip)
+        if carried:
+            return all(is_public(str(ipv4)) for ipv4 in carried)
     local = isinstance(ip, IPv6Address) and ip.is_site_local  # fec0::/10, given up by RFC 3879 yet still in use
     if any(ip in net for net in (_INNER6 if isinstance(ip, IPv6Address) else _INNER4)):
         return False
@@ -98,18 +98,26 @@ def is_public(address: str) -> bool:
 
 
 def resolve(host: str, port: int, seconds: float) -> tuple[tuple[int, SocketAddress], ...]:
-    """Addresses of a host, in the resolver's order.
+    """Look up a host's addresses.
+
+    Args:
+        host: a name or an address.
+        port: that is to be connected to.
+        seconds: longest that the resolver may take.
+
+    Returns:
+        Family and socket address of each, in the resolver's order, none twice.
 
     Raises:
         RemoteError: it has none, or they did not come in time.
     """
-    found: list[tuple[int, SocketAddress]] = []
+    addresses: list[tuple[int, SocketAddress]] = []
     failure: list[str] = []
 
     def ask() -> None:
         try:
             for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                found.append((family, address))  # type: ignore[arg-type]
+                addresses.append((family, address))  # type: ignore[arg-type]
         except (OSError, UnicodeError) as error:
             failure.append(str(error))
 
@@ -120,9 +128,9 @@ def resolve(host: str, port: int, seconds: float) -> tuple[tuple[int, SocketAddr
         raise RemoteError(
             f"{host}: expected its address within {max(0.0, seconds):.1f} s, got none; is the name right?"
         )
-    if not found:
+    if not addresses:
         raise RemoteError(f"{host}: expected a name that resolves, got {failure[0] if failure else 'no address'}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(addresses))
 
 
 def _parse(url: str) -> tuple[SplitResult, str, int]:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rag_diffusion.errors import RemoteError
-from rag_diffusion.knowledge.remote.addresses import check_url, is_public, resolve
+from rag_diffusion.guarded_http.addresses import check_url, is_public, resolve
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "2002:808:808::1"])

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import count
 from types import TracebackType
 
-from rag_diffusion.knowledge.remote.addresses import SocketAddress
+from rag_diffusion.guarded_http.addresses import SocketAddress
 
 Watched = int  # number of a socket that is shut at the deadline
 
@@ -48,7 +48,13 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
     def connect(self, addresses: tuple[tuple[int, SocketAddress], ...]) -> tuple[socket.socket, Watched]:
-        """A socket to the first address that answers, shut at the deadline unless it is let go before.
+        """Connect to the first address that answers.
+
+        Args:
+            addresses: family and socket address of each, see `Target`.
+
+        Returns:
+            The socket, and its number for `let_go`; it is shut at the deadline unless it is let go before.
 
         Raises:
             OSError: none answers.
@@ -69,7 +75,7 @@ class Deadline:
         raise failed
 
     def let_go(self, watched: Watched) -> None:
-        """A request is over: its socket is watched no more."""
+        """A request is over: the socket of number `watched` is watched no more."""
         with self._lock:
             handle = self._open.pop(watched, None)
         if handle is not None:

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 from rag_diffusion.errors import RemoteError
-from rag_diffusion.knowledge.remote.addresses import Target, check_url
-from rag_diffusion.knowledge.remote.deadline import Deadline, Watched
+from rag_diffusion.guarded_http.addresses import Target, check_url
+from rag_diffusion.guarded_http.deadline import Deadline, Watched
 
 MAX_REDIRECTS = 4
 CHUNK = 2**16  # bytes
@@ -40,13 +40,16 @@ class DownloadLimits:
 
 
 def get(url: str, deadline: Deadline, limits: DownloadLimits, *, kinds: tuple[str, ...] = IMAGE_TYPES) -> bytes:
-    """The body behind a URL; redirects are followed, each to an address that is checked as the first one was.
+    """Fetch what lies behind a URL; redirects are followed, each to an address that is checked as the first one was.
 
     Args:
         url: http or https.
         deadline: of all of it.
         limits: bytes, and where it may go.
         kinds: beginnings of the content types that are expected.
+
+    Returns:
+        The body.
 
     Raises:
         RemoteError: anything else happened; the message says what.
@@ -55,7 +58,16 @@ def get(url: str, deadline: Deadline, limits: DownloadLimits, *, kinds: tuple[st
 
 
 def post_json(url: str, message: Mapping[str, Any], deadline: Deadline, limits: DownloadLimits) -> Any:
-    """What a server answers to a JSON message, parsed; as `get`.
+    """Send a JSON message.
+
+    Args:
+        url: http or https; redirects are followed as by `get`.
+        message: of JSON values.
+        deadline: of all of it.
+        limits: bytes of the answer, and where it may go.
+
+    Returns:
+        The answer, parsed.
 
     Raises:
         RemoteError: as `get`; or it is not JSON.
@@ -64,7 +76,7 @@ def post_json(url: str, message: Mapping[str, Any], deadline: Deadline, limits: 
 
 
 def parse_json(content: bytes, url: str) -> Any:
-    """A parsed body.
+    """Parse the body `content` that came from `url`, which the error names.
 
     Raises:
         RemoteError: it is no JSON.
@@ -82,10 +94,10 @@ def _ask(
         if not deadline.left:
             raise RemoteError(_late(url, deadline))
         target = check_url(url, allow_hosts=limits.allow_hosts, seconds=deadline.left)
-        found = _once(method, target, url, body, deadline, limits, kinds)
-        if isinstance(found, bytes):
-            return found
-        url, method = found
+        answer = _once(method, target, url, body, deadline, limits, kinds)
+        if isinstance(answer, bytes):
+            return answer
+        url, method = answer
         body = None if method == "GET" else body
     raise RemoteError(f"{url}: expected an answer after at most {MAX_REDIRECTS} redirects, got one more")
 

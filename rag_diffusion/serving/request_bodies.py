@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_diffusion.serving.guard import refusal
-from rag_diffusion.serving.outline import BodyError, check_values
+from rag_diffusion.serving.bounded_json import BodyError, check_values
+from rag_diffusion.serving.request_guard import refusal
 
 MEBIBYTE = 2**20
 GRACE = 10.0  # seconds that any body may take

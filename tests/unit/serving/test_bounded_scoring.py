@@ -14,8 +14,8 @@ from mlflow.pyfunc import scoring_server
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from starlette.testclient import TestClient
 
+from rag_diffusion.serving.bounded_scoring import MAX_BODY, failed, guard
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
-from rag_diffusion.serving.guarded import MAX_BODY, failed, guard
 
 JSON = {"content-type": "application/json"}
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import pytest
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.knowledge.remote.protocol import decode_base64
 from rag_diffusion.knowledge.remote.results import KnnResult, parse_indices, parse_results
 from rag_diffusion.readers.records import Rejection
 
@@ -15,21 +13,6 @@ GOOD = {"id": 7, "similarity": 0.5, "caption": "a cat", "url": "http://a/b.png"}
 
 def parsed(**change: Any) -> KnnResult | Rejection:
     return next(iter(parse_results([GOOD | change], 10)))
-
-
-@pytest.mark.parametrize("before", ["", "data:image/png;base64,"])
-def test_base64_is_decoded_with_or_without_a_data_head(before: str) -> None:
-    text = base64.encodebytes(bytes(range(200))).decode()
-
-    assert decode_base64(before + text, "image", 200) == bytes(range(200))
-
-
-@pytest.mark.parametrize(
-    ("text", "said"), [("?!", "not base64"), ("", "empty image"), ("A" * 400, "too large"), ("é", "not")]
-)
-def test_what_is_no_base64_says_so(text: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        decode_base64(text, "image", 200)
 
 
 def test_a_good_entry_is_taken_with_what_it_tells() -> None:
