@@ -38,9 +38,9 @@ from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.query_metrics import latencies
 from rag_diffusion.serving.server import create_app
 from rag_diffusion.spans import recording, span
-from rag_diffusion.stages.neighbors import latencies
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.types import Hits

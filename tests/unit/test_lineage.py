@@ -15,7 +15,7 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.lineage import as_text, trace
 from rag_diffusion.sampling.provenance import Provenance, Source, save_png, to_text
-from rag_diffusion.stages.sample import file_name
+from rag_diffusion.sampling.samples import file_name
 from rag_diffusion.terminal.lineage_svg import as_svg
 
 LOCK = {

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.config import Config, FolderConfig
+from rag_diffusion.corpus.build import build_corpus
 from rag_diffusion.corpus.folder import load_pairs
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.store.corpus import Corpus
 from tests.tiny import draw
 from tests.unit.knowledge.bases import picture

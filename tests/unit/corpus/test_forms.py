@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from rag_diffusion.config import Config, FolderConfig
+from rag_diffusion.corpus.build import build_corpus
 from rag_diffusion.corpus.folder import load_pairs
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.readers.forms import FORMS, open_reader
-from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.store.corpus import Corpus
 from tests.unit.knowledge.bases import SIZE, make_base
 from tests.unit.readers.pictures import animated, parquet, picture, sample, tar_of, write_jsonl, zip_of

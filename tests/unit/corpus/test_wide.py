@@ -19,6 +19,7 @@ import yaml
 
 from rag_diffusion.config import Config, IconifyConfig, OwnConfig, SplitConfig
 from rag_diffusion.corpus import wide
+from rag_diffusion.corpus.build import build_corpus
 from rag_diffusion.corpus.emoji import Annotation
 from rag_diffusion.corpus.iconify import EmojiSources
 from rag_diffusion.corpus.prompts import make_prompts
@@ -26,7 +27,6 @@ from rag_diffusion.corpus.wide_pairs import colour_of
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.readers.icon_set import IconSet
 from rag_diffusion.readers.images import encode_png, render_svg
-from rag_diffusion.stages.ingest import build_corpus
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.types import Pair
 

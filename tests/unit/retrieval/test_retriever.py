@@ -5,9 +5,9 @@ import pytest
 
 from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.query_metrics import latencies
 from rag_diffusion.retrieval.retriever import POOL, Retriever
 from rag_diffusion.spans import recording
-from rag_diffusion.stages.neighbors import latencies
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.filters import Filter
 from tests.unit.retrieval.made import make_retriever
