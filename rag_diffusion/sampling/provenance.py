@@ -151,14 +151,17 @@ def save_png(path: Path, pixels: Pixels, provenance: Provenance) -> None:
 
 
 def read_png(file: Path | bytes) -> Provenance:
-    """The provenance inside an image.
+    """The provenance inside an image, a `file` or its bytes.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is no image.
     """
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-        text = image.info.get(CHUNK)
+    name = "image" if isinstance(file, bytes) else file
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            text = image.info.get(CHUNK)
+    except OSError as error:
+        raise DataError(f"{name}: expected a PNG with its provenance inside, got {error}") from None
     if text is None:
-        name = "image" if isinstance(file, bytes) else file
         raise DataError(f"{name}: expected an image with its provenance inside, found none")
     return Provenance.from_dict(json.loads(text))
