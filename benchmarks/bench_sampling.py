@@ -57,7 +57,9 @@ def main() -> None:
             "images": options.images,
             "whole": whole("drawings, base generator", generator, options.images, options.steps, options.rounds),
             "steps": steps("steps, base generator", generator, options.images, options.rounds * 4),
-            "latent_whole": whole("drawings, Stable Diffusion shape", large, options.images // 2, options.steps, 2),
+            "latent_whole": whole(
+                "drawings, Stable Diffusion shape", large, max(1, options.images // 2), options.steps, 2
+            ),
             "latent_steps": steps("steps, Stable Diffusion shape", large, options.images, options.rounds * 2),
             "adapter": adapter(generator, options.images, options.rounds * 4),
         }
