@@ -40,15 +40,15 @@ class Codec(Protocol):
         ...
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
+        """`images` (B, 3, H, W) in [-1, 1] as (B, D, h, w)."""
         ...
 
     def decode(self, sample: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, 3, H, W)."""
+        """`sample` (B, D, h, w) as images (B, 3, H, W)."""
         ...
 
     def to(self, device: torch.device | str) -> Codec:
-        """The same on another device."""
+        """The same on `device`."""
         ...
 
 
@@ -61,19 +61,19 @@ class LatentCodec:
     lossless: bool = False
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
+        """`images` (B, 3, H, W) in [-1, 1] as (B, D, h, w)."""
         mode: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
         return (mode - self._shift) * float(self.vae.config.scaling_factor)
 
     def decode(self, sample: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, 3, H, W)."""
+        """`sample` (B, D, h, w) as images (B, 3, H, W)."""
         images: Tensor = self.vae.decode(
             sample.to(self.vae.dtype) / self.vae.config.scaling_factor + self._shift
         ).sample
         return images
 
     def to(self, device: torch.device | str) -> LatentCodec:
-        """Move the VAE."""
+        """Move the VAE to `device`, in place."""
         self.vae.to(device)
         return self
 
@@ -90,15 +90,15 @@ class PixelCodec:
     lossless: bool = True
 
     def encode(self, images: Tensor) -> Tensor:
-        """The same."""
+        """`images` themselves."""
         return images
 
     def decode(self, sample: Tensor) -> Tensor:
-        """The same."""
+        """`sample` itself."""
         return sample
 
     def to(self, device: torch.device | str) -> PixelCodec:
-        """The same: there is nothing to move."""
+        """The same on any `device`: there is nothing to move."""
         return self
 
 
@@ -114,7 +114,7 @@ class PatchCodec:
 
     @classmethod
     def fit(cls, pixels: Pixels, patch_size: int) -> PatchCodec:
-        """Principal components of the patches of (N, H, W, 3) uint8 images, largest first."""
+        """Principal components, largest first, of the patches, `patch_size` wide, of `pixels` (N, H, W, 3) uint8."""
         size = 3 * patch_size**2
         total, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
         for start in range(0, len(pixels), 512):
@@ -129,18 +129,18 @@ class PatchCodec:
         return cls(patch_size=patch_size, basis=basis.float(), mean=mean.float(), std=std.float())
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w)."""
+        """`images` (B, 3, H, W) in [-1, 1] as (B, D, h, w)."""
         basis, mean = self.basis.to(images.device), self.mean.to(images.device)  # wherever hooks have brought the U-Net
         return torch.einsum("ed,bdhw->behw", basis, F.pixel_unshuffle(images, self.patch_size) - mean.view(-1, 1, 1))
 
     def decode(self, sample: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, 3, H, W)."""
+        """`sample` (B, D, h, w) as images (B, 3, H, W)."""
         basis, mean = self.basis.to(sample.device), self.mean.to(sample.device)
         patches = torch.einsum("ed,behw->bdhw", basis, sample) + mean.view(-1, 1, 1)
         return F.pixel_shuffle(patches, self.patch_size)
 
     def to(self, device: torch.device | str) -> PatchCodec:
-        """The same on another device."""
+        """The same on `device`."""
         parts = {name: getattr(self, name).to(device) for name in ("basis", "mean", "std")}
         return PatchCodec(patch_size=self.patch_size, **parts)
 
@@ -150,10 +150,10 @@ class PatchCodec:
 
 
 def pixels_to_images(pixels: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
+    """`pixels` (B, H, W, 3) uint8 as (B, 3, H, W) float32 in [-1, 1]."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def images_to_pixels(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, H, W, 3) uint8; values outside of [-1, 1] are clipped."""
+    """`images` (B, 3, H, W) as (B, H, W, 3) uint8; values outside of [-1, 1] are clipped."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)

@@ -64,11 +64,11 @@ class DualEncoder:
     embedded: bool
 
     def image_trunk(self, images: Tensor) -> Tensor:
-        """Features below the image head: (B, 3, H, W) -> (B, T). Embedded encoder only."""
+        """Features (B, T) of `images` (B, 3, H, W) below the image head. Embedded encoder only."""
         return self._part("visual.trunk")(images)  # type: ignore[no-any-return]
 
     def text_trunk(self, tokens: Tensor) -> Tensor:
-        """Mean token feature below the text head: (B, L) -> (B, T). Embedded encoder only."""
+        """Mean feature (B, T) of `tokens` (B, L) below the text head. Embedded encoder only."""
         pad = self._part("text").config.pad_token_id
         mask = (tokens != pad).long()
         output = self._part("text.transformer")(input_ids=tokens, attention_mask=mask)
@@ -130,13 +130,19 @@ def create_embedded(folder: Path, *, image_size: int, embed_dim: int, seed: int)
 
 
 def save_weights(encoder: DualEncoder, folder: Path) -> None:
-    """Write the weights beside the configuration, as `open_clip_model.safetensors`."""
+    """Write the weights of `encoder` into `folder`, beside its configuration, as `open_clip_model.safetensors`."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
 
 
 def write_published(folder: Path, *, model: str, pretrained: str) -> None:
-    """Write a folder that only names a published open_clip model."""
+    """Write a file that only names a published open_clip model.
+
+    Args:
+        folder: which exists.
+        model: architecture, e.g. `ViT-B-32`.
+        pretrained: weights, e.g. `laion2b_s34b_b79k`.
+    """
     named = {"model": model, "pretrained": pretrained}
     (folder / PUBLISHED_FILE).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
 

@@ -43,10 +43,10 @@ class FineTransfer(nn.Module):
             nn.init.zeros_(self.to_out.weight)
 
     def values(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) finer maps of the neighbors, once an image -> (N, S, h, d)."""
+        """Values (N, S, h, d) of finer `maps` (N, C, H, W) of the neighbors, once an image."""
         cells = F.pixel_unshuffle(self.norm(maps), self.factor).flatten(2).transpose(1, 2)
-        found: Tensor = self.to_value(cells).unflatten(2, (self.heads, self.width))
-        return found
+        values: Tensor = self.to_value(cells).unflatten(2, (self.heads, self.width))
+        return values
 
     def forward(self, sample: Tensor, cells: Tensor) -> Tensor:
         """Add what was selected.

@@ -52,7 +52,7 @@ class Generator:
     saved_scheduler: str | None = None
 
     def to(self, device: torch.device | str) -> Generator:
-        """Move every part, in place."""
+        """Move every part to `device`, in place."""
         self.unet.to(device)
         self.text_encoder.to(device)
         self.codec = self.codec.to(device)
@@ -78,7 +78,7 @@ class Generator:
         return config.in_channels, config.sample_size, config.sample_size
 
     def alphas_cumprod(self, timestep: Tensor) -> Tensor:
-        """abar_t of () or (B,) timesteps, on the generator's device."""
+        """abar_t of `timestep`, () or (B,), of the same shape, on the generator's device."""
         table: Tensor = self.schedule.alphas_cumprod
         return table[timestep.long().to(table.device)].to(self.device)
 
@@ -111,7 +111,12 @@ class Generator:
         return self.project(maps, neighbors)
 
     def project(self, maps: Mapping[str, Tensor], neighbors: NeighborBatch) -> dict[str, NeighborKV]:
-        """Keys and values of B images out of `neighbor_maps` of the N distinct neighbors."""
+        """Keys and values of B images.
+
+        Args:
+            maps: of `neighbor_maps`, of the N distinct neighbors.
+            neighbors: which of them each image sees.
+        """
         roles = None if neighbors.roles is None else neighbors.roles.to(self.device)
         rows, weights = neighbors.rows.to(self.device), neighbors.weights.to(self.device)
         return self.unet.project_neighbors(maps, rows, weights, roles)

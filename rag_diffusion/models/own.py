@@ -89,7 +89,7 @@ def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, dev
 
 
 def save_own(generator: Generator, folder: Path) -> None:
-    """Write a generator, weights in float16, into an existing folder."""
+    """Write `generator`, weights in float16, into `folder`, which exists."""
     codec, text_encoder = generator.codec, generator.text_encoder
     assert isinstance(codec, PatchCodec)
     assert isinstance(text_encoder, TextEncoder)

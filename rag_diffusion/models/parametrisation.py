@@ -34,7 +34,14 @@ def target(kind: str, clean: Tensor, noise: Tensor, alpha_cumprod: Tensor) -> Te
 
 
 def to_clean(kind: str, sample: Tensor, prediction: Tensor, alpha_cumprod: Tensor) -> Tensor:
-    """x_0 out of a prediction at x_t, `sample`; shapes as in `target`."""
+    """x_0 out of a prediction at x_t.
+
+    Args:
+        kind: of the prediction: `sample`, `epsilon` or `v_prediction`.
+        sample: (B, D, h, w) x_t.
+        prediction: of the same shape.
+        alpha_cumprod: (B,) or () abar_t.
+    """
     if kind == "sample":
         return prediction
     a, b = factors(alpha_cumprod)
@@ -42,7 +49,14 @@ def to_clean(kind: str, sample: Tensor, prediction: Tensor, alpha_cumprod: Tenso
 
 
 def from_clean(kind: str, sample: Tensor, clean: Tensor, alpha_cumprod: Tensor) -> Tensor:
-    """The prediction at x_t, `sample`, that means x_0 = `clean`; the inverse of `to_clean`."""
+    """The prediction at x_t that means a certain x_0; the inverse of `to_clean`.
+
+    Args:
+        kind: of the prediction: `sample`, `epsilon` or `v_prediction`.
+        sample: (B, D, h, w) x_t.
+        clean: (B, D, h, w) x_0.
+        alpha_cumprod: (B,) or () abar_t.
+    """
     if kind == "sample":
         return clean
     a, b = factors(alpha_cumprod)
@@ -50,6 +64,6 @@ def from_clean(kind: str, sample: Tensor, clean: Tensor, alpha_cumprod: Tensor) 
 
 
 def factors(alpha_cumprod: Tensor) -> tuple[Tensor, Tensor]:
-    """A and b, each (B, 1, 1, 1) or (1, 1, 1, 1)."""
+    """The factors a and b of `alpha_cumprod`, (B,) or (): each (B, 1, 1, 1) or (1, 1, 1, 1)."""
     signal = alpha_cumprod.reshape(-1, 1, 1, 1)
     return signal.sqrt(), (1 - signal).sqrt()

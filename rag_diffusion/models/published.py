@@ -56,7 +56,7 @@ class PublishedText:
         return TextFeatures(states, added={"text_embeds": pooled, "time_ids": time_ids})
 
     def to(self, device: torch.device | str) -> None:
-        """Move the whole pipeline."""
+        """Move the whole pipeline to `device`."""
         self._pipeline.to(device)
 
 
@@ -100,7 +100,7 @@ def load_published(name: str, device: torch.device | str, **options: Any) -> Gen
 
 
 def save_published(pipeline: Any, folder: Path) -> None:
-    """Write a pipeline that diffusers itself reads as well: without neighbor attention it is a plain one."""
+    """Write `pipeline` into `folder` so that diffusers itself reads it as well, as a plain one without neighbors."""
     pipeline.save_pretrained(folder)
     index = folder / "model_index.json"
     parts = json.loads(index.read_text()) | {"unet": ["diffusers", "UNet2DConditionModel"]}
@@ -109,7 +109,7 @@ def save_published(pipeline: Any, folder: Path) -> None:
 
 
 def as_generator(pipeline: Any) -> Generator:
-    """A generator over the parts of a pipeline whose U-Net is a RetrievalUNet."""
+    """A generator over the parts of `pipeline`, one of diffusers whose U-Net is a RetrievalUNet."""
     vae = getattr(pipeline, "vae", None)
     codec: Codec = PixelCodec() if vae is None else LatentCodec(vae=vae)
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)

@@ -32,7 +32,7 @@ class TextFeatures:
     added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TextFeatures:
-        """Change every tensor."""
+        """The same with every tensor changed by `change`."""
         mask = None if self.mask is None else change(self.mask)
         return TextFeatures(change(self.states), mask, {name: change(value) for name, value in self.added.items()})
 
@@ -40,12 +40,12 @@ class TextFeatures:
         return self.map(lambda value: value[rows])
 
     def to(self, device: torch.device | str) -> TextFeatures:
-        """The same on another device."""
+        """The same on `device`."""
         return self.map(lambda value: value.to(device))
 
     @staticmethod
     def cat(parts: Sequence[TextFeatures]) -> TextFeatures:
-        """One batch after the other."""
+        """Batches, `parts`, one after the other."""
         first = parts[0]
         return TextFeatures(
             torch.cat([part.states for part in parts]),
@@ -62,12 +62,18 @@ class Conditioner(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> None:
-        """Move the weights."""
+        """Move the weights to `device`."""
         ...
 
 
 def warn_cut(kept: str, text: str, limit: int) -> None:
-    """Say that a text was cut, and where."""
+    """Warn that a text was cut, and where.
+
+    Args:
+        kept: what is read.
+        text: all of it.
+        limit: tokens that are read.
+    """
     warnings.warn(
         f"the text encoder reads {limit} tokens; cut after {kept[-40:]!r}, so this is not seen: "
         f"{text[len(kept) :].strip()[:80]!r}",
@@ -115,7 +121,7 @@ class TextEncoder:
         return TextFeatures(states * mask[..., None], mask)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the weights."""
+        """Move the weights to `device`."""
         self.device = torch.device(device)
         self.model.to(self.device)
 
@@ -130,7 +136,14 @@ class TextEncoder:
 def encode_all(
     conditioner: Conditioner, texts: Sequence[str], batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> TextFeatures:
-    """Encode many texts in batches, kept on a device in float16 to save memory; one warning for all that were cut."""
+    """Encode many texts in batches; one warning for all that were cut.
+
+    Args:
+        conditioner: encodes.
+        texts: N.
+        batch_size: texts at a time.
+        device: where the features are kept, in float16 to save memory.
+    """
     with warnings.catch_warnings(record=True) as cut:
         warnings.simplefilter("always")
         parts = [conditioner(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]

@@ -114,7 +114,7 @@ def encode(unet: UNet2DConditionModel, sample: Tensor, timestep: Tensor | float,
 
 
 def decode(unet: UNet2DConditionModel, encoded: Encoded) -> Tensor:
-    """Second half: decoder and output convolution, (B, C_out, H, W)."""
+    """Second half of `unet`, from `encoded` on: decoder and output convolution, (B, C_out, H, W)."""
     forced = any(side % 2**unet.num_upsamplers for side in encoded.size)
     sample, skips, upsample_size = encoded.mid, encoded.skips, None
     for number, block in enumerate(unet.up_blocks):
@@ -136,7 +136,7 @@ def decode(unet: UNet2DConditionModel, encoded: Encoded) -> Tensor:
 
 
 def concatenate(one: Encoded, other: Encoded) -> Encoded:
-    """Two versions of the same images, which differ in their maps alone, as a batch of 2B."""
+    """Two versions of the same B images, `one` and `other`, which differ in their maps alone, as a batch of 2B."""
     twice = {key: value if key == "cross_attention_kwargs" else _twice(value) for key, value in one.attention.items()}
     extra = one.attention["cross_attention_kwargs"]
     if extra and "gligen" in extra:
