@@ -1,6 +1,6 @@
 """What single requests, many clients and nonsense cost the knowledge base's server, before and after, in one run.
 
-    python benchmarks/bench_server.py --before CHECKOUT [--scale 0.05] [--seconds 60] [--fuzz 10000]
+    python benchmarks/bench_server.py [--before CHECKOUT] [--scale 0.05] [--seconds 60] [--fuzz 10000]
 
 Both servers run over the same pairs with an encoder of a few lines, so that what is measured is the server. `--scale`
 shrinks those bodies for the server before, which would take all the memory of a machine; the table says by how much.
@@ -273,14 +273,16 @@ def measured(code: Path, args: argparse.Namespace, scale: float) -> dict[str, An
 def main() -> None:
     """Measure both and print a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="a checkout of the code before")
+    parser.add_argument("--before", type=Path, help="a checkout of the code before; this one alone without it")
     parser.add_argument("--scale", type=float, default=0.05, help="of the bodies that the server before gets")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--fuzz", type=int, default=10_000, help="requests for each door")
     parser.add_argument("--pictures", type=int, default=8, help="large ones at once")
     args = parser.parse_args()
     here = Path(__file__).resolve().parents[1]
-    found = {"after": measured(here, args, 1.0), "before": measured(args.before.resolve(), args, args.scale)}
+    found = {"after": measured(here, args, 1.0)}
+    if args.before:
+        found["before"] = measured(args.before.resolve(), args, args.scale)
     print(json.dumps({"scale_before": args.scale, **found}))
 
 

@@ -44,7 +44,11 @@ class Admission:
 
     @asynccontextmanager
     async def admit_body(self, size: int) -> AsyncIterator[None]:
-        """A turn of the heavy ones for a body of so many bytes, if it is one of them."""
+        """Hold a turn of `heavy` while a body of `size` bytes is worked on, if it is beyond 1 MiB.
+
+        Raises:
+            BodyError: there is no turn.
+        """
         if size <= MEBIBYTE:
             yield
             return
@@ -67,9 +71,9 @@ class Admission:
         Args:
             request: with the body.
             fields: see `parse_object`; a field `image` is base64.
-            check: what is asked.
-            queue: where it waits then.
-            compute: the answer.
+            check: makes the query of the body's fields.
+            queue: the queue in which a query waits.
+            compute: makes the answer to a query, of JSON values; runs in a thread.
 
         Raises:
             BodyError: it is no such body, or there is no turn.
@@ -84,6 +88,6 @@ class Admission:
 
 
 def image_url(request: Request) -> Callable[[int], str]:
-    """Where this server shows the image of a global id, as its client names the server."""
+    """What gives the URL of a global id's image, at the name by which the `request` calls this server."""
     base = str(request.base_url)
     return lambda key: f"{base}images/{key}"

@@ -42,22 +42,31 @@ class AdmissionQueue:
         ahead = self._queue.statistics().tasks_waiting
         if ahead >= self.waiting:
             raise BodyError(429, f"expected at most {self.waiting} requests to wait, got one more; come again", AGAIN)
-        mine, seconds = object(), SECONDS if self._seconds is None else self._seconds
+        token, seconds = object(), SECONDS if self._seconds is None else self._seconds
         try:
             with anyio.fail_after(seconds):
-                await self._queue.acquire_on_behalf_of(mine)
+                await self._queue.acquire_on_behalf_of(token)
         except TimeoutError:
             raise BodyError(429, f"expected a turn within {seconds:g} s, got none; come again", AGAIN) from None
         try:
             yield
         finally:
-            self._queue.release_on_behalf_of(mine)
+            self._queue.release_on_behalf_of(token)
 
     async def run(self, compute: Callable[[], Result]) -> Result:
-        """What a function finds in a thread, once it is its turn."""
+        """Call `compute` in a thread once it is its turn; what it returns.
+
+        Raises:
+            BodyError: see `turn`.
+        """
         async with self.turn():
             return await to_thread.run_sync(compute, limiter=self._threads)
 
     async def answer(self, compute: Callable[[], Any], status: int = 200) -> JSONResponse:
-        """What a function finds as JSON, made in a thread, once it is its turn."""
+        """As `run`, with a JSON response.
+
+        Args:
+            compute: returns JSON values.
+            status: of the response.
+        """
         return await self.run(lambda: JSONResponse(compute(), status))

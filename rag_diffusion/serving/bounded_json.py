@@ -36,7 +36,7 @@ class BodyError(RagDiffusionError):
 
 
 def check_values(count: int) -> None:
-    """Check how many commas a JSON body has, or what has come of it.
+    """Check the number of commas, `count`, that a JSON body has, or what has come of it.
 
     Raises:
         BodyError: more than any object that a door takes.
@@ -66,16 +66,16 @@ def parse_object(content: bytes, fields: Mapping[str, int], *, ascii_alone: str 
 def _outline(content: bytes) -> dict[str, msgspec.Raw]:
     """The bytes of each field."""
     try:
-        found = _OUTLINE.decode(content)
+        outline = _OUTLINE.decode(content)
     except msgspec.ValidationError as error:
         raise BodyError(400, f"expected a JSON object, got {str(error)[:_SHOWN]}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         got = f"{len(content)} bytes that are no JSON: {str(error)[:_SHOWN]}"
         raise BodyError(400, f"expected a JSON object, got {got}") from None
-    if len(found) > MAX_FIELDS or any(len(name) > MAX_FIELD_NAME for name in found):
+    if len(outline) > MAX_FIELDS or any(len(name) > MAX_FIELD_NAME for name in outline):
         what = f"at most {MAX_FIELDS} fields with names of at most {MAX_FIELD_NAME} characters"
         raise BodyError(422, f"expected a JSON object of {what}, got others")
-    return found
+    return outline
 
 
 def _value(name: str, raw: msgspec.Raw, fields: Mapping[str, int], ascii_alone: str) -> Any:

@@ -24,13 +24,13 @@ _LOG = logging.getLogger(__name__)
 Invocations = Callable[..., Any]
 
 
-def guard() -> None:
+def bound_scoring_server() -> None:
     """Bound the scoring server of this process, if it is one and is not bounded yet."""
     if not hasattr(scoring_server.invocations, "__wrapped__"):
-        scoring_server.invocations = guarded(scoring_server.invocations)
+        scoring_server.invocations = bounded(scoring_server.invocations)
 
 
-def guarded(invocations: Invocations) -> Invocations:
+def bounded(invocations: Invocations) -> Invocations:
     """The function that answers a request, with bounds.
 
     Args:
@@ -45,7 +45,7 @@ def guarded(invocations: Invocations) -> Invocations:
         if len(data) > MAX_BODY:
             return _refused(413, f"expected a body of at most {MAX_BODY} bytes, got {len(data)}; send fewer prompts")
         try:
-            found = invocations(data, content_type, model, input_schema)
+            answered = invocations(data, content_type, model, input_schema)
         except MlflowException as error:
             raise _without_trace(error) from None
         except RecursionError:
@@ -54,13 +54,13 @@ def guarded(invocations: Invocations) -> Invocations:
             _LOG.warning("a request that could not be read: %s", repr(error)[:_SHOWN])
             message = f"expected a table with a column `prompt`, got {type(error).__name__}"
             raise MlflowException(message, BAD_REQUEST) from None
-        return found if found.status == 200 else _refused(found.status, found.response)
+        return answered if answered.status == 200 else _refused(answered.status, answered.response)
 
     return answer
 
 
 def failed(error: Exception) -> MlflowException:
-    """What a client is told of an error that is not its own; the log has the rest."""
+    """What a client is told of an `error` that is not its own; the log has the rest."""
     _LOG.error("a request that could not be drawn: %s", repr(error)[:_SHOWN], exc_info=error)
     return MlflowException("the picture could not be drawn; the server's log has the reason", INTERNAL_ERROR)
 

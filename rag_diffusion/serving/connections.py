@@ -48,7 +48,7 @@ class BoundedProtocol(H11Protocol):
     _look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count it, and wait for its head; refuse it where there is no room."""
+        """Count the connection of a `transport`, and wait for its head; refuse it where there is no room."""
         super().connection_made(transport)
         room, self._address = self.room, self.client[0] if self.client else ""
         room.counts[self._address] += 1
@@ -63,7 +63,7 @@ class BoundedProtocol(H11Protocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no more."""
+        """Count it no more; `exc` is why it ended, if not as it should."""
         self._has_head()
         if self._look is not None:
             self._look.cancel()
@@ -73,7 +73,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; half a head starts the clock, a whole one stops it."""
+        """Take the bytes `data`; half a head starts the clock, a whole one stops it."""
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
@@ -87,13 +87,13 @@ class BoundedProtocol(H11Protocol):
         self._watch_reading(self.transport.get_write_buffer_size())
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in JSON as all errors."""
+        """Refuse what is no HTTP, in JSON as all errors; `msg` says what is wrong with it."""
         self._refuse(400, f"expected a request of HTTP/1.1, got none: {msg}")
 
     def _await_head(self) -> None:
         self.room.waiting[self] = None
-        said = f"expected a whole head within {self.room.head:g} s, got none"
-        self._late = self.loop.call_later(self.room.head, self._refuse, 408, said)
+        message = f"expected a whole head within {self.room.head:g} s, got none"
+        self._late = self.loop.call_later(self.room.head, self._refuse, 408, message)
 
     def _has_head(self) -> None:
         self.room.waiting.pop(self, None)

@@ -19,8 +19,8 @@ from typing import BinaryIO
 from rag_diffusion.readers.checked import checked_image
 from rag_diffusion.readers.images import ImageError
 
-ASKED = struct.Struct("<III")  # size and side, see `checked_image`, and bytes of the file
-TOLD = struct.Struct("<BI")  # one of the two below, bytes that follow
+REQUEST = struct.Struct("<III")  # size and side, see `checked_image`, and bytes of the file
+ANSWER = struct.Struct("<BI")  # one of the two below, bytes that follow
 PIXELS, REASON = 0, 1
 _UNABLE = "could not create decoder object"
 
@@ -33,15 +33,15 @@ def main(memory: int, seconds: int) -> None:
         seconds: of processor time that it may take.
     """
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    while len(head := source.read(ASKED.size)) == ASKED.size:
-        size, side, length = ASKED.unpack(head)
-        kind, found = _apart(source.read(length), size, side, memory, seconds)
-        sink.write(TOLD.pack(kind, len(found)) + found)
+    while len(head := source.read(REQUEST.size)) == REQUEST.size:
+        size, side, length = REQUEST.unpack(head)
+        kind, answer = _apart(source.read(length), size, side, memory, seconds)
+        sink.write(ANSWER.pack(kind, len(answer)) + answer)
         sink.flush()
 
 
 def _apart(content: bytes, size: int, side: int, memory: int, seconds: int) -> tuple[int, bytes]:
-    """What a child finds."""
+    """What a child answers: `PIXELS` or `REASON`, and the bytes of it."""
     end, start = os.pipe()
     child = os.fork()
     if not child:
@@ -79,23 +79,23 @@ def _decoded(content: bytes, size: int, side: int) -> tuple[int, bytes]:
         return REASON, b"large image: its decoder asks for more memory than it may have"
 
 
-def _write(pipe: int, kind: int, found: bytes) -> None:
+def _write(pipe: int, kind: int, answer: bytes) -> None:
     """Tell the parent and end, without what an interpreter does at its end."""
     with os.fdopen(pipe, "wb") as sink:
-        sink.write(bytes([kind]) + found)
+        sink.write(bytes([kind]) + answer)
     os._exit(0)
 
 
 def read_exactly(source: BinaryIO, count: int) -> bytes:
-    """Bytes of a pipe.
+    """Read `count` bytes of the pipe `source`.
 
     Raises:
         EOFError: it ended before.
     """
-    found = source.read(count)
-    if len(found) != count:
+    content = source.read(count)
+    if len(content) != count:
         raise EOFError
-    return found
+    return content
 
 
 if __name__ == "__main__":

@@ -42,8 +42,12 @@ class DrawRequest:
             prompts: of the input's column.
             params: of the request; those that are missing or None are as in `DEFAULTS`.
 
+        Returns:
+            The request, within its limits.
+
         Raises:
-            AskedError: a prompt is none, empty or too long, or there are too many; a number is none, or out of range.
+            DrawRequestError: a prompt is none, empty or too long, or there are too many; a number is none or out of
+                range.
         """
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise DrawRequestError(

@@ -47,7 +47,15 @@ class Key:
     seen: float = field(default=float("-inf"))
 
     def take(self, rate: int, now: float) -> float:
-        """Seconds until it may come again, 0 where it may now, which is counted."""
+        """Count a request.
+
+        Args:
+            rate: requests a minute that it may make; so many at once after a pause.
+            now: seconds of a clock that never goes back.
+
+        Returns:
+            Seconds until it may come again; 0 where it may now.
+        """
         self.left = min(float(rate), self.left + (now - self.seen) * rate / 60)
         self.seen = now
         if self.left < 1:
@@ -57,7 +65,7 @@ class Key:
 
 
 def read_keys(path: Path) -> list[Key]:
-    """The keys of a file.
+    """Read the file of keys at `path`.
 
     Raises:
         ConfigError: it is missing, others can read it, or a line is no key.
@@ -70,10 +78,10 @@ def read_keys(path: Path) -> list[Key]:
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{path}: expected a file that its owner alone may read; run `chmod 600 {path}`")
     words = [(number, line.split()) for number, line in enumerate(lines, 1) if line.split() and line[0] != "#"]
-    found = [_key(path, number, parts, hint) for number, parts in words]
-    if not 1 <= len(found) <= MAX_KEYS or len({key.digest for key in found}) != len(found):
-        raise ConfigError(f"{path}: expected 1 to {MAX_KEYS} different keys, got {len(found)} lines; {hint}")
-    return found
+    keys = [_key(path, number, parts, hint) for number, parts in words]
+    if not 1 <= len(keys) <= MAX_KEYS or len({key.digest for key in keys}) != len(keys):
+        raise ConfigError(f"{path}: expected 1 to {MAX_KEYS} different keys, got {len(keys)} lines; {hint}")
+    return keys
 
 
 def _key(path: Path, number: int, parts: list[str], hint: str) -> Key:
@@ -150,11 +158,11 @@ def needs_key(method: str, path: str, *, to_read: bool) -> bool:
 
 def key_of(keys: Collection[Key], given: str) -> Key | None:
     """The one of `keys` that was `given`; all are compared, each in the same time whatever it is."""
-    digest, found = hashlib.sha256(given.encode("utf-8")).digest(), None
+    digest, match = hashlib.sha256(given.encode("utf-8")).digest(), None
     for key in keys:
         if hmac.compare_digest(key.digest, digest):
-            found = key
-    return found
+            match = key
+    return match
 
 
 def _given(scope: Scope) -> str:

@@ -26,7 +26,7 @@ from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.originals import Original
 
 _DENSE = {"image": "text_to_image", "text": "text_to_text"}
-_TOLD = {  # column -> name in the answer
+_FIELDS = {  # column -> name in the answer
     "caption": "caption",
     "source": "source",
     "category": "label",
@@ -79,11 +79,11 @@ class KnnService:
         Raises:
             QueryError: the vector has another width.
         """
-        wanted = request.num_results
-        asked = 2 * wanted + 16 if request.deduplicate else wanted
+        count = request.num_results
+        top_k = 2 * count + 16 if request.deduplicate else count
         query = Query(
             [request.text or ""],
-            top_k=max(1, min(asked, len(self._pairs))),
+            top_k=max(1, min(top_k, len(self._pairs))),
             where=where,
             exclude=[self._known(request.exclude)] if request.exclude else None,
         )
@@ -94,52 +94,61 @@ class KnnService:
         if request.deduplicate:
             first = _first_of_each(self._pairs.cells("duplicate_group", rows))
             rows, scores = rows[first], scores[first]
-        rows, scores = rows[:wanted], scores[:wanted]
-        told = self.told(rows[: request.num_images], url=url, with_images=request.with_images)
+        rows, scores = rows[:count], scores[:count]
+        described = self.entries(rows[: request.num_images], url=url, with_images=request.with_images)
         alone = [{"id": global_id(name)} for name in self._pairs.ids(rows[request.num_images :])]
-        return [entry | {"similarity": float(score)} for entry, score in zip((*told, *alone), scores, strict=True)]
+        return [entry | {"similarity": float(score)} for entry, score in zip((*described, *alone), scores, strict=True)]
 
-    def told(self, rows: Ints, *, url: Callable[[int], str], with_images: bool) -> list[dict[str, Any]]:
-        """What is known of some pairs, by their rows."""
+    def entries(self, rows: Ints, *, url: Callable[[int], str], with_images: bool) -> list[dict[str, Any]]:
+        """Describe pairs as the protocol does.
+
+        Args:
+            rows: (n,) of them.
+            url: where the image of a global id can be fetched.
+            with_images: whether the field `image` has the PNG as base64, until there are `MAX_SHOWN` bytes of them.
+
+        Returns:
+            An object for each row, without `similarity`.
+        """
         names = self._pairs.ids(rows)
         images = self._shown(rows) if with_images else []
-        columns = {told: self._pairs.cells(column, rows) for column, told in _TOLD.items()}
-        found = []
+        columns = {field: self._pairs.cells(column, rows) for column, field in _FIELDS.items()}
+        entries = []
         for place, name in enumerate(names):
             key = global_id(name)
             entry: dict[str, Any] = {"id": key, "pair_id": name, "url": url(key)}
-            entry |= {told: cells[place] for told, cells in columns.items()}
+            entry |= {field: cells[place] for field, cells in columns.items()}
             if place < len(images):
                 entry["image"] = base64.b64encode(images[place]).decode()
-            found.append(entry)
-        return found
+            entries.append(entry)
+        return entries
 
     def _shown(self, rows: Ints) -> list[bytes]:
         """Images of the first rows, until they are as many bytes as one answer may hold; the others have their url."""
-        found, size = list[bytes](), 0
+        images, size = list[bytes](), 0
         for start in range(0, len(rows), _BLOCK):
-            found += self._pairs.images(rows[start : start + _BLOCK])
-            size = sum(map(len, found))
+            images += self._pairs.images(rows[start : start + _BLOCK])
+            size = sum(map(len, images))
             if size > MAX_SHOWN:
                 break
         while size > MAX_SHOWN:
-            size -= len(found.pop())
-        return found
+            size -= len(images.pop())
+        return images
 
     def rows(self, keys: Sequence[int]) -> list[int | None]:
-        """Rows of global ids; None where no pair has one."""
+        """Rows of the global ids `keys`, in their order; None where no pair has one."""
         known, order = self._by_key
-        asked = np.asarray([key if 0 <= key < 2**63 else -1 for key in keys], dtype=np.int64)
-        places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-        same = known[places] == asked
+        wanted = np.asarray([key if 0 <= key < 2**63 else -1 for key in keys], dtype=np.int64)
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        same = known[places] == wanted
         return [int(order[place]) if match else None for place, match in zip(places, same, strict=True)]
 
     def image(self, row: int) -> bytes:
-        """PNG of a pair."""
+        """PNG of the pair at a `row`."""
         return self._pairs.images(np.asarray([row]))[0]
 
     def original(self, row: int) -> Original | None:
-        """What the image of a pair was made of, opened; None where it is not kept."""
+        """The file that the image of the pair at a `row` was made of, opened; None where it is not kept."""
         return self._pairs.original(row)
 
     @cached_property
@@ -175,8 +184,8 @@ class KnnService:
     def _vector(self, request: KnnRequest, pixels: Pixels | None) -> Floats:
         """(D,) unit vector of an image, or the one that was given."""
         if pixels is not None:
-            found: Floats = self.retriever.image_vectors(pixels[None])[0]
-            return found
+            vector: Floats = self.retriever.image_vectors(pixels[None])[0]
+            return vector
         given = np.asarray(request.embedding_input, dtype=np.float64)
         width = int(self.retriever.vectors.image[np.zeros(1, dtype=np.int64)].shape[1])
         if len(given) != width:

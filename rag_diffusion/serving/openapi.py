@@ -113,14 +113,17 @@ def described(answer: Any, summary: str, *errors: int, status: int = 200) -> dic
         summary: of the door.
         errors: those beside the ones that any door has.
         status: of the answer.
+
+    Returns:
+        Arguments of a FastAPI route.
     """
-    told: dict[int | str, dict[str, Any]] = {
+    responses: dict[int | str, dict[str, Any]] = {
         code: {"description": ERRORS[code], "content": {"application/json": {"schema": _MESSAGE}}}
         for code in sorted({*_ALWAYS, *errors})
     }
     if answer is not None:
-        told[status] = {"model": answer, "description": "As asked."}
-    return {"summary": summary, "responses": told}
+        responses[status] = {"model": answer, "description": "As asked."}
+    return {"summary": summary, "responses": responses}
 
 
 def secured(schema: dict[str, Any], to_read: bool) -> dict[str, Any]:
@@ -148,24 +151,33 @@ ORIGINAL = "The file as it came, whatever its form, in place of the square; 404 
 
 
 def image_described(kinds: Sequence[str]) -> dict[str, Any]:
-    """Of `/images/ID`: a PNG, or a file of any kind that pairs are made of."""
-    told = described(None, "A pair's image, or the file that it was made of", 404)
+    """What `/images/ID` says of its answers: a PNG, or a file of one of the content types `kinds`."""
+    description = described(None, "A pair's image, or the file that it was made of", 404)
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
-    told["responses"][200] = {"description": "As asked.", "content": content}
-    return told
+    description["responses"][200] = {"description": "As asked.", "content": content}
+    return description
 
 
 def json_body(
     model: type[BaseModel], example: str, content_types: Sequence[str] = ("application/json",)
 ) -> dict[str, Any]:
-    """A body that is a JSON object, for a route that parses it itself; `openapi_extra` of FastAPI."""
+    """Describe a body that is a JSON object, for a route that parses it itself.
+
+    Args:
+        model: of the body.
+        example: name in `EXAMPLES`.
+        content_types: that the body may have.
+
+    Returns:
+        `openapi_extra` of FastAPI.
+    """
     schema = inlined(model.model_json_schema(by_alias=True))
     content = {kind: {"schema": schema, "example": EXAMPLES[example]} for kind in content_types}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without references to its own definitions, which have no place in a route."""
+    """A JSON `schema` without references to its own definitions, which have no place in a route; it is changed."""
     known = schema.pop("$defs", {})
 
     def put(part: Any) -> Any:
@@ -175,12 +187,12 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
             return {name: put(value) for name, value in part.items()}
         return [put(one) for one in part] if isinstance(part, list) else part
 
-    found: dict[str, Any] = put(schema)
-    return found
+    whole: dict[str, Any] = put(schema)
+    return whole
 
 
 def knn_body() -> dict[str, Any]:
-    """Of `/knn-service`: one of the four ways to ask."""
+    """What `/knn-service` takes: a query in one of four ways."""
     body = json_body(KnnRequest, "knn")
     schema = body["requestBody"]["content"]["application/json"]["schema"]
     ways = ("text", "image", "image_url", "embedding_input")
@@ -189,12 +201,12 @@ def knn_body() -> dict[str, Any]:
 
 
 def metadata_body() -> dict[str, Any]:
-    """Of `/metadata`."""
+    """What `/metadata` takes."""
     return json_body(MetadataRequest, "metadata")
 
 
 def pair_body(form: type[BaseModel]) -> dict[str, Any]:
-    """Of `/pairs`: a form with a file, or JSON with base64."""
+    """What `/pairs` takes: a form with a file, or JSON with base64, and the fields of the model `form`."""
     words = inlined(form.model_json_schema())
     required = [*words.get("required", []), "image"]
     plain = {"type": "string", "maxLength": MAX_BASE64, "contentEncoding": "base64"}
@@ -208,7 +220,7 @@ def pair_body(form: type[BaseModel]) -> dict[str, Any]:
 
 
 def archive_body() -> dict[str, Any]:
-    """Of `/archives`: the archive itself."""
+    """What `/archives` takes: the archive itself."""
     kinds = ("application/zip", "application/x-tar", "application/octet-stream")
     schema = {"type": "string", "format": "binary"}
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}

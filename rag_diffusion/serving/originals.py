@@ -34,8 +34,8 @@ class _Sent(StreamingResponse):
         await self.stream_response(send)
 
 
-def sent(original: Original) -> StreamingResponse:
-    """An answer that reads the file while its client takes it."""
+def response_of(original: Original) -> StreamingResponse:
+    """A response that reads the file of an `original` while its client takes it."""
     start = original.file.tell()
     kind = _kind(original.file.read(min(_BEGINNING, original.length)))
     original.file.seek(start)

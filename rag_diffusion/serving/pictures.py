@@ -19,7 +19,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from rag_diffusion.readers.images import ImageError
-from rag_diffusion.serving.decoder import ASKED, PIXELS, TOLD, read_exactly
+from rag_diffusion.serving.decoder import ANSWER, PIXELS, REQUEST, read_exactly
 
 WORKERS = 2  # pictures at a time; what others wait for is short
 MEMORY = 400 << 20  # bytes of one: 8192 x 8192 pixels with transparency, and what shrinks them
@@ -44,7 +44,16 @@ class Pictures:
             self._free.put(None)
 
     def checked(self, content: bytes, what: str, size: int, side: int = 0) -> Image.Image:
-        """As `checked.checked_image`, in another process.
+        """Decode one picture, as `checked.checked_image`, in another process.
+
+        Args:
+            content: an encoded image file or an SVG.
+            what: name used in the error.
+            size: side of the square in pixels.
+            side: see `Item.side`.
+
+        Returns:
+            (size, size) RGB.
 
         Raises:
             ImageError: as there; or it took too much memory or time, or its decoder came to harm.
@@ -53,7 +62,7 @@ class Pictures:
         try:
             if worker is None:
                 worker = _Worker(self._words)
-            kind, found = worker.decode(content, size, side)
+            kind, answer = worker.decode(content, size, side)
         except (OSError, EOFError):
             if worker is not None:
                 worker.end()
@@ -62,8 +71,8 @@ class Pictures:
         finally:
             self._free.put(worker)
         if kind == PIXELS:
-            return Image.frombytes("RGB", (size, size), found)
-        raise ImageError(what, found.decode("utf-8", "replace"))
+            return Image.frombytes("RGB", (size, size), answer)
+        raise ImageError(what, answer.decode("utf-8", "replace"))
 
     def close(self) -> None:
         """End the processes that wait for a picture; one that comes later starts another."""
@@ -92,8 +101,8 @@ class _Worker:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._ask: BinaryIO = self._process.stdin  # type: ignore[assignment]
-        self._told: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        self._answers: BinaryIO = self._process.stdout  # type: ignore[assignment]
 
     def decode(self, content: bytes, size: int, side: int) -> tuple[int, bytes]:
         """What it answers; it is ended where it does not.
@@ -105,11 +114,11 @@ class _Worker:
         watch.daemon = True
         watch.start()
         try:
-            self._ask.write(ASKED.pack(size, side, len(content)))
-            self._ask.write(content)
-            self._ask.flush()
-            kind, length = TOLD.unpack(read_exactly(self._told, TOLD.size))
-            return kind, read_exactly(self._told, length)
+            self._requests.write(REQUEST.pack(size, side, len(content)))
+            self._requests.write(content)
+            self._requests.flush()
+            kind, length = ANSWER.unpack(read_exactly(self._answers, ANSWER.size))
+            return kind, read_exactly(self._answers, length)
         finally:
             watch.cancel()
 
@@ -118,6 +127,6 @@ class _Worker:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._ask, self._told):
+        for pipe in (self._requests, self._answers):
             with suppress(OSError):
                 pipe.close()

@@ -42,7 +42,7 @@ Names = Annotated[tuple[Annotated[str, Field(max_length=MAX_NAME)], ...], Field(
 
 
 def global_id(pair_id: str) -> int:
-    """The protocol's id of a pair: the first 63 bits of its id's sha256, so that it is the same on every machine."""
+    """The protocol's id of the pair `pair_id`: the first 63 bits of its sha256, so that it is the same everywhere."""
     return int.from_bytes(hashlib.sha256(pair_id.encode()).digest()[:8], "big") >> (64 - _ID_BITS)
 
 
@@ -90,7 +90,7 @@ class KnnRequest(BaseModel):
     @field_validator("embedding_input", mode="after")
     @classmethod
     def _finite(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and not (value and all(math.isfinite(one) for one in value) and any(value)):
+        if value is not None and not (value and all(map(math.isfinite, value)) and any(value)):
             raise ValueError("expected finite numbers that are not all zero")
         return value
 
@@ -122,7 +122,7 @@ class MetadataRequest(BaseModel):
 
 
 def messages(errors: Sequence[Any]) -> str:
-    """What pydantic found wrong, in one line: place and message of the first few."""
-    told = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in errors[:_SHOWN]]
+    """Pydantic's `errors` in one line: place and message of the first few."""
+    lines = [f"{'.'.join(str(part) for part in error['loc']) or 'body'}: {error['msg']}" for error in errors[:_SHOWN]]
     more = [f"and {len(errors) - _SHOWN} more"] * (len(errors) > _SHOWN)
-    return "; ".join([*(one[:_SHOWN_CHARACTERS] for one in told), *more])
+    return "; ".join([*(line[:_SHOWN_CHARACTERS] for line in lines), *more])

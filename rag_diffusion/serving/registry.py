@@ -78,7 +78,7 @@ def promote(root: Path, config: Config, run_id: str | None, tags: Mapping[str, s
 
 
 def tree_hashes(root: Path) -> str:
-    """Of everything that a version holds."""
+    """Beginnings of the hashes of all that a version of the project at `root` holds."""
     return " ".join(tree_hash(root / part)[:16] for part in _PARTS)
 
 
@@ -152,7 +152,7 @@ def _signature() -> Any:
 
 def _requirements() -> list[str]:
     """What this library needs, without its extras."""
-    return [one for one in requires("rag-diffusion") or [] if "extra ==" not in one]
+    return [line for line in requires("rag-diffusion") or [] if "extra ==" not in line]
 
 
 def _try(uri: str) -> None:

@@ -95,22 +95,22 @@ class _Body:
 
 
 async def received(request: Request) -> tempfile.SpooledTemporaryFile[bytes]:
-    """A body that is to be JSON, in memory up to 1 MiB and else on disk; the caller closes it.
+    """The body of a `request` that is to be JSON, in memory up to 1 MiB and else on disk; the caller closes it.
 
     Raises:
         BodyError: it has more values than any object that is taken.
     """
-    found = tempfile.SpooledTemporaryFile[bytes](max_size=MEBIBYTE)
+    body = tempfile.SpooledTemporaryFile[bytes](max_size=MEBIBYTE)
     commas = 0
     try:
         async for chunk in request.stream():
             commas += chunk.count(b",")
             check_values(commas)
-            found.write(chunk)
+            body.write(chunk)
     except BaseException:
-        found.close()
+        body.close()
         raise
-    return found
+    return body
 
 
 @asynccontextmanager
@@ -122,6 +122,9 @@ async def read_form(request: Request, file: str, most_text: int) -> AsyncIterato
         file: name of the file's field.
         most_text: characters of a field.
 
+    Yields:
+        The file, and the texts by the names of their fields.
+
     Raises:
         BodyError: it is none, or the file is missing.
     """
@@ -130,16 +133,16 @@ async def read_form(request: Request, file: str, most_text: int) -> AsyncIterato
     except HTTPException as error:
         raise BodyError(400, f"expected a multipart form, got {error.detail}") from None
     try:
-        sent = form.get(file)
-        if not isinstance(sent, UploadFile):
+        upload = form.get(file)
+        if not isinstance(upload, UploadFile):
             raise BodyError(400, f"expected a file in the field {file!r}, got {sorted(form) or 'no field'}")
-        yield sent, {name: value for name, value in form.items() if isinstance(value, str)}
+        yield upload, {name: value for name, value in form.items() if isinstance(value, str)}
     finally:
         await form.close()
 
 
 async def save(request: Request, path: Path) -> int:
-    """Write a body to a file as it comes; its number of bytes."""
+    """Write the body of a `request` to the file `path` as it comes; its number of bytes."""
     size = 0
     with path.open("wb") as file:
         async for chunk in request.stream():

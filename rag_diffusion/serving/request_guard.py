@@ -84,24 +84,30 @@ class Guard:
 
 
 def unforeseen(request: Any, error: Exception) -> JSONResponse:
-    """What a client is told of an error that nobody foresaw."""
+    """What a client is told of an `error` that nobody foresaw, whatever its `request` was."""
     return refusal(500, "something unexpected happened; the server's log has it")
 
 
 def refusal(status: int, message: str, **headers: str) -> JSONResponse:
-    """An error as this server tells it."""
+    """An error as this server tells it.
+
+    Args:
+        status: of HTTP.
+        message: what was expected, what came, and what to do.
+        headers: by their names with `_` for `-`.
+    """
     return JSONResponse(
         {"message": message}, status, {name.replace("_", "-"): value for name, value in headers.items()}
     )
 
 
 def log(scope: Scope, error: BaseException) -> None:
-    """An error and where it arose, in one line."""
+    """Log an `error` of the request of a `scope`, and where it arose, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    asked = f"{scope['method']} {scope['path']}"[:_SHOWN]
-    told = f"{asked}: {type(error).__name__}: {error}"[: 2 * _SHOWN] + where
-    _LOG.error("%s", "".join(char if char.isprintable() else " " for char in told))
+    request = f"{scope['method']} {scope['path']}"[:_SHOWN]
+    line = f"{request}: {type(error).__name__}: {error}"[: 2 * _SHOWN] + where
+    _LOG.error("%s", "".join(char if char.isprintable() else " " for char in line))
 
 
 async def _watch(

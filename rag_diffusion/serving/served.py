@@ -36,7 +36,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
-from rag_diffusion.serving.bounded_scoring import failed, guard
+from rag_diffusion.serving.bounded_scoring import bound_scoring_server, failed
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
 from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
@@ -55,7 +55,7 @@ class RetrievalModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Read the project; `context.artifacts["project"]` is its folder."""
         if scoring_server._SERVER_MODEL_PATH in os.environ:  # this is the process of `mlflow models serve`
-            guard()
+            bound_scoring_server()
         self._drawing = Lock()
         self.root = Path(context.artifacts["project"])
         self.config = load_config(self.root / "params.yaml")
@@ -84,38 +84,38 @@ class RetrievalModel(PythonModel):
             MlflowException: what is asked is beyond a limit (400), or took too long (504).
         """
         try:
-            asked = DrawRequest.checked(list(model_input["prompt"]) if "prompt" in model_input else [], params)
+            request = DrawRequest.checked(list(model_input["prompt"]) if "prompt" in model_input else [], params)
         except DrawRequestError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         end = time.monotonic() + MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         drawn = []
-        with self._drawing, recording("draw", **asdict(asked)) as root:
+        with self._drawing, recording("draw", **asdict(request)) as root:
             try:
-                for number, prompt in enumerate(asked.prompts):
+                for number, prompt in enumerate(request.prompts):
                     if time.monotonic() > end:
-                        done = f"{number} of {len(asked.prompts)} pictures in the time that a request has"
+                        done = f"{number} of {len(request.prompts)} pictures in the time that a request has"
                         raise MlflowException(f"expected all, got {done}; ask for fewer", DEADLINE_EXCEEDED)
-                    drawn.append(self._drawn(asked, prompt, asked.seed + number))
+                    drawn.append(self._drawn(request, prompt, request.seed + number))
             except (MemoryError, RuntimeError) as error:
                 raise failed(error) from None
             finally:
                 give_back()
             root.outputs = [origin for _, origin in drawn]
         self._trace(root)
-        told = [json.dumps(origin, ensure_ascii=False) for _, origin in drawn]
-        return pd.DataFrame({"image": [image for image, _ in drawn], "provenance": told})
+        provenance = [json.dumps(origin, ensure_ascii=False) for _, origin in drawn]
+        return pd.DataFrame({"image": [image for image, _ in drawn], "provenance": provenance})
 
-    def _drawn(self, asked: DrawRequest, prompt: str, seed: int) -> tuple[str, dict[str, Any]]:
+    def _drawn(self, request: DrawRequest, prompt: str, seed: int) -> tuple[str, dict[str, Any]]:
         """One image as base64, and its provenance; one at a time, so that many take no more memory than one."""
-        neighbors, steps = asked.num_neighbors, asked.num_inference_steps
-        found = self.pipeline(
+        neighbors, steps = request.num_neighbors, request.num_inference_steps
+        output = self.pipeline(
             [prompt],
             num_neighbors=self.config.retrieval.content if neighbors < 0 else neighbors,
             num_inference_steps=self.config.sample.num_inference_steps if steps < 0 else steps,
             guidance=Guidance.from_config(self.config.sample),
             generator=seeded([seed]),
         )
-        (image,), (origin,) = found.images, found.provenance
+        (image,), (origin,) = output.images, output.provenance
         return base64.b64encode(to_png(np.asarray(image), origin)).decode(), origin.as_dict()
 
     def _trace(self, root: Span) -> None:

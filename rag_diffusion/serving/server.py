@@ -43,7 +43,7 @@ from rag_diffusion.serving.connections import bounded_protocol
 from rag_diffusion.serving.keys import RATE, Keys, read_keys
 from rag_diffusion.serving.memory import keep_small
 from rag_diffusion.serving.openapi import Hit, PairMetadata, described
-from rag_diffusion.serving.originals import KINDS, sent
+from rag_diffusion.serving.originals import KINDS, response_of
 from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
 from rag_diffusion.serving.request_bodies import MEBIBYTE, BodyLimits
 from rag_diffusion.serving.request_guard import Guard, log, refusal, unforeseen
@@ -193,8 +193,8 @@ def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
             request,
             FIELDS,
             KnnRequest.model_validate,
-            lambda asked: admission.fetch if asked.needs_fetch else admission.search,
-            lambda asked: service.knn(asked, url),
+            lambda query: admission.fetch if query.needs_fetch else admission.search,
+            lambda query: service.knn(query, url),
         )
 
     @app.post(
@@ -208,8 +208,8 @@ def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
             request,
             FIELDS,
             MetadataRequest.model_validate,
-            lambda asked: admission.search,
-            lambda asked: service.metadata(asked, url),
+            lambda query: admission.search,
+            lambda query: service.metadata(query, url),
         )
 
     @app.get(f"/{INDICES}", **described(list[str], "Names of the indexes: all, and each data set"))
@@ -230,14 +230,14 @@ def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
         original: Annotated[bool, Query(description=openapi.ORIGINAL, examples=[True])] = False,
     ) -> Response:
         if original:
-            came = await admission.search.run(lambda: service.original(key))
-            if came is None:
+            file = await admission.search.run(lambda: service.original(key))
+            if file is None:
                 raise BodyError(404, f"expected the id of a pair whose original is kept, got {key}")
-            return sent(came)
-        found = await admission.search.run(lambda: service.image(key))
-        if found is None:
+            return response_of(file)
+        png = await admission.search.run(lambda: service.image(key))
+        if png is None:
             raise BodyError(404, f"expected the id of a pair, got {key}")
-        return PngResponse(found, headers={"Cache-Control": "max-age=3600"})
+        return PngResponse(png, headers={"Cache-Control": "max-age=3600"})
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -264,5 +264,5 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        said = f"{request.method} {request.url.path}: {error.detail}"[:500]
-        return JSONResponse({"message": said}, error.status_code, error.headers)
+        message = f"{request.method} {request.url.path}: {error.detail}"[:500]
+        return JSONResponse({"message": message}, error.status_code, error.headers)

@@ -79,8 +79,8 @@ class State:
         """Over all data sets; None where there is no pair yet."""
         return KnnService(self._kb.retriever(self.names)) if self.names else None
 
-    def answers(self, index: str | None) -> KnnService | None:
-        """Of an index: a data set, or all of them, which is the first.
+    def knn_service(self, index: str | None) -> KnnService | None:
+        """What answers for an `index`: a data set, or all of them, which is the first; None where there is no pair.
 
         Raises:
             QueryError: there is no such index.
@@ -126,7 +126,14 @@ class Service:
         return [ALL, *self.state.names]
 
     def knn(self, request: KnnRequest, url: UrlOf) -> list[dict[str, Any]]:
-        """Results of a query.
+        """Answer a query.
+
+        Args:
+            request: the query.
+            url: where the image of a global id can be fetched.
+
+        Returns:
+            See `KnnService.knn`.
 
         Raises:
             QueryError: its index is unknown, its vector has another width, or its image is none.
@@ -135,35 +142,42 @@ class Service:
         pixels, where = self._pixels(request), _filter(request.where)
 
         def answer(state: State) -> list[dict[str, Any]]:
-            answers = state.answers(request.indice_name)
-            return [] if answers is None else answers.knn(request, pixels=pixels, where=where, url=url)
+            service = state.knn_service(request.indice_name)
+            return [] if service is None else service.knn(request, pixels=pixels, where=where, url=url)
 
         return self._on_state(answer)
 
     def metadata(self, request: MetadataRequest, url: UrlOf) -> list[dict[str, Any]]:
-        """Metadata of ids, in their order; null for an id that no pair has.
+        """Describe pairs by their global ids.
+
+        Args:
+            request: the ids.
+            url: where the image of a global id can be fetched.
+
+        Returns:
+            `id` and `metadata` for each, in their order; None for an id that no pair has.
 
         Raises:
             QueryError: the index is unknown.
         """
 
         def answer(state: State) -> list[dict[str, Any]]:
-            answers = state.answers(request.indice_name)
-            rows = [None] * len(request.ids) if answers is None else answers.rows(request.ids)
+            service = state.knn_service(request.indice_name)
+            rows = [None] * len(request.ids) if service is None else service.rows(request.ids)
             known = [row for row in rows if row is not None]
-            told: Iterable[dict[str, Any]] = ()
-            if answers is not None and known:
-                told = answers.told(np.asarray(known), url=url, with_images=request.with_images)
-            rest = iter(told)
+            entries: Iterable[dict[str, Any]] = ()
+            if service is not None and known:
+                entries = service.entries(np.asarray(known), url=url, with_images=request.with_images)
+            entry = iter(entries)
             return [
-                {"id": key, "metadata": None if row is None else next(rest)}
+                {"id": key, "metadata": None if row is None else next(entry)}
                 for key, row in zip(request.ids, rows, strict=True)
             ]
 
         return self._on_state(answer)
 
     def image(self, key: int) -> bytes | None:
-        """PNG of a pair by its global id, or None."""
+        """PNG of the pair whose global id is `key`; None where there is none."""
 
         def answer(state: State) -> bytes | None:
             if state.everything is None:
@@ -174,7 +188,7 @@ class Service:
         return self._on_state(answer)
 
     def original(self, key: int) -> Original | None:
-        """What the image of a pair was made of, opened, by the pair's global id; None where it is not kept."""
+        """The opened file that the image of the pair `key`, a global id, was made of; None where it is not kept."""
 
         def answer(state: State) -> Original | None:
             if state.everything is None:
@@ -187,7 +201,16 @@ class Service:
     def insert(
         self, name: str, items: Iterable[Item | Pair | Rejection], **said: str
     ) -> tuple[Manifest, list[Rejection]]:
-        """Take pairs; when this returns, the next query finds them. See `KnowledgeBase.insert`."""
+        """Take pairs; when this returns, the next query finds them.
+
+        Args:
+            name: of the data set of uploaded pairs.
+            items: what is taken; a pair is one that was checked before.
+            said: `licence` and `attribution` of items that name none.
+
+        Returns:
+            See `KnowledgeBase.insert`.
+        """
         with self._writing:
             taken = self.kb.insert(name, items, **said)
         self._renew()
@@ -198,7 +221,7 @@ class Service:
         self.pictures.close()
 
     def checked(self, name: str, item: Item) -> Pair | Rejection:
-        """The pair that an item would become in a data set, or why it would not.
+        """The pair that an `item` would become in the data set `name`, or why it would not.
 
         Raises:
             ConfigError: the data set's name is none.
@@ -214,17 +237,17 @@ class Service:
         )
 
     def num_pairs(self, name: str) -> int:
-        """Pairs of a data set, 0 where there is none."""
+        """Number of pairs of the data set `name`, 0 where there is none."""
         return self.kb.info(name).num_pairs if name in self.state.names else 0
 
     def data_sets(self) -> list[dict[str, Any]]:
         """What each data set says of its pairs, and whether it can be searched; nothing of where it or they lie."""
-        found = []
-        for one in self.kb.list():
-            told = asdict(one.manifest)
-            trouble = "cannot be searched; `rag-diffusion kb list` on the server says why" if one.trouble else ""
-            found.append({name: told[name] for name in _PUBLIC} | {"trouble": trouble})
-        return found
+        described = []
+        for listed in self.kb.list():
+            manifest = asdict(listed.manifest)
+            trouble = "cannot be searched; `rag-diffusion kb list` on the server says why" if listed.trouble else ""
+            described.append({name: manifest[name] for name in _PUBLIC} | {"trouble": trouble})
+        return described
 
     def health(self) -> dict[str, Any]:
         """Whether it answers, and from how much; never waits for a state that is being opened."""
@@ -274,7 +297,7 @@ class Service:
 
 
 def uploaded_name(image: bytes, caption: str) -> str:
-    """The name of an uploaded pair that has none: of its content, so that the same one does not come twice."""
+    """A name for an uploaded pair that has none, made of `image` and `caption`: the same one does not come twice."""
     return hashlib.sha256(image + b"\0" + caption.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 

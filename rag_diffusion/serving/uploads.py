@@ -51,7 +51,7 @@ class PairForm(BaseModel):
     split: str = Field(default="", max_length=100)
     url: str = Field(default="", max_length=MAX_WORDS)
 
-    def told(self) -> dict[str, str]:
+    def item_fields(self) -> dict[str, str]:
         """What an item has beside its name and image."""
         return self.model_dump(exclude={"data_set", "name"})
 
@@ -110,26 +110,26 @@ def add_uploads(app: FastAPI, service: Service, admission: Admission, read_only:
             path = Path(folder) / "archive"
             if not await save(request, path):
                 raise BodyError(422, "expected a tar or zip as the body, got 0 bytes")
-            said = {"licence": licence, "attribution": attribution}
+            defaults = {"licence": licence, "attribution": attribution}
             gone = request.scope.get("gone") or threading.Event()
-            return await admission.upload.answer(lambda: _insert_archive(service, path, data_set, said, gone), 201)
+            return await admission.upload.answer(lambda: _insert_archive(service, path, data_set, defaults, gone), 201)
 
 
 def _pair_of(body: bytes) -> tuple[bytes, dict[str, Any]]:
     """The image in a JSON body, and what else it says."""
-    found = parse_object(body, FIELDS, ascii_alone="image")
-    image = found.pop("image", None)
+    fields = parse_object(body, FIELDS, ascii_alone="image")
+    image = fields.pop("image", None)
     if not isinstance(image, str):
         raise BodyError(422, "image: expected base64, or a multipart form with a file of this name, got none")
     try:
-        return decode_base64(image, "image", MAX_IMAGE_BYTES), found
+        return decode_base64(image, "image", MAX_IMAGE_BYTES), fields
     except DataError as error:
         raise BodyError(422, str(error)) from None
 
 
 def _insert_one(service: Service, image: bytes, words: dict[str, Any], url: Callable[[int], str]) -> dict[str, Any]:
     form = PairForm.model_validate(words)
-    item = Item(name=form.name or uploaded_name(image, form.caption), image=image, side=0, **form.told())
+    item = Item(name=form.name or uploaded_name(image, form.caption), image=image, side=0, **form.item_fields())
     checked = service.checked(form.data_set, item)
     if isinstance(checked, Rejection):
         raise BodyError(422, checked.reason)
@@ -137,17 +137,17 @@ def _insert_one(service: Service, image: bytes, words: dict[str, Any], url: Call
     if service.image(key) is not None:
         raise BodyError(409, f"expected a new pair, but there is one of the id {checked.pair_id!r}")
     manifest, _ = service.insert(form.data_set, [checked])
-    told = {"data_set": form.data_set, "pair_id": checked.pair_id, "id": key, "url": url(key)}
-    return told | {"num_pairs": manifest.num_pairs}
+    taken = {"data_set": form.data_set, "pair_id": checked.pair_id, "id": key, "url": url(key)}
+    return taken | {"num_pairs": manifest.num_pairs}
 
 
 def _insert_archive(
-    service: Service, path: Path, data_set: str, said: dict[str, str], gone: threading.Event
+    service: Service, path: Path, data_set: str, defaults: dict[str, str], gone: threading.Event
 ) -> dict[str, Any]:
     reader = open_reader("archive", path, limits=ARCHIVE_LIMITS, scratch=path.parent)
     before = service.num_pairs(data_set)
     try:
-        manifest, rejected = service.insert(data_set, _while_wanted(reader, gone), **said)
+        manifest, rejected = service.insert(data_set, _while_wanted(reader, gone), **defaults)
     except DataError as error:
         raise BodyError(422, str(error)) from None
     new = manifest.num_pairs - before

@@ -39,7 +39,7 @@ class ImageCache:
         self._size: int | None = None
 
     def get(self, url: str) -> bytes | None:
-        """The image of a URL, or None."""
+        """The image that `url` showed when it was fetched; None where it is not kept, or too old."""
         path = self._path(url)
         try:
             stored = path.read_bytes()
@@ -54,7 +54,15 @@ class ImageCache:
         return stored[_HEAD:]
 
     def put(self, url: str, content: bytes) -> None:
-        """Keep an image, and throw out old ones where it would be too much."""
+        """Keep an image, and throw out old ones where it would be too much.
+
+        Args:
+            url: that it was fetched from.
+            content: the image file.
+
+        Raises:
+            DataError: the disk is full.
+        """
         if _HEAD + len(content) > self.max_bytes * ROOM:
             return
         dated = int(time.time()).to_bytes(_TIME, "big") + content
@@ -76,7 +84,7 @@ class ImageCache:
     def _thin_out(self) -> int:
         """Bytes that stay."""
         files = sorted(self._files())
-        size = sum(one[1] for one in files)
+        size = sum(own for _, own, _ in files)
         for _, own, path in files:
             if size <= self.max_bytes * ROOM:
                 break
@@ -86,9 +94,9 @@ class ImageCache:
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """Time of the last use, bytes and path of every file; one that vanishes meanwhile is left out."""
-        found = []
+        files = []
         for path in self.folder.glob("[0-9a-f]*"):
             with suppress(OSError):
                 state = path.stat()
-                found.append((state.st_mtime, state.st_size, path))
-        return found
+                files.append((state.st_mtime, state.st_size, path))
+        return files

@@ -47,11 +47,11 @@ class InMemoryImages:
         self._pairs = pairs
 
     def image(self, row: int) -> bytes:
-        """The image file of a pair."""
+        """The image file of the pair at a `row`."""
         return self._pairs[row].image
 
     def both(self, row: int) -> tuple[bytes, bytes | None]:
-        """The image file of a pair, and what it was rendered from, if anything."""
+        """The image file of the pair at a `row`, and what it was rendered from, if anything."""
         return self._pairs[row].image, self._pairs[row].original
 
 
@@ -61,7 +61,7 @@ class RemotePairs:
 
     Attributes:
         manifest: of the remote.
-        came: the pairs, their vectors, and what was sent and is no pair.
+        received: the pairs, their vectors, and what was sent and is no pair.
         queries: for each pair, numbers of the queries that it was sent for.
     """
 
@@ -81,12 +81,15 @@ class RemotePairs:
             numbers: for each text that the remote was asked, the query that it is of.
             encoder: that of the pairs that lie here.
             size: side of the pairs' images in pixels.
+
+        Returns:
+            The pairs, each with the queries that it was sent for.
         """
         hits = sorted(answer.items, key=lambda hit: hit.item.name)
         ingest = Ingest(replace(manifest, image_size=size, originals=False), encoder)
         received = ingest.embedded([hit.item for hit in hits])
-        asked = {f"{manifest.name}/{hit.item.name}": tuple(numbers[row] for row in hit.queries) for hit in hits}
-        return cls(manifest, received, [asked[pair.pair_id] for pair in received.pairs])
+        queries = {f"{manifest.name}/{hit.item.name}": tuple(numbers[row] for row in hit.queries) for hit in hits}
+        return cls(manifest, received, [queries[pair.pair_id] for pair in received.pairs])
 
     @property
     def trouble(self) -> str:
@@ -96,14 +99,14 @@ class RemotePairs:
         return f"remote {self.manifest.name}: {not_taken(self.received.rejected, len(self.received.pairs))}"
 
     def filtered(self, where: Filter) -> str:
-        """Whether nothing of it passes a filter, in words; empty where something does, or nothing came."""
+        """Say in words that nothing of it passes the filter `where`; empty where something does, or nothing came."""
         if not where or not self.received.pairs or where.mask(self.manifest.name, _table(self.received.pairs)).any():
             return ""
         return f"remote {self.manifest.name}: none of {len(self.received.pairs)} results passes the filters"
 
     def data_set(self, query: int) -> DataSet | None:
-        """Those that were sent for a query, by its number; None where there are none."""
-        rows = [row for row, asked in enumerate(self.queries) if query in asked]
+        """Pairs that were sent for the query of number `query`, as a data set in memory; None where there are none."""
+        rows = [row for row, numbers in enumerate(self.queries) if query in numbers]
         if not rows:
             return None
         pairs = [self.received.pairs[row] for row in rows]
@@ -144,8 +147,8 @@ def ask_remotes(
     Returns:
         The pairs of each, and what went wrong, in words.
     """
-    asked = [(text, row) for row, whole in enumerate(query.texts) for text in _texts(readable(whole))]
-    texts, rows = [text for text, _ in asked], [row for _, row in asked]
+    parts = [(text, row) for row, given in enumerate(query.texts) for text in _texts(readable(given))]
+    texts, rows = [text for text, _ in parts], [row for _, row in parts]
     where = query.where.asked()
     with span("ask remotes", "TOOL", remotes=[one.name for one in remotes]):
         sources = [RemoteSource.open(places, manifest, size=size) for manifest in remotes]
@@ -153,8 +156,12 @@ def ask_remotes(
         answers = find_everywhere(sources, texts, top_k=top_k, deadline=query.deadline, where=where)
     with span("embed visitors", "EMBEDDING"):
         per_remote = [RemotePairs.from_results(one, answers[one.name], rows, encoder, size) for one in remotes]
-    told = [(answers[one.manifest.name].trouble, one.trouble, one.filtered(query.where)) for one in per_remote]
-    return per_remote, tuple(text for own in told for text in own if text)
+    troubles = [
+        trouble
+        for pairs in per_remote
+        for trouble in (answers[pairs.manifest.name].trouble, pairs.trouble, pairs.filtered(query.where))
+    ]
+    return per_remote, tuple(filter(None, troubles))
 
 
 def _texts(query: str) -> list[str]:

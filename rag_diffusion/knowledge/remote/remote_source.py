@@ -79,7 +79,13 @@ class RemoteSource:
 
     @classmethod
     def open(cls, places: Places, manifest: Manifest, *, size: int | None = None) -> RemoteSource:
-        """A remote data set of a knowledge base; its images are cached in `places.cache` until it is removed."""
+        """Open a remote data set of a knowledge base; its images are cached until it is removed.
+
+        Args:
+            places: of the knowledge base.
+            manifest: of the data set.
+            size: see the class.
+        """
         path = places.manifest(manifest.name)
 
         def wanted() -> bool:
@@ -91,7 +97,7 @@ class RemoteSource:
         return cls(manifest, ImageCache(places.cache(manifest.name), wanted=wanted), size=size)
 
     def indices(self, deadline: float = DEADLINE) -> list[str]:
-        """Names of the server's indexes; also the way to see whether it is one.
+        """Names of the server's indexes, within `deadline` seconds; also the way to see whether it is one.
 
         Raises:
             RemoteError: it does not answer, or not as the protocol says.
@@ -100,12 +106,12 @@ class RemoteSource:
         with Deadline(deadline) as until:
             content = get(url, until, self._limits(MAX_ANSWER), kinds=JSON_TYPES)
         try:
-            found = parse_indices(parse_json(content, url))
+            names = parse_indices(parse_json(content, url))
         except DataError as error:
             raise RemoteError(f"{url}: {error}; is this a server of clip-retrieval's protocol?") from None
-        if self._manifest.index and self._manifest.index not in found:
-            raise RemoteError(f"{url}: expected an index {self._manifest.index!r}, got {', '.join(found)}"[:1000])
-        return found
+        if self._manifest.index and self._manifest.index not in names:
+            raise RemoteError(f"{url}: expected an index {self._manifest.index!r}, got {', '.join(names)}"[:1000])
+        return names
 
     def find(
         self, queries: Sequence[str], *, top_k: int, deadline: float = DEADLINE, where: Mapping[str, Any] | None = None
@@ -117,14 +123,17 @@ class RemoteSource:
             top_k: results asked for, for each of them.
             deadline: seconds for everything, images included.
             where: as in `KnnRequest`, what may come; servers that are not ours do not know it, so filter again.
+
+        Returns:
+            What came in time.
         """
         top_k = min(top_k, MAX_IMAGES)
-        more = {"where": where} if where else {}
+        filters = {"where": where} if where else {}
         with Deadline(deadline) as until, ThreadPoolExecutor(WORKERS) as pool:
-            answers = list(pool.map(lambda query: self._ask(query, top_k, until, more), queries))
+            answers = list(pool.map(lambda query: self._ask(query, top_k, until, filters), queries))
             wanted, rejections = _together(answers)
-            room = _ByteBudget(MAX_QUERY_BYTES)
-            items = list(pool.map(lambda found: self._item(found[0], until, room), wanted))
+            budget = _ByteBudget(MAX_QUERY_BYTES)
+            items = list(pool.map(lambda pair: self._item(pair[0], until, budget), wanted))
         hits = [
             RemoteHit(item=item, score=answer.similarity, queries=rows)
             for item, (answer, rows) in zip(items, wanted, strict=True)
@@ -139,11 +148,11 @@ class RemoteSource:
         )
 
     def _ask(
-        self, query: str, top_k: int, until: Deadline, more: Mapping[str, Any]
+        self, query: str, top_k: int, until: Deadline, filters: Mapping[str, Any]
     ) -> list[KnnResult | Rejection] | str:
         """Checked results of one query, or why there are none."""
         url = self._endpoint(KNN)
-        message = text_query(query[:MAX_TEXT], index=self._manifest.index or None, top_k=top_k) | dict(more)
+        message = text_query(query[:MAX_TEXT], index=self._manifest.index or None, top_k=top_k) | dict(filters)
         try:
             return list(parse_results(post_json(url, message, until, self._limits(MAX_ANSWER)), top_k))
         except RemoteError as error:
@@ -151,14 +160,14 @@ class RemoteSource:
         except DataError as error:
             return _plain(f"{url}: {error}")
 
-    def _item(self, answer: KnnResult, until: Deadline, room: _ByteBudget) -> Item | Rejection:
+    def _item(self, answer: KnnResult, until: Deadline, budget: _ByteBudget) -> Item | Rejection:
         """The result with its image, decoded once to see that it is one."""
         what = _plain(answer.url or str(answer.key))
         try:
             content = decode_base64(answer.image, what, MAX_IMAGE_BYTES) if answer.image else None
             kept = None if content is not None or self._cache is None else self._cache.get(answer.url)
             content = content or kept or get(answer.url, until, self._limits(MAX_IMAGE_BYTES))
-            room.take(len(content), what)
+            budget.take(len(content), what)
             with _DECODING:
                 if not until.left:
                     raise RemoteError(f"{what}: expected a checked image within {until.seconds:g} s, got none in time")
@@ -181,15 +190,17 @@ class RemoteSource:
     def _limits(self, most: int) -> DownloadLimits:
         return DownloadLimits(max_bytes=most, allow_hosts=self._manifest.allow_hosts)
 
-    def _trouble(self, failed: Collection[str], asked: int, rejections: Collection[Rejection], taken: int) -> str:
-        told = []
+    def _trouble(self, failed: Collection[str], num_queries: int, rejections: Collection[Rejection], taken: int) -> str:
+        reasons = []
         if failed:
             first = next(iter(failed))
-            told.append(first if asked == 1 else f"{len(failed)} of {asked} queries failed, e.g. {first}")
+            reasons.append(
+                first if num_queries == 1 else f"{len(failed)} of {num_queries} queries failed, e.g. {first}"
+            )
         if rejections:
             first = next(iter(rejections)).reason
-            told.append(f"{not_taken(rejections, taken)}; e.g. {first}")
-        return f"remote {self.name}: {'; '.join(told)}" if told else ""
+            reasons.append(f"{not_taken(rejections, taken)}; e.g. {first}")
+        return f"remote {self.name}: {'; '.join(reasons)}" if reasons else ""
 
 
 def find_everywhere(
@@ -200,7 +211,14 @@ def find_everywhere(
     deadline: float = DEADLINE,
     where: Mapping[str, Any] | None = None,
 ) -> dict[str, RemoteResults]:
-    """What several remotes find, all asked at the same time; see `RemoteSource.find`.
+    """What several remotes find, all asked at the same time.
+
+    Args:
+        sources: the remotes.
+        queries: see `RemoteSource.find`, as all that follow.
+        top_k: results asked for.
+        deadline: seconds for everything.
+        where: what may come.
 
     Returns:
         The answer of each, by its name: one that is dead or slow says so in its `trouble`.
@@ -213,8 +231,14 @@ def find_everywhere(
 
 
 def not_taken(rejections: Collection[Rejection], taken: int) -> str:
-    """How many results were not taken beside those that were, by kind, in words."""
-    kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(Counter(one.kind for one in rejections).items()))
+    """Say in words how many results were not taken, by kind.
+
+    Args:
+        rejections: results that were not taken.
+        taken: number of those that were.
+    """
+    counts = Counter(rejection.kind for rejection in rejections)
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
     return f"{len(rejections)} of {taken + len(rejections)} results not taken: {kinds}"
 
 
@@ -243,14 +267,14 @@ def _together(
     answers: Sequence[list[KnnResult | Rejection] | str],
 ) -> tuple[list[tuple[KnnResult, tuple[int, ...]]], list[Rejection]]:
     """Each result once, with its best similarity and the rows of its queries; and what was not taken."""
-    found: dict[int, tuple[KnnResult, tuple[int, ...]]] = {}
+    results: dict[int, tuple[KnnResult, tuple[int, ...]]] = {}
     rejections: list[Rejection] = []
     for row, entries in enumerate(answers):
         for entry in () if isinstance(entries, str) else entries:
             if isinstance(entry, Rejection):
                 rejections.append(entry)
                 continue
-            known, rows = found.get(entry.key, (entry, ()))
+            known, rows = results.get(entry.key, (entry, ()))
             best = replace(known, similarity=max(known.similarity, entry.similarity))
-            found[entry.key] = (best, (*rows, row))
-    return list(found.values()), rejections
+            results[entry.key] = (best, (*rows, row))
+    return list(results.values()), rejections

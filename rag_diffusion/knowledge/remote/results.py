@@ -37,44 +37,47 @@ class KnnResult:
     words: dict[str, str]
 
 
-def parse_results(found: Any, most: int) -> Iterator[KnnResult | Rejection]:
+def parse_results(answer: Any, most: int) -> Iterator[KnnResult | Rejection]:
     """Entries of an answer of `/knn-service`, each checked by itself.
 
     Args:
-        found: parsed JSON.
+        answer: parsed JSON.
         most: entries that were asked for; more are not looked at.
+
+    Yields:
+        Each entry that is one, in the order in which they came, and why the others are none.
 
     Raises:
         DataError: it is no list; a server that failed answers with an object and a message.
     """
-    if not isinstance(found, list):
-        told = found.get("message", found.get("error", "")) if isinstance(found, dict) else ""
-        raise DataError(f"expected a list of results, got {type(found).__name__} {str(told)[:200]}".rstrip())
+    if not isinstance(answer, list):
+        message = answer.get("message", answer.get("error", "")) if isinstance(answer, dict) else ""
+        raise DataError(f"expected a list of results, got {type(answer).__name__} {str(message)[:200]}".rstrip())
     seen: set[int] = set()
-    for number, entry in enumerate(found[:most]):
+    for number, entry in enumerate(answer[:most]):
         try:
-            answer = _entry(entry)
+            result = _entry(entry)
         except DataError as error:
             yield Rejection(what=f"result {number}", reason=str(error))
             continue
-        if answer.key in seen:
-            yield Rejection(what=f"result {number}", reason=f"malformed id: {answer.key} came before in this answer")
+        if result.key in seen:
+            yield Rejection(what=f"result {number}", reason=f"malformed id: {result.key} came before in this answer")
             continue
-        seen.add(answer.key)
-        yield answer
-    if len(found) > most:
-        yield Rejection(what=f"results {most} to {len(found) - 1}", reason=f"too many: {most} were asked for")
+        seen.add(result.key)
+        yield result
+    if len(answer) > most:
+        yield Rejection(what=f"results {most} to {len(answer) - 1}", reason=f"too many: {most} were asked for")
 
 
-def parse_indices(found: Any) -> list[str]:
-    """Names of an answer of `/indices-list`.
+def parse_indices(answer: Any) -> list[str]:
+    """Names in `answer`, the parsed JSON of `/indices-list`.
 
     Raises:
         DataError: it is no list of names.
     """
-    if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
-        raise DataError(f"expected a list of index names, got {str(found)[:200]}")
-    return found
+    if not (isinstance(answer, list) and answer and all(isinstance(name, str) and name for name in answer)):
+        raise DataError(f"expected a list of index names, got {str(answer)[:200]}")
+    return answer
 
 
 def _entry(entry: Any) -> KnnResult:

@@ -14,7 +14,7 @@ from mlflow.pyfunc import scoring_server
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from starlette.testclient import TestClient
 
-from rag_diffusion.serving.bounded_scoring import MAX_BODY, failed, guard
+from rag_diffusion.serving.bounded_scoring import MAX_BODY, bound_scoring_server, failed
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
 
 JSON = {"content-type": "application/json"}
@@ -53,7 +53,7 @@ class Model:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr(scoring_server, "invocations", scoring_server.invocations)  # put back afterwards
-    guard()
+    bound_scoring_server()
     with TestClient(scoring_server.init(Model()), raise_server_exceptions=False) as client:
         yield client
 
