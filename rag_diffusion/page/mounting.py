@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 from fastapi import FastAPI
 from starlette.responses import RedirectResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
@@ -54,7 +55,8 @@ def serve_page(
     base = KnowledgeBase.open(root)
     drawer = Drawer(root, base, model)
     try:
-        run(mounted(create_app(base, access, page=PATH), base, drawer, access), host, port)
+        app = mounted(create_app(base, access, page=PATH), base, drawer, access)
+        run(app, host, port, at_end=lambda: _part(app, drawer))
     finally:
         drawer.close()
 
@@ -122,6 +124,14 @@ class PageGuard:
             await send(message)
 
         await self._app(scope, receive, bound)
+
+
+def _part(app: FastAPI, drawer: Drawer) -> None:
+    """End the connections that open pages hold, and what is drawn for them."""
+    drawer.leave()
+    pages = [route.app for route in app.routes if isinstance(route, Mount) and route.path == PATH]
+    for page in pages:
+        page.stop_event.set()  # type: ignore[attr-defined]
 
 
 def _lead() -> Any:

@@ -50,6 +50,7 @@ class Drawer:
 
     def __init__(self, root: Path, base: KnowledgeBase, model: str | None = None) -> None:
         self._thread = ThreadPoolExecutor(1, "drawing")
+        self._under_way: set[Event] = set()
         self._opened: Future[RetrievalPipeline] = self._thread.submit(_opened, root, base, model)
 
     @property
@@ -88,6 +89,7 @@ class Drawer:
         """
         told: SimpleQueue[Preview | Picture | Exception | None] = SimpleQueue()
         left = Event()
+        self._under_way.add(left)
 
         def look(
             pipe: RetrievalPipeline, number: int, timestep: Tensor, values: dict[str, Tensor]
@@ -129,9 +131,16 @@ class Drawer:
                 yield news
         finally:
             left.set()
+            self._under_way.discard(left)
+
+    def leave(self) -> None:
+        """Compute no further what is being drawn."""
+        for left in tuple(self._under_way):
+            left.set()
 
     def close(self) -> None:
-        """End the thread that draws; what is being drawn is finished first."""
+        """End the thread that draws, at the step that it is at."""
+        self.leave()
         self._thread.shutdown(cancel_futures=True)
 
 

@@ -14,10 +14,12 @@ spent: `bounded_json` bounds JSON, `pictures` images, `request_bodies` what come
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import socket
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -162,18 +164,29 @@ def check_access(access: Access, host: str, open_to_all: bool, command: str) -> 
     return replace(access, hosts=LOOPBACK) if local else access
 
 
-def run(app: FastAPI, host: str, port: int) -> None:
+def run(app: FastAPI, host: str, port: int, *, at_end: Callable[[], None] = lambda: None) -> None:
     """Serve an application until interrupted, within the bounds of `connections`.
 
     Args:
         app: the application.
         host: address to listen at.
         port: 0 takes a free one.
+        at_end: called in the event loop once it was interrupted, before requests under way are waited for.
     """
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket] | None = None) -> None:
+            at_end()
+            await super().shutdown(sockets)
+
     keep_small()
-    uvicorn.run(app, host=host, port=port, http=bounded_protocol(), ws="none", server_header=False)
+    config = uvicorn.Config(app, host=host, port=port, http=bounded_protocol(), ws="none", server_header=False)
+    server = Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(3)
 
 
 def _closing(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
