@@ -28,6 +28,7 @@ from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.sampling.control import SeenNeighbors
 from rag_diffusion.sampling.guidance import Guidance, GuidanceStep
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
@@ -137,7 +138,8 @@ def steps(title: str, generator: Generator, images: int, rounds: int) -> dict[st
     def step(kind: GuidanceStep, keys: Any) -> Run:
         def run() -> Any:
             with autocast("auto", device):
-                return guided(sample, timestep, [kind] * images, keys, [keys is not None] * images)
+                seen = None if keys is None else SeenNeighbors(positive=keys)
+                return guided(sample, timestep, [kind] * images, seen, [keys is not None] * images)
 
         return run
 

@@ -206,6 +206,8 @@ class SampleConfig(_Section):
     neighbor_guidance_scale: float
     interleave_ratio: float = Probability
     parallel_share: float = Probability
+    weight_by_step: str
+    weight_by_map: str
     precision: Literal["auto", "fp32", "bf16"]
     batch_size: int = Positive
 

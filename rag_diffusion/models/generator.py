@@ -129,6 +129,7 @@ class Generator:
         features: Mapping[str, NeighborKV] | None,
         *,
         and_without: bool = False,
+        and_with: Mapping[str, NeighborKV] | None = None,
     ) -> Tensor:
         """The prediction at x_t.
 
@@ -138,10 +139,11 @@ class Generator:
             text: of B captions.
             features: `neighbor_features` of the batch; None is k = 0.
             and_without: also without the neighbors, out of the same encoder pass.
+            and_with: also with these in their place.
 
         Returns:
-            (B, D, h, w) float32, 2D channels where the network learned its variance; with `and_without` (2B, ...),
-            those with neighbors first.
+            (B, D, h, w) float32, 2D channels where the network learned its variance; with `and_without` or `and_with`
+            (2B, ...), those with `features` first.
         """
         known = self._precondition(timestep)
         output: Tensor = self.unet(
@@ -151,11 +153,12 @@ class Generator:
             encoder_attention_mask=text.mask,
             neighbors=features,
             and_without=and_without,
+            and_with=and_with,
             **_added(text),
         ).sample
         if known is None:
             return output.float()
-        parts = output.chunk(2) if and_without else (output,)
+        parts = output.split(len(sample))
         return torch.cat([known.velocity(sample, part) for part in parts])
 
     def _precondition(self, timestep: Tensor) -> Precondition | None:

@@ -3,20 +3,23 @@
 Equation, per head with width d, for a query at cell p and a key of neighbor n, of role o_n, at cell r (patent
 [0069-70], claim 8):
 
-    logit(p, n, r) = q_p . (k_{n,r} + k_o) / sqrt(d) + b_o - |p - r|^2 / (2 sigma^2) + log w_n
+    logit(p, n, r) = q_p . (k_{n,r} + k_o) / sqrt(d) + b_o - |p - r|^2 / (2 sigma^2) + log w_n + log c_n(p)
     logit(p, null) = learned, one a head; its value is 0
     out_p = W_out concat_heads sum_{n,r} softmax(logit)_{n,r} (v_{n,r} + v_o)         W_out without bias
 
 The Gaussian term makes a query look at its own place in each neighbor first; sigma is learned, one a head, in cells.
 Heads that start with a wide one are free of it: they find by content what stands elsewhere or in another size. k_o,
 v_o and b_o are learned and say which role a neighbor has: content (it shows the thing) or style (it shows the
-manner). A weight w_n of 2 counts a neighbor twice, 0 hides it. The null token lets a query attend to nothing; a row
-without neighbors attends to it alone, so its output is exactly zero. The Gaussian is an inner product,
+manner). A weight w_n of 2 counts a neighbor twice, 0 hides it; c_n(p) is a further one that may differ from step to
+step and from cell to cell of the target: a mask, a curve, a weight by map (`models.neighbor_control`). The null token
+lets a query attend to nothing; a row without neighbors attends to it alone, so its output is exactly zero. The Gaussian
+is an inner product,
 
     -|p - r|^2 / (2 sigma^2) = (p / sigma^2) . r  -  |r|^2 / (2 sigma^2)  -  |p|^2 / (2 sigma^2),
 
-so it rides along as four more channels of q and k: no (queries x keys) bias is ever built, and neither is a mask. The
-same channels of v say to which neighbor a key belongs, so how much each neighbor is looked at is a by-product:
+so it rides along as four more channels of q and k: no (queries x keys) bias is ever built, and neither is a mask.
+log c_n(p) rides along as well, where there is any: a channel of q for each neighbor, which is 1 in its keys. Channels
+of v say to which neighbor a key belongs, so how much each neighbor is looked at is a by-product:
 
     mass_p(n) = mean_heads sum_r softmax(logit)_{n,r}                               sums to 1 with the null token
 
@@ -31,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -42,6 +45,7 @@ from rag_diffusion.models.fine_transfer import FineTransfer
 
 MASKED = -1e4  # logit of a key that must not be seen
 CONTENT, STYLE = 0, 1  # roles of a neighbor
+_LOGITS = 4  # extra channels that make up the Gaussian and the weights
 _BIAS = 2  # the extra channel that is added to a key's logit
 _SIGMAS = (0.3, 2.5)  # cells; first and last head with a local prior at the start
 _FREE_SIGMA = 100.0  # cells; a head without one
@@ -50,25 +54,38 @@ _ROLE_LOGIT = 3.0  # how much a head prefers its role at the start
 
 @dataclass(frozen=True)
 class NeighborKV:
-    """Keys (B, h, M + 1, e + d) and values (B, h, M + 1, e + d + f) of the neighbors at one attended map."""
+    """The neighbors of B images at one attended map.
+
+    Attributes:
+        keys: (B, h, M + 1, e + d).
+        values: (B, h, M + 1, e + d + f).
+        control: (B, K, S) log c_n(p), or (B, K, 1) where it is the same everywhere; None is 0. Only for keys that were
+            projected with `controlled`.
+    """
 
     keys: Tensor
     values: Tensor
+    control: Tensor | None = None
 
     def select(self, rows: Tensor) -> NeighborKV:
-        """Some rows of the batch, in any order and number."""
-        return NeighborKV(self.keys[rows], self.values[rows])
+        """Some of the B images, by their numbers `rows`, in any order and number."""
+        return NeighborKV(self.keys[rows], self.values[rows], None if self.control is None else self.control[rows])
 
     def hidden(self) -> NeighborKV:
         """The same neighbors, none of them seen: every query is left with the null token."""
         keys = self.keys.clone()
         keys[:, :, :-1, _BIAS] += MASKED
-        return NeighborKV(keys, self.values)
+        return replace(self, keys=keys)
 
     @classmethod
     def cat(cls, parts: Sequence[NeighborKV]) -> NeighborKV:
-        """Batches one after the other."""
-        return cls(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
+        """The batches `parts` as one, in their order; all of them with `control`, or none."""
+        control = [part.control for part in parts if part.control is not None]
+        return cls(
+            torch.cat([part.keys for part in parts]),
+            torch.cat([part.values for part in parts]),
+            torch.cat(control) if control else None,
+        )
 
 
 class NeighborAttention(nn.Module):
@@ -169,11 +186,12 @@ class NeighborAttention(nn.Module):
         rows: Tensor | None = None,
         weights: Tensor | None = None,
         roles: Tensor | None = None,
+        controlled: bool = False,
     ) -> tuple[Tensor, ...] | NeighborKV:
         """`attend` to neighbors, or, given weights, `project` them: one entry, where hooks that move weights sit."""
         if weights is not None:
             assert rows is not None
-            return self.project(maps, rows, weights, fine=fine, roles=roles)
+            return self.project(maps, rows, weights, fine=fine, roles=roles, controlled=controlled)
         assert neighbors is not None
         return self.attend(maps, neighbors, fine)
 
@@ -185,6 +203,7 @@ class NeighborAttention(nn.Module):
         *,
         fine: Sequence[Tensor] = (),
         roles: Tensor | None = None,
+        controlled: bool = False,
     ) -> NeighborKV:
         """Keys and values of the neighbors, to be computed once an image.
 
@@ -194,6 +213,7 @@ class NeighborAttention(nn.Module):
             weights: (B, K) w_n; 0 or False where there is no neighbor.
             fine: their finer maps, (N, C', H', W') each.
             roles: (B, K) `CONTENT` or `STYLE`; None is content.
+            controlled: make room for `NeighborKV.control`.
         """
         height, width = maps.shape[-2:]
         count, cells = rows.shape[1], height * width
@@ -209,11 +229,12 @@ class NeighborAttention(nn.Module):
             keys, values, bias = keys + role_keys, values + role_values, bias + role_bias
         shape = bias.shape
         logits = [place[:, 0].expand(shape), place[:, 1].expand(shape), bias, torch.ones_like(bias)]
-        extra = 4 * math.ceil((count + 1) / 4)  # a multiple of four is fast
-        keys = torch.cat([F.pad(torch.stack(logits, dim=-1), (0, extra - 4)), keys], dim=-1)
+        extra = 4 * math.ceil((count + (_LOGITS if controlled else 1)) / 4)  # a multiple of four is fast
+        owner = torch.arange(count, device=maps.device).repeat_interleave(cells)
+        more = F.one_hot(owner, extra - _LOGITS).float().expand(*shape, -1) if controlled else None
+        keys = torch.cat([*_with_places(logits, extra, more), keys], dim=-1)
         null = torch.zeros_like(keys[:, :, :1])
         null[..., _BIAS] = self.null_logit[:, None]  # its query channel is 1
-        owner = torch.arange(count, device=maps.device).repeat_interleave(cells)
         owners = F.one_hot(owner, extra).float().expand(*shape, extra)
         finer = [
             self._gather(cast(FineTransfer, transfer).values(one), rows)
@@ -237,7 +258,7 @@ class NeighborAttention(nn.Module):
         """
         batch, channels, height, width = sample.shape
         count, extra = (neighbors.keys.shape[2] - 1) // (height * width), neighbors.keys.shape[3] - self.head_dim
-        query = self._query(sample, extra)
+        query = self._query(sample, extra, neighbors.control)
         with _float32(sample.device):
             attended = _attention(query, neighbors.keys, neighbors.values)
         if self.listener is not None:
@@ -249,8 +270,8 @@ class NeighborAttention(nn.Module):
         added = [transfer(one, cells) for transfer, one, cells in zip(self.fine.values(), fine, finer, strict=True)]
         return (sample + out.to(sample.dtype), *added)
 
-    def _query(self, sample: Tensor, extra: int) -> Tensor:
-        """(B, C, H, W) -> (B, h, S, e + d) float32, the Gaussian's channels first."""
+    def _query(self, sample: Tensor, extra: int, control: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, h, S, e + d) float32; the channels of the Gaussian and of `control` come first."""
         batch, channels, height, width = sample.shape
         tokens = sample.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         query = self._split(self.to_query(self.norm_query(tokens))).transpose(1, 2).float() / self.head_dim**0.5
@@ -263,12 +284,16 @@ class NeighborAttention(nn.Module):
             torch.ones(shape, device=sample.device),
             (-place.square().sum(1) * precision / 2).expand(shape),
         ]
-        return torch.cat([F.pad(torch.stack(logits, dim=-1), (0, extra - 4)), query], dim=-1)
+        more = None
+        if control is not None:
+            more = F.pad(control.transpose(1, 2), (0, extra - _LOGITS - control.shape[1]))[:, None]
+            more = more.expand(*shape, -1)
+        return torch.cat([*_with_places(logits, extra, more), query], dim=-1)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, S, C) -> (B, S, h, d)."""
-        found: Tensor = tokens.unflatten(2, (self.heads, self.head_dim))
-        return found
+        heads: Tensor = tokens.unflatten(2, (self.heads, self.head_dim))
+        return heads
 
     @staticmethod
     def _gather(tokens: Tensor, rows: Tensor) -> Tensor:
@@ -318,6 +343,12 @@ class RoleEmbedding(nn.Module):
         content_logit, style_logit = self.logit.float()[..., None]  # (h, 1); an index would be summed slowly backwards
         bias = content_logit + style[..., 0] * (style_logit - content_logit)
         return style * self.key.float()[:, None], style * self.value.float()[:, None], bias
+
+
+def _with_places(logits: Sequence[Tensor], extra: int, more: Tensor | None) -> list[Tensor]:
+    """The extra channels: the Gaussian's, then `more` (B, h, S, e - 4), or zeros."""
+    places = torch.stack(tuple(logits), dim=-1)
+    return [F.pad(places, (0, extra - _LOGITS))] if more is None else [places, more]
 
 
 def _attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

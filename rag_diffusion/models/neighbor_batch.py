@@ -18,11 +18,23 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
+from rag_diffusion.models.neighbor_control import (
+    BOTH,
+    Mask,
+    WeightByMap,
+    WeightByStep,
+    as_curve,
+    as_map_weights,
+    as_mask,
+    into_mask,
+    mask_pixels,
+)
 from rag_diffusion.readers.images import decode, on_white, to_square
 from rag_diffusion.store.pairs import Pairs
 
 Picture = Image.Image | Pixels
 Role = Literal["content", "style"]
+MASK_SIDE = 256  # pixels at which masks are compared
 
 
 def check_picture(picture: Picture, what: str) -> None:
@@ -61,6 +73,19 @@ class Neighbor:
         attribution: for the provenance. score: of the retrieval; None where it was given by hand. weight: how much it
         counts: 2 counts twice, 0 not at all. role: `content` where it shows the thing that is drawn, `style` where it
         shows another thing in the manner wanted.
+        weight_by_step: factor of the weight over the denoising steps: `constant`, `linear`, `early`, `late`, an
+            interval (start, end) or points (fraction, weight), see `neighbor_control.as_curve`.
+        weight_by_map: factor by attended map: `both`, `style` (fine maps alone), `layout` (coarse ones alone), or side
+            in cells -> weight.
+        mask: where in the picture it may act: `left`, `right`, `top`, `bottom`, a box (left, top, right, bottom) in
+            shares of the picture, a square picture or array, or a file, white where it acts. None is everywhere.
+        fit_mask: whether its picture is made to fit into the box around the mask, so that it is seen there as a whole;
+            otherwise it lies over the whole drawing and the mask cuts it.
+        negative: guide away from it, as from a negative prompt: see `sampling.guidance`.
+
+    Raises:
+        ValueError: one of them is out of its range, or the mask is empty or not square.
+        DataError: the mask's file is no picture.
 
     Example:
         >>> from rag_diffusion import Neighbor
@@ -78,8 +103,20 @@ class Neighbor:
     score: float | None = None
     weight: float = 1.0
     role: Role = "content"
+    weight_by_step: WeightByStep = ()
+    weight_by_map: WeightByMap = BOTH
+    mask: Mask | None = None
+    fit_mask: bool = True
+    negative: bool = False
 
     def __post_init__(self) -> None:
+        plain: dict[str, object] = {
+            "weight_by_step": as_curve(self.weight_by_step),
+            "weight_by_map": as_map_weights(self.weight_by_map),
+        }
+        plain |= {} if self.mask is None else {"mask": as_mask(self.mask)}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         if self.role not in get_args(Role):
             raise ValueError(f"neighbor {self.pair_id!r}: expected the role content or style, got {self.role!r}")
         if not (np.isfinite(self.weight) and self.weight >= 0):
@@ -119,8 +156,9 @@ class Neighbor:
 
     @cached_property
     def name(self) -> str:
-        """Its pair id, or one made from its content."""
-        return self.pair_id or f"given/{self.digest}"
+        """Its pair id, or one made from its content and from how it is used."""
+        mark = f"-{self.control_digest}" if self.controlled else ""
+        return self.pair_id or f"given/{self.digest}{mark}"
 
     @cached_property
     def digest(self) -> str:
@@ -129,9 +167,32 @@ class Neighbor:
         content = str(shown.size).encode() + shown.tobytes() + self.caption.encode()
         return hashlib.sha256(content).hexdigest()[:12]
 
+    @property
+    def controlled(self) -> bool:
+        """Whether it is used otherwise than everywhere, at all steps and attended maps alike."""
+        everywhere = not self.weight_by_step and self.weight_by_map == BOTH and self.mask is None
+        return not everywhere or self.negative
+
+    @cached_property
+    def control_digest(self) -> str:
+        """Hash of how it is used."""
+        mask = self.mask_pixels(MASK_SIDE)
+        parts = (self.weight_by_step, self.weight_by_map, self.fit_mask, self.negative)
+        return hashlib.sha256(repr(parts).encode() + (b"" if mask is None else mask.tobytes())).hexdigest()[:6]
+
+    @property
+    def encoding_name(self) -> str:
+        """Its name, and where its picture stands: neighbors of one such name have the same feature maps."""
+        return self.name if self.mask is None or not self.fit_mask else f"{self.name} {self.control_digest}"
+
+    def mask_pixels(self, size: int) -> Pixels | None:
+        """Where it may act, (size, size) uint8 levels; None is everywhere."""
+        return None if self.mask is None else mask_pixels(self.mask, size)  # type: ignore[arg-type]
+
     def pixels(self, size: int) -> Pixels:
-        """(size, size, 3) uint8."""
-        return square_pixels(self.image, size)
+        """(size, size, 3) uint8, as the network sees it."""
+        mask = self.mask_pixels(size) if self.fit_mask else None
+        return square_pixels(self.image, size) if mask is None else into_mask(_rgb(self.image), mask)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,7 @@ class RetrievalUNet(UNet2DConditionModel):
         *,
         neighbors: NeighborFeatures | None = None,
         and_without: bool = False,
+        and_with: NeighborFeatures | None = None,
         maps_only: bool = False,
     ) -> UNet2DConditionOutput | tuple[Tensor] | dict[str, Tensor]:
         """Predict the noise term (or v, or x_0) of `sample`; the one entry, where hooks of DDP and offload sit.
@@ -192,6 +193,7 @@ class RetrievalUNet(UNet2DConditionModel):
             return_dict: whether to wrap the output, as in diffusers.
             neighbors: `project_neighbors` of this batch; None is k = 0, the base network.
             and_without: also predict without the neighbors, out of the same encoder pass: (2B, ...), with them first.
+            and_with: also predict with these in their place: (2B, ...), `neighbors` first.
             maps_only: stop after the encoder and return the maps that neighbor attention reads; see `encode_neighbors`.
 
         Returns:
@@ -213,6 +215,9 @@ class RetrievalUNet(UNet2DConditionModel):
             encoder = self if self.neighbor_encoder is None else self.neighbor_encoder
             return self._attended_maps(encode(encoder, sample, timestep, conditions))
         encoded = encode(self, sample, timestep, conditions)
+        if and_with is not None and neighbors is not None:
+            encoded = concatenate(encoded, encoded)
+            neighbors = {name: NeighborKV.cat([kv, and_with[name]]) for name, kv in neighbors.items()}
         attended = encoded if neighbors is None else self.attend(encoded, neighbors)
         output = decode(self, concatenate(attended, encoded) if and_without else attended)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
@@ -247,7 +252,13 @@ class RetrievalUNet(UNet2DConditionModel):
         return maps
 
     def project_neighbors(
-        self, maps: Mapping[str, Tensor], rows: Tensor, weights: Tensor, roles: Tensor | None = None
+        self,
+        maps: Mapping[str, Tensor],
+        rows: Tensor,
+        weights: Tensor,
+        roles: Tensor | None = None,
+        *,
+        controlled: bool = False,
     ) -> dict[str, NeighborKV]:
         """Keys and values for a batch out of maps of distinct neighbors.
 
@@ -256,13 +267,19 @@ class RetrievalUNet(UNet2DConditionModel):
             rows: (B, K) which of the N each image sees; anything where the weight is zero.
             weights: (B, K) how much each neighbor counts: 1 plainly, 0 (or False) not at all.
             roles: (B, K) `CONTENT` or `STYLE`; None is content. A network without roles takes all for content.
+            controlled: make room for `NeighborKV.control`, a weight by step, map and cell.
 
         Returns:
             Attended map -> keys and values for B images, as `forward` takes them.
         """
         return {
             name: attention(
-                maps[name], fine=[maps[finer] for finer in attention.fine], rows=rows, weights=weights, roles=roles
+                maps[name],
+                fine=[maps[finer] for finer in attention.fine],
+                rows=rows,
+                weights=weights,
+                roles=roles,
+                controlled=controlled,
             )
             for name, attention in self.attentions()
         }

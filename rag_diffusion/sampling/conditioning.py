@@ -16,7 +16,7 @@ from torch import Tensor
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.attention import Attention, AttentionRecorder
-from rag_diffusion.sampling.guided import Features
+from rag_diffusion.sampling.control import ControlledNeighbors, SeenNeighbors
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.provenance import PhaseNeighbors, Source, seen_digest, to_text
 from rag_diffusion.sampling.schedule import Phase
@@ -65,6 +65,11 @@ class AttentionShares:
                 digest=seen_digest(seen, neighbor.caption),
                 image=to_text(seen) if keep else "",
                 role=neighbor.role,
+                weight_by_step=neighbor.weight_by_step,  # type: ignore[arg-type]
+                weight_by_map=neighbor.weight_by_map,  # type: ignore[arg-type]
+                mask="" if (mask := neighbor.mask_pixels(size)) is None else to_text(mask),
+                fit_mask=neighbor.fit_mask,
+                negative=neighbor.negative,
             )
             for neighbor, share, seen in zip(self.neighbors, self.shares, pixels, strict=True)
         )
@@ -87,9 +92,10 @@ class Conditioning:
     phases: Sequence[Phase]
     find: Find | None
     num_steps: int
-    features: Features | None = None
+    seen: SeenNeighbors | None = None
     shown: list[bool] = field(default_factory=list)
     recorder: AttentionRecorder | None = None
+    _controlled: ControlledNeighbors | None = None
     _passed: list[tuple[int, float, list[list[Neighbor]], AttentionRecorder]] = field(default_factory=list)
     _listening: ExitStack = field(default_factory=ExitStack)
 
@@ -100,7 +106,7 @@ class Conditioning:
         self._listening.close()
 
     def at(self, number: int, estimate: Estimate) -> None:
-        """Make `features`, `shown` and `recorder` those of a step.
+        """Make `seen`, `shown` and `recorder` those of a step.
 
         Args:
             number: of the step.
@@ -110,6 +116,10 @@ class Conditioning:
             if phase.start == number:
                 after = self.phases[place + 1].start if place + 1 < len(self.phases) else self.num_steps
                 self._begin(phase, (after - number) / self.num_steps, estimate)
+        if self._controlled is None:
+            self.seen, self.shown = None, [False] * len(self.lists)
+        else:
+            self.seen, self.shown = self._controlled.at(number), self._controlled.shown(number)
 
     def _begin(self, phase: Phase, share: float, estimate: Estimate) -> None:
         if phase.query:
@@ -117,8 +127,12 @@ class Conditioning:
             self.lists = self.find(estimate())
         seen = [_first(neighbors, phase.count) for neighbors in self.lists]
         with span("encode neighbors", pairs=sum(map(len, seen))):
-            self.features = self.cache.features(seen)
-        self.shown = [any(neighbor.weight > 0 for neighbor in neighbors) for neighbors in seen]
+            features = self.cache.features(seen)
+            self._controlled = None
+            if features is not None:
+                self._controlled = ControlledNeighbors.prepare(
+                    seen, features, self.cache.shapes, self.cache.generator.image_size, self.num_steps
+                )
         self.recorder = AttentionRecorder(batch=len(seen), count=max(map(len, seen), default=0))
         self._passed.append((phase.start, share, seen, self.recorder))
         self._listening.close()
@@ -137,11 +151,11 @@ class Conditioning:
 
 
 def _first(neighbors: list[Neighbor], count: int | None) -> list[Neighbor]:
-    """So many content neighbors, all where it is None, and the style neighbors beside them; none at all for 0."""
+    """So many content neighbors, all where it is None, beside the style and negative ones; none at all for 0."""
     if count is None or count == 0:
         return neighbors if count is None else []
-    content = [neighbor for neighbor in neighbors if neighbor.role == "content"]
-    return content[:count] + [neighbor for neighbor in neighbors if neighbor.role == "style"]
+    content = [neighbor for neighbor in neighbors if neighbor.role == "content" and not neighbor.negative]
+    return content[:count] + [neighbor for neighbor in neighbors if neighbor.role == "style" or neighbor.negative]
 
 
 def _looked(

@@ -121,7 +121,12 @@ class VariantSampler:
         names, found = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]
         scores = dict(zip(found.retrieved, found.scores, strict=True))
         content = neighbors_from(self.corpus, names, [scores.get(name) for name in names])
-        return content + neighbors_from(self.corpus, self._style(variant, prompt), role="style")
+        style = neighbors_from(self.corpus, self._style(variant, prompt), role="style")
+        sample = self.config.sample
+        return [
+            replace(neighbor, weight_by_step=sample.weight_by_step, weight_by_map=sample.weight_by_map)
+            for neighbor in (*content, *style)
+        ]
 
     def _style(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
         """Style neighbors, of every variant but that without neighbors."""

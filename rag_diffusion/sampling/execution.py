@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.denoise import check_fits, solver_steps, start_at
+from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.loop import Loop
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import RetrievalPipelineOutput, enough_memory, to_output
@@ -54,9 +56,11 @@ class Execution:
         first = 0 if request.pictures is None else start_at(scheduler, request.strength)
         calls = solver_steps(scheduler)[first:]
         num_steps = calls[-1] - calls[0] + 1
+        lists = request.source.first()
+        _check_negative(lists, request.guidance)
         conditioning = Conditioning(
             cache=NeighborCache(model),
-            lists=request.source.first(),
+            lists=lists,
             phases=request.phases(num_steps),
             find=request.source.again,
             num_steps=num_steps,
@@ -117,4 +121,15 @@ class Execution:
         ]
         return RetrievalPipelineOutput(
             images=images, provenance=provenance, heat_maps=[list(one.heat) for one in looked]
+        )
+
+
+def _check_negative(lists: Sequence[Sequence[Neighbor]], guidance: Guidance) -> None:
+    """Refuse negative neighbors that nothing would be guided away from."""
+    names = [neighbor.name for neighbors in lists for neighbor in neighbors if neighbor.negative]
+    if names and not guidance.guides:
+        raise ValueError(
+            f"neighbor {names[0]!r}: expected guidance, which goes away from a negative neighbor, got mode "
+            f"{guidance.mode!r} with scales {guidance.text_guidance_scale} and {guidance.neighbor_guidance_scale}; "
+            "choose another mode or scale, or leave the neighbor out"
         )

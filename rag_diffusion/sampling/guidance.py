@@ -10,7 +10,18 @@ step, from three predictions, as InstructPix2Pix has it (Brooks, Holynski, Efros
     eps_j = eps(x_t, null, null) + w_n * (eps(x_t, null, c_n) - eps(x_t, null, null))
                                  + w_p * (eps(x_t, c_p, c_n) - eps(x_t, null, c_n))
 
-With w_p = w_n the middle one cancels, and two are computed. The formulas hold for eps, v and x_0 alike, since all
+With w_p = w_n the middle one cancels, and two are computed.
+
+Negative neighbors m are guided away from, as from a negative prompt: the prediction that is left behind sees them, the
+one that is gone to never does. With them, the second predictions are
+
+    eps_p:  eps(x_t, null, c_n and m)  for eps(x_t, null, c_n)       so eps(x_t, null, m) where there are no others
+    eps_n:  eps(x_t, c_p, m)           for eps(x_t, c_p, null)
+    eps_j:  eps(x_t, null, m)          for eps(x_t, null, null)
+
+Where nothing is guided (mode `none`, or scales of 1) they would have no effect, and are refused.
+
+The formulas hold for eps, v and x_0 alike, since all
 three are linear in each other at a given x_t. Of what guidance changes, the part along x_0 may be left out: see
 `projection`.
 """
@@ -120,6 +131,11 @@ class Guidance:
         """w of a step of two predictions."""
         other = {GuidanceStep.PLAIN: 1.0, GuidanceStep.NEIGHBOR: self.neighbor_guidance_scale}
         return other.get(step, self.text_guidance_scale)
+
+    @property
+    def guides(self) -> bool:
+        """Whether a second prediction changes anything."""
+        return self.mode != "none" and (self.text_guidance_scale, self.neighbor_guidance_scale) != (1, 1)
 
     @property
     def one_scale(self) -> bool:

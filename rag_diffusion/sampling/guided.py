@@ -16,10 +16,9 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.attention import AttentionRecorder
+from rag_diffusion.sampling.control import Features, SeenNeighbors
 from rag_diffusion.sampling.guidance import Guidance, GuidanceStep, combine
 from rag_diffusion.sampling.projection import project
-
-Features = dict[str, NeighborKV]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class GuidedPrediction:
         sample: Tensor,
         timestep: Tensor,
         steps: Sequence[GuidanceStep],
-        features: Features | None,
+        seen: SeenNeighbors | None,
         shown: Sequence[bool],
         recorder: AttentionRecorder | None = None,
     ) -> Tensor:
@@ -52,8 +51,8 @@ class GuidedPrediction:
             sample: (B, D, h, w) x_t.
             timestep: ().
             steps: one for each image; without neighbors every guided one is text-enhanced.
-            features: keys and values of the neighbors; None draws without.
-            shown: whether each image has a neighbor.
+            seen: keys and values of the neighbors; None draws without.
+            shown: whether each image has a neighbor that counts, negative ones aside.
             recorder: told which images the next calls draw.
 
         Returns:
@@ -67,8 +66,8 @@ class GuidedPrediction:
             if recorder is not None:
                 recorder.expect(rows)
             if len(kinds) == 1:
-                return self._predict(kind, sample, timestep, self.text, self.null, features)
-            some = None if features is None else {name: kv.select(rows) for name, kv in features.items()}
+                return self._predict(kind, sample, timestep, self.text, self.null, seen)
+            some = None if seen is None else seen.select(rows)
             parts[kind] = rows, self._predict(kind, sample[rows], timestep, self.text[rows], self.null[rows], some)
         first = next(iter(parts.values()))[1]
         result = first.new_empty(len(sample), *first.shape[1:])
@@ -83,20 +82,21 @@ class GuidedPrediction:
         timestep: Tensor,
         text: TextFeatures,
         null: TextFeatures,
-        features: Features | None,
+        seen: SeenNeighbors | None,
     ) -> Tensor:
         predict, channels = self.generator.predict, sample.shape[1]
+        features = None if seen is None else seen.positive
         if step is GuidanceStep.PLAIN:
             return predict(sample, timestep, text, features)
         if step is GuidanceStep.NEIGHBOR:  # the encoder sees the text alone: one pass for both predictions
-            full, reduced = predict(sample, timestep, text, features, and_without=True).chunk(2)
+            instead = None if seen is None else seen.negative
+            both = predict(sample, timestep, text, features, and_without=instead is None, and_with=instead)
+            full, reduced = both.chunk(2)
         else:
-            hide = (
-                [step is GuidanceStep.JOINT] if step is GuidanceStep.TEXT or self.guidance.one_scale else [False, True]
-            )
-            copies = None if features is None else {name: _copies(kv, hide) for name, kv in features.items()}
-            texts, samples = TextFeatures.cat([text, *[null] * len(hide)]), torch.cat([sample] * (1 + len(hide)))
-            full, *others = predict(samples, timestep, texts, copies).chunk(1 + len(hide))
+            copies = None if seen is None else self._copies(step, seen)
+            times = 3 if step is GuidanceStep.JOINT and not self.guidance.one_scale else 2
+            texts, samples = TextFeatures.cat([text, *[null] * (times - 1)]), torch.cat([sample] * times)
+            full, *others = predict(samples, timestep, texts, copies).chunk(times)
             reduced = others[0]
         mean = full[:, :channels]
         guided = combine(mean, reduced[:, :channels], self.guidance.scale(step))
@@ -109,10 +109,16 @@ class GuidedPrediction:
         guided = project(kind, sample, mean, guided, alpha, self.guidance.parallel_share)
         return torch.cat([guided, full[:, channels:]], dim=1)  # a learned variance is not guided
 
+    def _copies(self, step: GuidanceStep, seen: SeenNeighbors) -> Features:
+        """The neighbors of each prediction that a text-enhanced or joint step takes, one batch after another."""
 
-def _copies(features: NeighborKV, hide: Sequence[bool]) -> NeighborKV:
-    """The batch once as it is, and once more for each of `hide`, without neighbors where it says so."""
-    return NeighborKV.cat([features, *(features.hidden() if one else features for one in hide)])
+        def part(name: str, kv: NeighborKV) -> NeighborKV:
+            if step is GuidanceStep.TEXT:
+                return NeighborKV.cat([kv, kv if seen.everything is None else seen.everything[name]])
+            without = kv.hidden() if seen.negative is None else seen.negative[name]
+            return NeighborKV.cat([kv, without] if self.guidance.one_scale else [kv, kv, without])
+
+        return {name: part(name, kv) for name, kv in seen.positive.items()}
 
 
 def _possible(step: GuidanceStep, has_neighbors: bool) -> GuidanceStep:

@@ -66,6 +66,14 @@ def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
     for one in itertools.chain(*found):
         if known.setdefault(one.name, one) is not one and known[one.name].digest != one.digest:
             raise ValueError(f"neighbors: expected one picture and caption for pair id {one.name!r}, got two")
+    for own in found:
+        marks = {(one.name, one.control_digest) for one in own}
+        names = [name for name, _ in marks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(
+                f"neighbors: expected one mask and one set of weights for pair id {twice!r}, got two; give the second "
+                "another pair_id"
+            )
     return found
 
 

@@ -73,8 +73,8 @@ class Loop:
             with autocast(self.precision, model.device):
                 if number == 0 or step_of[number] > step_of[number - 1]:
                     conditioning.at(step_of[number], so_far)
-                features, shown, recorder = conditioning.features, conditioning.shown, conditioning.recorder
-                output = guided(sample, timestep, plan[step_of[number]], features, shown, recorder)
+                seen, shown, recorder = conditioning.seen, conditioning.shown, conditioning.recorder
+                output = guided(sample, timestep, plan[step_of[number]], seen, shown, recorder)
             mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
             mean = threshold(model, self.thresholding, sample, timestep, mean)
             last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))

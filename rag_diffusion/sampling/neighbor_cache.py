@@ -22,7 +22,7 @@ _BATCH = 32  # neighbors encoded at a time
 
 @dataclass
 class NeighborCache:
-    """Feature maps by pair id.
+    """Feature maps by pair id, and by mask where a picture is fitted into one.
 
     Args:
         generator: whose encoder it is.
@@ -40,10 +40,10 @@ class NeighborCache:
         Raises:
             ValueError: one is a style neighbor, and the network does not tell roles apart.
         """
-        pairs = {neighbor.name: neighbor for neighbors in lists for neighbor in neighbors}
+        pairs = {neighbor.encoding_name: neighbor for neighbors in lists for neighbor in neighbors}
         if not pairs:
             return None
-        styled = next((name for name, neighbor in pairs.items() if neighbor.role == "style"), None)
+        styled = next((neighbor.name for neighbor in pairs.values() if neighbor.role == "style"), None)
         if styled is not None and not self.generator.unet.config.neighbor_roles:
             raise ValueError(
                 f"neighbor {styled!r}: expected content neighbors alone, got one of style: this generator was trained "
@@ -51,10 +51,11 @@ class NeighborCache:
                 "one with model.neighbor_roles"
             )
         self._encode([neighbor for name, neighbor in pairs.items() if name not in self.maps])
+        controlled = any(neighbor.controlled for neighbor in pairs.values())
         names = sorted(pairs)
         rows, weights = places(
             names,
-            [[neighbor.name for neighbor in neighbors] for neighbors in lists],
+            [[neighbor.encoding_name for neighbor in neighbors] for neighbors in lists],
             [[neighbor.weight for neighbor in neighbors] for neighbors in lists],
         )
         device = self.generator.device
@@ -62,7 +63,15 @@ class NeighborCache:
         roles = torch.full_like(rows, CONTENT)
         for number, neighbors in enumerate(lists):
             roles[number, : len(neighbors)] = torch.tensor([_ROLES[neighbor.role] for neighbor in neighbors])
-        return self.generator.unet.project_neighbors(maps, rows.to(device), weights.to(device), roles.to(device))
+        return self.generator.unet.project_neighbors(
+            maps, rows.to(device), weights.to(device), roles.to(device), controlled=controlled
+        )
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """(H', W') of every attended map of what was encoded."""
+        maps = next(iter(self.maps.values()))
+        return {name: maps[name].shape[-2:] for name, _ in self.generator.unet.attentions()}
 
     def _encode(self, new: Sequence[Neighbor]) -> None:
         for start in range(0, len(new), _BATCH):
@@ -70,4 +79,4 @@ class NeighborCache:
             pixels = torch.stack([torch.tensor(one.pixels(self.generator.image_size)) for one in part])
             captions = self.generator.text_encoder([one.caption for one in part]).to(self.generator.device)
             maps = self.generator.neighbor_maps(pixels_to_images(pixels), captions)
-            self.maps |= {one.name: {key: maps[key][row] for key in maps} for row, one in enumerate(part)}
+            self.maps |= {one.encoding_name: {key: maps[key][row] for key in maps} for row, one in enumerate(part)}

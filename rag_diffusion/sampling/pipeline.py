@@ -23,6 +23,7 @@ from rag_diffusion.device import check_precision
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Picture
+from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
@@ -179,6 +180,9 @@ class RetrievalPipeline(DiffusionPipeline):
         exclude: Exclude = None,
         source: str | Sequence[str] = (),
         where: Filter | None = None,
+        negative_neighbors: Given | None = None,
+        weight_by_step: WeightByStep = (),
+        weight_by_map: WeightByMap = "both",
         retrieval_schedule: RetrievalSchedule | None = None,
         guidance: Guidance | None = None,
         num_inference_steps: int = 20,
@@ -206,6 +210,9 @@ class RetrievalPipeline(DiffusionPipeline):
             exclude: for each prompt, pair ids that must not be retrieved.
             source: data sets of the knowledge base, or sources in them, that alone may be retrieved from.
             where: the same, with classes, licences and splits besides.
+            negative_neighbors: by hand, in the forms of `neighbors`, to guide away from; beside all others.
+            weight_by_step: factor of the weight of retrieved neighbors over the steps, as in `Neighbor`.
+            weight_by_map: the same by attended map.
             retrieval_schedule: how neighbors change over the steps; None keeps them.
             guidance: None is `Guidance()`. An image without neighbors takes a text-enhanced step for every guided one.
             num_inference_steps: T.
@@ -251,6 +258,9 @@ class RetrievalPipeline(DiffusionPipeline):
             style_count=num_style_neighbors,
             style=style,
             where=_filter(source, where),
+            negative=negative_neighbors,
+            weight_by_step=weight_by_step,
+            weight_by_map=weight_by_map,
         )
 
         # all that the B images depend on

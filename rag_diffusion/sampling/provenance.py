@@ -2,10 +2,10 @@
 
 One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
 
-    {"version": 5, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
+    {"version": 6, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
      "data_sets": [{"name", "hash", "num_pairs", "added"}, ...],
      "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "role", "score", "attention", "weight",
-                    "digest", "image"}, ...],
+                    "digest", "image", "weight_by_step", "weight_by_map", "mask", "fit_mask", "negative"}, ...],
      "phases": [{"start", "pair_ids"}, ...]}
 
 Together with the generator it draws the image again, see `redraw`.
@@ -17,9 +17,11 @@ any, which remote data sets did not send what they were asked for. `role` is `co
 retrieval score, null where the neighbor was given by hand.
 `digest` is of a neighbor's pixels as the network saw them and of its caption; `image` holds these pixels as a PNG in
 base64 where the caller chose so. `phases` says from which step on which neighbors were seen, best first. `attention` of
-all neighbors and `null_attention` sum to 1.
-Versions 3 and 4, which are read too, have no `data_sets`; version 3 has no `phases`, `weight` and `digest` either, and
-its `seed` may be null.
+all neighbors and `null_attention` sum to 1; that of `negative` ones is 0. `weight_by_step` has the points (fraction,
+weight) of a curve, none where it is constant; `weight_by_map` a preset or (side, weight) pairs; `mask` a gray PNG in
+base64, empty where there is none, and `fit_mask` whether the picture stood in the box around it.
+Former versions are read too: until 5 neighbors had none of these five; 3 and 4 have no `data_sets`; 3 has no `phases`,
+`weight` and `digest` either, and its `seed` may be null.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import base64
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +42,13 @@ from PIL.PngImagePlugin import PngInfo
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
+from rag_diffusion.models.neighbor_control import BOTH, Points
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.types import DataSetVersion
 
-VERSION = 5
-READ = (3, 4, VERSION)
-DRAWN_AGAIN = (4, VERSION)  # versions that tell all that a picture needs
+VERSION = 6
+READ = (3, 4, 5, VERSION)
+DRAWN_AGAIN = (4, 5, VERSION)  # versions that tell all that a picture needs
 CHUNK = "rag_diffusion"
 
 
@@ -63,6 +67,21 @@ class Source:
     weight: float = 1.0
     digest: str = ""
     image: str = ""
+    weight_by_step: Points = ()
+    weight_by_map: str | tuple[tuple[int, float], ...] = BOTH
+    mask: str = ""
+    fit_mask: bool = True
+    negative: bool = False
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Source:
+        """Read a neighbor of `Provenance.as_dict`; what a former version did not have is as it was then."""
+        by_step, by_map = content.get("weight_by_step", ()), content.get("weight_by_map", BOTH)
+        tuples = {
+            "weight_by_step": tuple(tuple(point) for point in by_step),
+            "weight_by_map": by_map if isinstance(by_map, str) else tuple(tuple(pair) for pair in by_map),
+        }
+        return cls(**{**content, **tuples})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +128,7 @@ class Provenance:
                 f"provenance: expected version {VERSION}, got {content.get('version')!r}; draw the image again"
             )
         try:
-            neighbors = tuple(Source(**one) for one in content["neighbors"])
+            neighbors = tuple(Source.from_dict(neighbor) for neighbor in content["neighbors"])
             phases = tuple(
                 PhaseNeighbors(start=one["start"], pair_ids=tuple(one["pair_ids"])) for one in content.get("phases", ())
             )
@@ -125,7 +144,7 @@ def seen_digest(pixels: Pixels, caption: str) -> str:
 
 
 def to_text(pixels: Pixels) -> str:
-    """A picture (H, W, 3) as a PNG in base64."""
+    """A picture (H, W, 3), or levels (H, W), as a PNG in base64."""
     return base64.b64encode(encode_png(pixels)).decode()
 
 

@@ -159,15 +159,17 @@ def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -
 
 def _neighbor(source: Source, size: int, given: Sequence[Neighbor], retriever: Searcher | None) -> Neighbor | str:
     """A neighbor as it was, or why it cannot be had."""
-    told = {"pair_id": source.pair_id, "source": source.source, "licence": source.licence,
-            "attribution": source.attribution, "score": source.score, "weight": source.weight,
-            "role": source.role}  # fmt: skip
-    if source.image:
-        return Neighbor(image=from_text(source.image), caption=source.caption, **told)  # type: ignore[arg-type]
+    names = ("pair_id", "source", "licence", "attribution", "score", "weight", "role", "weight_by_step",
+             "weight_by_map", "fit_mask", "negative")  # fmt: skip
+    told = {name: getattr(source, name) for name in names}
+    told["mask"] = from_text(source.mask)[..., 0] if source.mask else None
+    if source.image:  # stands in its mask already
+        return Neighbor(image=from_text(source.image), caption=source.caption, **told | {"fit_mask": False})
     candidates = [*given, *_from(retriever, source.pair_id)]
-    for one in candidates:
-        if seen_digest(one.pixels(size), one.caption) == source.digest:
-            return Neighbor(image=one.image, caption=one.caption, **told)  # type: ignore[arg-type]
+    for candidate in candidates:
+        neighbor = Neighbor(image=candidate.image, caption=candidate.caption, **told)
+        if seen_digest(neighbor.pixels(size), neighbor.caption) == source.digest:
+            return neighbor
     what = "is another one now" if candidates else "is not there"
     name = f"{source.pair_id} ({source.caption!r})"
     return (

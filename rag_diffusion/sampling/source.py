@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.models.neighbor_control import BOTH, WeightByMap, WeightByStep, as_curve, as_map_weights
 from rag_diffusion.retrieval.query import Query, Searcher, SearchResults
 from rag_diffusion.sampling.inputs import Exclude, Given, by_prompt, check_exclude, repeat
 from rag_diffusion.sampling.schedule import RetrievalSchedule
@@ -38,6 +40,9 @@ class NeighborSource:
         style: the manner asked for, of the retriever's corpus; None takes the one that a prompt names.
         schedule: how many at most, whether to look again, and by how much of the image.
         where: which pairs may be retrieved.
+        negative: by hand, to guide away from, beside all others.
+        weight_by_step: of retrieved neighbors.
+        weight_by_map: of retrieved neighbors.
 
     Raises:
         ValueError: one of them does not fit another.
@@ -53,6 +58,9 @@ class NeighborSource:
     style_count: int = 0
     style: str | None = None
     where: Filter = field(default_factory=Filter)
+    negative: Given | None = None
+    weight_by_step: WeightByStep = ()
+    weight_by_map: WeightByMap = BOTH
     _found: list[SearchResults] = field(default_factory=list)  # of the P prompts, once they were searched
 
     def __post_init__(self) -> None:
@@ -62,6 +70,11 @@ class NeighborSource:
         if self.style_count and self.given is not None:
             raise ValueError(
                 "num_style_neighbors: expected 0 with neighbors by hand; give some with role='style' instead"
+            )
+        if self.given is not None and (as_curve(self.weight_by_step) or as_map_weights(self.weight_by_map) != BOTH):
+            raise ValueError(
+                "weight_by_step, weight_by_map: expected neighbors from the retriever, got neighbors by hand; give "
+                "each of them its own, as in Neighbor(..., weight_by_step='early')"
             )
         if self.where and (self.given is not None or self.retriever is None):
             got = "no retriever" if self.given is None else "neighbors by hand"
@@ -100,11 +113,22 @@ class NeighborSource:
             lists = [[] for _ in self.prompts]
         else:
             lists = self._search(1, None)
-        return [one for one in lists for _ in range(self.images_per_prompt)]
+        lists = self._with_negative(lists, 1)
+        return [neighbors for neighbors in lists for _ in range(self.images_per_prompt)]
 
     def again(self, pixels: Pixels) -> list[list[Neighbor]]:
         """Neighbors of B images (B, H, W, 3) as they look so far."""
-        return self._search(self.images_per_prompt, pixels)
+        return self._with_negative(self._search(self.images_per_prompt, pixels), self.images_per_prompt)
+
+    def _with_negative(self, lists: list[list[Neighbor]], times: int) -> list[list[Neighbor]]:
+        """Neighbors of each prompt, `times` over, and the negative ones after them."""
+        if self.negative is None:
+            return lists
+        negative = [own for own in by_prompt(self.negative, self.prompts) for _ in range(times)]
+        return [
+            [*neighbors, *(replace(neighbor, negative=True) for neighbor in own)]
+            for neighbors, own in zip(lists, negative, strict=True)
+        ]
 
     @property
     def _searched(self) -> list[Pairs | None]:
@@ -143,7 +167,10 @@ class NeighborSource:
             part.outputs = [asdict(found) for found in results.hits]
         if not self._found and times == 1:
             self._found.append(results)
-        return [_neighbors(results, row) for row in range(len(query.texts))]
+        weights: dict[str, Any] = {"weight_by_step": self.weight_by_step, "weight_by_map": self.weight_by_map}
+        return [
+            [replace(neighbor, **weights) for neighbor in _neighbors(results, row)] for row in range(len(query.texts))
+        ]
 
 
 def _neighbors(results: SearchResults, row: int) -> list[Neighbor]:

@@ -127,7 +127,10 @@ def _draw(
     ]
 
 
-_OF_RETRIEVAL = ("num_style_neighbors", "style", "source", "where", "exclude", "retrieval_schedule")
+_OF_RETRIEVAL = (
+    "num_style_neighbors", "style", "source", "where", "exclude", "retrieval_schedule", "weight_by_step",
+    "weight_by_map",
+)  # fmt: skip
 
 
 def random_neighbors(pipeline: RetrievalPipeline, count: int, seed: int) -> list[Neighbor]:

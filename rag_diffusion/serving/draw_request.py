@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 MAX_PROMPTS = 16
@@ -12,6 +12,8 @@ MAX_STEPS = 250
 MAX_NEIGHBORS = 16
 MAX_SEED = 2**63 - MAX_PROMPTS  # the images of one request have the seeds after it
 DEFAULTS = {"seed": 0, "num_neighbors": -1, "num_inference_steps": -1}  # -1: as in params.yaml
+TEXTS = {"weight_by_step": "", "weight_by_map": ""}  # empty: as in params.yaml
+_MAX_TEXT = 300  # characters
 _RANGES = {"seed": (0, MAX_SEED), "num_neighbors": (0, MAX_NEIGHBORS), "num_inference_steps": (1, MAX_STEPS)}
 
 
@@ -27,27 +29,35 @@ class DrawRequest:
         prompts: one for each image.
         seed: of the first image; the next has the next.
         num_neighbors, num_inference_steps: -1 is what params.yaml says.
+        weight_by_step, weight_by_map: of retrieved neighbors, as `Neighbor` reads them; empty is what params.yaml says.
+        neighbors: by hand, JSON for each prompt, empty for none.
     """
 
     prompts: tuple[str, ...]
     seed: int
     num_neighbors: int
     num_inference_steps: int
+    weight_by_step: str = ""
+    weight_by_map: str = ""
+    neighbors: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
-    def checked(cls, prompts: Sequence[Any], params: Mapping[str, Any] | None) -> DrawRequest:
+    def checked(
+        cls, prompts: Sequence[Any], params: Mapping[str, Any] | None, neighbors: Sequence[Any] = ()
+    ) -> DrawRequest:
         """Check a request.
 
         Args:
             prompts: of the input's column.
-            params: of the request; those that are missing or None are as in `DEFAULTS`.
+            params: of the request; those that are missing or None are as in `DEFAULTS` and `TEXTS`.
+            neighbors: of the input's column, where it has one.
 
         Returns:
             The request, within its limits.
 
         Raises:
-            DrawRequestError: a prompt is none, empty or too long, or there are too many; a number is none or out of
-                range.
+            DrawRequestError: a prompt is none, empty or too long, or there are too many; a number is none, or out of
+                range; a text is none.
         """
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise DrawRequestError(
@@ -55,9 +65,13 @@ class DrawRequest:
             )
         texts = tuple(_prompt(number, text) for number, text in enumerate(prompts))
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        if unknown := sorted(set(given) - set(DEFAULTS)):
-            raise DrawRequestError(f"params: expected {', '.join(DEFAULTS)}, got {', '.join(map(repr, unknown))[:200]}")
-        return cls(prompts=texts, **{name: _number(name, value) for name, value in (DEFAULTS | given).items()})
+        known = {**DEFAULTS, **TEXTS}
+        if unknown := sorted(set(given) - set(known)):
+            raise DrawRequestError(f"params: expected {', '.join(known)}, got {', '.join(map(repr, unknown))[:200]}")
+        numbers = {name: _number(name, given.get(name, value)) for name, value in DEFAULTS.items()}
+        words = {name: _text(name, given.get(name, value)) for name, value in TEXTS.items()}
+        given_neighbors = tuple(map(_json, neighbors))
+        return cls(prompts=texts, **numbers, **words, neighbors=given_neighbors)  # type: ignore[arg-type]
 
 
 def _prompt(number: int, text: Any) -> str:
@@ -69,6 +83,21 @@ def _prompt(number: int, text: Any) -> str:
     if len(text) > MAX_PROMPT:
         raise DrawRequestError(f"{what}, got {len(text)}")
     return text
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise DrawRequestError(f"{name}: expected a text of at most {_MAX_TEXT} characters, got {value!r}"[:300])
+    return value
+
+
+def _json(value: Any) -> str:
+    """A cell of the column `neighbors`; one that is missing is none, or not a number."""
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
+        raise DrawRequestError(f"neighbors: expected JSON as text, got {type(value).__name__}")
+    return value
 
 
 def _number(name: str, value: Any) -> int:

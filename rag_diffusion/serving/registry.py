@@ -17,6 +17,7 @@ from rag_diffusion.config import Config
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.serving import served
+from rag_diffusion.serving.draw_request import TEXTS
 from rag_diffusion.tracking import default_setup
 from rag_diffusion.tracking.store import connect
 
@@ -144,9 +145,12 @@ def _signature() -> Any:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
-        inputs=Schema([ColSpec("string", "prompt")]),
+        inputs=Schema([ColSpec("string", "prompt"), ColSpec("string", "neighbors", required=False)]),
         outputs=Schema([ColSpec("string", "image"), ColSpec("string", "provenance")]),
-        params=ParamSchema([ParamSpec(name, "long", value) for name, value in served.DEFAULTS.items()]),
+        params=ParamSchema(
+            [ParamSpec(name, "long", value) for name, value in served.DEFAULTS.items()]
+            + [ParamSpec(name, "string", value) for name, value in TEXTS.items()]
+        ),
     )
 
 

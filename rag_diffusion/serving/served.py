@@ -14,6 +14,7 @@ import base64
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -32,12 +33,14 @@ from rag_diffusion.config import load_config
 from rag_diffusion.device import choose_device
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import MODEL
+from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.serving.bounded_scoring import bound_scoring_server, failed
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
+from rag_diffusion.serving.given_neighbors import read_neighbors
 from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.tracking.traces import write_traces
@@ -74,46 +77,68 @@ class RetrievalModel(PythonModel):
 
         Args:
             context: of MLflow.
-            model_input: a column `prompt`; see `DrawRequest` for the limits.
-            params: `seed` of the first image, the next has the next; `num_neighbors`; `num_inference_steps`.
+            model_input: a column `prompt`; see `DrawRequest` for the limits. A column `neighbors`, where there is one,
+                has neighbors by hand, see `read_neighbors`; negative ones alone are beside those that are retrieved.
+            params: `seed` of the first image, the next has the next; `num_neighbors`; `num_inference_steps`;
+                `weight_by_step` and `weight_by_map` of retrieved neighbors.
 
         Returns:
             Columns `image`, a PNG in base64 that holds its provenance as well, and `provenance`, as JSON.
 
         Raises:
-            MlflowException: what is asked is beyond a limit (400), or took too long (504).
+            MlflowException: what is request is beyond a limit (400), or took too long (504).
         """
         try:
-            request = DrawRequest.checked(list(model_input["prompt"]) if "prompt" in model_input else [], params)
+            prompts, given = (list(model_input.get(name, [])) for name in ("prompt", "neighbors"))
+            request = DrawRequest.checked(prompts, params, given)
+            by_hand = [read_neighbors(*pair) for pair in zip(request.neighbors, request.prompts, strict=False)]
         except DrawRequestError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         end = time.monotonic() + MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         drawn = []
-        with self._drawing, recording("draw", **asdict(request)) as root:
+        told = {name: value for name, value in asdict(request).items() if name != "neighbors"}
+        with self._drawing, recording("draw", **told) as root:
             try:
                 for number, prompt in enumerate(request.prompts):
                     if time.monotonic() > end:
                         done = f"{number} of {len(request.prompts)} pictures in the time that a request has"
                         raise MlflowException(f"expected all, got {done}; ask for fewer", DEADLINE_EXCEEDED)
-                    drawn.append(self._drawn(request, prompt, request.seed + number))
+                    drawn.append(
+                        self._drawn(request, prompt, request.seed + number, by_hand[number] if by_hand else [])
+                    )
+            except ValueError as error:  # what the pipeline says of an argument that does not fit
+                raise MlflowException.invalid_parameter_value(str(error)) from None
             except (MemoryError, RuntimeError) as error:
                 raise failed(error) from None
             finally:
                 give_back()
             root.outputs = [origin for _, origin in drawn]
         self._trace(root)
-        provenance = [json.dumps(origin, ensure_ascii=False) for _, origin in drawn]
-        return pd.DataFrame({"image": [image for image, _ in drawn], "provenance": provenance})
+        origins = [json.dumps(origin, ensure_ascii=False) for _, origin in drawn]
+        return pd.DataFrame({"image": [image for image, _ in drawn], "provenance": origins})
 
-    def _drawn(self, request: DrawRequest, prompt: str, seed: int) -> tuple[str, dict[str, Any]]:
+    def _drawn(
+        self, request: DrawRequest, prompt: str, seed: int, by_hand: Sequence[Neighbor]
+    ) -> tuple[str, dict[str, Any]]:
         """One image as base64, and its provenance; one at a time, so that many take no more memory than one."""
         neighbors, steps = request.num_neighbors, request.num_inference_steps
+        sample = self.config.sample
+        positive = [neighbor for neighbor in by_hand if not neighbor.negative]
+        weights = {"weight_by_step": request.weight_by_step, "weight_by_map": request.weight_by_map}
+        options: dict[str, Any] = {name: weight for name, weight in weights.items() if weight}
+        if positive:
+            options["neighbors"] = [positive]
+        else:
+            options = {"weight_by_step": sample.weight_by_step, "weight_by_map": sample.weight_by_map} | options
+        negative = [neighbor for neighbor in by_hand if neighbor.negative]
         output = self.pipeline(
             [prompt],
+            negative_neighbors=[negative] if negative else None,
             num_neighbors=self.config.retrieval.content if neighbors < 0 else neighbors,
-            num_inference_steps=self.config.sample.num_inference_steps if steps < 0 else steps,
-            guidance=Guidance.from_config(self.config.sample),
+            num_inference_steps=sample.num_inference_steps if steps < 0 else steps,
+            guidance=Guidance.from_config(sample),
             generator=seeded([seed]),
+            **options,
         )
         (image,), (origin,) = output.images, output.provenance
         return base64.b64encode(to_png(np.asarray(image), origin)).decode(), origin.as_dict()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
     from rag_diffusion.sampling.studio import Variant
 
+_WEIGHTS = ("weight_by_step", "weight_by_map")
 NOTHING_TO_FIND = (
     '{error}\nNothing can be retrieved here yet. Give neighbors by hand, as in --neighbor photo.png="my cat"; draw '
     "without, by --neighbors 0; or make a knowledge base: `make demo`, then `rag-diffusion kb add NAME FOLDER` for "
@@ -48,6 +49,25 @@ def draw(
     neighbor: Annotated[
         list[str] | None,
         typer.Option(help='FILE or FILE="caption": a picture to look at, by hand; nothing is retrieved then.'),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where a --neighbor acts: left, right, top, bottom, 0,0,.5,1 or FILE; once for all, or each in turn."
+        ),
+    ] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="How much a --neighbor counts; once for all, or each in turn.")
+    ] = None,
+    weight_by_step: Annotated[
+        list[str] | None,
+        typer.Option(help="When: constant, linear, early, late, 0.2,0.6 or 0:1,0.5:0.3; once, or each in turn."),
+    ] = None,
+    weight_by_map: Annotated[
+        list[str] | None, typer.Option(help="both, style, layout or 16:1,8:0.5; once, or each --neighbor in turn.")
+    ] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option(help='FILE or FILE="caption": a picture to guide away from.')
     ] = None,
     source: Annotated[
         list[str] | None, typer.Option(help="Retrieve from this data set alone; may be repeated.")
@@ -80,7 +100,9 @@ def draw(
     Example: rag-diffusion draw "a lucky shamrock in the style of Twemoji" --seed 7 --explain
     """
     with clean_errors():
-        texts, by_hand = _texts(prompts or [], file), _neighbors(neighbor or [])
+        texts = _texts(prompts or [], file)
+        controls = {"mask": mask, "weight": weight, "weight_by_step": weight_by_step, "weight_by_map": weight_by_map}
+        by_hand = _controlled(_neighbors(neighbor or []), controls)
         writer = DrawnFiles(out, compare=compare, explain=explain, svg=svg, quiet=quiet)
         writer.check(len(texts) * num_images)
         if by_hand and (neighbors is not None or source):
@@ -101,10 +123,13 @@ def draw(
             "num_style_neighbors": style_neighbors,
             "style": style,
             "source": source or (),
+            "negative_neighbors": _neighbors(negative or []) or None,
             "keep_pictures": explain,
             "image": None if image is None else _open(image),
             "strength": strength,
         }
+        if not by_hand:
+            options |= _weights_of_retrieved(config, controls)
         number = (3 if config is None else config.retrieval.content) if neighbors is None else neighbors
         variants = _variants(by_hand=bool(by_hand), retrieves=retrieves, compare=compare)
         try:
@@ -149,6 +174,53 @@ def _neighbors(options: Sequence[str]) -> list[Neighbor]:
         name, sign, caption = (text, "", "") if Path(text).is_file() else text.partition("=")
         neighbors.append(Neighbor.from_file(name, caption.strip() if sign else None))
     return neighbors
+
+
+def _controlled(given: Sequence[Neighbor], controls: Mapping[str, Sequence[Any] | None]) -> list[Neighbor]:
+    """Each neighbor with what is said of it: one value for all, or one for each in turn.
+
+    Raises:
+        ConfigError: there are other numbers of them, or one is not of its form.
+    """
+    neighbors = list(given)
+    for name, values in controls.items():
+        if not values or not neighbors:
+            continue
+        if len(values) not in (1, len(neighbors)):
+            option, count = name.replace("_", "-"), len(neighbors)
+            raise ConfigError(f"--{option}: expected 1 or {count}, as there are --neighbor, got {len(values)}")
+        each = [*values] * len(neighbors) if len(values) == 1 else values
+        try:
+            neighbors = [replace(neighbor, **{name: value}) for neighbor, value in zip(neighbors, each, strict=True)]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return neighbors
+
+
+def _weights_of_retrieved(config: Config | None, controls: Mapping[str, Sequence[Any] | None]) -> dict[str, str]:
+    """Weights by step and map of neighbors that are retrieved: what is given, else as params.yaml says.
+
+    Raises:
+        ConfigError: more than one is given, or what only neighbors by hand have.
+    """
+    if alone := [name for name in ("mask", "weight") if controls[name]]:
+        raise ConfigError(f"--{alone[0]}: expected --neighbor with it, got none")
+    weights = {} if config is None else {name: getattr(config.sample, name) for name in _WEIGHTS}
+    for name in _WEIGHTS:
+        values = controls[name] or ()
+        if len(values) > 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: expected one for all that are retrieved, got {len(values)}")
+        if values:
+            weights[name] = values[0]
+    if weights:
+        from rag_diffusion.models.neighbor_control import as_curve, as_map_weights
+
+        try:
+            as_curve(weights.get("weight_by_step", "constant"))
+            as_map_weights(weights.get("weight_by_map", "both"))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return weights
 
 
 def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]:

@@ -103,5 +103,5 @@ def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None
     for name in ("one.json", "missing.png"):
         with pytest.raises(DataError, match=f"{name}: expected a PNG with its provenance inside, got"):
             read_png(tmp_path / name)
-    with pytest.raises(DataError, match="expected version 5, got 1"):
+    with pytest.raises(DataError, match="expected version 6, got 1"):
         Provenance.from_dict({"version": 1})

@@ -10,6 +10,7 @@ import torch
 from rag_diffusion.config import Config
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import neighbors_from
+from rag_diffusion.sampling.control import SeenNeighbors
 from rag_diffusion.sampling.guidance import Guidance, GuidanceStep, combine
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
@@ -81,7 +82,7 @@ def test_joint_guidance_gives_each_condition_its_scale(
     guidance = Guidance(mode="joint", text_guidance_scale=text_scale, neighbor_guidance_scale=neighbor_scale)
     guided = GuidedPrediction(generator=tiny_generator, guidance=guidance, text=text, null=null)
     with torch.no_grad():
-        found = guided(sample, time, [GuidanceStep.JOINT] * 2, features, [True, True])
+        found = guided(sample, time, [GuidanceStep.JOINT] * 2, SeenNeighbors(positive=features), [True, True])
         both, neighbors, nothing = (
             tiny_generator.predict(sample, time, *given) for given in ((text, features), (null, features), (null, None))
         )
@@ -107,7 +108,6 @@ def test_joint_guidance_with_one_scale_needs_two_predictions(
         guidance = Guidance(mode="joint", text_guidance_scale=4.0, neighbor_guidance_scale=scale)
         guided = GuidedPrediction(generator=tiny_generator, guidance=guidance, text=text, null=null)
         with torch.no_grad():
-            guided(
-                torch.zeros(1, *tiny_generator.sample_shape), torch.tensor(400), [GuidanceStep.JOINT], features, [True]
-            )
+            seen = SeenNeighbors(positive=features)
+            guided(torch.zeros(1, *tiny_generator.sample_shape), torch.tensor(400), [GuidanceStep.JOINT], seen, [True])
     assert rows == [2, 3]

@@ -51,7 +51,8 @@ def test_prompts_beyond_the_limits_are_refused(prompts: list[Any], said: str) ->
         ({"num_neighbors": 17}, "from 0 to 16"),
         ({"num_neighbors": True}, "got True"),
         ({"num_neighbors": "3"}, "got '3'"),
-        ({"width": 512}, "expected seed, num_neighbors, num_inference_steps, got 'width'"),
+        ({"width": 512}, "expected seed, num_neighbors, num_inference_steps, weight_by_step, weight_by_map, got"),
+        ({"weight_by_step": 3}, "weight_by_step: expected a text of at most 300 characters, got 3"),
     ],
 )
 def test_numbers_out_of_range_are_refused(params: dict[str, Any], said: str) -> None:

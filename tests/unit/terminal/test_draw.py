@@ -142,6 +142,30 @@ def test_base_weights_draw_with_neighbors_by_hand(bare: Path) -> None:
     assert (neighbor.caption, neighbor.source, neighbor.score) == ("a cat of mine", "cat.png", None)
 
 
+def test_each_neighbor_by_hand_is_used_as_it_is_told(bare: Path) -> None:
+    cat = f"{bare}/cat.png"
+    (bare / "cat.png").write_bytes(picture())
+    words = ["--neighbor", cat, "--neighbor", f"{cat}=my other", "--negative", f"{cat}=no dog", "--mask", "left"]
+    words += ["--mask", "0.5,0,1,1", "--weight", "2", "--weight-by-step", "early", "--weight-by-map", "style"]
+    done = typed(bare, "two cats", *QUICK, *words, "-o", str(bare / "cats.png"))
+
+    assert done.exit_code == 0, done.output
+    left, right, negative = read_png(bare / "cats.png").neighbors
+    assert left.mask != right.mask
+    assert (negative.mask, negative.negative, left.negative, right.negative) == ("", True, False, False)
+    assert {(one.weight, one.weight_by_step, one.weight_by_map) for one in (left, right)} == {
+        (2.0, ((0.4, 1.0), (0.6, 0.0)), "style")
+    }
+
+
+def test_weights_are_said_of_what_is_retrieved(project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    done = typed(project, PROMPT, *QUICK, "--weight-by-step", "0.2,1", "-o", str(out))
+
+    assert done.exit_code == 0, done.output
+    assert {one.weight_by_step for one in read_png(out).neighbors} == {((0.2, 0.0), (0.2, 1.0))}
+
+
 def test_without_neighbors_nothing_is_opened_to_find_any(bare: Path) -> None:
     done = typed(bare, "a cat", *QUICK, "--neighbors", "0", "-o", str(bare / "a.png"))
 
@@ -166,6 +190,14 @@ def test_one_picture_goes_to_standard_output(bare: Path) -> None:
         (["a cat", "--neighbor", "gone.png"], "gone.png: expected an image file"),
         (["a cat", "--neighbors", "0", "--guidance", "much"], "guidance mode: expected one of"),
         (["a cat", "--neighbors", "0", "--seed", "-1"], "--seed: expected a whole number from 0"),
+        (["a cat", "--neighbors", "0", "--mask", "left"], "--mask: expected --neighbor with it, got none"),
+        (["a cat", "--neighbor", "here.png", "--mask", "middle"], "mask middle: expected a picture, or one of left"),
+        (["a cat", "--neighbor", "here.png", "--weight", "1", "--weight", "2"], "expected 1 or 1, as there are"),
+        (["a cat", "--neighbors", "0", "--weight-by-step", "2,3"], "weight_by_step: expected constant"),
+        (
+            ["a cat", "--negative", "here.png", "--neighbors", "0", "--guidance", "none"],
+            "expected guidance, which goes",
+        ),
         (["a cat", "--neighbors", "0", "-n", "2", "-o", "a.png"], "expected a folder for 2 pictures, got one file"),
         (["a cat", "--neighbors", "0", "-o", "a.jpg"], "expected a folder or NAME.png"),
         (["a cat", "--neighbors", "0", "-o", "-", "--svg"], "--out -: expected a folder"),
@@ -175,7 +207,8 @@ def test_one_picture_goes_to_standard_output(bare: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_message(bare: Path, words: list[str], told: str) -> None:
-    done = typed(bare, *words)
+    (bare / "here.png").write_bytes(picture())
+    done = typed(bare, *(str(bare / word) if word == "here.png" else word for word in words))
 
     assert done.exit_code == 1, done.output
     assert told in done.stderr

@@ -1,0 +1,74 @@
+"""Neighbors by hand in a request to the served model: JSON text with pictures in base64, and how each is used.
+
+[{"image": "iVBOR...", "caption": "my cat", "mask": "left", "weight": 1, "weight_by_step": "early"},
+ {"image": "iVBOR...", "negative": true}]
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from rag_diffusion.errors import DataError
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.readers.images import decode
+from rag_diffusion.serving.draw_request import MAX_NEIGHBORS, MAX_PROMPT, DrawRequestError
+
+MAX_BYTES = 32 * 2**20  # of one prompt's neighbors, as text
+_PLAIN = ("weight", "role", "weight_by_step", "weight_by_map", "fit_mask", "negative", "licence", "attribution")
+
+
+def read_neighbors(text: str, prompt: str) -> list[Neighbor]:
+    """The neighbors of one prompt.
+
+    Args:
+        text: JSON, a list of objects with `image` and `caption`, and further attributes of `Neighbor`. `mask` is
+            `left`, `right`, `top`, `bottom`, a list of four shares, or a picture in base64. Empty is none.
+        prompt: the caption of those that bring none.
+
+    Returns:
+        At most `MAX_NEIGHBORS`.
+
+    Raises:
+        DrawRequestError: it is something else, or too much.
+    """
+    if not text:
+        return []
+    if len(text) > MAX_BYTES:
+        raise DrawRequestError(f"neighbors: expected at most {MAX_BYTES} characters, got {len(text)}")
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DrawRequestError('neighbors: expected JSON, as [{"image": "<base64>", "caption": "my cat"}]')
+    if len(entries) > MAX_NEIGHBORS:
+        raise DrawRequestError(f"neighbors: expected at most {MAX_NEIGHBORS}, got {len(entries)}")
+    return [_neighbor(number, entry, prompt) for number, entry in enumerate(entries)]
+
+
+def _neighbor(number: int, entry: dict[str, Any], prompt: str) -> Neighbor:
+    known = ("image", "caption", "mask", *_PLAIN)
+    if unknown := sorted(set(entry) - set(known)):
+        raise DrawRequestError(f"neighbor {number}: expected {', '.join(known)}, got {unknown[0]!r}"[:300])
+    caption = entry.get("caption", prompt)
+    if not isinstance(caption, str) or len(caption) > MAX_PROMPT:
+        raise DrawRequestError(f"neighbor {number}: expected a caption of at most {MAX_PROMPT} characters")
+    try:
+        image = decode(_bytes(entry.get("image"), "image"), "image")
+        mask = entry.get("mask")
+        if isinstance(mask, str) and mask not in ("left", "right", "top", "bottom"):  # never the name of a file here
+            mask = decode(_bytes(mask, "mask"), "mask")
+        options = {name: entry[name] for name in _PLAIN if name in entry}
+        return Neighbor(image=image, caption=caption, mask=mask, **options)
+    except (ValueError, TypeError, DataError) as error:
+        raise DrawRequestError(f"neighbor {number}: {error}"[:300]) from None
+
+
+def _bytes(text: Any, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise DrawRequestError(f"{what}: expected a picture in base64") from None
