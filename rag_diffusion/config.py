@@ -43,13 +43,14 @@ class IconifyConfig(_Section):
 
 
 class FolderConfig(_Section):
-    """A user's own images with captions, in any form of `readers.forms.FORMS`."""
+    """A user's own images with captions, in any form of `readers.forms.FORMS`; `originals` keeps them as they came."""
 
     path: str
     licence: str
     attribution: str
     form: str = "auto"
     caption: str = "first-line"
+    originals: bool = True
 
 
 class SplitConfig(_Section):

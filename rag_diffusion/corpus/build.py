@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,19 @@ from rag_diffusion.config import CorpusConfig
 from rag_diffusion.corpus.duplicates import duplicate_groups
 from rag_diffusion.corpus.split import assign_splits, families, named_splits, styles_per_entity
 from rag_diffusion.store.corpus import write_corpus
+from rag_diffusion.store.kept_items import KeptItems
 from rag_diffusion.types import Pair
 
 MorePairs = Callable[[list[Pair]], tuple[list[Pair], dict[str, Any]]]
 
 
 def build_corpus(
-    path: Path, pairs: list[Pair], config: CorpusConfig, facts: dict[str, Any], more: MorePairs | None = None
+    path: Path,
+    pairs: list[Pair],
+    config: CorpusConfig,
+    facts: dict[str, Any],
+    more: MorePairs | None = None,
+    kept: KeptItems | None = None,
 ) -> dict[str, Any]:
     """Split pairs by family, mark duplicates, add more pairs to the finished ones, write the corpus.
 
@@ -33,6 +40,7 @@ def build_corpus(
         config: how they are split.
         facts: entries for the manifest.
         more: gives finished pairs, theirs and those that it adds, with entries for the manifest.
+        kept: the files that the pairs were made of; None keeps none beside them.
 
     Returns:
         The manifest.
@@ -40,7 +48,7 @@ def build_corpus(
     pairs = sorted(pairs, key=lambda pair: pair.pair_id)
     pixels = _pixels(pairs)
     entities, styles = [pair.entity for pair in pairs], [pair.style for pair in pairs]
-    facts = dict(facts)
+    facts, read_doubts = dict(facts), facts.get("doubts", ())
     if pairs:
         family_of = families(entities, styles, pixels)
         groups = duplicate_groups([pair.pair_id for pair in pairs], entities, pixels, config.duplicate_threshold)
@@ -65,7 +73,8 @@ def build_corpus(
     more_reasons = Counter(facts.get("wide", {}).get("rejected_by_reason", {}))
     facts["num_rejected"] = reasons.total() + more_reasons.total()
     facts["rejected_by_reason"] = dict(reasons + more_reasons)
-    return write_corpus(path, pairs, image_size=config.image_size, facts=facts)
+    originals = None if kept is None else partial(kept.move, doubts=read_doubts)
+    return write_corpus(path, pairs, image_size=config.image_size, facts=facts, originals=originals)
 
 
 def _join_duplicates(family_of: dict[str, str], entities: list[str], groups: list[str]) -> dict[str, str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rag_diffusion import layout
+from rag_diffusion.config import CorpusConfig
 from rag_diffusion.corpus import folder, iconify, wide
 from rag_diffusion.corpus.build import MorePairs, build_corpus
 from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.store.kept_items import KeptItems
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,10 +30,20 @@ def run(ctx: StageContext) -> None:
             more = partial(
                 wide.extend, sources=sources, config=config.iconify, root=ctx.root, size=config.image_size, cache=cache
             )
+        manifest = build_corpus(ctx.root / layout.CORPUS, pairs, config, facts, more)
     else:
-        pairs, facts = folder.load_pairs(config.folder, ctx.root, config.image_size)
-    manifest = build_corpus(ctx.root / layout.CORPUS, pairs, config, facts, more)
+        manifest = _ingest_folder(ctx.root, config)
     _report(ctx, manifest)
+
+
+def _ingest_folder(root: Path, config: CorpusConfig) -> dict[str, Any]:
+    """A corpus of a user's own images, with these as they came."""
+    path, scratch = root / layout.CORPUS, root / layout.SCRATCH
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch) as beside:
+        kept = KeptItems(Path(beside)) if config.folder.originals else None
+        pairs, facts = folder.load_pairs(config.folder, root, config.image_size, kept)
+        return build_corpus(path, pairs, config, facts, kept=kept)
 
 
 def _report(ctx: StageContext, manifest: dict[str, Any]) -> None:

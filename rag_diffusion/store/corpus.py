@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,14 @@ if TYPE_CHECKING:  # drawing, retrieval and training read columns
     import pandas as pd
 
 
-def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, facts: dict[str, Any]) -> dict[str, Any]:
+def write_corpus(
+    path: Path | str,
+    pairs: Iterable[Pair],
+    *,
+    image_size: int,
+    facts: dict[str, Any],
+    originals: Callable[[Path, Sequence[str]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Write pairs as parquet shards and a manifest; the same pairs give the same bytes.
 
     Args:
@@ -36,6 +43,8 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
         pairs: in any order; written sorted by pair id.
         image_size: side of the images in pixels.
         facts: more entries for the manifest, e.g. `rejected`.
+        originals: puts the files that the pairs were made of, in the order of their ids, into the folder, and returns
+            entries for the manifest, see `KeptItems.move`; None keeps none beside the pairs.
 
     Returns:
         The manifest.
@@ -58,6 +67,8 @@ def write_corpus(path: Path | str, pairs: Iterable[Pair], *, image_size: int, fa
             shard = write_shard(folder / f"pairs-{number:05d}.parquet", [table], compression="zstd")
             shards.append({name: shard[name] for name in ("name", "rows", "sha256")})
         manifest = _manifest(rows, shards, image_size) | facts
+        if originals is not None:
+            manifest |= originals(folder, [pair.pair_id for pair in rows])
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / CORPUS_MANIFEST).write_text(text + "\n", encoding="utf-8")
     return manifest

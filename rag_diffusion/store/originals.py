@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,17 +133,27 @@ def write_originals(
     files = {} if earlier is None else _link_files(folder, earlier)
     if earlier is not None:
         table = _found_again(gathering, earlier, table)
-    with _Writer(folder, files) as writer:
+    with closing(OriginalsWriter(folder, files)) as writer:
         for row, content, side in _new(parts, gathering.rows, table[:, 0] == _NONE):
             table[row] = (*writer.add(content), side)
+    return save_places(folder, table, files)
+
+
+def save_places(folder: Path, table: Ints, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Write where each original begins.
+
+    Args:
+        folder: of the originals.
+        table: (n, 4) file, offset, length and side of each pair's; file -1 where a pair has none.
+        files: length and sha256 of the files that hold them.
+
+    Returns:
+        `num_originals`, `original_bytes` and `files`, as a manifest has them.
+    """
     have = table[:, 0] != _NONE
     if have.any():
         np.save(folder / PLACES, table)
-    return {
-        "num_originals": int(have.sum()),
-        "original_bytes": int(table[have, 2].sum()),
-        "files": files,
-    }
+    return {"num_originals": int(have.sum()), "original_bytes": int(table[have, 2].sum()), "files": files}
 
 
 def _name(number: int) -> str:
@@ -180,7 +191,7 @@ def _new(parts: Sequence[Part], rows: Ints, wanted: Mask) -> Iterator[tuple[int,
                 yield row, file.read(length), side
 
 
-class _Writer:
+class OriginalsWriter:
     """Appends to the last file where it is small, and to further ones.
 
     Args:
@@ -193,16 +204,10 @@ class _Writer:
         self._number, self._size = len(files), 0
         self._file: BinaryIO | None = None
 
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
     def add(self, content: bytes) -> tuple[int, int, int]:
-        """Number of the file, offset and length of an original, which is appended."""
+        """Append the `content` of an original; returns the number of its file, its offset and its length in bytes."""
         if self._file is None or self._size >= FILE_BYTES:
-            self._end()
+            self.close()
             self._begin()
         assert self._file is not None
         self._file.write(content)
@@ -224,7 +229,8 @@ class _Writer:
         self._file = path.open("wb")
         self._file.write(before if grows else b"")
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """Finish the last file; `files` is complete then."""
         if self._file is not None:
             self._file.close()
             self._files[_name(self._number)] = {"bytes": self._size, "sha256": self._digest.hexdigest()}

@@ -18,7 +18,7 @@ from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.store.manifest import Manifest, originals_hint, rebuild_hint
 from rag_diffusion.store.originals import Original, Originals
 from rag_diffusion.store.shards import CODED, TEXT_COLUMNS, TEXT_SCHEMA, Shards
-from rag_diffusion.store.whole import check_files
+from rag_diffusion.store.whole import check_files, check_originals
 from rag_diffusion.types import Pair
 
 TABLE = "table.arrow"  # the text columns, in the folder of a generation
@@ -151,8 +151,9 @@ class PairSet:
             manifest: see `pipeline_corpus.as_manifest`.
 
         Raises:
-            DataError: a shard is missing or damaged.
+            DataError: a shard is missing or damaged, or an original is missing or cut.
         """
+        check_originals(folder, manifest)
         return cls._with_images(folder, manifest, PairColumns.from_shards(folder, manifest))
 
     @classmethod

@@ -50,6 +50,10 @@ def as_manifest(facts: Mapping[str, Any]) -> Manifest:
         hash=facts["hash"],
         image_size=facts["image_size"],
         shards=facts["shards"],
+        originals=facts.get("originals", True),
+        num_originals=facts.get("num_originals", 0),
+        original_bytes=facts.get("original_bytes", 0),
+        files=facts.get("files", {}),
         style_words=facts.get("style_words", {}),
     )
 

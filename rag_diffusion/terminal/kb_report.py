@@ -58,8 +58,8 @@ def as_text(manifest: Manifest) -> str:
 
 
 def _originals(manifest: Manifest) -> str:
-    """How many files are kept as they came; empty for the pipeline's corpus, whose drawings lie with its pairs."""
-    if manifest.form == PIPELINE:
+    """How many files are kept as they came; empty for a corpus of Iconify's drawings, which lie with its pairs."""
+    if manifest.form == PIPELINE and manifest.origin == "iconify":
         return ""
     if not manifest.originals:
         return "not kept; another image size needs the source, but a smaller one"
