@@ -9,8 +9,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from orchestration.data_sets import DATA_SETS, PARTITIONS, encoder_stages
 from orchestration.project import EXTERNAL, Project, Stage
 from orchestration.reproduce import asset_key, reproduce
+from rag_diffusion.layout import KB
 
 ROOT = Path(os.environ.get("RAG_DIFFUSION_ROOT", Path(__file__).parent.parent))
 PROJECT = Project.load(ROOT)
@@ -52,3 +54,14 @@ EXTERNAL_ASSETS = [
     )
     for name, path in EXTERNAL.items()
 ]
+DATA_SETS_ASSET = dg.AssetSpec(
+    DATA_SETS,
+    deps=[asset_key(name) for name in encoder_stages(PROJECT)],
+    description="Data sets that were added by `rag-diffusion kb add`, a partition each, searched with the corpus by "
+    "whoever draws by hand; no stage reads them. `rag-diffusion sync`, or a sensor, reports what has changed.",
+    partitions_def=PARTITIONS,
+    metadata={"path": dg.MetadataValue.path(str(ROOT / KB))},
+    kinds={"parquet", "faiss"},
+    group_name="knowledge_base",
+    owners=[OWNER],
+)

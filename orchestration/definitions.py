@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from orchestration.assets import EXTERNAL_ASSETS, STAGE_ASSETS
+from orchestration.assets import DATA_SETS_ASSET, EXTERNAL_ASSETS, STAGE_ASSETS
 from orchestration.checks import asset_checks
 from orchestration.sensors import dvc_results, every_night, new_data, pipeline
 from orchestration.smoke import smoke
@@ -12,7 +12,7 @@ from orchestration.smoke import smoke
 # One process, one stage after the other: a stage uses every core, and a process for each step
 # costs 5 to 10 s.
 defs = dg.Definitions(
-    assets=[*STAGE_ASSETS, *EXTERNAL_ASSETS],
+    assets=[*STAGE_ASSETS, *EXTERNAL_ASSETS, DATA_SETS_ASSET],
     asset_checks=asset_checks(),
     jobs=[pipeline, smoke],
     schedules=[every_night],

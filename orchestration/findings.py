@@ -1,6 +1,6 @@
-"""What must hold of what a stage made, as functions of the project's folder; Dagster's checks call them.
+"""What must hold of what lies in a project, as functions of its folder; Dagster's checks call them.
 
-They read the files themselves, not through the code that wrote them.
+What stages made is read from the files themselves, not through the code that wrote them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from typing import Any
 import yaml
 
 from orchestration.project import Project
+from rag_diffusion.knowledge.catalogue import Catalogue
+from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.snapshot import unsaved
 from rag_diffusion.layout import CHAMPION, CORPUS, INDEX, NEIGHBORS, REPORTS, VECTORS
+from rag_diffusion.store.manifest import CORPUS_NAME
 
 MEASURED_BY = ("corpus_hash", "ruler_sha256", "prompts")  # two tables agree in these, or say nothing of each other
 _TOLERANCE = 1e-3  # of a vector's length
@@ -138,6 +142,25 @@ def no_worse_than_the_champion(root: Path) -> Finding:
     new, old = report["variants"]["retrieved"]["joint"], float(before["joint"])
     told = f"joint {new['mean']:.3f} [{new['low']:.3f}, {new['high']:.3f}], promoted version {number} {old:.3f}"
     return Finding(old <= new["high"], told, {"joint": float(new["mean"]), "promoted": old})
+
+
+def every_data_set_can_be_searched(root: Path) -> Finding:
+    """The files of every data set are there, its vectors of the present encoder, its images of the present size."""
+    if not Places(root).names():
+        return Finding(True, "no data set")
+    listed = [entry for entry in Catalogue.light(root).list() if entry.manifest.name != CORPUS_NAME]
+    problems = [f"{entry.manifest.name}: {entry.trouble}" for entry in listed if entry.trouble]
+    return _finding(problems, f"{len(listed)} data sets can be searched", {"data_sets": float(len(listed))})
+
+
+def every_data_set_is_in_a_snapshot(root: Path) -> Finding:
+    """DVC tracks the present version of every data set, so that what was drawn with it can be drawn again."""
+    names = Places(root).names()
+    problems = _problem(
+        "versions in no snapshot, `rag-diffusion kb snapshot` keeps them: data sets",
+        [name for name in names if unsaved(root, name) is not None],
+    )
+    return _finding(problems, f"{len(names)} data sets, all in snapshots", {})
 
 
 def upstream_is_clean(root: Path, stage: str) -> Finding:

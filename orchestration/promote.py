@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestration import findings
-from orchestration.findings import Finding
+from orchestration.findings import MEASURED_BY, Finding, upstream_is_clean
 from orchestration.project import Project
-from orchestration.verdicts import BLOCKING, WARNING
+from orchestration.verdicts import checks
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ModelError, RagDiffusionError
 from rag_diffusion.files import atomic_write
@@ -29,18 +28,18 @@ def promote(root: Path) -> str:
         ModelError: a check does not pass; nothing was registered then. Or the registered model does not draw; the alias
             stays where it is then.
     """
-    failed = [f"{name}: {found.description}" for name, found in judged(root) if not found.passed]
+    project = Project.load(root)
+    failed = [f"{name}: {finding.description}" for name, finding in judged(root, project) if not finding.passed]
     if failed:
         raise ModelError(
             "promote: expected every check to pass, but\n  " + "\n  ".join(failed) + "\n@champion stays where it is"
         )
     from rag_diffusion.serving import registry
 
-    project = Project.load(root)
     made = project.made()
     report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
     retrieved = report["variants"]["retrieved"]
-    score = {key: report[key] for key in findings.MEASURED_BY} | {
+    score = {key: report[key] for key in MEASURED_BY} | {
         name: (retrieved[name] or {}).get("mean")
         for name in ("joint", "entity", "style")  # none where not judged
     }
@@ -61,12 +60,16 @@ def label(stage: str) -> str:
     return stage.replace("@", "/")
 
 
-def judged(root: Path) -> Iterator[tuple[str, Finding]]:
-    """Every check of Dagster's, by asset and name."""
-    for stage, functions in [*BLOCKING.items(), *WARNING.items()]:
-        for function in functions:
-            yield f"{stage}, {function.__name__}", function(root)
-    yield f"{LAST}, upstream_is_clean", findings.upstream_is_clean(root, LAST)
+def judged(root: Path, project: Project) -> Iterator[tuple[str, Finding]]:
+    """Every check of the stages, and whether what the last one was made from is up to date, by asset and name.
+
+    Args:
+        root: the project's.
+        project: as it is on disk.
+    """
+    for check in checks(project):
+        if check.asset in project.stages and (check.name != upstream_is_clean.__name__ or check.asset == LAST):
+            yield f"{check.asset}, {check.name}", check.judge(root)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What Dagster watches and when it starts by itself: results of DVC in a shell (on); new data, every night (off)."""
+"""What Dagster watches: what DVC and `kb` did in a shell (on); new data and the clock, which start runs (off)."""
 
 import dagster as dg
 
@@ -6,6 +6,8 @@ from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
 from orchestration.dead_runs import bury
 from orchestration.project import EXTERNAL, Project, digest
 from orchestration.sync import sync
+from rag_diffusion.knowledge.places import MANIFEST
+from rag_diffusion.layout import KB, SNAPSHOTS
 
 SECONDS_BETWEEN_TICKS = 30
 
@@ -36,18 +38,19 @@ def new_data(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReas
 
 
 def _state() -> str:
-    """Changes whenever dvc.lock or an external asset may have."""
+    """Changes whenever dvc.lock, an external asset, a data set or its snapshot may have."""
     files = [ROOT / "dvc.lock", *(file for path in EXTERNAL.values() for file in sorted((ROOT / path).rglob("*")))]
+    files += [*sorted((ROOT / KB).glob(f"*/{MANIFEST}")), *sorted((ROOT / SNAPSHOTS).glob("*.dvc"))]
     return digest([(str(file), file.stat().st_mtime_ns) for file in files if file.is_file()])
 
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dvc_results(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Reports what `dvc repro`, `dvc exp` or `dvc checkout` changed as materializations without a run, with checks."""
+    """Reports what DVC in a shell and `rag-diffusion kb` changed as materializations without a run, with checks."""
     bury(context.instance)
     state = _state()
     if context.cursor == state:
-        return dg.SkipReason("dvc.lock has not changed")
+        return dg.SkipReason("neither dvc.lock nor a data set has changed")
     names = sync(context.instance, Project.load(PROJECT.root))
     context.update_cursor(state)
-    return dg.SkipReason(f"told Dagster of {', '.join(names)}" if names else "Dagster knows what dvc.lock knows")
+    return dg.SkipReason(f"told Dagster of {', '.join(names)}" if names else "Dagster knows everything that lies here")

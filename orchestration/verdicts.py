@@ -1,8 +1,9 @@
-"""Which findings belong to which stage, and their verdicts on what a shell made, as Dagster keeps them."""
+"""Which findings belong to which asset, and their verdicts on what a shell made, as Dagster keeps them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,65 +12,101 @@ from dagster import AssetCheckEvaluation, MetadataValue
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from orchestration import findings
+from orchestration.data_sets import DATA_SETS
 from orchestration.findings import Finding
 from orchestration.project import Project
 from orchestration.reproduce import asset_key
 
-BLOCKING: dict[str, list[Callable[[Path], Finding]]] = {
+Judge = Callable[[Path], Finding]
+
+BLOCKING: dict[str, list[Judge]] = {
     "ingest": [findings.corpus_is_whole],
     "embed": [findings.vectors_are_unit],
     "index": [findings.recall_is_high],
     "neighbors": [findings.no_pair_is_its_own_neighbor, findings.no_target_is_shown],
 }
-WARNING: dict[str, list[Callable[[Path], Finding]]] = {
+WARNING: dict[str, list[Judge]] = {
     "finetune": [findings.loss_is_finite_and_falls],
     "score": [findings.retrieval_helps, findings.no_worse_than_the_champion],
+    DATA_SETS: [findings.every_data_set_can_be_searched, findings.every_data_set_is_in_a_snapshot],
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A finding that is asked of an asset.
+
+    Attributes:
+        asset: name of the stage, or `kb`.
+        name: of the check.
+        description: what must hold.
+        judge: asks it of a project's folder.
+        blocking: whether nothing is built on the asset where it does not hold.
+    """
+
+    asset: str
+    name: str
+    description: str
+    judge: Judge
+    blocking: bool
+
+    @property
+    def severity(self) -> dg.AssetCheckSeverity:
+        """Of a check that does not pass."""
+        return dg.AssetCheckSeverity.ERROR if self.blocking else dg.AssetCheckSeverity.WARN
+
+
+def checks(project: Project) -> Iterator[Check]:
+    """All checks; every stage of `project` that reads something is also asked whether that is up to date."""
+    for asset, judges in BLOCKING.items():
+        yield from (_check(asset, judge, judge, blocking=True) for judge in judges)
+    for asset, judges in WARNING.items():
+        yield from (_check(asset, judge, judge, blocking=False) for judge in judges)
+    clean = findings.upstream_is_clean
+    for name, stage in project.stages.items():
+        if stage.reads:
+            yield _check(name, clean, partial(clean, stage=name), blocking=False)
+
+
 def verdicts(instance: dg.DagsterInstance, project: Project, name: str) -> Iterator[AssetCheckEvaluation]:
-    """Every check of a stage, judged on what lies there now; none where its result is not there.
+    """Every check of an asset, judged on what lies there now; none where its result is not there.
 
     Args:
         instance: Dagster's memory, which knows the materialization that is judged.
         project: as it is on disk.
-        name: of the stage.
+        name: of the stage, or `kb`.
     """
-    stage = project.stages[name]
-    if not all((project.root / out).exists() for out in stage.outs):
+    outs = project.stages[name].outs if name in project.stages else ()
+    records = instance.fetch_materializations(asset_key(name), limit=1).records
+    if not records or not all((project.root / out).exists() for out in outs):
         return
-    asked: list[tuple[Callable[[Path], Finding], str, bool]] = [
-        *((one, one.__name__, True) for one in BLOCKING.get(name, ())),
-        *((one, one.__name__, False) for one in WARNING.get(name, ())),
-    ]
-    if stage.reads:
-        asked.append((partial(findings.upstream_is_clean, stage=name), findings.upstream_is_clean.__name__, False))
-    made = instance.fetch_materializations(asset_key(name), limit=1).records
     target = AssetCheckEvaluationTargetMaterializationData(
-        storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
+        storage_id=records[0].storage_id, run_id=records[0].run_id, timestamp=records[0].timestamp
     )
-    for function, check, blocking in asked:
-        yield _evaluation(name, check, _judged(function, project.root), blocking=blocking, target=target)
+    for check in checks(project):
+        if check.asset == name:
+            finding = _judged(check.judge, project.root)
+            yield AssetCheckEvaluation(
+                asset_key=asset_key(name),
+                check_name=check.name,
+                passed=finding.passed,
+                target_materialization_data=target,
+                description=finding.description,
+                metadata={key: MetadataValue.float(float(value)) for key, value in finding.numbers.items()},
+                severity=check.severity,
+                blocking=check.blocking,
+            )
 
 
-def _judged(function: Callable[[Path], Finding], root: Path) -> Finding:
+def _check(asset: str, function: Callable[..., Finding], judge: Judge, *, blocking: bool) -> Check:
+    """The check that a function names and describes."""
+    description = " ".join((function.__doc__ or "").split())
+    return Check(asset=asset, name=function.__name__, description=description, judge=judge, blocking=blocking)
+
+
+def _judged(judge: Judge, root: Path) -> Finding:
     """A finding; a file that cannot be read is one, too."""
     try:
-        return function(root)
+        return judge(root)
     except Exception as error:  # of safetensors, pyarrow, yaml: a file that another program wrote can be anything
         return Finding(False, f"expected files that can be read, got {type(error).__name__}: {error}")
-
-
-def _evaluation(
-    name: str, check: str, found: Finding, *, blocking: bool, target: AssetCheckEvaluationTargetMaterializationData
-) -> AssetCheckEvaluation:
-    return AssetCheckEvaluation(
-        asset_key=asset_key(name),
-        check_name=check,
-        passed=found.passed,
-        target_materialization_data=target,
-        description=found.description,
-        metadata={key: MetadataValue.float(float(value)) for key, value in found.numbers.items()},
-        severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
-        blocking=blocking,
-    )

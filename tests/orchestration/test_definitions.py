@@ -53,7 +53,13 @@ def test_definitions_load_in_five_seconds_of_cpu_without_torch_and_mlflow(
 
 
 def test_there_is_one_asset_for_each_stage(specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]) -> None:
-    assert set(specs) == {name.replace("@", "/") for name in pipeline} | {"base", "ruler"}
+    assert set(specs) == {name.replace("@", "/") for name in pipeline} | {"base", "ruler", "kb"}
+
+
+def test_data_sets_are_downstream_of_the_encoder_and_upstream_of_no_stage(specs: dict[str, dg.AssetSpec]) -> None:
+    assert [dep.asset_key.to_user_string() for dep in specs["kb"].deps] == ["align"]
+    assert isinstance(specs["kb"].partitions_def, dg.DynamicPartitionsDefinition)
+    assert all(dep.asset_key != specs["kb"].key for spec in specs.values() for dep in spec.deps)
 
 
 def test_the_edges_are_those_of_dvc(specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]) -> None:

@@ -250,7 +250,7 @@ def test_a_moved_checkout_is_still_up_to_date(
     moved = made.rename(tmp_path / "moved")
     environment["RAG_DIFFUSION_ROOT"] = str(moved)
     assert json.loads(dvc(moved, environment, "status", "--json")) == {}
-    assert sync(moved) == "Dagster knows everything that dvc.lock knows\n"
+    assert sync(moved) == "Dagster knows everything that lies here\n"
     shown = materialize(project_root, environment, "--select", "ingest,score,sweep/alternate-3")
     assert shown.startswith("0\n"), shown[-3000:]
     assert ran(moved) == []

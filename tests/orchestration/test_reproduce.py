@@ -38,7 +38,7 @@ def test_materialize_all_is_dvc_repro(
     shown = materialize(project_root, environment)
     assert shown.startswith("0\n"), shown[-5000:]
 
-    assert told() == "Dagster knows everything that dvc.lock knows\n"
+    assert told() == "Dagster knows everything that lies here\n"
     first = ran(project)
     assert sorted(first) == sorted(Project.load(project).stages)
     for name, stage in Project.load(project).stages.items():
