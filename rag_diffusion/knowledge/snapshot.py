@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
+from filelock import FileLock, Timeout
+
+from rag_diffusion.errors import BusyError, ConfigError, DataError, LineageError, RagDiffusionError
 from rag_diffusion.files import atomic_dir, file_hash, recover_dir
 from rag_diffusion.knowledge.places import MANIFEST, Places, check_name
 from rag_diffusion.knowledge.versions import dvc_path, snapshots
@@ -52,15 +55,63 @@ def take(root: Path, name: str, *, wait: float) -> Manifest:
     return manifest
 
 
-def put_back(root: Path, name: str, *, wait: float) -> Manifest:
+@contextmanager
+def versioning(root: Path, *, wait: float) -> Iterator[None]:
+    """Hold the right to change snapshots and their .dvc files, from the first step of a command to the last.
+
+    Args:
+        root: the project.
+        wait: seconds to wait for another command.
+
+    Raises:
+        BusyError: another command is at them.
+    """
+    lock = FileLock(Places(root).base / ".locks" / ".snapshots.lock", timeout=wait)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(
+            "kb: expected to be the only one that changes snapshots, but another `kb snapshot` or `kb restore` did so "
+            f"and went on for {wait:g} s; wait until it is done and run it again: nothing was changed"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_saved(root: Path, name: str) -> None:
+    """Refuse to go on where what lies there now is in no snapshot and would be lost.
+
+    Args:
+        root: the project.
+        name: of the data set.
+
+    Raises:
+        ConfigError: it is in none.
+    """
+    lost = unsaved(root, name)
+    if lost is not None:
+        raise ConfigError(
+            f"kb restore: expected what lies there now to be in a snapshot, but version {lost.hash[:12]} of {name!r} "
+            f"({lost.num_pairs} pairs) is in none; `rag-diffusion kb snapshot {name}` keeps it, --force loses it"
+        )
+
+
+def put_back(root: Path, name: str, *, wait: float, force: bool = False) -> Manifest:
     """Make the data set what its snapshot's folder holds.
 
     Args:
         root: the project.
         name: of the data set.
         wait: seconds to wait for who writes it.
+        force: whether what lies there may be lost; a writer may just have added what no snapshot holds.
+
+    Returns:
+        The manifest of the data set as it lies there then.
 
     Raises:
+        ConfigError: what lies there is in no snapshot; it stays.
         DataError: the folder is missing or damaged; the data set stays as it was.
         LineageError: another version of this package made it.
         BusyError: another process writes the data set.
@@ -71,6 +122,8 @@ def put_back(root: Path, name: str, *, wait: float) -> Manifest:
     with places.writing(name, wait):
         kept = _read(folder)
         old = _present(places, name)
+        if not force:
+            check_saved(root, name)
         if old is not None and old == replace(kept, generation=old.generation) and _whole(places, old):
             return old
         taken = [int(path.name) for path in places.folder(name).glob("*") if path.name.isdecimal()]
@@ -88,7 +141,12 @@ def put_back(root: Path, name: str, *, wait: float) -> Manifest:
 
 
 def unsaved(root: Path, name: str) -> Manifest | None:
-    """The present state of a data set, if it is one that DVC does not track."""
+    """The present state of a data set, if it is one that DVC does not track.
+
+    Args:
+        root: the project.
+        name: of the data set.
+    """
     present = _present(Places(root), name)
     known = {one.version.hash for one in snapshots(root, name)}
     return present if present is not None and not present.remote and present.hash not in known else None

@@ -42,7 +42,7 @@ def run(ctx: StageContext) -> None:
         update={"sample": ctx.config.sample.model_copy(update={"prompts": ctx.config.evaluate.prompts})}
     )
     bench = Bench.open(ctx.root, config)
-    ctx.tracker.log_dataset("corpus", bench.corpus.hash, layout.CORPUS)
+    ctx.tracker.log_dataset("corpus", bench.corpus.hash, layout.CORPUS, "evaluation")
     ctx.tracker.log_dataset("model", tree_hash(ctx.root / layout.MODEL), layout.MODEL)
     ctx.tracker.begin()
     baselines = make_baselines(bench)

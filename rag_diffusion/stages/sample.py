@@ -36,7 +36,7 @@ def run(ctx: StageContext) -> None:
     check_exclusions(table, corpus, prompts)
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
-    ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
+    ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS, "sampling")
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     ctx.tracker.begin()
     drawing = VariantSampler(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)

@@ -66,7 +66,7 @@ def _write(root: Path, report: dict[str, Any]) -> None:
 
 
 def _track(tracker: Tracker, root: Path, report: dict[str, Any]) -> None:
-    tracker.log_dataset("corpus", report["corpus_hash"], layout.CORPUS)
+    tracker.log_dataset("corpus", report["corpus_hash"], layout.CORPUS, "evaluation")
     tracker.set_tags({"ruler_sha256": report["ruler_sha256"], "verdict": report["verdict"]})
     tracker.log_metrics(flat_metrics(report["variants"]))
     tracker.log_metrics(

@@ -40,7 +40,7 @@ def run(ctx: StageContext) -> None:
         content["reason"] = str(error)
     else:
         refuse_seen(read_card(model), prompts.bench.corpus, layout.MODEL)
-        ctx.tracker.log_dataset("corpus", prompts.bench.corpus.hash, layout.CORPUS)
+        ctx.tracker.log_dataset("corpus", prompts.bench.corpus.hash, layout.CORPUS, "sampling")
         accuracies = prompts.accuracies(config)
         means = {name: interval["mean"] for name, interval in accuracies.items()}
         content |= {"num_prompts": len(prompts.prompts), **means}

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.layout import SNAPSHOTS
 from rag_diffusion.terminal.errors import clean_errors
 
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
@@ -21,27 +22,30 @@ Wait = Annotated[float, typer.Option(help="Seconds to wait for who writes a data
 def snapshot(names: Names = None, root: Root = Path(), wait: Wait = 60.0) -> None:
     """Have DVC track data sets as they are now: git keeps which version it was, `dvc push` copies it to a remote."""
     from rag_diffusion.knowledge.places import Places
-    from rag_diffusion.knowledge.snapshot import take
+    from rag_diffusion.knowledge.snapshot import take, versioning
     from rag_diffusion.knowledge.versions import dvc_path, note, snapshots
 
     with clean_errors():
         chosen = names or Places(root).names()
         if not chosen:
             raise ConfigError("kb snapshot: expected a data set, found none; run `rag-diffusion kb add NAME PATH`")
-        before = {name: snapshots(root, name)[:1] for name in chosen}
-        made = [take(root, name, wait=wait) for name in chosen]
-        done = _dvc(root, "add", "--no-relink", *(f"data/snapshots/{name}" for name in chosen))
-        if done.returncode:
-            raise DataError(f"kb snapshot: expected `dvc add` to end well, got\n{done.stdout}{done.stderr}")
-        for manifest in made:
-            note(root, manifest)
+        with versioning(root, wait=wait):
+            before = {name: snapshots(root, name)[:1] for name in chosen}
+            manifests = [take(root, name, wait=wait) for name in chosen]
+            done = _dvc(root, "add", "--no-relink", *(f"{SNAPSHOTS}/{name}" for name in chosen))
+            if done.returncode:
+                raise DataError(f"kb snapshot: expected `dvc add` to end well, got\n{done.stdout}{done.stderr}")
+            for manifest in manifests:
+                note(root, manifest)
+        for manifest in manifests:
             typer.echo(f"{manifest.name}: {manifest.num_pairs} pairs, version {manifest.hash[:12]}")
-            for one in before[manifest.name]:
-                if not one.commit and one.version.hash != manifest.hash:
-                    typer.echo(f"warning: version {one.version.hash[:12]} was not committed; nothing names it any more")
+            for earlier in before[manifest.name]:
+                if not earlier.commit and earlier.version.hash != manifest.hash:
+                    lost = earlier.version.hash[:12]
+                    typer.echo(f"warning: version {lost} was not committed; nothing names it any more")
         typer.echo(
             f"tracked by {', '.join(dvc_path(name) for name in chosen)}; "
-            "keep it with `git add data/snapshots && git commit`, copy it to a remote with `dvc push`"
+            f"keep it with `git add {SNAPSHOTS} && git commit`, copy it to a remote with `dvc push`"
         )
 
 
@@ -55,8 +59,10 @@ def restore(
     wait: Wait = 60.0,
 ) -> None:
     """Bring data sets back as a snapshot has them, from DVC's cache or its remote: the present one, or `--version`."""
-    with clean_errors():
-        chosen = names or sorted(path.stem for path in (root / "data/snapshots").glob("*.dvc"))
+    from rag_diffusion.knowledge.snapshot import versioning
+
+    with clean_errors(), versioning(root, wait=wait):
+        chosen = names or sorted(path.stem for path in (root / SNAPSHOTS).glob("*.dvc"))
         if not chosen:
             raise ConfigError("kb restore: expected a snapshot, found no data/snapshots/*.dvc; run `git pull`?")
         if version and len(chosen) != 1:
@@ -67,22 +73,18 @@ def restore(
 
 def _restore(root: Path, name: str, version: str, *, force: bool, wait: float) -> None:
     from rag_diffusion.knowledge.catalogue import Catalogue
-    from rag_diffusion.knowledge.snapshot import put_back, unsaved
+    from rag_diffusion.knowledge.snapshot import check_saved, put_back
     from rag_diffusion.terminal.kb_report import as_text
 
-    lost = unsaved(root, name)
-    if lost is not None and not force:
-        raise ConfigError(
-            f"kb restore: expected what lies there now to be in a snapshot, but version {lost.hash[:12]} of {name!r} "
-            f"({lost.num_pairs} pairs) is in none; `rag-diffusion kb snapshot {name}` keeps it, --force loses it"
-        )
+    if not force:
+        check_saved(root, name)  # before DVC lays out a folder; again, and for good, when nobody else writes
     _choose(root, name, version, force=force)
-    _bring(root, name)
-    manifest = put_back(root, name, wait=wait)
+    _lay_out(root, name)
+    manifest = put_back(root, name, wait=wait, force=force)
     typer.echo(as_text(manifest))
-    for one in Catalogue.light(root).list():
-        if one.manifest.name == name and one.trouble:
-            typer.echo(f"{name}: {one.trouble}")
+    for entry in Catalogue.light(root).list():
+        if entry.manifest.name == name and entry.trouble:
+            typer.echo(f"{name}: {entry.trouble}")
 
 
 def _choose(root: Path, name: str, version: str, *, force: bool) -> None:
@@ -105,9 +107,9 @@ def _choose(root: Path, name: str, version: str, *, force: bool) -> None:
         )
 
 
-def _bring(root: Path, name: str) -> None:
-    """Have DVC lay out the folder that the .dvc file names: from its cache, else from its remote."""
-    target = f"data/snapshots/{name}.dvc"
+def _lay_out(root: Path, name: str) -> None:
+    """Let DVC lay out the folder that the .dvc file names: from its cache, else from its remote."""
+    target = f"{SNAPSHOTS}/{name}.dvc"
     if _dvc(root, "checkout", "--force", target).returncode:
         done = _dvc(root, "pull", "--force", target)
         if done.returncode:

@@ -68,8 +68,15 @@ class Tracker(Protocol):
     def log_traces(self, roots: Sequence[Span]) -> None:
         """Log recorded spans; each tree becomes a trace of the run."""
 
-    def log_dataset(self, name: str, digest: str, source: str) -> None:
-        """Log which data a run read: a name, the hash of its bytes, where it lies."""
+    def log_dataset(self, name: str, digest: str, source: str, context: str = "") -> None:
+        """Log which data a run read; it is an input of the run, with the counts that a manifest there tells.
+
+        Args:
+            name: of the data set or model.
+            digest: hash of its content, hex.
+            source: where it lies, relative to the project.
+            context: what for, e.g. `training`; empty says nothing.
+        """
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -87,7 +94,7 @@ class NullTracker:
     def log_artifact(self, path: Path, folder: str | None = None) -> None: ...
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None: ...
     def log_traces(self, roots: Sequence[Span]) -> None: ...
-    def log_dataset(self, name: str, digest: str, source: str) -> None: ...
+    def log_dataset(self, name: str, digest: str, source: str, context: str = "") -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
 
 
@@ -180,9 +187,9 @@ class MlflowTracker:
         """See `Tracker`."""
         self._send("traces", list(roots))
 
-    def log_dataset(self, name: str, digest: str, source: str) -> None:
+    def log_dataset(self, name: str, digest: str, source: str, context: str = "") -> None:
         """See `Tracker`."""
-        self._send("dataset", name, digest, source)
+        self._send("dataset", name, digest, source, context)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See `Tracker`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import logging
 import os
 import shutil
@@ -98,12 +99,20 @@ class MlflowWriter:
         tags = {"stage": self.setup.stage}
         write_traces(self.client, self.experiment_id, roots, tags, self.begin())
 
-    def dataset(self, name: str, digest: str, source: str) -> None:
-        """Log a dataset as an input of the run, and its whole digest as a tag."""
-        from mlflow.entities import Dataset, DatasetInput
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Log a dataset as an input of the run, and its whole digest as a tag; see `Tracker`."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        known = Dataset(name=name, digest=digest[:DIGEST_LENGTH], source_type="local", source=source)
-        self.client.log_inputs(self.begin(), datasets=[DatasetInput(known)])
+        dataset = Dataset(
+            name=name,
+            digest=digest[:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=_profile(Path(self.setup.root) / source, digest),
+        )
+        tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)] if context else []
+        self.client.log_inputs(self.begin(), datasets=[DatasetInput(dataset, tags)])
         self.tags({f"dataset.{name}": digest})
 
     def tags(self, tags: dict[str, str]) -> None:
@@ -165,6 +174,19 @@ class MlflowWriter:
         resumed = self.resumed_from == self.run_id
         self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=resumed, tracking_uri=self.setup.uri)
         self._monitor.start()
+
+
+def _profile(folder: Path, digest: str) -> str | None:
+    """What the manifest of a data set counts, as JSON; None where there is none, or it is of other content."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["hash"] != digest:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    counts = {key: value for key, value in manifest.items() if key.startswith("num_") and isinstance(value, int)}
+    licences = manifest.get("counts", {}).get("licence", {})
+    return json.dumps({"num_rows": counts.get("num_pairs", 0), **counts, "licences": licences})  # MLflow shows num_rows
 
 
 def _tags(root: str) -> dict[str, str]:

@@ -62,7 +62,7 @@ def run_training(
     made_of = {"corpus": corpus.hash, "neighbors": tree_hash(ctx.root / layout.NEIGHBORS)}
     facts = dict(fingerprint_of) | made_of | {"stage": name, "seed": seed, "num_neighbors": count}
     scratch = ctx.root / layout.SCRATCH / f"{name}-{fingerprint(facts | config.model_dump(exclude=_LENGTH))}"
-    ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS)
+    ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS, "training")
     ctx.tracker.set_tags({"scratch": scratch.name})
     probe = make_probe(generator, corpus, table.validation, count, _PROBE_SIZE, seed) if table.validation else None
     hooks = [(config.validate_every, pictures(ctx, corpus, table.validation))]

@@ -81,6 +81,9 @@ def ended(root: Path, run_id: str, seconds: float = 60.0) -> Any:
 @pytest.mark.slow
 def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, tmp_path: Path) -> None:
     report = tmp_path / "report.txt"
+    (root / "data" / "corpus").mkdir(parents=True)
+    manifest = {"hash": "0123456789abcdef" * 4, "num_pairs": 30, "num_rejected": 2, "counts": {"licence": {"MIT": 30}}}
+    (root / "data" / "corpus" / "manifest.json").write_text(json.dumps(manifest))
     report.write_text("as logged")
     with open_tracker(config, root, "score") as tracker:
         for step in range(1500):
@@ -91,7 +94,8 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
         tracker.log_artifact(report, "reports")
         report.write_text("changed later")
         tracker.log_table([{"prompt": "a red apple", "hits": 2}, {"prompt": "a moon", "hits": 0}], "rows")
-        tracker.log_dataset("corpus", "0123456789abcdef" * 4, "data/corpus")
+        tracker.log_dataset("corpus", "0123456789abcdef" * 4, "data/corpus", "evaluation")
+        tracker.log_dataset("model", "f" * 64, "data/model")
         tracker.set_tags({"variant": "retrieved"})
         tracker.log_traces([question()])
 
@@ -115,7 +119,13 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
     assert tags["mlflow.source.git.commit"] == git(root, "rev-parse", "HEAD")
     assert tags["git_dirty"] == "true"
     assert tags["dataset.corpus"] == "0123456789abcdef" * 4
-    assert [i.dataset.name for i in run.inputs.dataset_inputs] == ["corpus"]
+    inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
+    assert inputs.keys() == {"corpus", "model"}
+    corpus = inputs["corpus"].dataset
+    assert (corpus.digest, json.loads(corpus.source)) == (("0123456789abcdef" * 4)[:36], {"uri": "data/corpus"})
+    assert json.loads(corpus.profile) == {"num_rows": 30, "num_pairs": 30, "num_rejected": 2, "licences": {"MIT": 30}}
+    assert [(tag.key, tag.value) for tag in inputs["corpus"].tags] == [("mlflow.data.context", "evaluation")]
+    assert (inputs["model"].dataset.profile, inputs["model"].tags) == (None, [])
 
     artifacts = root / "mlruns" / "artifacts" / tracker.run_id / "artifacts"
     assert (artifacts / "reports" / "report.txt").read_text() == "as logged"
@@ -251,8 +261,10 @@ def test_a_run_that_has_begun_is_seen_before_it_has_a_result(root: Path, config:
     with open_tracker(config, root, "sample") as tracker:
         tracker.log_dataset("corpus", "0" * 64, "data/corpus")
         tracker.begin()
-        runs = client(root).get_experiment_by_name("rag-diffusion/generator")
-        wait_for(lambda: any(run.info.status == "RUNNING" for run in client(root).search_runs([runs.experiment_id])))
+        store = client(root)
+        wait_for(lambda: store.get_experiment_by_name("rag-diffusion/generator") is not None)
+        family = store.get_experiment_by_name("rag-diffusion/generator").experiment_id
+        wait_for(lambda: any(run.info.status == "RUNNING" for run in store.search_runs([family])))
     run = client(root).get_run(tracker.run_id)
     assert (run.info.status, run.data.tags["dataset.corpus"]) == ("FINISHED", "0" * 64)
 
