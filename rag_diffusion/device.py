@@ -12,7 +12,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a torch device.
+    """The torch device of a `name`: `auto`, `cpu` or `cuda`.
 
     Raises:
         ConfigError: cuda was asked for and there is none.
@@ -25,10 +25,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_precision(name: str) -> None:
-    """Refuse a precision that there is not.
+    """Refuse a `name` that is none of `PRECISIONS`.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: it is none.
     """
     if name not in PRECISIONS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
@@ -50,6 +50,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which a network computes."""
+    """The context in which a network computes: `precision` on `device`, as `autocast_dtype` says."""
     dtype = autocast_dtype(precision, device)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

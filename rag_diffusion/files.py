@@ -56,7 +56,7 @@ def recover_dir(path: Path | str) -> None:
         path: as for `atomic_dir`.
     """
     path = Path(path)
-    old = sorted(path.parent.glob(f".{path.name}.*.old"), key=lambda found: found.stat().st_mtime)
+    old = sorted(path.parent.glob(f".{path.name}.*.old"), key=lambda folder: folder.stat().st_mtime)
     if old and not path.exists():
         os.replace(old.pop(), path)
     for left in (*old, *path.parent.glob(f".{path.name}.*.tmp")):
@@ -64,7 +64,7 @@ def recover_dir(path: Path | str) -> None:
 
 
 def atomic_write(path: Path | str, content: bytes | str) -> None:
-    """Write a file beside `path`, then rename it over `path`.
+    """Write `content`, text as UTF-8, to a file beside `path`, then rename it over `path`.
 
     Raises:
         DataError: the disk is full; `path` stays as it was.
@@ -86,13 +86,13 @@ def atomic_write(path: Path | str, content: bytes | str) -> None:
 
 
 def file_hash(path: Path | str) -> str:
-    """sha256 of a file's bytes, in hex."""
+    """sha256 of the bytes of the file at `path`, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_hash(path: Path | str) -> str:
-    """sha256 over the relative names and bytes of all files below a directory, in hex."""
+    """sha256 over the relative names and bytes of all files below the directory `path`, in hex."""
     path = Path(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
@@ -115,15 +115,15 @@ def code_hash(*packages: str) -> str:
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Short hash of whatever must be the same for unfinished work to go on."""
+    """Short hash of the `facts` that must be the same for unfinished work to go on: 16 hex digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _raise_if_full(error: Exception, path: Path) -> None:
     """Tell a full disk; safetensors says so with an error of its own, by the number in its text alone."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
-    told = isinstance(error, OSError) and error.errno in numbers
-    if told or any(f"(os error {number})" in str(error) for number in numbers):
+    full = isinstance(error, OSError) and error.errno in numbers
+    if full or any(f"(os error {number})" in str(error) for number in numbers):
         free = shutil.disk_usage(path.parent).free / 2**20
         raise DataError(
             f"{path}: expected room to write, but the disk is full ({free:.0f} MiB free); free some space and run "

@@ -55,7 +55,7 @@ class LineageStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ShownNeighbor:
     """A pair that conditioned a picture; its image, a PNG file, is empty where it does not lie here any more."""
 
     pair_id: str
@@ -70,16 +70,17 @@ class Lineage:
     """Steps by name, those that another one needs before it; the last one made the result.
 
     Attributes:
+        result: the file or run, as it was asked for.
         notes: what the result itself says, and what could not be found.
         picture: its file, where the result is a picture.
-        seen: the neighbors that conditioned it.
+        neighbors: that conditioned it.
     """
 
-    of: str
+    result: str
     steps: Mapping[str, LineageStep]
     notes: tuple[str, ...] = ()
     picture: bytes = b""
-    seen: tuple[Seen, ...] = ()
+    neighbors: tuple[ShownNeighbor, ...] = ()
 
 
 def trace(root: Path | str, what: str, *, pictures: bool = False) -> Lineage:
@@ -104,7 +105,7 @@ def trace(root: Path | str, what: str, *, pictures: bool = False) -> Lineage:
         if drawn:
             return _of_picture(root, what, path, steps, maker, pictures=pictures)
         if maker is not None:
-            return Lineage(of=what, steps=_up_to(steps, maker))
+            return Lineage(result=what, steps=_up_to(steps, maker))
         raise DataError(f"{what}: expected a result of a stage or a picture with its provenance, got another file")
     maker = next((step.name for step in steps.values() if _is_run(what, step.record)), None)
     if maker is None:
@@ -114,12 +115,12 @@ def trace(root: Path | str, what: str, *, pictures: bool = False) -> Lineage:
             f"{what}: expected a file of this project or an MLflow run that made what lies in it now, got neither; "
             f"these runs did: {known or 'none'}"
         )
-    return Lineage(of=what, steps=_up_to(steps, maker))
+    return Lineage(result=what, steps=_up_to(steps, maker))
 
 
 def as_text(lineage: Lineage) -> str:
-    """The lineage for a terminal, the result first."""
-    lines = [lineage.of, *(f"  {note}" for note in lineage.notes)]
+    """The `lineage` for a terminal, the result first."""
+    lines = [lineage.result, *(f"  {note}" for note in lineage.notes)]
     for step in reversed(list(lineage.steps.values())):
         lines += ["", f"{step.name}" + (f"  <- {', '.join(step.upstream)}" if step.upstream else "")]
         lines += [f"  {key:14} {step.record[key]}" for key in _SHOWN if step.record.get(key)]
@@ -131,18 +132,18 @@ def as_text(lineage: Lineage) -> str:
 
 def _of_data_set(root: Path, version: DataSetVersion) -> str:
     """Whether a data set that was searched lies here as it was then, and else how to have it back."""
-    told = (
+    name_and_hash = (
         f"data set {version.name} {version.hash[:12]} ({version.num_pairs} pairs, added {version.added or 'unknown'})"
     )
     with suppress(RagDiffusionError):
         if Catalogue.light(root).info(version.name).hash == version.hash:
-            return f"{told}: as it lies here now"
-    for kept in snapshots(root, version.name):
-        if kept.version.hash == version.hash:
-            where = f"commit {kept.commit[:12]}" if kept.commit else "the present .dvc file"
+            return f"{name_and_hash}: as it lies here now"
+    for snapshot in snapshots(root, version.name):
+        if snapshot.version.hash == version.hash:
+            where = f"commit {snapshot.commit[:12]}" if snapshot.commit else "the present .dvc file"
             back = f"`rag-diffusion kb restore {version.name} --version {version.hash[:12]}` puts it back"
-            return f"{told}: not what lies here now; DVC tracks it ({where}), {back}"
-    return f"{told}: not what lies here now, and no snapshot of it is known"
+            return f"{name_and_hash}: not what lies here now; DVC tracks it ({where}), {back}"
+    return f"{name_and_hash}: not what lies here now, and no snapshot of it is known"
 
 
 def _of_picture(
@@ -151,38 +152,38 @@ def _of_picture(
     """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
     from rag_diffusion.sampling.provenance import read_png
 
-    found = read_png(path)
-    seen = [f"{one.pair_id} ({one.licence}), attention {one.attention:.2f}" for one in found.neighbors]
-    notes = [f"prompt {found.prompt!r}, seed {found.seed}", *(f"neighbor {one}" for one in seen)]
-    told = {key: value for key, value in found.settings.items() if key not in _LONG}
-    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in told.items())}")
-    here = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
-    searched = {one.name: one.hash for one in found.data_sets}
-    said = {CORPUS: searched.get(CORPUS_NAME, "") if searched else found.corpus_hash, MODEL: found.model_hash}
-    notes += [_of_data_set(root, one) for one in found.data_sets if one.name != CORPUS_NAME]
+    origin = read_png(path)
+    notes = [f"prompt {origin.prompt!r}, seed {origin.seed}"]
+    notes += [f"neighbor {pair.pair_id} ({pair.licence}), attention {pair.attention:.2f}" for pair in origin.neighbors]
+    settings = {key: value for key, value in origin.settings.items() if key not in _LONG}
+    notes.append(f"drawn with {', '.join(f'{key} {value}' for key, value in settings.items())}")
+    present = {CORPUS: _corpus_hash(root), MODEL: tree_hash(root / MODEL) if (root / MODEL).is_dir() else ""}
+    searched = {data_set.name: data_set.hash for data_set in origin.data_sets}
+    versions = {CORPUS: searched.get(CORPUS_NAME, "") if searched else origin.corpus_hash, MODEL: origin.model_hash}
+    notes += [_of_data_set(root, data_set) for data_set in origin.data_sets if data_set.name != CORPUS_NAME]
     makers = [] if stage is None else [stage]
-    for folder, version in said.items():
+    for folder, version in versions.items():
         maker = next((step.name for step in steps.values() if folder in step.outs), None)
-        if version and version == here[folder] and maker:
+        if version and version == present[folder] and maker:
             makers.append(maker)
         elif version or folder == MODEL or not searched:
             notes.append(f"{folder} {version or 'unknown'}: not what lies here now")
-    kept = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
-    here_now = _images(root, [one.pair_id for one in found.neighbors if not one.image]) if pictures else {}
+    needed = {name: step for maker in makers for name, step in _up_to(steps, maker).items()}
+    images = _images(root, [pair.pair_id for pair in origin.neighbors if not pair.image]) if pictures else {}
     return Lineage(
-        of=what,
-        steps={name: step for name, step in steps.items() if name in kept},
+        result=what,
+        steps={name: step for name, step in steps.items() if name in needed},
         notes=tuple(notes),
         picture=path.read_bytes(),
-        seen=tuple(
-            Seen(
-                pair_id=one.pair_id,
-                caption=one.caption,
-                licence=one.licence,
-                attention=one.attention,
-                image=base64.b64decode(one.image) if one.image else here_now.get(one.pair_id, b""),
+        neighbors=tuple(
+            ShownNeighbor(
+                pair_id=pair.pair_id,
+                caption=pair.caption,
+                licence=pair.licence,
+                attention=pair.attention,
+                image=base64.b64decode(pair.image) if pair.image else images.get(pair.pair_id, b""),
             )
-            for one in found.neighbors
+            for pair in origin.neighbors
         ),
     )
 
@@ -191,13 +192,13 @@ def _images(root: Path, pair_ids: Sequence[str]) -> dict[str, bytes]:
     """Images of pairs of the pipeline's corpus, of those that it has."""
     from rag_diffusion.store.corpus import Corpus
 
-    found: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     with suppress(RagDiffusionError, KeyError):  # no corpus, or one that is half there
         corpus = Corpus.open(root / CORPUS)
         for pair_id in pair_ids:
             with suppress(RagDiffusionError):
-                found[pair_id] = corpus.pair(pair_id).image
-    return found
+                images[pair_id] = corpus.pair(pair_id).image
+    return images
 
 
 def _corpus_hash(root: Path) -> str:
@@ -214,13 +215,13 @@ def _steps(root: Path) -> dict[str, LineageStep]:
     except (OSError, KeyError, TypeError):
         raise DataError(f"{root / 'dvc.lock'}: expected what DVC has run, found none; run `dvc repro`") from None
     makers = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", ())} | _EXTERNAL
-    found: dict[str, LineageStep] = {}
+    steps: dict[str, LineageStep] = {}
     for name, entry in lock.items():
         deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", ())}
         for path, external in _EXTERNAL.items():
             if path in deps:
-                found[external] = LineageStep(name=external, outs={path: deps[path]})
-        found[name] = LineageStep(
+                steps[external] = LineageStep(name=external, outs={path: deps[path]})
+        steps[name] = LineageStep(
             name=name,
             outs={out["path"]: out["md5"] for out in entry.get("outs", ())},
             params=entry.get("params", {}).get("params.yaml", {}),
@@ -228,7 +229,7 @@ def _steps(root: Path) -> dict[str, LineageStep]:
             upstream=tuple(dict.fromkeys(makers[path] for path in deps if path in makers)),
             code={path: md5 for path, md5 in deps.items() if path not in makers},
         )
-    return _sorted(found)
+    return _sorted(steps)
 
 
 def _record(root: Path, name: str) -> dict[str, Any]:
@@ -260,7 +261,7 @@ def _is_run(what: str, record: Mapping[str, Any]) -> bool:
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in params.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

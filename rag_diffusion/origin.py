@@ -11,14 +11,14 @@ _EXPERIMENT = "DVC_EXP_NAME"  # set by `dvc exp run`
 
 
 def origin(root: Path | str) -> dict[str, str]:
-    """`git_commit` and `git_dirty` inside of git; `dagster_run` and `dvc_experiment` where one of them started it."""
-    known = {"dagster_run": os.environ.get(DAGSTER_RUN, ""), "dvc_experiment": os.environ.get(_EXPERIMENT, "")}
+    """What is known of `git_commit` and `git_dirty` of the project at `root`, of `dagster_run` and `dvc_experiment`."""
+    facts = {"dagster_run": os.environ.get(DAGSTER_RUN, ""), "dvc_experiment": os.environ.get(_EXPERIMENT, "")}
     try:
-        known["git_commit"] = _output(root, "git", "rev-parse", "HEAD")
-        known["git_dirty"] = str(bool(_output(root, "git", "status", "--porcelain"))).lower()
+        facts["git_commit"] = _output(root, "git", "rev-parse", "HEAD")
+        facts["git_dirty"] = str(bool(_output(root, "git", "status", "--porcelain"))).lower()
     except (OSError, subprocess.CalledProcessError):
         pass
-    return {name: value for name, value in known.items() if value}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _output(root: Path | str, *command: str) -> str:

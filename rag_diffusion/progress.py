@@ -39,10 +39,10 @@ def progress(
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable) + initial
-    with Progress(total=total, desc=desc, unit=unit, initial=initial) as shown:
+    with Progress(total=total, desc=desc, unit=unit, initial=initial) as bar:
         for item in iterable:
             yield item
-            shown.update()
+            bar.update()
 
 
 class Progress:
@@ -95,7 +95,7 @@ class Progress:
             self._speak()
 
     def note(self, text: str) -> None:
-        """Show a short text beside the count, e.g. `loss 0.123`."""
+        """Show a short `text` beside the count, e.g. `loss 0.123`."""
         self._note = text
         if self._bar is not None:
             self._bar.set_postfix_str(text)
@@ -125,12 +125,12 @@ class Progress:
 
 def _width() -> dict[str, Any]:
     """Follow the terminal's width; some terminals, e.g. in containers, say it is 0."""
-    known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    return {"dynamic_ncols": True} if known else {"ncols": 80}
+    has_width = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    return {"dynamic_ncols": True} if has_width else {"ncols": 80}
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A length of time, in `seconds`, for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -2,8 +2,8 @@
 
     with recording("sample", prompt="a red apple") as root:
         ...                                   # inside of it, code that knows nothing of `root` says:
-        with span("retrieve", "RETRIEVER", query=...) as one:
-            one.outputs = ...
+        with span("retrieve", "RETRIEVER", query=...) as part:
+            part.outputs = ...
 
 Outside of `recording` a span costs nothing and is forgotten.
 """
@@ -49,13 +49,19 @@ _OPEN: ContextVar[Span | None] = ContextVar("open span", default=None)
 
 @contextmanager
 def recording(name: str, **inputs: Any) -> Iterator[Span]:
-    """A tree of its own, whose root is yielded."""
+    """A tree of its own, whose root, called `name`, is yielded; `inputs` are what went in."""
     yield from _timed(Span(name=name, inputs=inputs))
 
 
 @contextmanager
 def span(name: str, kind: str = "CHAIN", **inputs: Any) -> Iterator[Span]:
-    """A part of what is being recorded here, if anything is."""
+    """A part of what is being recorded here, if anything is.
+
+    Args:
+        name: of the part.
+        kind: see `Span`.
+        **inputs: what went in.
+    """
     above, part = _OPEN.get(), Span(name=name, kind=kind, inputs=inputs)
     if above is None:
         yield part

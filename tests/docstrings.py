@@ -12,11 +12,25 @@ LIBRARY = Path(__file__).parents[1] / "rag_diffusion"
 
 
 def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Functions of a module and methods of its classes whose names begin with no underscore."""
+    """Functions of a module and methods of its classes whose names begin with no underscore.
+
+    A method without a docstring that a base class of the module has as well inherits its docstring, and is left out.
+    """
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-    for node in [*tree.body, *(member for owner in classes for member in owner.body)]:
+    for node in [*tree.body, *(member for owner in classes for member in _own_members(owner, classes))]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             yield node
+
+
+def _own_members(owner: ast.ClassDef, classes: list[ast.ClassDef]) -> Iterator[ast.stmt]:
+    """What a class documents itself."""
+    above = {base.id for base in owner.bases if isinstance(base, ast.Name)}
+    functions = [member for other in classes if other.name in above for member in other.body]
+    inherited = {member.name for member in functions if isinstance(member, ast.FunctionDef)}
+    for member in owner.body:
+        inherits = isinstance(member, ast.FunctionDef) and member.name in inherited and not ast.get_docstring(member)
+        if not inherits:
+            yield member
 
 
 def _options(tree: ast.Module) -> set[str]:

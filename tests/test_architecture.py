@@ -55,8 +55,7 @@ def test_what_tests_share_stands_in_modules_that_are_no_tests(project_root: Path
 
 # Rooms whose docstrings are being written; the list only ever gets shorter.
 NOT_YET = {
-    "corpus", "knowledge", "models", "pipeline", "readers", "retrieval", "sampling", "store", "tracking",
-    "device.py", "files.py", "lineage.py", "origin.py", "progress.py", "spans.py",
+    "corpus", "knowledge", "models", "readers", "retrieval", "sampling", "store",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 
 
 def snapshot_folder(root: Path, name: str) -> Path:
-    """Where the snapshot of a data set lies."""
+    """Where the snapshot of the data set `name` lies in the project at `root`."""
     return root / SNAPSHOTS / name
 
 
@@ -120,20 +120,20 @@ def put_back(root: Path, name: str, *, wait: float, force: bool = False) -> Mani
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder}: expected a snapshot, found none; run `dvc pull {dvc_path(name)}`")
     with places.writing(name, wait):
-        kept = _read(folder)
+        saved = _read(folder)
         old = _present(places, name)
         if not force:
             check_saved(root, name)
-        if old is not None and old == replace(kept, generation=old.generation) and _whole(places, old):
+        if old is not None and old == replace(saved, generation=old.generation) and _whole(places, old):
             return old
         taken = [int(path.name) for path in places.folder(name).glob("*") if path.name.isdecimal()]
         number = 1 + max(taken, default=0)
-        manifest, made = replace(kept, generation=number), places.generation(name, number)
-        made.mkdir(parents=True)
+        manifest, generation = replace(saved, generation=number), places.generation(name, number)
+        generation.mkdir(parents=True)
         try:
-            _link(folder, made, manifest, f"`dvc checkout --force {dvc_path(name)}`, or `dvc pull`")
+            _link(folder, generation, manifest, f"`dvc checkout --force {dvc_path(name)}`, or `dvc pull`")
         except DataError:
-            shutil.rmtree(made)
+            shutil.rmtree(generation)
             raise
         manifest.write(places.manifest(name))
         places.sweep(name)
@@ -148,17 +148,17 @@ def unsaved(root: Path, name: str) -> Manifest | None:
         name: of the data set.
     """
     present = _present(Places(root), name)
-    known = {one.version.hash for one in snapshots(root, name)}
-    return present if present is not None and not present.remote and present.hash not in known else None
+    tracked = {kept.version.hash for kept in snapshots(root, name)}
+    return present if present is not None and not present.remote and present.hash not in tracked else None
 
 
 def _read(folder: Path) -> Manifest:
     try:
         return Manifest.read(folder / MANIFEST)
     except LineageError as error:
-        told = str(error).split(";")[0]
+        problem = str(error).split(";")[0]
         raise LineageError(
-            f"{told}; check out the code that made it, or add the data set again from its source"
+            f"{problem}; check out the code that made it, or add the data set again from its source"
         ) from None
 
 
@@ -172,16 +172,16 @@ def _present(places: Places, name: str) -> Manifest | None:
 
 def _whole(places: Places, manifest: Manifest) -> bool:
     folder = places.generation(manifest.name, manifest.generation)
-    return all(_is_as_told(folder / name, told) for name, told in _files(manifest).items())
+    return all(_is_intact(folder / name, entry) for name, entry in _files(manifest).items())
 
 
 def _files(manifest: Manifest) -> Mapping[str, Mapping[str, Any]]:
-    """What the manifest tells of each file, by name."""
+    """The manifest's entry of each file, its sha256 among it, by name."""
     return {**manifest.files, **{str(shard["name"]): shard for shard in manifest.shards}}
 
 
-def _is_as_told(path: Path, told: Mapping[str, Any]) -> bool:
-    return path.is_file() and file_hash(path) == told["sha256"]
+def _is_intact(path: Path, entry: Mapping[str, Any]) -> bool:
+    return path.is_file() and file_hash(path) == entry["sha256"]
 
 
 def _link(source: Path, target: Path, manifest: Manifest, remedy: str) -> None:
@@ -190,20 +190,20 @@ def _link(source: Path, target: Path, manifest: Manifest, remedy: str) -> None:
     Raises:
         DataError: one is missing or was changed.
     """
-    for name, told in _files(manifest).items():
+    for name, entry in _files(manifest).items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found = (source / name).resolve(strict=True)  # DVC may have linked it to its cache
+            original = (source / name).resolve(strict=True)  # DVC may have linked it to its cache
             try:
-                os.link(found, path)
+                os.link(original, path)
             except OSError:  # another disk, or one without links
-                shutil.copyfile(found, path)
+                shutil.copyfile(original, path)
         except FileNotFoundError:
             raise DataError(
                 f"{source / name}: expected a file of {manifest.name!r}, found none; run {remedy}"
             ) from None
-        if not _is_as_told(path, told):
+        if not _is_intact(path, entry):
             raise DataError(
-                f"{source / name}: expected sha256 {told['sha256'][:12]}…, got another: it was changed; run {remedy}"
+                f"{source / name}: expected sha256 {entry['sha256'][:12]}…, got another: it was changed; run {remedy}"
             )

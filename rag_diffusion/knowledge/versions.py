@@ -19,8 +19,6 @@ from rag_diffusion.layout import SNAPSHOTS
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.types import DataSetVersion
 
-_CACHE = ".dvc/cache/files/md5"  # unless DVC's configuration names another
-
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -38,18 +36,14 @@ class Snapshot:
     dvc_file: str
     md5: str
 
-    def cached(self, root: Path) -> bool:
-        """Whether DVC's cache on this machine has it, where the cache lies as usual."""
-        return (root / _CACHE / self.md5[:2] / self.md5[2:]).is_file()
-
 
 def dvc_path(name: str) -> str:
-    """The .dvc file of a data set, relative to the root."""
+    """The .dvc file of the data set `name`, relative to the root."""
     return f"{SNAPSHOTS}/{name}.dvc"
 
 
 def note(root: Path, manifest: Manifest) -> None:
-    """Say in the .dvc file that DVC has just written which pairs it is of."""
+    """Say in the .dvc file that DVC has just written below `root` which pairs it is of: those of `manifest`."""
     path = root / dvc_path(manifest.name)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content["meta"] = {"md5": content["outs"][0]["md5"], **asdict(manifest.version)}
@@ -63,16 +57,16 @@ def snapshots(root: Path, name: str) -> list[Snapshot]:
         root: the project.
         name: of the data set.
     """
-    found: dict[str, Snapshot] = {}
+    by_version: dict[str, Snapshot] = {}
     present = root / dvc_path(name)
     if present.is_file():
-        _take(found, present.read_text(encoding="utf-8"), "")
+        _take(by_version, present.read_text(encoding="utf-8"), "")
     for commit in _commits(root, dvc_path(name)):
-        _take(found, _git(root, "show", f"{commit}:./{dvc_path(name)}"), commit)
-    return list(found.values())
+        _take(by_version, _git(root, "show", f"{commit}:./{dvc_path(name)}"), commit)
+    return list(by_version.values())
 
 
-def find(root: Path, name: str, version: str) -> Snapshot:
+def find_snapshot(root: Path, name: str, version: str) -> Snapshot:
     """The snapshot of a version.
 
     Args:
@@ -83,23 +77,23 @@ def find(root: Path, name: str, version: str) -> Snapshot:
     Raises:
         DataError: there is none, or several begin so.
     """
-    known = snapshots(root, name)
-    found = [one for one in known if version and one.version.hash.startswith(version)]
-    if len(found) != 1:
-        told = ", ".join(one.version.hash[:12] for one in known) or "no snapshot at all"
-        raise DataError(f"kb: expected one version of {name!r} that DVC tracks, as {told}, got {version!r}")
-    return found[0]
+    tracked = snapshots(root, name)
+    matches = [kept for kept in tracked if version and kept.version.hash.startswith(version)]
+    if len(matches) != 1:
+        choice = ", ".join(kept.version.hash[:12] for kept in tracked) or "no snapshot at all"
+        raise DataError(f"kb: expected one version of {name!r} that DVC tracks, as {choice}, got {version!r}")
+    return matches[0]
 
 
-def _take(found: dict[str, Snapshot], text: str, commit: str) -> None:
+def _take(by_version: dict[str, Snapshot], text: str, commit: str) -> None:
     """Note a .dvc file; of one version the first commit counts, and that more than none."""
-    read = _read(text)
-    if read is None:
+    entry = _read(text)
+    if entry is None:
         return
-    version, md5 = read
-    known = found.get(version.hash)
-    if known is None or (not known.commit and known.md5 == md5):
-        found[version.hash] = Snapshot(version=version, commit=commit, dvc_file=text, md5=md5)
+    version, md5 = entry
+    earlier = by_version.get(version.hash)
+    if earlier is None or (not earlier.commit and earlier.md5 == md5):
+        by_version[version.hash] = Snapshot(version=version, commit=commit, dvc_file=text, md5=md5)
 
 
 def _read(text: str) -> tuple[DataSetVersion, str] | None:
@@ -121,7 +115,7 @@ def _commits(root: Path, path: str) -> Iterator[str]:
 def _git(root: Path, *command: str) -> str:
     """What git says; nothing where it has nothing to say."""
     try:
-        done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
+        result = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
     except OSError:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return result.stdout if result.returncode == 0 else ""

@@ -23,7 +23,10 @@ CARD, RULER_CARD = "card.json", "ruler.json"
 
 
 def promote_base(root: Path | str = Path()) -> Path:
-    """Make the result of pipelines/pretrain, its scores on its card, the base generator data/base. Returns that path.
+    """Make the result of pipelines/pretrain, its scores on its card, the base generator data/base of a project, `root`.
+
+    Returns:
+        The path of data/base.
 
     Raises:
         DataError: the result or its scores are missing.
@@ -48,7 +51,11 @@ def promote_base(root: Path | str = Path()) -> Path:
 
 
 def promote_ruler(root: Path | str = Path()) -> Path:
-    """Make the result of pipelines/ruler the ruler, data/ruler. Returns that path."""
+    """Make the result of pipelines/ruler the ruler of a project, `root`; returns the path, data/ruler.
+
+    Raises:
+        DataError: there is no result.
+    """
     root = Path(root)
     source = _finished(root / RULER_TRAINED / RULER_CARD, "make ruler")
     with atomic_dir(root / RULER) as new:
@@ -57,7 +64,7 @@ def promote_ruler(root: Path | str = Path()) -> Path:
 
 
 def publish_evaluation(root: Path | str = Path()) -> Path:
-    """Copy the result of pipelines/evaluate to reports/. Returns the path of the report.
+    """Copy the result of pipelines/evaluate to reports/ of a project, `root`; returns the path of the report.
 
     Raises:
         DataError: there is no result.

@@ -19,12 +19,19 @@ _REASON = (
 
 
 def why_skipped(stage: str, root: Path) -> str:
-    """Why a stage has nothing to do in a project; empty where it has."""
+    """Why `stage` has nothing to do in the project at `root`; empty where it has."""
     return _REASON if stage == "sweep" and _manifest(root).get("kind", "iconify") != "iconify" else ""
 
 
 def write_skip(stage: str, item: str, root: Path, reason: str) -> None:
-    """Write the report of a skipped item; the reason is logged once for all items of a corpus."""
+    """Write the report of a skipped item; the reason is logged once for all items of a corpus.
+
+    Args:
+        stage: name of the stage.
+        item: of its matrix.
+        root: the project.
+        reason: as `why_skipped` says.
+    """
     folder = root / layout.REPORTS / stage
     content = {"reason": reason, "corpus_hash": _manifest(root).get("hash", "")}
     before = [_read(path) for path in sorted(folder.glob("*.json"))]

@@ -90,11 +90,11 @@ def _restore(root: Path, name: str, version: str, *, force: bool, wait: float) -
 def _choose(root: Path, name: str, version: str, *, force: bool) -> None:
     """Make the .dvc file that of a version."""
     from rag_diffusion.files import atomic_write
-    from rag_diffusion.knowledge.versions import dvc_path, find, snapshots
+    from rag_diffusion.knowledge.versions import dvc_path, find_snapshot, snapshots
 
     path = root / dvc_path(name)
     if version:
-        wanted, present = find(root, name, version), snapshots(root, name)[0]
+        wanted, present = find_snapshot(root, name, version), snapshots(root, name)[0]
         if wanted.dvc_file != present.dvc_file and path.is_file() and not present.commit and not force:
             raise ConfigError(
                 f"kb restore: expected {path} to be in git before it names another version; commit it, or give --force"

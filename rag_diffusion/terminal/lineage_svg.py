@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rag_diffusion.layout import RUNS
-from rag_diffusion.lineage import Lineage, LineageStep, Seen
+from rag_diffusion.lineage import Lineage, LineageStep, ShownNeighbor
 
 _WIDTH, _HEIGHT = 210, 62  # of a box
 _ACROSS, _DOWN = 24, 34  # between boxes
@@ -26,7 +26,7 @@ def as_svg(lineage: Lineage) -> str:
     """`lineage` as SVG that fits a page."""
     corners = _corners(lineage)
     bottom = max((y for _, y in corners.values()), default=_TOP - _HEIGHT) + _HEIGHT
-    parts = [f"<text x='{_EDGE}' y='26' font-size='15'>{html.escape(lineage.of)}</text>"]
+    parts = [f"<text x='{_EDGE}' y='26' font-size='15'>{html.escape(lineage.result)}</text>"]
     parts += [_line(corners[up], corners[step.name]) for step in lineage.steps.values() for up in step.upstream]
     parts += [_box(step, *corners[step.name]) for step in lineage.steps.values()]
     right = max((x for x, _ in corners.values()), default=_EDGE) + _WIDTH
@@ -80,9 +80,9 @@ def _box(step: LineageStep, x: int, y: int) -> str:
 def _pictures(lineage: Lineage, corners: Corners, bottom: int, right: int) -> tuple[list[str], int, int]:
     """The neighbors in a row, the picture below them, and how far to the right and down they reach."""
     top = bottom + _DOWN
-    lefts = [_EDGE + number * (_WIDTH + _ACROSS) for number in range(len(lineage.seen))]
-    below = top + (_THUMB + 48 + _DOWN if lineage.seen else 0)
-    parts = [_neighbor(neighbor, left, top) for neighbor, left in zip(lineage.seen, lefts, strict=True)]
+    lefts = [_EDGE + number * (_WIDTH + _ACROSS) for number in range(len(lineage.neighbors))]
+    below = top + (_THUMB + 48 + _DOWN if lineage.neighbors else 0)
+    parts = [_neighbor(neighbor, left, top) for neighbor, left in zip(lineage.neighbors, lefts, strict=True)]
     parts += [_curve((left + _THUMB // 2, top + _THUMB + 44), (_EDGE + _PICTURE // 2, below)) for left in lefts]
     parts += [
         _curve((corners[name][0] + _WIDTH // 2, corners[name][1] + _HEIGHT), (_EDGE + _PICTURE // 2, below))
@@ -99,7 +99,7 @@ def _last(steps: Mapping[str, LineageStep]) -> Sequence[str]:
     return [name for name in steps if name not in read]
 
 
-def _neighbor(neighbor: Seen, left: int, top: int) -> str:
+def _neighbor(neighbor: ShownNeighbor, left: int, top: int) -> str:
     lines = (neighbor.pair_id, neighbor.caption, f"{neighbor.licence}, attention {neighbor.attention:.2f}")
     return _image(neighbor.image, left, top, _THUMB) + "".join(_texts(lines, left, top + _THUMB + 13))
 

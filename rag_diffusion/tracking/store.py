@@ -30,7 +30,7 @@ NOTES = {
     "": _SEE,
 }
 _UNREACHABLE = ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
-_PLACES = {  # columns that hold where an artifact is
+_LOCATIONS = {  # columns that hold where an artifact is
     "experiments": ("artifact_location",),
     "runs": ("artifact_uri",),
     "logged_models": ("artifact_location",),
@@ -40,7 +40,7 @@ _PLACES = {  # columns that hold where an artifact is
 
 
 def connect(setup: Setup) -> tuple[MlflowClient, str]:
-    """A client of the store, and the id of the experiment, made where there is none.
+    """A client of the store that `setup` names, and the id of its experiment, made where there is none.
 
     A new sqlite store is made under a lock: two at once break each other.
     """
@@ -50,13 +50,13 @@ def connect(setup: Setup) -> tuple[MlflowClient, str]:
         if setup.artifacts is not None:
             follow(Path(setup.root))
         client = MlflowClient(setup.uri)
-        found = client.get_experiment_by_name(setup.experiment)
-        if found is None:
-            experiment_id, has = str(client.create_experiment(setup.experiment, setup.artifacts)), {}
+        experiment = client.get_experiment_by_name(setup.experiment)
+        if experiment is None:
+            experiment_id, tags = str(client.create_experiment(setup.experiment, setup.artifacts)), {}
         else:
-            experiment_id, has = str(found.experiment_id), found.tags
+            experiment_id, tags = str(experiment.experiment_id), experiment.tags
         for key, value in _tags(setup.experiment, experiment_id).items():
-            if key not in has:  # else made by an earlier version, or by hand
+            if key not in tags:  # else made by an earlier version, or by hand
                 client.set_experiment_tag(experiment_id, key, value)
         return client, experiment_id
 
@@ -72,11 +72,17 @@ def _tags(experiment: str, experiment_id: str) -> dict[str, str]:
 
 
 def run_named(client: MlflowClient, experiment_id: str, name: str) -> str:
-    """Id of the run that others are nested in, made where there is none; call it under `locked`."""
-    named = f"tags.parent_of = '{name}'"
-    found = client.search_runs([experiment_id], named, max_results=1, order_by=["attributes.start_time DESC"])
-    if found:
-        return str(found[0].info.run_id)
+    """Id of the run that others are nested in, made where there is none; call it under `locked`.
+
+    Args:
+        client: of the store.
+        experiment_id: where it is.
+        name: of the run.
+    """
+    condition = f"tags.parent_of = '{name}'"
+    runs = client.search_runs([experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"])
+    if runs:
+        return str(runs[0].info.run_id)
     run = client.create_run(experiment_id, run_name=name, tags={"parent_of": name})
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
@@ -84,7 +90,7 @@ def run_named(client: MlflowClient, experiment_id: str, name: str) -> str:
 
 @contextmanager
 def locked(setup: Setup) -> Iterator[None]:
-    """Alone with the store, among all processes of this project."""
+    """Alone with the store of `setup`, among all processes of this project."""
     folder = Path(setup.root) / "mlruns"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock", timeout=SECONDS_FOR_LOCK):
@@ -104,31 +110,31 @@ def follow(root: Path) -> None:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "experiments" not in tables:
             return
-        asked = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
-        for (there,) in database.execute(asked, (f"file:%/{ARTIFACTS}",)).fetchall():
-            if there != here:
-                _move(database, tables, there, here)
+        query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
+        for (old,) in database.execute(query, (f"file:%/{ARTIFACTS}",)).fetchall():
+            if old != here:
+                _move(database, tables, old, here)
 
 
-def _move(database: sqlite3.Connection, tables: set[str], there: str, here: str) -> None:
-    for table in tables & set(_PLACES):
+def _move(database: sqlite3.Connection, tables: set[str], old: str, here: str) -> None:
+    for table in tables & set(_LOCATIONS):
         columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-        for column in columns & set(_PLACES[table]):
+        for column in columns & set(_LOCATIONS[table]):
             change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} LIKE ?"  # noqa: S608
-            database.execute(change, (here, len(there) + 1, there, f"{there}/%"))
+            database.execute(change, (here, len(old) + 1, old, f"{old}/%"))
 
 
 def unreachable(error: BaseException) -> bool:
-    """Whether the store may answer the same request later: no connection, busy, or its server is in trouble."""
+    """Whether the store may answer later what failed by `error`: no connection, busy, or its server is in trouble."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import RetryError, Timeout
 
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, NoConnection | RetryError | Timeout):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NoConnection | RetryError | Timeout):
             return True
-        if isinstance(seen, MlflowException) and seen.error_code in _UNREACHABLE:
+        if isinstance(cause, MlflowException) and cause.error_code in _UNREACHABLE:
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False

@@ -29,7 +29,7 @@ def write_traces(
 
     ids = []
     for root in roots:
-        begun = client.start_trace(
+        trace = client.start_trace(
             root.name,
             span_type=root.kind,
             inputs=root.inputs,
@@ -38,18 +38,18 @@ def write_traces(
             start_time_ns=root.start,
         )
         for child in root.children:
-            _write(client, child, begun.trace_id, begun.span_id)
-        client.end_trace(begun.trace_id, outputs=root.outputs, end_time_ns=root.end)
-        ids.append(begun.trace_id)
+            _write(client, child, trace.trace_id, trace.span_id)
+        client.end_trace(trace.trace_id, outputs=root.outputs, end_time_ns=root.end)
+        ids.append(trace.trace_id)
     mlflow.flush_trace_async_logging()
     for start in range(0, len(ids) if run_id else 0, TRACES_PER_BATCH):
         client.link_traces_to_run(ids[start : start + TRACES_PER_BATCH], run_id)
 
 
 def _write(client: MlflowClient, part: Span, trace_id: str, parent_id: str) -> None:
-    begun = client.start_span(
+    span = client.start_span(
         part.name, trace_id, parent_id, span_type=part.kind, inputs=part.inputs, start_time_ns=part.start
     )
     for child in part.children:
-        _write(client, child, trace_id, begun.span_id)
-    client.end_span(trace_id, begun.span_id, outputs=part.outputs, end_time_ns=part.end)
+        _write(client, child, trace_id, span.span_id)
+    client.end_span(trace_id, span.span_id, outputs=part.outputs, end_time_ns=part.end)

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rag_diffusion.config import Config
 from rag_diffusion.declared import declared, own_params
@@ -40,33 +40,44 @@ SECONDS_TO_FLUSH = 300.0
 SECONDS_TO_END = 10.0
 
 
-class Tracker(Protocol):
-    """Where a stage's parameters, metrics and pictures go."""
+class Tracker:
+    """Where a stage's parameters, metrics and pictures go; by itself, nowhere."""
 
     @property
     def run_id(self) -> str | None:
         """Id of the run, None where there is none."""
+        return None
 
     def resume(self, run_id: str) -> None:
-        """Go on with an earlier run; parameters, tags and datasets alone may come before."""
+        """Go on with the earlier run `run_id`; parameters, tags and datasets alone may come before."""
 
     def begin(self) -> None:
         """Begin the run now: it is seen at once, with the machine's load. Else it begins with the first result."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers, at a step where they form a curve."""
+        """Log numbers by name, the `metrics`; at a `step` where they form a curve."""
 
     def log_image(self, image: Image, name: str, step: int | None = None) -> None:
-        """Log a picture; with a step it joins the picture grid of `name`."""
+        """Log a picture.
+
+        Args:
+            image: the picture.
+            name: without a suffix, e.g. `sheets/retrieved`.
+            step: with one it joins the picture grid of `name`.
+        """
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Log a file or a directory as it is now."""
+        """Log a file or a directory, `path`, as it is now; into a `folder` of the run's artifacts.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
-        """Log rows with the same keys as the JSON table `<name>.json`."""
+        """Log `rows` with the same keys as the JSON table `NAME.json`, where `name` is NAME."""
 
     def log_traces(self, roots: Sequence[Span]) -> None:
-        """Log recorded spans; each tree becomes a trace of the run."""
+        """Log recorded spans; each tree, of which `roots` are the first spans, becomes a trace of the run."""
 
     def log_dataset(self, name: str, digest: str, source: str, context: str = "") -> None:
         """Log which data a run read; it is an input of the run, with the counts that a manifest there tells.
@@ -79,23 +90,11 @@ class Tracker(Protocol):
         """
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags of the run."""
+        """Set `tags` of the run, by name."""
 
 
-class NullTracker:
+class NullTracker(Tracker):
     """A tracker that does nothing."""
-
-    run_id: str | None = None
-
-    def resume(self, run_id: str) -> None: ...
-    def begin(self) -> None: ...
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
-    def log_image(self, image: Image, name: str, step: int | None = None) -> None: ...
-    def log_artifact(self, path: Path, folder: str | None = None) -> None: ...
-    def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None: ...
-    def log_traces(self, roots: Sequence[Span]) -> None: ...
-    def log_dataset(self, name: str, digest: str, source: str, context: str = "") -> None: ...
-    def set_tags(self, tags: Mapping[str, str]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ class Reply:
     late: bool = False
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Sends what is logged to the process that writes it to MLflow. Made by `open_tracker`."""
 
     def __init__(self, setup: Setup) -> None:
@@ -149,25 +148,20 @@ class MlflowTracker:
         return self._run_id
 
     def resume(self, run_id: str) -> None:
-        """See `Tracker`."""
         self._send("resume", run_id)
 
     def begin(self) -> None:
-        """See `Tracker`."""
         self._send("metrics", [])  # a result, with nothing in it yet
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """See `Tracker`."""
         now = int(time.time() * 1000)
         self._send("metrics", [(key, float(value), now, step or 0) for key, value in metrics.items()])
 
     def log_image(self, image: Image, name: str, step: int | None = None) -> None:
-        """See `Tracker`."""
         self._send("image", image.convert("RGB"), name, step)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """See `Tracker`. The content is copied now, so the stage may move or change the file."""
-        path = Path(path)
+        path = Path(path)  # copied now, so the stage may move or change it
         if not path.exists():
             raise FileNotFoundError(f"{path}: expected a file or directory to log, found none")
         try:
@@ -180,23 +174,19 @@ class MlflowTracker:
         self._send("artifact", str(copy), folder)
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
-        """See `Tracker`."""
         self._send("table", {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}, name)
 
     def log_traces(self, roots: Sequence[Span]) -> None:
-        """See `Tracker`."""
         self._send("traces", list(roots))
 
     def log_dataset(self, name: str, digest: str, source: str, context: str = "") -> None:
-        """See `Tracker`."""
         self._send("dataset", name, digest, source, context)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See `Tracker`."""
         self._send("tags", dict(tags))
 
     def close(self, error: BaseException | None = None) -> None:
-        """Write everything out, then mark the run FINISHED, FAILED or (interrupted) KILLED."""
+        """Write everything out, then mark the run FINISHED, or by the `error` FAILED or (interrupted) KILLED."""
         status = "FINISHED"
         if error is not None:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
@@ -267,7 +257,15 @@ def open_tracker(
 
 
 def default_setup(config: Config, root: Path | str, stage: str, parent: str = "", also: Collection[str] = ()) -> Setup:
-    """Of the store that params.yaml or MLFLOW_TRACKING_URI names, else of the project's own; see `open_tracker`."""
+    """The setup of the store that params.yaml or MLFLOW_TRACKING_URI names, else of the project's own.
+
+    Args:
+        config: as for `open_tracker`.
+        root: as for `open_tracker`.
+        stage: as for `open_tracker`.
+        parent: as for `open_tracker`.
+        also: as for `open_tracker`.
+    """
     root = Path(root).resolve()
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     return Setup(
@@ -283,12 +281,18 @@ def default_setup(config: Config, root: Path | str, stage: str, parent: str = ""
 
 
 def experiment_of(config: Config, root: Path, stage: str) -> str:
-    """One experiment for each family of stages that the project's dvc.yaml names, so that its runs can be compared."""
+    """Name of the experiment of a stage: one for each family of stages, so that its runs can be compared.
+
+    Args:
+        config: its `tracking.experiment` begins the name.
+        root: the project, whose dvc.yaml names the families.
+        stage: as it is there.
+    """
     return f"{config.tracking.experiment}/{declared(root, stage).family}"
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as dotted keys and text: `{"a": {"b": [1]}}` becomes `{"a.b": "[1]"}`."""
+    """Nested `params` as dotted keys, after a `prefix`, and text: `{"a": {"b": [1]}}` becomes `{"a.b": "[1]"}`."""
     flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):

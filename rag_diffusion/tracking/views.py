@@ -32,7 +32,7 @@ _COLUMN_WIDTH, _PICTURE_HEIGHT = 170, 800  # pixels
 
 
 def view(family: str) -> str:
-    """The tag's value for a family of `COLUMNS`."""
+    """The tag's value for a `family` of `COLUMNS`."""
     columns = ["attributes.`Duration`", *(f"metrics.`{name}`" for name in COLUMNS[family])]
     pictures = _PICTURES.get(family, ())
     sections = [_section("counts", "What counts")]
@@ -56,10 +56,10 @@ def _section(name: str, title: str) -> dict[str, Any]:
 
 
 def _chart(metric: str) -> dict[str, Any]:
-    shown = {"metricKey": metric, "selectedMetricKeys": [metric], "xAxisKey": "step", "lineSmoothness": 0}
-    shown |= {"scaleType": "linear", "xAxisScaleType": "linear", "selectedXAxisMetricKey": ""}
+    axes = {"metricKey": metric, "selectedMetricKeys": [metric], "xAxisKey": "step", "lineSmoothness": 0}
+    axes |= {"scaleType": "linear", "xAxisScaleType": "linear", "selectedXAxisMetricKey": ""}
     kind = "LINE" if metric.startswith(_CURVES) else "BAR"
-    return _card(kind, metric, "counts") | (shown if kind == "LINE" else {"metricKey": metric})
+    return _card(kind, metric, "counts") | (axes if kind == "LINE" else {"metricKey": metric})
 
 
 def _picture(name: str) -> dict[str, Any]:

@@ -44,13 +44,13 @@ class MlflowWriter:
         return self.run_id
 
     def resume(self, run_id: str) -> None:
-        """Continue this run instead of making one."""
+        """Continue the run `run_id` instead of making one."""
         if self.run_id is not None:
             raise ValueError(f"run {run_id} cannot go on, as run {self.run_id} has begun")
         self.resumed_from = run_id
 
     def params(self, params: dict[str, str]) -> None:
-        """Log parameters; one that a resumed run has with another value becomes a tag."""
+        """Log parameters by dotted key, `params`; one that a resumed run has with another value becomes a tag."""
         from mlflow.entities import Param
 
         run = self.client.get_run(self.begin())
@@ -62,7 +62,7 @@ class MlflowWriter:
             self.tags({f"resumed_with.{key}": value for key, value in changed.items()})
 
     def metrics(self, values: list[tuple[str, float, int, int]]) -> None:
-        """Log (key, value, milliseconds, step)."""
+        """Log `values`: (key, value, milliseconds since 1970, step) each."""
         from mlflow.entities import Metric
 
         run_id = self.begin()
@@ -71,14 +71,20 @@ class MlflowWriter:
             self.client.log_batch(run_id, metrics=batch)
 
     def image(self, image: Image, name: str, step: int | None) -> None:
-        """Log a picture."""
+        """Log a picture; see `Tracker.log_image`.
+
+        Args:
+            image: the picture.
+            name: without a suffix.
+            step: of the grid; None is an artifact of its own.
+        """
         if step is None:
             self.client.log_image(self.begin(), image, artifact_file=f"images/{name}.png")
         else:
             self.client.log_image(self.begin(), image, key=name, step=step)
 
     def artifact(self, copy: str, folder: str | None) -> None:
-        """Log a copied file or directory, then remove the copy."""
+        """Log a copied file or directory, `copy`, into a `folder` of the artifacts, then remove the copy."""
         try:
             if Path(copy).is_dir():
                 self.client.log_artifacts(self.begin(), copy, "/".join(filter(None, [folder, Path(copy).name])))
@@ -88,11 +94,11 @@ class MlflowWriter:
             shutil.rmtree(Path(copy).parent, ignore_errors=True)
 
     def table(self, columns: dict[str, list[Any]], name: str) -> None:
-        """Log a table."""
+        """Log a table: `columns` by key, and its `name`."""
         self.client.log_table(self.begin(), columns, f"{name}.json")
 
     def traces(self, roots: list[Span]) -> None:
-        """Log spans, each tree as a trace of this run."""
+        """Log spans, each tree below one of `roots` as a trace of this run."""
         import mlflow
 
         mlflow.set_tracking_uri(self.setup.uri)  # the exporter of traces knows no client
@@ -100,7 +106,14 @@ class MlflowWriter:
         write_traces(self.client, self.experiment_id, roots, tags, self.begin())
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Log a dataset as an input of the run, and its whole digest as a tag; see `Tracker`."""
+        """Log a dataset as an input of the run, and its whole digest as a tag; see `Tracker.log_dataset`.
+
+        Args:
+            name: of the data set or model.
+            digest: of its content, hex.
+            source: where it lies, relative to the project.
+            context: what for; empty says nothing.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
@@ -116,13 +129,13 @@ class MlflowWriter:
         self.tags({f"dataset.{name}": digest})
 
     def tags(self, tags: dict[str, str]) -> None:
-        """Set tags."""
+        """Set `tags` by name."""
         from mlflow.entities import RunTag
 
         self.client.log_batch(self.begin(), tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def close(self, status: str, error: str) -> None:
-        """End the run."""
+        """End the run with a `status` of MLflow's; the `error` becomes a tag."""
         run_id = self.begin()
         if self._monitor is not None:
             self._monitor.finish()
@@ -186,14 +199,14 @@ def _profile(folder: Path, digest: str) -> str | None:
         return None
     counts = {key: value for key, value in manifest.items() if key.startswith("num_") and isinstance(value, int)}
     licences = manifest.get("counts", {}).get("licence", {})
-    return json.dumps({"num_rows": counts.get("num_pairs", 0), **counts, "licences": licences})  # MLflow shows num_rows
+    return json.dumps({"num_rows": counts.pop("num_pairs", 0), **counts, "licences": licences})  # MLflow's own word
 
 
 def _tags(root: str) -> dict[str, str]:
     """Where it comes from; the commit by the name that MLflow shows."""
-    known = origin(root)
-    commit = known.pop("git_commit", None)
-    return known | ({"mlflow.source.git.commit": commit} if commit else {})
+    tags = origin(root)
+    commit = tags.pop("git_commit", None)
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def _user() -> str:

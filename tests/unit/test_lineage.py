@@ -147,7 +147,7 @@ def test_a_picture_and_its_neighbors_are_nodes_of_the_drawing(root: Path) -> Non
                        null_attention=0.2)  # fmt: skip
     save_png(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
     found = trace(root, "drawn.png", pictures=True)
-    assert [bool(one.image) for one in found.seen] == [False, True]
+    assert [bool(one.image) for one in found.neighbors] == [False, True]
     drawing = ElementTree.fromstring(as_svg(found))
     texts = [one.text for one in drawing.iter() if one.text]
     assert {"a/0", "a/1", "<c>", "not here", "prompt 'an ant', seed 3"} <= set(texts)

@@ -123,7 +123,7 @@ def test_everything_that_is_logged_is_in_the_store(root: Path, config: Config, t
     assert inputs.keys() == {"corpus", "model"}
     corpus = inputs["corpus"].dataset
     assert (corpus.digest, json.loads(corpus.source)) == (("0123456789abcdef" * 4)[:36], {"uri": "data/corpus"})
-    assert json.loads(corpus.profile) == {"num_rows": 30, "num_pairs": 30, "num_rejected": 2, "licences": {"MIT": 30}}
+    assert json.loads(corpus.profile) == {"num_rows": 30, "num_rejected": 2, "licences": {"MIT": 30}}
     assert [(tag.key, tag.value) for tag in inputs["corpus"].tags] == [("mlflow.data.context", "evaluation")]
     assert (inputs["model"].dataset.profile, inputs["model"].tags) == (None, [])
 
