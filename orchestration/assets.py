@@ -20,7 +20,7 @@ OWNER = "team:rag-diffusion"
 
 
 def stage_asset(stage: Stage, project: Project = PROJECT) -> dg.AssetsDefinition:
-    """The asset of a stage, or of an item of a matrix.
+    """The asset of a `stage`, or of an item of a matrix, of `project`.
 
     Stages of one pool, as `gpu`, share its slots: `dagster instance concurrency set gpu 1` lets one of them at a time
     run, whatever starts them.

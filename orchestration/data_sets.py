@@ -60,17 +60,17 @@ def encoder_version(project: Project, manifest: Manifest) -> str | None:
         present = EncoderFolder(project.root / ENCODER).hash
     except ModelError:
         return None
-    made = [project.data_version(name) for name in encoder_stages(project)]
-    return made[0] if made and manifest.encoder_hash == present else None
+    versions = [project.data_version(name) for name in encoder_stages(project)]
+    return versions[0] if versions and manifest.encoder_hash == present else None
 
 
 def data_set_metadata(manifest: Manifest) -> dict[str, Any]:
     """What Dagster shows of a data set, by its `manifest`: pairs, licences, bytes, date, source."""
-    shown: dict[str, Any] = {"folder": f"{KB}/{manifest.name}", "form": manifest.form}
-    shown |= {"licences": _licences(manifest), "attribution": manifest.attribution, "origin": manifest.origin}
+    metadata: dict[str, Any] = {"folder": f"{KB}/{manifest.name}", "form": manifest.form}
+    metadata |= {"licences": _licences(manifest), "attribution": manifest.attribution, "origin": manifest.origin}
     if not manifest.remote:
         files = [*manifest.shards, *manifest.files.values()]
-        shown |= {
+        metadata |= {
             "pairs": manifest.num_pairs,
             "rejected": manifest.num_rejected,
             "bytes": sum(int(file["bytes"]) for file in files),
@@ -80,7 +80,7 @@ def data_set_metadata(manifest: Manifest) -> dict[str, Any]:
             "content_hash": manifest.hash,
             "encoder_hash": manifest.encoder_hash,
         }
-    return {key: value for key, value in shown.items() if value != ""}
+    return {key: value for key, value in metadata.items() if value != ""}
 
 
 def _manifest(places: Places, name: str) -> Manifest | None:

@@ -16,7 +16,7 @@ _SLACK = 2.0  # seconds between the start of a process and what is noted of it, 
 
 
 def bury(instance: dg.DagsterInstance) -> list[str]:
-    """Report runs without a process as failed and free their slots; returns the runs' ids."""
+    """Report runs of `instance` without a process as failed and free their slots; returns the runs' ids."""
     dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=_AT_WORK)) if _is_dead(instance, run.run_id)]
     for run in dead:
         instance.report_run_failed(run, "its process is gone: it was killed, or the machine was; materialize again")

@@ -24,7 +24,7 @@ from rag_diffusion.store.manifest import CORPUS_NAME
 
 MEASURED_BY = ("corpus_hash", "ruler_sha256", "prompts")  # two tables agree in these, or say nothing of each other
 _TOLERANCE = 1e-3  # of a vector's length
-_SHOWN = 5
+_NUM_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def corpus_is_whole(root: Path) -> Finding:
     splits: dict[str, set[str]] = {}
     for family, split in zip(table["family"], table["split"], strict=True):
         splits.setdefault(family, set()).add(split)
-    torn = sorted(family for family, found in splits.items() if len(found) > 1)
+    torn = sorted(family for family, of_family in splits.items() if len(of_family) > 1)
     silent = [name for name, caption in zip(table["pair_id"], table["caption"], strict=True) if not caption.strip()]
     counts = {split: float(table["split"].count(split)) for split in sorted(set(table["split"]))}
     problems = _problem("no pairs", ["corpus"] if not table["pair_id"] else [])
@@ -85,21 +85,22 @@ def no_pair_is_its_own_neighbor(root: Path) -> Finding:
     own, count = [], 0
     for name in ("training", "validation"):
         lists = pq.read_table(root / NEIGHBORS / f"{name}.parquet", columns=["pair_id", "neighbors"]).to_pydict()
-        for pair, found in zip(lists["pair_id"], lists["neighbors"], strict=True):
+        for pair, neighbors in zip(lists["pair_id"], lists["neighbors"], strict=True):
             count += 1
-            own += [pair] if any(one == pair or group[one] == group[pair] for one in found) else []
+            own += [pair] if any(neighbor == pair or group[neighbor] == group[pair] for neighbor in neighbors) else []
     return _finding(_problem("pairs that are their own neighbors", own), f"{count} lists without their own pair", {})
 
 
 def no_target_is_shown(root: Path) -> Finding:
     """No prompt is shown what it asks for: the knowledge base is not contaminated by targets."""
     prompts = json.loads((root / NEIGHBORS / "prompts.json").read_text(encoding="utf-8"))
-    shown = [
+    leaking = [
         name
         for name, entry in prompts.items()
         if set(entry["exclude"]) & {*entry["retrieved"], *entry["oracle"], *entry["random"], *entry.get("style", ())}
     ]
-    return _finding(_problem("prompts that are shown their target", shown), f"{len(prompts)} prompts without leak", {})
+    problems = _problem("prompts that are shown their target", leaking)
+    return _finding(problems, f"{len(prompts)} prompts without leak", {})
 
 
 def loss_is_finite_and_falls(root: Path) -> Finding:
@@ -122,8 +123,8 @@ def retrieval_helps(root: Path) -> Finding:
     if report.get("reason"):
         return Finding(True, f"not judged: {report['reason']}")
     gain = report["differences"]["retrieved-none"]["joint"]
-    told = f"retrieved - none: {gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    return Finding(gain["low"] > 0, told, {"gain": float(gain["mean"])})
+    difference = f"retrieved - none: {gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+    return Finding(gain["low"] > 0, difference, {"gain": float(gain["mean"])})
 
 
 def no_worse_than_the_champion(root: Path) -> Finding:
@@ -140,8 +141,8 @@ def no_worse_than_the_champion(root: Path) -> Finding:
     if other or before["joint"] is None:
         return Finding(True, f"cannot be compared with version {number}: other {', '.join(other) or 'corpus'}")
     new, old = report["variants"]["retrieved"]["joint"], float(before["joint"])
-    told = f"joint {new['mean']:.3f} [{new['low']:.3f}, {new['high']:.3f}], promoted version {number} {old:.3f}"
-    return Finding(old <= new["high"], told, {"joint": float(new["mean"]), "promoted": old})
+    comparison = f"joint {new['mean']:.3f} [{new['low']:.3f}, {new['high']:.3f}], promoted version {number} {old:.3f}"
+    return Finding(old <= new["high"], comparison, {"joint": float(new["mean"]), "promoted": old})
 
 
 def every_data_set_can_be_searched(root: Path) -> Finding:
@@ -197,18 +198,18 @@ def _ancestors(project: Project, stage: str) -> list[str]:
 def _pairs(root: Path, columns: list[str]) -> dict[str, list[str]]:
     import pyarrow.parquet as pq
 
-    found: dict[str, list[str]] = {column: [] for column in columns}
+    table: dict[str, list[str]] = {column: [] for column in columns}
     for shard in sorted((root / CORPUS).glob("pairs-*.parquet")):
         for column, values in pq.read_table(shard, columns=columns).to_pydict().items():
-            found[column] += values
-    return found
+            table[column] += values
+    return table
 
 
-def _problem(what: str, found: Iterable[object]) -> list[str]:
+def _problem(what: str, examples: Iterable[object]) -> list[str]:
     """A sentence where something was found."""
-    names = list(found)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{what}: {', '.join(map(str, names[:_SHOWN]))}{more}"] if names else []
+    names = list(examples)
+    more = f" and {len(names) - _NUM_EXAMPLES} more" if len(names) > _NUM_EXAMPLES else ""
+    return [f"{what}: {', '.join(map(str, names[:_NUM_EXAMPLES]))}{more}"] if names else []
 
 
 def _finding(problems: list[str], good: str, numbers: Mapping[str, float]) -> Finding:

@@ -122,7 +122,7 @@ def _is_lock(content: bytes, path: Path) -> bool:
         return False
     stages = lock.get("stages", {}).values()
     return text.endswith("\n") and all(
-        "md5" in one for stage in stages for kind in ("deps", "outs") for one in stage.get(kind, [])
+        "md5" in file for stage in stages for kind in ("deps", "outs") for file in stage.get(kind, [])
     )
 
 

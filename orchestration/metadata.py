@@ -23,49 +23,49 @@ MLFLOW_PAGE = "RAG_DIFFUSION_MLFLOW"  # set by `make ui`, e.g. http://127.0.0.1:
 
 
 def stage_metadata(root: Path, stage: Stage) -> dict[str, Any]:
-    """Metadata of a stage whose outs are up to date."""
-    shown: dict[str, Any] = {out: dg.MetadataValue.path(str(root / out)) for out in stage.outs}
-    shown |= _mlflow(root, root / RUNS / f"{stage.name}.run.json")
+    """Metadata of a `stage` of the project at `root`, whose outs are up to date."""
+    metadata: dict[str, Any] = {out: dg.MetadataValue.path(str(root / out)) for out in stage.outs}
+    metadata |= _mlflow(root, root / RUNS / f"{stage.name}.run.json")
     for path in stage.metrics:
-        shown |= numbers(json.loads((root / path).read_text(encoding="utf-8")))
+        metadata |= numbers(json.loads((root / path).read_text(encoding="utf-8")))
     for picture in _pictures(root, stage):
         try:
-            shown[picture.stem] = dg.MetadataValue.md(embedded(picture))
+            metadata[picture.stem] = dg.MetadataValue.md(embedded(picture))
         except OSError as error:  # the stage has done its work; its picture is told as broken
-            shown[picture.stem] = f"cannot be shown: {error}"
-    return shown
+            metadata[picture.stem] = f"cannot be shown: {error}"
+    return metadata
 
 
 def card_metadata(root: Path, name: str) -> dict[str, Any]:
-    """The card of an external asset: its numbers, and where it is."""
+    """The card of the external asset `name` of the project at `root`: its numbers, and where it is."""
     folder = root / EXTERNAL[name]
-    shown: dict[str, Any] = {"path": dg.MetadataValue.path(str(folder))}
+    metadata: dict[str, Any] = {"path": dg.MetadataValue.path(str(folder))}
     for path in sorted(folder.glob("*.json")):
         card = json.loads(path.read_text(encoding="utf-8"))
         plain = {key: value for key, value in card.items() if isinstance(value, str | int | float)}
-        shown |= plain | numbers(card.get("scores", {}), "scores/")
-    return shown
+        metadata |= plain | numbers(card.get("scores", {}), "scores/")
+    return metadata
 
 
 def numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a report by path; of an interval only its mean.
+    """The numbers of a `report` by path, which begins with `prefix`; of an interval only its mean.
 
     Dagster plots each over the materializations.
     """
-    found: dict[str, float] = {}
+    by_path: dict[str, float] = {}
     for key, value in report.items():
         name = f"{prefix}{key}".removeprefix("variants/")
         if isinstance(value, Mapping) and "mean" in value:
             value = value["mean"]
         if isinstance(value, Mapping):
-            found |= numbers(value, f"{name}/")
+            by_path |= numbers(value, f"{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[name] = float(value)
-    return found
+            by_path[name] = float(value)
+    return by_path
 
 
 def embedded(picture: Path) -> str:
-    """A picture as Markdown that carries its own bytes, at most `PICTURE_WIDTH` wide."""
+    """The file `picture` as Markdown that carries its own bytes, at most `PICTURE_WIDTH` wide."""
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
         image.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
@@ -81,12 +81,12 @@ def _mlflow(root: Path, record: Path) -> dict[str, Any]:
     content = json.loads(record.read_text(encoding="utf-8"))
     if not content.get("run_id"):
         return {"mlflow_run": f"not tracked: {content.get('tracking_error', 'unknown reason')}"}
-    shown: dict[str, Any] = {"mlflow_run": content["run_id"]}
+    metadata: dict[str, Any] = {"mlflow_run": content["run_id"]}
     if missing := not_in_store(root, content["run_id"]):
-        shown["mlflow_store"] = missing
+        metadata["mlflow_store"] = missing
     elif page := os.environ.get(MLFLOW_PAGE):
-        shown["mlflow"] = dg.MetadataValue.url(f"{page}/#/runs/{content['run_id']}")
-    return shown
+        metadata["mlflow"] = dg.MetadataValue.url(f"{page}/#/runs/{content['run_id']}")
+    return metadata
 
 
 def _pictures(root: Path, stage: Stage) -> Iterator[Path]:

@@ -119,7 +119,7 @@ class Project:
             return cls(root=root, stages=stages, external=external)
 
     def data_version(self, name: str) -> str | None:
-        """`Made.data_version` of a stage, None before its first run."""
+        """`Made.data_version` of the stage `name`, None before its first run."""
         lock = self._lock().get(name)
         return None if lock is None else _data_version(lock)
 
@@ -129,10 +129,10 @@ class Project:
         return {name: self._made(stage, locks) for name, stage in self.stages.items() if name in locks}
 
     def missing(self, name: str) -> dict[str, list[str]]:
-        """Stage or external asset -> paths of it that a stage needs and that are not there."""
+        """Stage or external asset -> paths of it that the stage `name` needs and that are not there."""
         reads = self.stages[name].reads
-        found = {up: [path for path in paths if not (self.root / path).exists()] for up, paths in reads.items()}
-        return {up: paths for up, paths in found.items() if paths}
+        absent = {up: [path for path in paths if not (self.root / path).exists()] for up, paths in reads.items()}
+        return {up: paths for up, paths in absent.items() if paths}
 
     def _lock(self) -> dict[str, Any]:
         """DVC's own reader: to PyYAML the 5e-05 that DVC writes is a text."""
@@ -162,22 +162,22 @@ def _undisturbed(root: Path, read: Callable[[], T]) -> T:
         mend(root)
         before = _written(root)
         try:
-            found = read()
+            result = read()
         except (DvcException, FileNotFoundError):
             if is_whole(root) and _written(root) == before:
                 raise
         else:
             if is_whole(root) and _written(root) == before:
-                return found
+                return result
 
 
 def _written(root: Path) -> tuple[int, int] | None:
     """When dvc.lock was written, and its bytes; None where there is none."""
     try:
-        found = (root / "dvc.lock").stat()
+        status = (root / "dvc.lock").stat()
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 def _data_version(lock: Mapping[str, Any]) -> str:
@@ -205,7 +205,7 @@ def _input_version(name: str, paths: tuple[str, ...], deps: Mapping[str, str], l
 
 
 def digest(content: object) -> str:
-    """md5 of anything that JSON can hold, as hex."""
+    """md5 of `content`, anything that JSON can hold, as hex."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
@@ -215,8 +215,8 @@ def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> S
     external = {name: path for name, path in EXTERNAL.items() if any(str(dep) == path for dep in plain)}
     reads: dict[str, list[str]] = {name: [path] for name, path in external.items()}
     for dep in stage.deps:
-        for made, name in makers.items():
-            if Path(dep.fs_path).is_relative_to(made):
+        for out, name in makers.items():
+            if Path(dep.fs_path).is_relative_to(out):
                 reads.setdefault(name, []).append(str(dep))
     versions = {str(dep): _version(dep) for dep in plain if str(dep) not in external.values()}
     meta = stage.meta or {}
@@ -237,7 +237,7 @@ def _read_stage(stage: Any, upstream: list[str], makers: Mapping[str, str]) -> S
 
 
 def _made_by(dep: Output, makers: Mapping[str, str]) -> bool:
-    return any(Path(dep.fs_path).is_relative_to(made) for made in makers)
+    return any(Path(dep.fs_path).is_relative_to(out) for out in makers)
 
 
 def _version(dep: Output) -> object:

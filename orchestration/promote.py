@@ -19,7 +19,7 @@ LAST = "score"
 
 
 def promote(root: Path) -> str:
-    """Check, register, move the alias, and note what was promoted in data/champion.json.
+    """Check the project at `root`, register, move the alias, and note what was promoted in data/champion.json.
 
     Returns:
         What was done, in words.
@@ -45,7 +45,7 @@ def promote(root: Path) -> str:
     }
     record = root / RUNS / "finetune.run.json"
     run = json.loads(record.read_text(encoding="utf-8")).get("run_id") if record.is_file() else None
-    tags = {f"{label(name)}.data_version": one.data_version for name, one in made.items()} | {
+    tags = {f"{label(name)}.data_version": result.data_version for name, result in made.items()} | {
         f"retrieved.{name}": str(score[name]) for name in ("joint", "entity", "style")
     }
     version = registry.promote(root, load_config(root / "params.yaml"), run, tags)
@@ -56,7 +56,7 @@ def promote(root: Path) -> str:
 
 
 def label(stage: str) -> str:
-    """A stage's name as MLflow lets a tag be named: no `@`."""
+    """The name of a `stage` as MLflow lets a tag be named: no `@`."""
     return stage.replace("@", "/")
 
 

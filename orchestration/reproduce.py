@@ -47,8 +47,8 @@ class Outcome:
     @property
     def killed(self) -> bool:
         """Whether a signal ended the stage or DVC, as the system does when memory is short."""
-        found = _EXIT.findall(self.tail)
-        code = int(found[-1]) if found and self.code > 0 else self.code
+        codes = _EXIT.findall(self.tail)
+        code = int(codes[-1]) if codes and self.code > 0 else self.code
         return code < 0 or code > _SIGNALS
 
 
@@ -57,6 +57,13 @@ def reproduce(context: dg.AssetExecutionContext, project: Project) -> dg.Materia
 
     A stage that a signal killed is started again and goes on at its checkpoint. There is no retry policy, which would
     start one again that a user has cancelled.
+
+    Args:
+        context: of the step.
+        project: as it was when the definitions were loaded.
+
+    Returns:
+        The metadata and version of the outs.
 
     Raises:
         dagster.Failure: something that it reads is not there, or the stage failed; the description says what to
@@ -92,21 +99,21 @@ def _run(context: dg.AssetExecutionContext, project: Project, stage: str) -> Out
 
 
 def _what_first(stage: str, missing: Mapping[str, Sequence[str]]) -> str:
-    paths = ", ".join(path for found in missing.values() for path in found)
-    made = [name for name in missing if name not in EXTERNAL]
+    expected = ", ".join(path for paths in missing.values() for path in paths)
+    stages = [name for name in missing if name not in EXTERNAL]
     tracked = [EXTERNAL[name] for name in missing if name in EXTERNAL]
-    ways = [f"materialize {', '.join(made)} first, or fetch it with `dvc pull`"] if made else []
+    ways = [f"materialize {', '.join(stages)} first, or fetch it with `dvc pull`"] if stages else []
     ways += [f"restore {', '.join(tracked)} with git"] if tracked else []
-    return f"{stage}: expected {paths}, found none; {'; '.join(ways)}"
+    return f"{stage}: expected {expected}, found none; {'; '.join(ways)}"
 
 
 def stage_name(key: dg.AssetKey) -> str:
-    """The stage of an asset: `AssetKey(["stage", "item"])` is `stage@item`."""
+    """The stage of the asset of a `key`: `AssetKey(["stage", "item"])` is `stage@item`."""
     return "@".join(key.path)
 
 
 def asset_key(stage: str) -> dg.AssetKey:
-    """The asset of a stage, the other way round."""
+    """The key of the asset of a `stage`, the other way round."""
     return dg.AssetKey(stage.split("@"))
 
 

@@ -177,7 +177,7 @@ def _all_there(project: Project, name: str) -> bool:
 
 
 def main(root: Path) -> None:
-    """Say what was reported."""
+    """Sync the project at `root`, and print what was reported."""
     os.environ.setdefault("DAGSTER_HOME", str(root.resolve() / ".dagster"))
     with dg.DagsterInstance.get() as instance:
         for run in bury(instance):

@@ -27,7 +27,7 @@ MLFLOW_PORT, DAGSTER_PORT = 5000, 3000
 
 
 def main(root: Path) -> None:
-    """Serve both until interrupted or until one of them ends."""
+    """Serve both for the project at `root` until interrupted or until one of them ends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     mlflow, dagster = free_port(MLFLOW_PORT), free_port(DAGSTER_PORT)
@@ -46,30 +46,30 @@ def main(root: Path) -> None:
     serve_stages = ["dagster", "dev", "--host", HOST, "--port", str(dagster)]
     print("starting; logs in mlruns/ui.log and .dagster/ui.log ...", flush=True)
     with (
-        serving(serve_runs, root, variables, root / "mlruns" / "ui.log") as one,
-        serving(serve_stages, root, variables, root / ".dagster" / "ui.log") as two,
+        serving(serve_runs, root, variables, root / "mlruns" / "ui.log") as mlflow_server,
+        serving(serve_stages, root, variables, root / ".dagster" / "ui.log") as dagster_server,
     ):
-        while alive(one, two) and not all(answers(page) for page in pages.values()):
+        while alive(mlflow_server, dagster_server) and not all(answers(page) for page in pages.values()):
             time.sleep(0.5)
-        if alive(one, two):
+        if alive(mlflow_server, dagster_server):
             pages["MLflow"] = runs_page(pages["MLflow"])
             print("".join(f"\n  {name:8} {page}" for name, page in pages.items()), flush=True)
             print("\n  Ctrl-C ends both.", flush=True)
-        while alive(one, two):
+        while alive(mlflow_server, dagster_server):
             time.sleep(0.5)
     sys.exit("error: one of them ended early; see its log")
 
 
 def runs_page(mlflow: str) -> str:
-    """The runs with what counts: those that were scored, else those of the experiment that was worked on last.
+    """The page of the server at `mlflow` with what counts: scored runs, else those of the experiment worked on last.
 
     MLflow's own first page is about language models and shows none of them; a sweep's first row has no numbers.
     """
     search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100&order_by=last_update_time%20DESC"
     with urlopen(search, timeout=30) as answer:  # noqa: S310
-        found = json.load(answer).get("experiments", [])
-    found.sort(key=lambda one: not one["name"].endswith("/evaluation"))  # keeps the order of the others
-    return f"{mlflow}/#/experiments/{found[0]['experiment_id']}/runs?{views.KEY}" if found else mlflow
+        experiments = json.load(answer).get("experiments", [])
+    experiments.sort(key=lambda entry: not entry["name"].endswith("/evaluation"))  # keeps the order of the others
+    return f"{mlflow}/#/experiments/{experiments[0]['experiment_id']}/runs?{views.KEY}" if experiments else mlflow
 
 
 def free_port(first: int) -> int:
@@ -89,7 +89,17 @@ def free_port(first: int) -> int:
 def serving(
     command: Sequence[str], root: Path, variables: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a server in a group of its own, what it prints going to `log`; end the group after."""
+    """Run a server in a group of its own; end the group after.
+
+    Args:
+        command: that serves.
+        root: where it runs.
+        variables: its environment.
+        log: gets what it prints.
+
+    Yields:
+        Its process.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -108,7 +118,7 @@ def alive(*processes: subprocess.Popen[str]) -> bool:
 
 
 def answers(page: str) -> bool:
-    """Whether a server answers there."""
+    """Whether a server answers at `page`."""
     try:
         urlopen(page, timeout=5).close()  # noqa: S310
     except HTTPError:
