@@ -32,7 +32,7 @@ SENTENCE_TEMPLATES = (
 
 
 def stable_hash(text: str) -> int:
-    """A 64-bit number that depends on the text alone, on every machine."""
+    """A 64-bit number that depends on `text` alone, on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -49,5 +49,5 @@ def describe(template: str, *, title: str, style: str, kind: str) -> str:
 
 
 def choose(templates: Sequence[str], key: str) -> str:
-    """One of the templates, always the same for a key."""
+    """One of `templates`, always the same for a `key`."""
     return templates[stable_hash(key) % len(templates)]

@@ -21,7 +21,7 @@ class UnionFind:
         self._parent = {name: name for name in names}
 
     def find(self, name: str) -> str:
-        """The name of a member's group."""
+        """The name of the group of the member `name`."""
         root = name
         while self._parent[root] != root:
             root = self._parent[root]
@@ -30,19 +30,19 @@ class UnionFind:
         return root
 
     def join(self, a: str, b: str) -> None:
-        """Make one group of two."""
+        """Make one group of those of members `a` and `b`."""
         a, b = self.find(a), self.find(b)
         self._parent[max(a, b)] = min(a, b)
 
 
 def thumbnails(pixels: Pixels, size: int) -> Floats:
-    """(n, H, W, 3) uint8 -> (n, size * size * 3) float32 in [0, 1], box-averaged."""
+    """`pixels` (n, H, W, 3) uint8 as (n, `size` * size * 3) float32 in [0, 1], box-averaged."""
     small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX)) for image in pixels]
     return (np.stack(small).reshape(len(small), -1) / np.float32(255)).astype(np.float32)
 
 
 def close_pairs(vectors: Floats, threshold: float) -> Iterator[tuple[int, int]]:
-    """Rows a < b whose mean squared difference is below `threshold`, block by block."""
+    """Rows a < b of `vectors` (n, D) whose mean squared difference is below `threshold`, block by block."""
     squares = np.square(vectors).sum(1)
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]

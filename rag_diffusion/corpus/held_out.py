@@ -22,7 +22,7 @@ _LEAST_WITHIN = 6  # letters of a word that is found anywhere within another one
 
 
 def words_of(name: str) -> list[str]:
-    """Words and numbers of a name or a title, in lower case."""
+    """Words and numbers of a `name` or title, in lower case."""
     return _WORD.findall(_plain(name).replace("'s ", " ").replace("'", ""))
 
 
@@ -33,7 +33,7 @@ def _plain(text: str) -> str:
 
 
 def forms(word: str) -> set[str]:
-    """What a word may be the plural of, and itself: two words are one when they share a form."""
+    """What `word` may be the plural of, and itself: two words are one when they share a form."""
     found = {word, _IRREGULAR.get(word, word)}
     if len(word) > _LEAST_PART and word.endswith("s") and not word.endswith("ss"):
         found.add(word[:-1])
@@ -112,7 +112,7 @@ class HeldOutNames:
             self._rules[max(rule, key=lambda word: (len(word), word))].append((rule, entity))
 
     def by_words(self, names: Iterable[str]) -> HeldOutMatch | None:
-        """The held-out entity whose content words stand in one of the names, in any order; or None."""
+        """The held-out entity whose content words stand in one of `names`, in any order; or None."""
         found: list[HeldOutMatch] = []
         for name in names:
             words = words_of(name)
@@ -149,7 +149,12 @@ class HeldOutNames:
         return found
 
     def by_code_point(self, names: Iterable[str], code_points: Iterable[str] = ()) -> str | None:
-        """The held-out entity whose code points are a drawing's name, or stand in its set's table for it; or None."""
+        """The held-out entity whose code points are a drawing's name, or stand in its set's table for it; or None.
+
+        Args:
+            names: of the drawing.
+            code_points: of the table.
+        """
         for text in [*names, *code_points]:
             found = _HEX.fullmatch(text.lower())
             points = normalize_code_points(found[1].replace("_", "-")) if found else ""

@@ -34,7 +34,7 @@ class Rejections:
     rows: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, what: str, reason: str) -> None:
-        """Record one rejected pair."""
+        """Record one rejected pair, `what`, and its `reason`."""
         self.rows.append({"what": what, "reason": reason})
 
 

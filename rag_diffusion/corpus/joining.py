@@ -35,7 +35,14 @@ def called_names(
     annotations: Mapping[str, Annotation],
     synonyms: Mapping[str, Mapping[str, tuple[str, ...]]],
 ) -> dict[str, EntityNames]:
-    """What entities of the emoji corpus are called: titles, names in every set, aliases, synonyms and rare tags."""
+    """What entities of the emoji corpus are called: titles, names in every set, aliases, synonyms and rare tags.
+
+    Args:
+        emoji: entities by their code points.
+        sets: emoji sets by style.
+        annotations: of OpenMoji, by code points.
+        synonyms: more names, by code points and kind.
+    """
     resolver = EntityResolver(sets)
     names: dict[str, set[str]] = defaultdict(set)
     for style, icon_set in sets.items():
@@ -132,7 +139,15 @@ def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, EntityNames]) 
 def enough(
     placed: Sequence[JoinedDrawing], cards: Mapping[str, SetCard], source: WideSource, own: str, tally: Tally
 ) -> list[JoinedDrawing]:
-    """Entities that several hands have drawn; those of the emoji corpus and of one's own set always."""
+    """Drawings of entities that several hands have drawn; those of the emoji corpus and of one's own set always.
+
+    Args:
+        placed: drawings with their entities.
+        cards: whose each set is, by prefix.
+        source: how many hands are enough.
+        own: prefix of one's own set.
+        tally: gets what is left out.
+    """
     drawings: Counter[str] = Counter(one.entity for one in placed)
     houses: dict[str, set[str]] = defaultdict(set)
     for one in placed:

@@ -78,7 +78,7 @@ def _moved(one: Rendered, shown: Pair, how: str) -> Rendered:
 
 
 def split_entities(pairs: Iterable[Pair]) -> list[Pair]:
-    """Drawings of one name in several splits become several entities, so that none stands in two."""
+    """`pairs` of one name in several splits become several entities, so that none stands in two."""
     pairs, splits = list(pairs), defaultdict(set)
     for pair in pairs:
         splits[pair.entity].add(pair.split)
@@ -96,7 +96,7 @@ def _apart(pair: Pair) -> Pair:
 
 
 def taken_out(rendered: Iterable[Rendered]) -> dict[str, Any]:
-    """How many drawings each check kept from training, and their names with what they show."""
+    """How many of the `rendered` drawings each check kept from training, and their names with what they show."""
     names: dict[str, list[str]] = defaultdict(list)
     for one in rendered:
         if one.found_by:

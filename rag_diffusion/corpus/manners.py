@@ -70,7 +70,7 @@ class Manners:
         self._sized = sized >= _SIZED_SHARE * max(len(names), 1)
 
     def read(self, name: str) -> Reading:
-        """Take a name apart."""
+        """Take a drawing's `name` apart."""
         stem, prefix = self._without_prefix(name)
         stem, suffix = self._without_suffix(stem)
         manner = [*prefix.split("-"), *suffix.split("-")]
@@ -121,7 +121,10 @@ class Manners:
 
 
 def without_number(stem: str) -> str:
-    """`cup-2` and `folder2-open` -> `cup` and `folder-open`; what counts or numbers something keeps its number."""
+    """A `stem` without what only tells drawings apart: `cup-2` -> `cup`, `folder2-open` -> `folder-open`.
+
+    What counts or numbers something keeps its number.
+    """
     parts = stem.split("-")
     if _COUNTING.intersection(part.rstrip("0123456789") for part in parts):
         return stem

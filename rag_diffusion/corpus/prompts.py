@@ -24,11 +24,11 @@ FOLDER_PROMPTS = 120  # of a user's own corpus the default run draws so many
 
 
 def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
-    """Prompts of every entity of a split that stands in six or more styles, in three balanced styles.
+    """Prompts of every entity of a `split` that stands in six or more styles of `corpus`, in three balanced styles.
 
     Deterministic in the corpus; of a wide one its aligned sets alone count, so that it has the prompts of the emoji
-    corpus. One prompt of each entity is a default one; over all of them captions and
-    sentences, and the styles, are balanced.
+    corpus. One prompt of each entity is a default one; over all of them captions and sentences, and the styles, are
+    balanced.
     """
     words: dict[str, str] = corpus.manifest["style_words"]
     aligned = corpus.table["style"].isin(corpus.manifest.get("aligned_styles", list(words)))
@@ -74,7 +74,7 @@ def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
 
 
 def folder_prompts(corpus: Corpus, split: str) -> list[Prompt]:
-    """Of a user's own corpus: the captions of a split, the pair itself being held out."""
+    """Of a user's own `corpus`: the captions of a `split`, the pair itself being held out."""
     rows = corpus.table[corpus.table["split"] == split].head(FOLDER_PROMPTS)
     return [_folder_prompt({str(key): str(value) for key, value in row.items()}) for row in rows.to_dict("records")]
 
@@ -91,7 +91,7 @@ def _folder_prompt(row: dict[str, str]) -> Prompt:
 
 
 def write_prompts(root: Path, corpus: Corpus) -> None:
-    """Write data/prompts/validation.jsonl and test.jsonl."""
+    """Write data/prompts/validation.jsonl and test.jsonl below `root`, of `corpus`."""
     folder = root / layout.PROMPTS
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("validation", "test"):
@@ -100,7 +100,7 @@ def write_prompts(root: Path, corpus: Corpus) -> None:
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
-    """Read one prompt file.
+    """Read the prompt file at `path`.
 
     Raises:
         DataError: the file is missing or a line is no prompt.

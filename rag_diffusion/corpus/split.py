@@ -138,8 +138,8 @@ def _split_of(family: str, salt: int, config: SplitConfig) -> str:
 
 
 def styles_per_entity(entities: Sequence[str], styles: Sequence[str]) -> dict[str, int]:
-    """Entity -> number of different styles."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """Entity -> number of different styles, of n pairs whose `entities` and `styles` are given."""
+    members: dict[str, set[str]] = defaultdict(set)
     for entity, style in zip(entities, styles, strict=True):
-        found[entity].add(style)
-    return {entity: len(members) for entity, members in found.items()}
+        members[entity].add(style)
+    return {entity: len(some) for entity, some in members.items()}

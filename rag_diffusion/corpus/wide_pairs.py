@@ -108,20 +108,34 @@ def colour_of(entity: str, where: str, colours: Mapping[str, str], how: Colours)
 
 
 def caption_of(title: str, style: str, colour: str, where: str) -> str:
-    """Caption of a drawing; half of those that have a colour name it."""
+    """Caption of a drawing; half of those that have a colour name it.
+
+    Args:
+        title: what it shows.
+        style: its manner in words.
+        colour: in words; empty where it has many.
+        where: its id, which the words depend on.
+    """
     named = colour and stable_hash(f"{where}:named") / 2**64 < _NAMED
     template = choose(COLOURED_TEMPLATES if named else ICON_TEMPLATES, f"{where}:caption")
     return template.format(title=title, a_title=with_article(title), style=style, colour=colour)
 
 
 def style_words(card: SetCard, drawing: Drawing) -> str:
-    """The manner in words, e.g. `Phosphor duotone`."""
+    """The manner in words, e.g. `Phosphor duotone`, of a `drawing` of the set of `card`."""
     return f"{card.words} {drawing.reading.words}".strip()
 
 
-def render(one: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str, str], how: Colours) -> Rendered | str:
-    """The pair of a drawing of a set, or the reason why there is none."""
-    placed, card = one
+def render(drawn: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str, str], how: Colours) -> Rendered | str:
+    """The pair of a drawing of a set, or the reason why there is none.
+
+    Args:
+        drawn: the drawing, and whose its set is.
+        size: side of the image in pixels.
+        colours: name -> hexadecimal value.
+        how: what the colour of a monochrome drawing depends on.
+    """
+    placed, card = drawn
     drawing = placed.drawing
     colour = colour_of(placed.entity, drawing.where, colours, how) if drawing.monochrome else ""
     svg = drawing.svg.replace("currentColor", colours.get(colour, "#000000")).encode()
@@ -158,6 +172,6 @@ def render(one: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str, 
 
 
 def pixels_of(pair: Pair) -> Pixels:
-    """(H, W, 3) RGB of a pair."""
+    """(H, W, 3) RGB of `pair`."""
     with Image.open(io.BytesIO(pair.image)) as image:
         return np.asarray(image.convert("RGB"))

@@ -25,7 +25,7 @@ class Tally:
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, what: str, reason: str) -> None:
-        """Count one rejected drawing; what follows a colon in the reason is told in the examples alone."""
+        """Count one rejected drawing, `what`; what follows a colon in `reason` is told in the examples alone."""
         short = reason.split(":")[0]
         self.counts[short] += 1
         if len(self.examples[short]) < _SHOWN:
@@ -60,7 +60,7 @@ class WideSource:
 
     @classmethod
     def read(cls, path: Path) -> WideSource:
-        """Read and check the file.
+        """Read and check the file at `path`.
 
         Raises:
             DataError: an entry is missing or is of another form.
@@ -87,7 +87,7 @@ class WideSource:
             raise DataError(f"{path}: expected the entries of a wide source, got {error!r}; restore the file") from None
 
     def why_not(self, prefix: str, info: Mapping[str, Any]) -> str:
-        """Why a whole set is left out; empty where it is taken."""
+        """Why a whole set is left out, by its `prefix` and Iconify's `info`; empty where it is taken."""
         licence = info["license"].get("spdx", "none")
         if prefix in self.left_out_sets:
             return f"set left out, {self.left_out_sets[prefix]}"
@@ -96,7 +96,7 @@ class WideSource:
         return "" if licence.startswith(self.licences) and "NC" not in licence else f"licence left out, {licence}"
 
     def card(self, prefix: str, info: Mapping[str, Any]) -> SetCard:
-        """Whose a set is."""
+        """Whose a set is, by its `prefix` and Iconify's `info`."""
         name = re.sub(r"\b(free )?icons?\b|\bsystem\b|\(.*\)", "", info["name"], flags=re.IGNORECASE)
         return SetCard(
             words=" ".join(name.split()) if re.search(r"\w", name) else info["name"],
@@ -107,7 +107,7 @@ class WideSource:
 
 
 def distinct_names(cards: Mapping[str, SetCard]) -> dict[str, SetCard]:
-    """Sets of one name in words are called by their prefixes."""
+    """`cards` of which those of one name in words are called by their prefixes."""
     count = Counter(card.words.lower() for card in cards.values())
     return {
         prefix: replace(card, words=prefix.replace("-", " ").title()) if count[card.words.lower()] > 1 else card
