@@ -44,17 +44,10 @@ def describe(template: str, *, title: str, style: str, kind: str) -> str:
         title: the entity in words, e.g. `red apple`.
         style: the style in words, e.g. `Twemoji`.
         kind: the subgroup in words, e.g. `food fruit`.
-
-    Returns:
-        The caption.
     """
     return template.format(title=title, a_title=with_article(title), style=style, kind=kind)
 
 
 def choose(templates: Sequence[str], key: str) -> str:
-<<<<<<< HEAD
     """One of `templates`, always the same for a `key`."""
-=======
-    """One of the `templates`, always the same for a `key`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     return templates[stable_hash(key) % len(templates)]

@@ -21,11 +21,7 @@ class UnionFind:
         self._parent = {name: name for name in names}
 
     def find(self, name: str) -> str:
-<<<<<<< HEAD
         """The name of the group of the member `name`."""
-=======
-        """The name of the group of a member, `name`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         root = name
         while self._parent[root] != root:
             root = self._parent[root]
@@ -34,47 +30,19 @@ class UnionFind:
         return root
 
     def join(self, a: str, b: str) -> None:
-<<<<<<< HEAD
         """Make one group of those of members `a` and `b`."""
-=======
-        """Make one group of those of the members `a` and `b`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         a, b = self.find(a), self.find(b)
         self._parent[max(a, b)] = min(a, b)
 
 
 def thumbnails(pixels: Pixels, size: int) -> Floats:
-<<<<<<< HEAD
     """`pixels` (n, H, W, 3) uint8 as (n, `size` * size * 3) float32 in [0, 1], box-averaged."""
-=======
-    """Average images over boxes.
-
-    Args:
-        pixels: (n, H, W, 3) uint8.
-        size: side of a thumbnail in pixels.
-
-    Returns:
-        (n, size * size * 3) float32 in [0, 1].
-    """
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX)) for image in pixels]
     return (np.stack(small).reshape(len(small), -1) / np.float32(255)).astype(np.float32)
 
 
 def close_pairs(vectors: Floats, threshold: float) -> Iterator[tuple[int, int]]:
-<<<<<<< HEAD
     """Rows a < b of `vectors` (n, D) whose mean squared difference is below `threshold`, block by block."""
-=======
-    """Find rows that are nearly the same, block by block.
-
-    Args:
-        vectors: (n, D) float32.
-        threshold: mean squared difference below which two rows are close.
-
-    Yields:
-        Rows a < b that are close.
-    """
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     squares = np.square(vectors).sum(1)
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]

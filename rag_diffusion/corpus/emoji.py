@@ -26,39 +26,23 @@ class Annotation:
 
 
 def normalize_code_points(text: str) -> str:
-<<<<<<< HEAD
     """Code points, `text`, in lower case, joined by `-`, without the variation selector: `2764-FE0F` -> `2764`."""
-=======
-    """Code points in `text` in lower case, without the variation selector: `2764-FE0F` -> `2764`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     return "-".join(point for point in text.lower().split("-") if point != VARIATION_SELECTOR)
 
 
 def has_skin_tone(entity: str) -> bool:
-<<<<<<< HEAD
     """Whether a sequence of code points, `entity`, holds a skin tone modifier."""
-=======
-    """Whether an `entity`, a sequence of code points, holds a skin tone modifier."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     return bool(_SKIN_TONE.search(entity))
 
 
 def is_private(entity: str) -> bool:
-<<<<<<< HEAD
     """Whether the first code point of `entity` lies in a private use area, so that only one set knows it."""
-=======
-    """Whether the first code point of an `entity` lies in a private use area, so that only one set knows it."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     first = int(entity.split("-")[0], 16)
     return 0xE000 <= first <= 0xF8FF or first >= 0xF0000
 
 
 def parse_annotations(content: bytes) -> dict[str, Annotation]:
-<<<<<<< HEAD
     """Read OpenMoji's table, CSV as `content`: entity -> title, tags, group, subgroup."""
-=======
-    """Read OpenMoji's table, the CSV file `content`: entity -> title, tags, group, subgroup."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     rows = csv.DictReader(io.StringIO(content.decode("utf-8")))
     return {
         normalize_code_points(row["hexcode"]): Annotation(

@@ -22,11 +22,7 @@ _LEAST_WITHIN = 6  # letters of a word that is found anywhere within another one
 
 
 def words_of(name: str) -> list[str]:
-<<<<<<< HEAD
     """Words and numbers of a `name` or title, in lower case."""
-=======
-    """Words and numbers of a `name` or a title, in lower case."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     return _WORD.findall(_plain(name).replace("'s ", " ").replace("'", ""))
 
 
@@ -36,24 +32,18 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in apart if not unicodedata.combining(letter))
 
 
-<<<<<<< HEAD
 def forms(word: str) -> set[str]:
     """What `word` may be the plural of, and itself: two words are one when they share a form."""
     found = {word, _IRREGULAR.get(word, word)}
-=======
-def _forms(word: str) -> set[str]:
-    """What a word may be the plural of, and itself: two words are one when they share a form."""
-    singulars = {word, _IRREGULAR.get(word, word)}
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     if len(word) > _LEAST_PART and word.endswith("s") and not word.endswith("ss"):
-        singulars.add(word[:-1])
+        found.add(word[:-1])
         if word.endswith("es"):
-            singulars.add(word[:-2])
+            found.add(word[:-2])
         if word.endswith("ies"):
-            singulars.add(word[:-3] + "y")
+            found.add(word[:-3] + "y")
         if word.endswith("ves"):
-            singulars |= {word[:-3] + "f", word[:-3] + "fe"}
-    return singulars
+            found |= {word[:-3] + "f", word[:-3] + "fe"}
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +102,7 @@ class HeldOutNames:
             for hint in names[entity].hints:
                 self._exact.setdefault(self._key(words_of(hint)), (entity, False))
         self._words = frozenset(form for rules in self._rules.values() for rule, _ in rules for form in rule)
-        self._parts_of: dict[str, frozenset[str]] = {}
+        self._found_in: dict[str, frozenset[str]] = {}
 
     def _add(self, title: str, entity: str) -> None:
         words = words_of(title)
@@ -122,65 +112,52 @@ class HeldOutNames:
             self._rules[max(rule, key=lambda word: (len(word), word))].append((rule, entity))
 
     def by_words(self, names: Iterable[str]) -> HeldOutMatch | None:
-<<<<<<< HEAD
         """The held-out entity whose content words stand in one of `names`, in any order; or None."""
         found: list[HeldOutMatch] = []
-=======
-        """The held-out entity whose content words stand in one of a drawing's `names`, in any order; or None."""
-        matches: list[HeldOutMatch] = []
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         for name in names:
             words = words_of(name)
             exact = self._exact.get(self._key(words))
             if exact:
-                matches.append(HeldOutMatch(entity=exact[0], exact=exact[1], alone=exact[1]))
-            held = self._held_out_words(words)
-            for rule, entity in (entry for word in sorted(held) for entry in self._rules.get(word, ())):
-                if rule <= held:
-                    alone = all(word in self._weak or _forms(word) & rule for word in words)
-                    matches.append(HeldOutMatch(entity=entity, exact=False, alone=alone))
-        return min(matches, key=lambda match: (not match.exact, not match.alone, match.entity), default=None)
+                found.append(HeldOutMatch(entity=exact[0], exact=exact[1], alone=exact[1]))
+            said = self._said(words)
+            for rule, entity in (one for word in sorted(said) for one in self._rules.get(word, ())):
+                if rule <= said:
+                    alone = all(word in self._weak or forms(word) & rule for word in words)
+                    found.append(HeldOutMatch(entity=entity, exact=False, alone=alone))
+        return min(found, key=lambda one: (not one.exact, not one.alone, one.entity)) if found else None
 
-    def _held_out_words(self, words: list[str]) -> frozenset[str]:
+    def _said(self, words: list[str]) -> frozenset[str]:
         """Held-out words that a name holds: as words, as plurals, as parts of compounds, or torn apart."""
-        held: set[str] = set()
+        said: set[str] = set()
         for word in words:
-            if word not in self._parts_of:
-                self._parts_of[word] = frozenset(self._parts(word))
-            held |= self._parts_of[word]
+            if word not in self._found_in:
+                self._found_in[word] = frozenset(self._parts(word))
+            said |= self._found_in[word]
         for torn in map("".join, pairwise(words)):
-            held |= _forms(torn) & self._words
-        return frozenset(held)
+            said |= forms(torn) & self._words
+        return frozenset(said)
 
     def _parts(self, word: str) -> set[str]:
-        parts = _forms(word) & self._words
+        found = forms(word) & self._words
         for cut in range(_LEAST_PART, len(word) - _LEAST_PART + 1):
             head, tail = word[:cut], word[cut:]
-            parts |= _forms(head) & self._words if tail in self._vocabulary else set()
-            parts |= _forms(tail) & self._words if head in self._vocabulary else set()
+            found |= forms(head) & self._words if tail in self._vocabulary else set()
+            found |= forms(tail) & self._words if head in self._vocabulary else set()
         for start in range(len(word)):
             for end in range(start + _LEAST_WITHIN, len(word) + 1):
-                parts |= {word[start:end]} & self._words
-        return parts
+                found |= {word[start:end]} & self._words
+        return found
 
     def by_code_point(self, names: Iterable[str], code_points: Iterable[str] = ()) -> str | None:
-<<<<<<< HEAD
         """The held-out entity whose code points are a drawing's name, or stand in its set's table for it; or None.
 
         Args:
             names: of the drawing.
             code_points: of the table.
-=======
-        """The held-out entity that a drawing shows by its code points; or None.
-
-        Args:
-            names: of the drawing; some sets name drawings by code points, e.g. `u1f34e`.
-            code_points: that the set's table of characters has for it, e.g. `1f34e`.
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         """
         for text in [*names, *code_points]:
-            match = _HEX.fullmatch(text.lower())
-            points = normalize_code_points(match[1].replace("_", "-")) if match else ""
+            found = _HEX.fullmatch(text.lower())
+            points = normalize_code_points(found[1].replace("_", "-")) if found else ""
             if points in self._entities and not is_private(points):
                 return points
         return None
@@ -191,6 +168,6 @@ class HeldOutNames:
 
     def _singular(self, word: str) -> str:
         if word not in self._canonical:
-            known = [form for form in _forms(word) if form in self._vocabulary] or [word]
+            known = [form for form in forms(word) if form in self._vocabulary] or [word]
             self._canonical[word] = min(known, key=lambda form: (len(form), form))
         return self._canonical[word]

@@ -34,11 +34,7 @@ class Rejections:
     rows: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, what: str, reason: str) -> None:
-<<<<<<< HEAD
         """Record one rejected pair, `what`, and its `reason`."""
-=======
-        """Record that a drawing, `what`, was not taken, and the `reason`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         self.rows.append({"what": what, "reason": reason})
 
 

@@ -70,11 +70,7 @@ class Manners:
         self._sized = sized >= _SIZED_SHARE * max(len(names), 1)
 
     def read(self, name: str) -> Reading:
-<<<<<<< HEAD
         """Take a drawing's `name` apart."""
-=======
-        """Take a `name` of the set apart."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         stem, prefix = self._without_prefix(name)
         stem, suffix = self._without_suffix(stem)
         manner = [*prefix.split("-"), *suffix.split("-")]
@@ -125,14 +121,10 @@ class Manners:
 
 
 def without_number(stem: str) -> str:
-<<<<<<< HEAD
     """A `stem` without what only tells drawings apart: `cup-2` -> `cup`, `folder2-open` -> `folder-open`.
 
     What counts or numbers something keeps its number.
     """
-=======
-    """A `stem` such as `cup-2` or `folder2-open` -> `cup`, `folder-open`; what counts something keeps its number."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     parts = stem.split("-")
     if _COUNTING.intersection(part.rstrip("0123456789") for part in parts):
         return stem
@@ -143,5 +135,5 @@ def without_number(stem: str) -> str:
 
 
 def _pixels(part: str) -> int:
-    match = _SIZE.fullmatch(part)
-    return int(match[1]) if match else 0
+    found = _SIZE.fullmatch(part)
+    return int(found[1]) if found else 0

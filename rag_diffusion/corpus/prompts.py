@@ -27,20 +27,8 @@ def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
     """Prompts of every entity of a `split` that stands in six or more styles of `corpus`, in three balanced styles.
 
     Deterministic in the corpus; of a wide one its aligned sets alone count, so that it has the prompts of the emoji
-<<<<<<< HEAD
     corpus. One prompt of each entity is a default one; over all of them captions and sentences, and the styles, are
     balanced.
-=======
-    corpus. One prompt of each entity is a default one; over all of them captions and
-    sentences, and the styles, are balanced.
-
-    Args:
-        corpus: a default one, or a wide one.
-        split: `validation` or `test`.
-
-    Returns:
-        Three prompts for each entity.
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     """
     words: dict[str, str] = corpus.manifest["style_words"]
     aligned = corpus.table["style"].isin(corpus.manifest.get("aligned_styles", list(words)))
@@ -86,11 +74,7 @@ def make_prompts(corpus: Corpus, split: str) -> list[Prompt]:
 
 
 def folder_prompts(corpus: Corpus, split: str) -> list[Prompt]:
-<<<<<<< HEAD
     """Of a user's own `corpus`: the captions of a `split`, the pair itself being held out."""
-=======
-    """Captions of the first pairs of a `split` of one's own `corpus`; a pair is held out of its own neighbors."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     rows = corpus.table[corpus.table["split"] == split].head(FOLDER_PROMPTS)
     return [_folder_prompt({str(key): str(value) for key, value in row.items()}) for row in rows.to_dict("records")]
 
@@ -107,11 +91,7 @@ def _folder_prompt(row: dict[str, str]) -> Prompt:
 
 
 def write_prompts(root: Path, corpus: Corpus) -> None:
-<<<<<<< HEAD
     """Write data/prompts/validation.jsonl and test.jsonl below `root`, of `corpus`."""
-=======
-    """Write data/prompts/validation.jsonl and test.jsonl below the project's `root`, for a `corpus`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     folder = root / layout.PROMPTS
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("validation", "test"):
@@ -120,11 +100,7 @@ def write_prompts(root: Path, corpus: Corpus) -> None:
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
-<<<<<<< HEAD
     """Read the prompt file at `path`.
-=======
-    """Read the prompt file at `path`, a JSON object a line.
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
 
     Raises:
         DataError: the file is missing or a line is no prompt.

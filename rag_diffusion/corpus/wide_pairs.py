@@ -107,7 +107,6 @@ def colour_of(entity: str, where: str, colours: Mapping[str, str], how: Colours)
     return choose(sorted(colours), f"{entity}:colour" if shared else f"{where}:colour")
 
 
-<<<<<<< HEAD
 def caption_of(title: str, style: str, colour: str, where: str) -> str:
     """Caption of a drawing; half of those that have a colour name it.
 
@@ -117,17 +116,12 @@ def caption_of(title: str, style: str, colour: str, where: str) -> str:
         colour: in words; empty where it has many.
         where: its id, which the words depend on.
     """
-=======
-def _caption_of(title: str, style: str, colour: str, where: str) -> str:
-    """Caption of a drawing; half of those that have a colour name it."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     named = colour and stable_hash(f"{where}:named") / 2**64 < _NAMED
     template = choose(COLOURED_TEMPLATES if named else ICON_TEMPLATES, f"{where}:caption")
     return template.format(title=title, a_title=with_article(title), style=style, colour=colour)
 
 
 def style_words(card: SetCard, drawing: Drawing) -> str:
-<<<<<<< HEAD
     """The manner in words, e.g. `Phosphor duotone`, of a `drawing` of the set of `card`."""
     return f"{card.words} {drawing.reading.words}".strip()
 
@@ -142,27 +136,6 @@ def render(drawn: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str
         how: what the colour of a monochrome drawing depends on.
     """
     placed, card = drawn
-=======
-    """The manner of a `drawing` of the set of a `card`, in words, e.g. `Phosphor duotone`."""
-    return f"{card.words} {drawing.reading.words}".strip()
-
-
-def render(
-    joined: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str, str], how: Colours
-) -> Rendered | str:
-    """Render a drawing.
-
-    Args:
-        joined: the drawing, and the card of its set.
-        size: side of the image in pixels.
-        colours: of monochrome drawings, by name, as SVG has them.
-        how: which of them a drawing gets: `entity`, `drawing` or `black`.
-
-    Returns:
-        Its pair, or the reason why there is none.
-    """
-    placed, card = joined
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     drawing = placed.drawing
     colour = colour_of(placed.entity, drawing.where, colours, how) if drawing.monochrome else ""
     svg = drawing.svg.replace("currentColor", colours.get(colour, "#000000")).encode()
@@ -178,7 +151,7 @@ def render(
         category=drawing.category,
         style=drawing.style,
         title=placed.title,
-        caption=_caption_of(placed.title, style_words(card, drawing), colour, drawing.where),
+        caption=caption_of(placed.title, style_words(card, drawing), colour, drawing.where),
         licence=card.licence,
         attribution=card.attribution,
         image=encode_png(image),
@@ -199,10 +172,6 @@ def render(
 
 
 def pixels_of(pair: Pair) -> Pixels:
-<<<<<<< HEAD
     """(H, W, 3) RGB of `pair`."""
-=======
-    """(H, W, 3) RGB, uint8, of the image of a `pair`."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     with Image.open(io.BytesIO(pair.image)) as image:
         return np.asarray(image.convert("RGB"))

@@ -25,11 +25,7 @@ class Tally:
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, what: str, reason: str) -> None:
-<<<<<<< HEAD
         """Count one rejected drawing, `what`; what follows a colon in `reason` is told in the examples alone."""
-=======
-        """Count one rejected drawing, `what`; what follows a colon in the `reason` is told in the examples alone."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         short = reason.split(":")[0]
         self.counts[short] += 1
         if len(self.examples[short]) < _SHOWN:
@@ -91,19 +87,7 @@ class WideSource:
             raise DataError(f"{path}: expected the entries of a wide source, got {error!r}; restore the file") from None
 
     def why_not(self, prefix: str, info: Mapping[str, Any]) -> str:
-<<<<<<< HEAD
         """Why a whole set is left out, by its `prefix` and Iconify's `info`; empty where it is taken."""
-=======
-        """Say why a whole set is left out.
-
-        Args:
-            prefix: of the set.
-            info: what Iconify says of it.
-
-        Returns:
-            The reason; empty where the set is taken.
-        """
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         licence = info["license"].get("spdx", "none")
         if prefix in self.left_out_sets:
             return f"set left out, {self.left_out_sets[prefix]}"
@@ -112,11 +96,7 @@ class WideSource:
         return "" if licence.startswith(self.licences) and "NC" not in licence else f"licence left out, {licence}"
 
     def card(self, prefix: str, info: Mapping[str, Any]) -> SetCard:
-<<<<<<< HEAD
         """Whose a set is, by its `prefix` and Iconify's `info`."""
-=======
-        """Whose the set of a `prefix` is, by Iconify's `info` of it."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
         name = re.sub(r"\b(free )?icons?\b|\bsystem\b|\(.*\)", "", info["name"], flags=re.IGNORECASE)
         return SetCard(
             words=" ".join(name.split()) if re.search(r"\w", name) else info["name"],
@@ -127,11 +107,7 @@ class WideSource:
 
 
 def distinct_names(cards: Mapping[str, SetCard]) -> dict[str, SetCard]:
-<<<<<<< HEAD
     """`cards` of which those of one name in words are called by their prefixes."""
-=======
-    """The same `cards`, by prefix; sets of one name in words are called by their prefixes."""
->>>>>>> 96b72af ([corpus] Names and docstrings: what each argument is and what comes back; what one module uses alone is private)
     count = Counter(card.words.lower() for card in cards.values())
     return {
         prefix: replace(card, words=prefix.replace("-", " ").title()) if count[card.words.lower()] > 1 else card
