@@ -14,9 +14,11 @@ import gradio as gr
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import RagDiffusionError
+from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page import cards
 from rag_diffusion.page.handlers import ALL, Form, Handlers, View, as_variant
 from rag_diffusion.page.session import Session
+from rag_diffusion.page.words import CURVES, MAPS, MASKS, as_box, curve_of, map_of, mask_of
 from rag_diffusion.sampling.guidance import MODES
 
 CSS = Path(__file__).with_name("page.css")
@@ -121,6 +123,13 @@ class _DrawTab:
                 with gr.Group(visible=False, elem_id="control") as self.control:
                     caption = gr.Textbox(label="Caption of this neighbor")
                     weight = gr.Slider(0, 4, value=1, step=0.1, label="Weight of this neighbor", elem_id="weight")
+                    mask = gr.Dropdown(
+                        list(MASKS), value="everywhere", label="Mask: where in the picture it may act",
+                        allow_custom_value=True, elem_id="mask", info="or left, top, right, bottom: 0.2, 0.2, 0.8, 0.8",
+                    )  # fmt: skip
+                    curve = gr.Dropdown(list(CURVES), value="all steps", label="Weight by step", elem_id="curve")
+                    maps = gr.Dropdown(list(MAPS), value="both", label="Weight by map: what it gives", elem_id="maps")
+                    negative = gr.Checkbox(label="Negative: guide away from it", elem_id="negative")
                     again = gr.Button("Draw again, the same noise", variant="primary", elem_id="again")
         self.past = gr.HTML(render=False, elem_id="past", js_on_load=cards.PRESSED)
         self.view = [self.picture, self.near, self.past]
@@ -143,11 +152,16 @@ class _DrawTab:
 
         def touched(found: Session, event: gr.EventData) -> tuple[Any, ...]:
             neighbor = handlers.touch(found, int(event.index))
-            fields = ("", 1) if neighbor is None else (neighbor.caption, neighbor.weight)
+            fields = [gr.skip()] * 6 if neighbor is None else _controls(neighbor)
             return *_pieces(handlers.view(found)), gr.Group(visible=neighbor is not None), *fields
 
-        def changed(found: Session, words: str, number: float) -> str:
-            handlers.change(found, caption=words, weight=float(number))
+        def changed(
+            found: Session, words: str, number: float, where: str, by_step: str, by_map: str, away: bool
+        ) -> str:
+            handlers.change(
+                found, caption=words, weight=float(number), mask=as_box(where), weight_by_step=CURVES[by_step],
+                weight_by_map=MAPS[by_map], negative=away,
+            )  # fmt: skip
             return handlers.view(found).neighbors
 
         def dropped(found: Session, paths: list[str] | None, terms: str | None) -> tuple[Any, ...]:
@@ -156,7 +170,7 @@ class _DrawTab:
             words = handlers.drop(found, paths, terms or "")
             return words, *_pieces(handlers.view(found)), "given", gr.Group(visible=False)
 
-        outputs = [*self.view, self.control]
+        outputs, controls = [*self.view, self.control], [caption, weight, mask, curve, maps, negative]
         inputs = [session, *self.fields]
         running = [
             gr.on([self.prompt.submit, draw.click], _in_words(drawn), inputs, outputs, **shared),
@@ -169,9 +183,10 @@ class _DrawTab:
             queue=False,
         )  # fmt: skip
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.near.select(_in_words(touched), session, [*outputs, caption, weight], **quick)
+        self.near.select(_in_words(touched), session, [*outputs, *controls], **quick)
         gr.on(
-            [weight.release, caption.blur, caption.submit], _in_words(changed), [session, caption, weight], self.near,
+            [weight.release, caption.blur, caption.submit, mask.input, curve.input, maps.input, negative.input],
+            _in_words(changed), [session, *controls], self.near,
             **quick,
         )  # fmt: skip
         for source in (files, folder):
@@ -295,6 +310,12 @@ def _form(fields: tuple[Any, ...]) -> Form:
         prompt=prompt, variant=as_variant(kind), num_neighbors=int(number), mode=mode, text_guidance_scale=float(text),
         neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=None if seed is None else int(seed),
     )  # fmt: skip
+
+
+def _controls(neighbor: Neighbor) -> list[Any]:
+    return [
+        neighbor.caption, neighbor.weight, mask_of(neighbor), curve_of(neighbor), map_of(neighbor), neighbor.negative,
+    ]  # fmt: skip
 
 
 def _sizes(handlers: Handlers) -> gr.Dropdown:

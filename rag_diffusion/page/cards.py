@@ -17,7 +17,7 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page.session import VARIANTS, Entry
 from rag_diffusion.page.streaming import Preview
-from rag_diffusion.page.words import credit, lineage_of, percent, score_of
+from rag_diffusion.page.words import controls_of, credit, lineage_of, percent, score_of
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.sampling.explain_page import overlay
 from rag_diffusion.sampling.provenance import to_png
@@ -144,11 +144,6 @@ def neighbors(
         for neighbor, share in zip(some, shares, strict=True)
     ]
     return _TEMPLATES["neighbors"].render(cards=cards, hint=hint, kind=kind)
-
-
-def controls_of(neighbor: Neighbor) -> list[str]:
-    """How `neighbor` is used otherwise than usual, in words."""
-    return [f"weight {neighbor.weight:g}"] * (neighbor.weight != 1) + ["style"] * (neighbor.role == "style")
 
 
 def history(entries: Sequence[Entry], pressed: int = 0) -> str:

@@ -184,8 +184,10 @@ class Handlers:
     ) -> Iterator[View]:
         (seed,) = choose_seeds(seed, 1)
         before, done = self.view(session), list[Picture]()
-        given = tuple(given)
-        for news in self.drawer.stream(prompt, seed, variants, given, int(form.num_neighbors), form.options):
+        given, sample = tuple(given), self.base.config.sample
+        by_step_and_map = {"weight_by_step": sample.weight_by_step, "weight_by_map": sample.weight_by_map}
+        options = form.options | by_step_and_map  # of what is retrieved
+        for news in self.drawer.stream(prompt, seed, variants, given, int(form.num_neighbors), options):
             if isinstance(news, Preview):
                 growing = (news, variants[len(done)])
                 yield replace(before, figures=cards.figures(session.as_entries(done), growing))

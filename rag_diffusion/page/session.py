@@ -133,6 +133,8 @@ def as_neighbors(sources: Sequence[Source]) -> tuple[Neighbor, ...]:
             score=source.score,
             weight=source.weight,
             role="style" if source.role == "style" else "content",
+            weight_by_step=source.weight_by_step,
+            weight_by_map=source.weight_by_map,
         )
         for source in sources
     )

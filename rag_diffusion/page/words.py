@@ -4,11 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.models.neighbor_control import as_curve, as_mask
 from rag_diffusion.page.session import Entry
 from rag_diffusion.sampling.provenance import Provenance, Source
 
 _NO_LICENCE = "no licence given"
+
+
+MASKS = {"everywhere": None, **{name: as_mask(name) for name in ("left", "right", "top", "bottom")}}
+CURVES = {"all steps": "constant", "early": "early", "late": "late", "falling": "linear"}
+MAPS = {"both": "both", "style alone": "style", "layout alone": "layout"}
+
+
+def controls_of(neighbor: Neighbor) -> list[str]:
+    """How `neighbor` is used otherwise than usual, in words."""
+    told = [f"weight {neighbor.weight:g}"] * (neighbor.weight != 1) + ["style neighbor"] * (neighbor.role == "style")
+    for word, value in (("acts", mask_of(neighbor)), ("steps", curve_of(neighbor)), ("gives", map_of(neighbor))):
+        told += [f"{word} {value}"] * (value not in ("everywhere", "all steps", "both"))
+    return told + ["guided away from"] * neighbor.negative
+
+
+def mask_of(neighbor: Neighbor) -> str:
+    """Where `neighbor` acts: a name of `MASKS`, or the sides of its box; `a mask` for one of levels."""
+    if isinstance(neighbor.mask, np.ndarray):
+        return "a mask"
+    sides = neighbor.mask if isinstance(neighbor.mask, tuple) else None
+    return next((name for name, box in MASKS.items() if box == sides), ", ".join(f"{side:g}" for side in sides or ()))
+
+
+def curve_of(neighbor: Neighbor) -> str:
+    """When `neighbor` acts: a name of `CURVES`, or `by a curve`."""
+    points = as_curve(neighbor.weight_by_step)
+    return next((name for name, curve in CURVES.items() if as_curve(curve) == points), "by a curve")
+
+
+def map_of(neighbor: Neighbor) -> str:
+    """At which attended maps `neighbor` acts: a name of `MAPS`, or `by map`."""
+    return next((name for name, maps in MAPS.items() if maps == neighbor.weight_by_map), "by map")
+
+
+def as_box(text: str) -> str | tuple[float, ...] | None:
+    """The mask that `text` names: one of `MASKS`, or left, top, right and bottom in shares of the picture.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text in MASKS:
+        return None if MASKS[text] is None else text
+    try:
+        left, top, right, bottom = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"where it may act: expected {', '.join(MASKS)}, or left, top, right, bottom in shares of the picture, as "
+            f"0.2, 0.2, 0.8, 0.8, got {text[:50]!r}"
+        ) from None
+    return left, top, right, bottom
 
 
 def percent(share: float) -> str:
@@ -29,6 +83,10 @@ def lineage_of(entry: Entry) -> list[str]:
     size = settings.get("image_size", "?")
     told = [f"Drawn for “{origin.prompt}” from the noise of seed {origin.seed}, {entry.words}."]
     told += [f"{entry.lineage}."] * bool(entry.lineage)
+    used = [
+        f"“{neighbor.caption}” {', '.join(words)}" for neighbor in entry.neighbors if (words := controls_of(neighbor))
+    ]
+    told += [f"Used otherwise than usual: {'; '.join(used)}."] * bool(used)
     told.append(
         f"{settings.get('num_inference_steps')} steps of {settings.get('scheduler')}, guidance {guidance.get('mode')} "
         f"(text {guidance.get('text_guidance_scale'):g}, neighbors {guidance.get('neighbor_guidance_scale'):g}), "
@@ -63,22 +121,14 @@ def changes(now: Sequence[Neighbor], before: Entry) -> str:
 def _changed(before: Neighbor | None, after: Neighbor) -> list[str]:
     if before is None:
         return [f"“{after.caption}” added"]
-    names = {"weight": "weight"}
-    return [
-        f"{word} of “{after.caption}” {_plain(getattr(after, name))}"
-        for name, word in names.items()
-        if getattr(after, name) != getattr(before, name)
-    ]
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if controls_of(before) == controls_of(after) and before.caption == after.caption:
+        return []
+    return [f"“{after.caption}” {', '.join(controls_of(after)) or 'as usual'}"]
 
 
 def _seen(source: Source) -> str:
-    weight = "" if source.weight == 1 else f", weight {source.weight:g}"
     return (
         f"“{source.caption}” ({source.pair_id}, {source.licence or _NO_LICENCE}"
-        f"{f', by {source.attribution}' if source.attribution else ''}, {score_of(source.score)}{weight}): "
+        f"{f', by {source.attribution}' if source.attribution else ''}, {score_of(source.score)}): "
         f"{percent(source.attention)} of the attention"
     )

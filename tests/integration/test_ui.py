@@ -118,6 +118,9 @@ def test_a_visitor_draws_looks_and_changes(browser: Browser, url: str) -> None:
         page.locator("#weight input[type=number]").fill("3")
         page.keyboard.press("Tab")
         page.get_by_text("weight 3").wait_for()
+        page.locator("#mask input").click()
+        page.get_by_role("option", name="left").click()
+        page.get_by_text("acts left").wait_for()
         page.locator("#again").click()
         wait_for_picture(page)
         assert page.locator("#picture").get_by_text("Drawn again").count() == 1
@@ -132,7 +135,8 @@ def test_a_visitor_draws_looks_and_changes(browser: Browser, url: str) -> None:
         assert page.locator("#past button").count() == 4
         page.locator("#past button", has_text="picture 2").click()
         told = page.locator("#lineage")
-        told.get_by_text("Drawn again from picture 1, the same noise; weight of").wait_for()
+        told.get_by_text("Drawn again from picture 1, the same noise;").wait_for()
+        told.get_by_text("weight 3, acts left").first.wait_for()
         assert told.get_by_text("Credit:").count() == 1
         page.locator("#go-on").click()
         page.locator("#neighbors button", has_text="weight 3").wait_for()

@@ -15,7 +15,7 @@ from rag_diffusion.page import cards
 from rag_diffusion.page.handlers import ALL, Handlers
 from rag_diffusion.page.session import KEPT, Session
 from rag_diffusion.page.streaming import Preview
-from rag_diffusion.page.words import lineage_of
+from rag_diffusion.page.words import as_box, lineage_of
 from rag_diffusion.sampling.studio import Picture, draw
 from tests.unit.page.opened import PROMPT, form, handlers_of, make_project, own_pictures
 
@@ -129,8 +129,41 @@ def test_a_touched_neighbor_shows_its_heat_map_and_may_weigh_more_on_the_same_no
     weights = {source.pair_id: source.weight for source in after.picture.provenance.neighbors}
     assert weights == {one.name: 3.0 if one.name == neighbor.name else 1.0 for one in before.neighbors}
     assert (after.share(neighbor.name) or 0) > (before.share(neighbor.name) or 0)
-    assert after.lineage == f"Drawn again from picture 1, the same noise; weight of “{neighbor.caption}” 3"
+    assert after.lineage == f"Drawn again from picture 1, the same noise; “{neighbor.caption}” weight 3"
     assert handlers.touch(session, 9) is None
+
+
+def test_a_masked_neighbor_acts_in_its_half_and_a_negative_one_is_told(handlers: Handlers) -> None:
+    session = Session()
+    drawn(handlers, session)
+    masked, other = session.neighbors
+    handlers.touch(session, 0)
+    handlers.change(session, mask=as_box("left"), weight_by_step="early")
+    handlers.touch(session, 1)
+    handlers.change(session, negative=True)
+    view = handlers.view(session)
+    assert "acts left" in view.neighbors
+    assert "steps early" in view.neighbors
+    assert "guided away from" in view.neighbors
+    list(handlers.draw_again(session, form()))
+
+    entry = session.last
+    assert entry is not None
+    heat = entry.heat(masked.name)
+    half = heat.shape[-1] // 2
+    assert float(heat[:, half:].max()) == 0 < float(heat[:, :half].max())
+    assert entry.share(other.name) == 0
+    told = f"“{masked.caption}” acts left, steps early, “{other.caption}” guided away from"
+    assert entry.lineage == f"Drawn again from picture 1, the same noise; {told}"
+    assert "Used otherwise than usual" in " ".join(lineage_of(entry))
+
+
+@pytest.mark.parametrize("text", ["", "somewhere", "a mask", "/etc/passwd", "0, 0, 1", "0, 0, 1, x"])
+def test_a_mask_is_named_or_a_box_and_never_a_file_of_the_server(text: str) -> None:
+    with pytest.raises(ConfigError, match="where it may act: expected everywhere, left, right, top, bottom, or left"):
+        as_box(text)
+    assert as_box("everywhere") is None
+    assert as_box(" 0.2, 0.2, .8,0.8 ") == (0.2, 0.2, 0.8, 0.8)
 
 
 def test_nothing_changed_is_drawn_again_as_it_was(handlers: Handlers) -> None:
