@@ -44,6 +44,9 @@ def describe(template: str, *, title: str, style: str, kind: str) -> str:
         title: the entity in words, e.g. `red apple`.
         style: the style in words, e.g. `Twemoji`.
         kind: the subgroup in words, e.g. `food fruit`.
+
+    Returns:
+        The caption.
     """
     return template.format(title=title, a_title=with_article(title), style=style, kind=kind)
 

@@ -32,18 +32,18 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in apart if not unicodedata.combining(letter))
 
 
-def forms(word: str) -> set[str]:
+def _forms(word: str) -> set[str]:
     """What `word` may be the plural of, and itself: two words are one when they share a form."""
-    found = {word, _IRREGULAR.get(word, word)}
+    singulars = {word, _IRREGULAR.get(word, word)}
     if len(word) > _LEAST_PART and word.endswith("s") and not word.endswith("ss"):
-        found.add(word[:-1])
+        singulars.add(word[:-1])
         if word.endswith("es"):
-            found.add(word[:-2])
+            singulars.add(word[:-2])
         if word.endswith("ies"):
-            found.add(word[:-3] + "y")
+            singulars.add(word[:-3] + "y")
         if word.endswith("ves"):
-            found |= {word[:-3] + "f", word[:-3] + "fe"}
-    return found
+            singulars |= {word[:-3] + "f", word[:-3] + "fe"}
+    return singulars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class HeldOutNames:
             for hint in names[entity].hints:
                 self._exact.setdefault(self._key(words_of(hint)), (entity, False))
         self._words = frozenset(form for rules in self._rules.values() for rule, _ in rules for form in rule)
-        self._found_in: dict[str, frozenset[str]] = {}
+        self._parts_of: dict[str, frozenset[str]] = {}
 
     def _add(self, title: str, entity: str) -> None:
         words = words_of(title)
@@ -113,40 +113,40 @@ class HeldOutNames:
 
     def by_words(self, names: Iterable[str]) -> HeldOutMatch | None:
         """The held-out entity whose content words stand in one of `names`, in any order; or None."""
-        found: list[HeldOutMatch] = []
+        matches: list[HeldOutMatch] = []
         for name in names:
             words = words_of(name)
             exact = self._exact.get(self._key(words))
             if exact:
-                found.append(HeldOutMatch(entity=exact[0], exact=exact[1], alone=exact[1]))
-            said = self._said(words)
-            for rule, entity in (one for word in sorted(said) for one in self._rules.get(word, ())):
-                if rule <= said:
-                    alone = all(word in self._weak or forms(word) & rule for word in words)
-                    found.append(HeldOutMatch(entity=entity, exact=False, alone=alone))
-        return min(found, key=lambda one: (not one.exact, not one.alone, one.entity)) if found else None
+                matches.append(HeldOutMatch(entity=exact[0], exact=exact[1], alone=exact[1]))
+            held = self._held_out_words(words)
+            for rule, entity in (entry for word in sorted(held) for entry in self._rules.get(word, ())):
+                if rule <= held:
+                    alone = all(word in self._weak or _forms(word) & rule for word in words)
+                    matches.append(HeldOutMatch(entity=entity, exact=False, alone=alone))
+        return min(matches, key=lambda match: (not match.exact, not match.alone, match.entity), default=None)
 
-    def _said(self, words: list[str]) -> frozenset[str]:
+    def _held_out_words(self, words: list[str]) -> frozenset[str]:
         """Held-out words that a name holds: as words, as plurals, as parts of compounds, or torn apart."""
-        said: set[str] = set()
+        held: set[str] = set()
         for word in words:
-            if word not in self._found_in:
-                self._found_in[word] = frozenset(self._parts(word))
-            said |= self._found_in[word]
+            if word not in self._parts_of:
+                self._parts_of[word] = frozenset(self._parts(word))
+            held |= self._parts_of[word]
         for torn in map("".join, pairwise(words)):
-            said |= forms(torn) & self._words
-        return frozenset(said)
+            held |= _forms(torn) & self._words
+        return frozenset(held)
 
     def _parts(self, word: str) -> set[str]:
-        found = forms(word) & self._words
+        parts = _forms(word) & self._words
         for cut in range(_LEAST_PART, len(word) - _LEAST_PART + 1):
             head, tail = word[:cut], word[cut:]
-            found |= forms(head) & self._words if tail in self._vocabulary else set()
-            found |= forms(tail) & self._words if head in self._vocabulary else set()
+            parts |= _forms(head) & self._words if tail in self._vocabulary else set()
+            parts |= _forms(tail) & self._words if head in self._vocabulary else set()
         for start in range(len(word)):
             for end in range(start + _LEAST_WITHIN, len(word) + 1):
-                found |= {word[start:end]} & self._words
-        return found
+                parts |= {word[start:end]} & self._words
+        return parts
 
     def by_code_point(self, names: Iterable[str], code_points: Iterable[str] = ()) -> str | None:
         """The held-out entity whose code points are a drawing's name, or stand in its set's table for it; or None.
@@ -156,8 +156,8 @@ class HeldOutNames:
             code_points: of the table.
         """
         for text in [*names, *code_points]:
-            found = _HEX.fullmatch(text.lower())
-            points = normalize_code_points(found[1].replace("_", "-")) if found else ""
+            match = _HEX.fullmatch(text.lower())
+            points = normalize_code_points(match[1].replace("_", "-")) if match else ""
             if points in self._entities and not is_private(points):
                 return points
         return None
@@ -168,6 +168,6 @@ class HeldOutNames:
 
     def _singular(self, word: str) -> str:
         if word not in self._canonical:
-            known = [form for form in forms(word) if form in self._vocabulary] or [word]
+            known = [form for form in _forms(word) if form in self._vocabulary] or [word]
             self._canonical[word] = min(known, key=lambda form: (len(form), form))
         return self._canonical[word]

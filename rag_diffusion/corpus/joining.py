@@ -76,37 +76,40 @@ def place(
         called: what they are called.
         weak_words: words that do not tell one thing from another.
         untrained: a set none of whose drawings may be trained on.
+
+    Returns:
+        The drawings in their order, each with what it shows.
     """
     names = {entity: called[entity] for entity in called if known[entity].split != "train"}
     held_out = HeldOutNames(names, weak_words, _vocabulary(drawings, called))
     trained: dict[str, str] = {}
-    for entity in sorted((one for one in called if known[one].split == "train"), reverse=True):
+    for entity in sorted((name for name in called if known[name].split == "train"), reverse=True):
         trained |= {"".join(words_of(name)): entity for name in called[entity].full}
     titles = _titles(drawings)
     twins: dict[str, str] = {}
     placed = []
     for drawing in drawings:
-        shown, found_by = _shown(drawing, held_out)
-        held = drawing.prefix == untrained and not shown
-        trains = "" if held or shown else trained.get("".join(words_of(drawing.reading.entity)), "")
-        entity = shown.entity if shown and shown.exact else trains
-        what, title = known.get(shown.entity if shown else entity), titles[_key(drawing)]
+        match, found_by = _held_out_match(drawing, held_out)
+        held = drawing.prefix == untrained and not match
+        trains = "" if held or match else trained.get("".join(words_of(drawing.reading.entity)), "")
+        entity = match.entity if match and match.exact else trains
+        emoji, title = known.get(match.entity if match else entity), titles[_key(drawing)]
         placed.append(
             JoinedDrawing(
                 drawing=drawing,
                 entity=entity or OWN_NAME + title,
                 title=known[entity].title if entity else title.replace("-", " "),
-                family=what.family if what else OWN_NAME + title,
-                split=_HELD if held else what.split if what else "train",
+                family=emoji.family if emoji else OWN_NAME + title,
+                split=_HELD if held else emoji.split if emoji else "train",
                 twin=twins.setdefault(drawing.svg, drawing.where),
                 found_by=found_by,
-                alone=bool(shown and shown.alone),
+                alone=bool(match and match.alone),
             )
         )
     return placed
 
 
-def _shown(drawing: Drawing, held_out: HeldOutNames) -> tuple[HeldOutMatch | None, str]:
+def _held_out_match(drawing: Drawing, held_out: HeldOutNames) -> tuple[HeldOutMatch | None, str]:
     """Held-out entity that a drawing shows, and which check found it."""
     reading = drawing.reading
     points = held_out.by_code_point((reading.entity, reading.stem, drawing.name, *drawing.aliases), drawing.code_points)
@@ -131,12 +134,12 @@ def _titles(drawings: Iterable[Drawing]) -> dict[str, str]:
 
 def _vocabulary(drawings: Iterable[Drawing], called: Mapping[str, EntityNames]) -> set[str]:
     names = {(drawing.prefix, drawing.reading.entity) for drawing in drawings}
-    found = Counter(word for _, name in names for word in set(words_of(name)))
+    counts = Counter(word for _, name in names for word in set(words_of(name)))
     known = {word for names in called.values() for name in (*names.full, *names.also) for word in words_of(name)}
-    return known | {word for word, count in found.items() if count >= _COMMON}
+    return known | {word for word, count in counts.items() if count >= _COMMON}
 
 
-def enough(
+def several_hands(
     placed: Sequence[JoinedDrawing], cards: Mapping[str, SetCard], source: WideSource, own: str, tally: Tally
 ) -> list[JoinedDrawing]:
     """Drawings of entities that several hands have drawn; those of the emoji corpus and of one's own set always.
@@ -148,15 +151,16 @@ def enough(
         own: prefix of one's own set.
         tally: gets what is left out.
     """
-    drawings: Counter[str] = Counter(one.entity for one in placed)
+    num_drawings: Counter[str] = Counter(joined.entity for joined in placed)
     houses: dict[str, set[str]] = defaultdict(set)
-    for one in placed:
-        houses[one.entity].add(cards[one.drawing.prefix].house)
+    for joined in placed:
+        houses[joined.entity].add(cards[joined.drawing.prefix].house)
     kept = []
-    for one in placed:
-        few = drawings[one.entity] < source.least_drawings or len(houses[one.entity]) < source.least_houses
-        if few and one.entity.startswith(OWN_NAME) and one.drawing.prefix != own:
-            tally.add(one.drawing.where, "name with too few drawings")
+    for joined in placed:
+        entity = joined.entity
+        few = num_drawings[entity] < source.least_drawings or len(houses[entity]) < source.least_houses
+        if few and entity.startswith(OWN_NAME) and joined.drawing.prefix != own:
+            tally.add(joined.drawing.where, "name with too few drawings")
         else:
-            kept.append(one)
+            kept.append(joined)
     return kept

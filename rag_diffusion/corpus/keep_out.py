@@ -31,22 +31,22 @@ def keep_out(rendered: Sequence[Rendered], emoji: Sequence[Pair]) -> list[Render
     Returns:
         The same drawings.
     """
-    found = list(rendered)
-    for row, shown in _look_alikes(rendered, emoji).items():
-        found[row] = _moved(found[row], shown, "look")
-    for row, shown in _whole_entities(rendered, found).items():
-        found[row] = _moved(found[row], shown, "entity")
-    first = {one.pair.duplicate_group: one.pair for one in reversed(found) if one.pair.split != "train"}
-    for row, one in enumerate(found):
-        if one.pair.split == "train" and one.pair.duplicate_group in first:
-            found[row] = _moved(one, first[one.pair.duplicate_group], "duplicate")
-    return found
+    kept = list(rendered)
+    for row, held_out in _look_alikes(rendered, emoji).items():
+        kept[row] = _moved(kept[row], held_out, "look")
+    for row, held_out in _whole_entities(rendered, kept).items():
+        kept[row] = _moved(kept[row], held_out, "entity")
+    first = {drawing.pair.duplicate_group: drawing.pair for drawing in reversed(kept) if drawing.pair.split != "train"}
+    for row, drawing in enumerate(kept):
+        if drawing.pair.split == "train" and drawing.pair.duplicate_group in first:
+            kept[row] = _moved(drawing, first[drawing.pair.duplicate_group], "duplicate")
+    return kept
 
 
 def _look_alikes(rendered: Sequence[Rendered], emoji: Sequence[Pair]) -> dict[int, Pair]:
     known = [(upright(pixels_of(pair)), pair) for pair in emoji]
-    known += [(one.shape, one.pair) for one in rendered if one.alone]
-    rows = [row for row, one in enumerate(rendered) if one.pair.split == "train"]
+    known += [(drawing.shape, drawing.pair) for drawing in rendered if drawing.alone]
+    rows = [row for row, drawing in enumerate(rendered) if drawing.pair.split == "train"]
     if not rows or not known:
         return {}
     shapes = np.stack([rendered[row].shape for row in rows])
@@ -57,24 +57,24 @@ def _look_alikes(rendered: Sequence[Rendered], emoji: Sequence[Pair]) -> dict[in
 def _whole_entities(before: Sequence[Rendered], after: Sequence[Rendered]) -> dict[int, Pair]:
     """Drawings still in training though many others of their entity are not; each with a held-out one of these."""
     rows: dict[str, list[int]] = defaultdict(list)
-    for row, one in enumerate(before):
-        rows[one.pair.entity].append(row)
-    found: dict[int, Pair] = {}
+    for row, drawing in enumerate(before):
+        rows[drawing.pair.entity].append(row)
+    examples: dict[int, Pair] = {}
     for members in rows.values():
         held = [after[row].pair for row in members if after[row].found_by]
         if _WHOLE_SHARE * len(members) <= len(held) < len(members) and len(held) > 1:
             families = Counter(pair.family for pair in held)
             most = max(families, key=lambda family: (families[family], family))
             example = next(pair for pair in held if pair.family == most)
-            found |= {row: example for row in members if after[row].pair.split == "train"}
-    return found
+            examples |= {row: example for row in members if after[row].pair.split == "train"}
+    return examples
 
 
-def _moved(one: Rendered, shown: Pair, how: str) -> Rendered:
-    pair = one.pair
+def _moved(drawing: Rendered, held_out: Pair, how: str) -> Rendered:
+    pair = drawing.pair
     entity = pair.entity if pair.entity.startswith(OWN_NAME) else OWN_NAME + pair.title.replace(" ", "-")
-    pair = replace(pair, entity=entity, family=shown.family, split=shown.split)
-    return replace(one, pair=pair, found_by=f"image, {how}: {shown.pair_id}")
+    pair = replace(pair, entity=entity, family=held_out.family, split=held_out.split)
+    return replace(drawing, pair=pair, found_by=f"image, {how}: {held_out.pair_id}")
 
 
 def split_entities(pairs: Iterable[Pair]) -> list[Pair]:
@@ -98,10 +98,10 @@ def _apart(pair: Pair) -> Pair:
 def taken_out(rendered: Iterable[Rendered]) -> dict[str, Any]:
     """How many of the `rendered` drawings each check kept from training, and their names with what they show."""
     names: dict[str, list[str]] = defaultdict(list)
-    for one in rendered:
-        if one.found_by:
-            check, _, why = one.found_by.partition(", ")
-            name = one.pair.pair_id.removeprefix("iconify/")
-            names[f"held_out_by_{check}"].append(f"{name} ({one.pair.split}, {why or one.pair.family})")
+    for drawing in rendered:
+        if drawing.found_by:
+            check, _, why = drawing.found_by.partition(", ")
+            name = drawing.pair.pair_id.removeprefix("iconify/")
+            names[f"held_out_by_{check}"].append(f"{name} ({drawing.pair.split}, {why or drawing.pair.family})")
     counts = {key: len(rows) for key, rows in sorted(names.items())}
     return counts | {"held_out": dict(sorted(names.items()))}

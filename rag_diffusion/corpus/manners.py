@@ -135,5 +135,5 @@ def without_number(stem: str) -> str:
 
 
 def _pixels(part: str) -> int:
-    found = _SIZE.fullmatch(part)
-    return int(found[1]) if found else 0
+    match = _SIZE.fullmatch(part)
+    return int(match[1]) if match else 0

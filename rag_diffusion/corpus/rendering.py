@@ -21,6 +21,9 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item]) -> I
     Args:
         function: of a module, or a `partial` of one, so that another process finds it.
         items: what it is called with.
+
+    Yields:
+        Its results.
     """
     if len(items) < _FEW:
         yield from map(function, items)

@@ -114,20 +114,20 @@ def named_splits(families: Sequence[str], splits: Sequence[str]) -> tuple[dict[s
         Family -> split, and a sentence for each thing that keeps a named split from being taken: a family in several
         ones, since what is held out must not be trained on, or no family in train.
     """
-    told: dict[str, set[str]] = defaultdict(set)
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for family, split in zip(families, splits, strict=True):
         if split:
-            told[family].add(split)
-    torn = sorted(family for family, named in told.items() if len(named) > 1)
-    found = {family: next(iter(named)) for family, named in told.items() if len(named) == 1}
+            splits_of[family].add(split)
+    torn = sorted(family for family, several in splits_of.items() if len(several) > 1)
+    named = {family: next(iter(only)) for family, only in splits_of.items() if len(only) == 1}
     doubts = [
         f"{len(torn)} of {len(set(families))} families of like things stand in several splits of the source, e.g. "
         f"{torn[0]!r}; they were split anew, so that what is held out is never trained on"
     ] if torn else []  # fmt: skip
-    if found and "train" not in found.values():
-        doubts.append(f"the source names {', '.join(sorted(set(found.values())))} and no train; all was split anew")
-        found = {}
-    return found, doubts
+    if named and "train" not in named.values():
+        doubts.append(f"the source names {', '.join(sorted(set(named.values())))} and no train; all was split anew")
+        named = {}
+    return named, doubts
 
 
 def _split_of(family: str, salt: int, config: SplitConfig) -> str:

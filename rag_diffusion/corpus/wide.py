@@ -18,7 +18,7 @@ from rag_diffusion.config import IconifyConfig
 from rag_diffusion.corpus.duplicates import UnionFind
 from rag_diffusion.corpus.icon_sets import Drawing, read_drawings
 from rag_diffusion.corpus.iconify import EmojiSources
-from rag_diffusion.corpus.joining import OWN_NAME, EmojiEntity, called_names, enough, place
+from rag_diffusion.corpus.joining import OWN_NAME, EmojiEntity, called_names, place, several_hands
 from rag_diffusion.corpus.keep_out import keep_out, split_entities, taken_out
 from rag_diffusion.corpus.own import read_own
 from rag_diffusion.corpus.rendering import in_processes
@@ -58,13 +58,13 @@ def extend(
     known = {pair.entity: EmojiEntity(title=pair.title, family=pair.family, split=pair.split) for pair in pairs}
     called = called_names(known, sources.sets, sources.annotations, source.synonyms)
     own = config.own.style if config.own.path else ""
-    placed = enough(place(drawings, known, called, source.weak_words, own), cards, source, own, tally)
+    placed = several_hands(place(drawings, known, called, source.weak_words, own), cards, source, own, tally)
     rendered = _near_identical(_rendered(placed, cards, size, source, config, tally), own, tally)
     rendered = keep_out(rendered, [pair for pair in pairs if pair.split != "train"])
     facts = {
         "aligned_styles": sorted(sources.sets),
         "style_words": {style: icon_set.words for style, icon_set in sources.sets.items()}
-        | {one.drawing.style: style_words(cards[one.drawing.prefix], one.drawing) for one in placed},
+        | {joined.drawing.style: style_words(cards[joined.drawing.prefix], joined.drawing) for joined in placed},
         "wide": {
             "package": f"{source.package.name}@{source.package.version}",
             "rejected_by_reason": dict(tally.counts.most_common()),
@@ -72,7 +72,7 @@ def extend(
         }
         | taken_out(rendered),
     }
-    return [*pairs, *split_entities([one.pair for one in rendered])], facts
+    return [*pairs, *split_entities([drawing.pair for drawing in rendered])], facts
 
 
 def _drawings(
@@ -100,40 +100,45 @@ def _rendered(
     config: IconifyConfig,
     tally: Tally,
 ) -> list[Rendered]:
-    found = []
+    rendered = []
     function = partial(render, size=size, colours=source.colours, how=config.colours)
-    results = in_processes(function, [(one, cards[one.drawing.prefix]) for one in placed])
-    for one, result in zip(placed, progress(results, total=len(placed), desc="rendering", unit="img"), strict=True):
+    results = in_processes(function, [(joined, cards[joined.drawing.prefix]) for joined in placed])
+    for joined, result in zip(placed, progress(results, total=len(placed), desc="rendering", unit="img"), strict=True):
         if isinstance(result, Rendered):
-            found.append(result)
+            rendered.append(result)
         else:
-            tally.add(one.drawing.where, result)
-    return found
+            tally.add(joined.drawing.where, result)
+    return rendered
 
 
 def _near_identical(rendered: Sequence[Rendered], own: str, tally: Tally) -> list[Rendered]:
     """Leave out all but one of the near-identical drawings of an entity, mark near-duplicates, drop lonely ones."""
     groups: dict[tuple[str, bool], list[Rendered]] = defaultdict(list)
-    for one in rendered:
-        groups[one.pair.entity, one.monochrome].append(one)
+    for drawing in rendered:
+        groups[drawing.pair.entity, drawing.monochrome].append(drawing)
     kept: list[Rendered] = []
-    duplicates = UnionFind(name for one in rendered for name in (one.pair.pair_id, one.pair.duplicate_group))
+    duplicates = UnionFind(
+        name for drawing in rendered for name in (drawing.pair.pair_id, drawing.pair.duplicate_group)
+    )
     for group in groups.values():
-        vectors = np.stack([one.ink if one.monochrome else one.colours for one in group]).astype(np.float32) / 255
+        pixels = [drawing.ink if drawing.monochrome else drawing.colours for drawing in group]
+        vectors = np.stack(pixels).astype(np.float32) / 255
         chosen: list[int] = []
-        for row, one in enumerate(group):
+        for row, drawing in enumerate(group):
+            pair = drawing.pair
             differences = np.square(vectors[chosen] - vectors[row]).mean(axis=1)
-            if (differences < NEAR_IDENTICAL).any() and one.pair.style != own:
-                tally.add(one.pair.pair_id, "near-identical drawing of the same entity")
+            if (differences < NEAR_IDENTICAL).any() and pair.style != own:
+                tally.add(pair.pair_id, "near-identical drawing of the same entity")
                 continue
-            duplicates.join(one.pair.pair_id, one.pair.duplicate_group)
+            duplicates.join(pair.pair_id, pair.duplicate_group)
             for other in np.flatnonzero(differences < NEAR_DUPLICATE):
-                duplicates.join(one.pair.pair_id, group[chosen[other]].pair.pair_id)
+                duplicates.join(pair.pair_id, group[chosen[other]].pair.pair_id)
             chosen.append(row)
         kept += [group[row] for row in chosen]
-    count = Counter(one.pair.entity for one in kept)
-    kept = [one for one in kept if not _lonely(one.pair, count, own, tally)]
-    return [replace(one, pair=_grouped(one.pair, duplicates)) for one in sorted(kept, key=lambda one: one.pair.pair_id)]
+    count = Counter(drawing.pair.entity for drawing in kept)
+    kept = [drawing for drawing in kept if not _lonely(drawing.pair, count, own, tally)]
+    kept.sort(key=lambda drawing: drawing.pair.pair_id)
+    return [replace(drawing, pair=_grouped(drawing.pair, duplicates)) for drawing in kept]
 
 
 def _grouped(pair: Pair, duplicates: UnionFind) -> Pair:

@@ -107,7 +107,7 @@ def colour_of(entity: str, where: str, colours: Mapping[str, str], how: Colours)
     return choose(sorted(colours), f"{entity}:colour" if shared else f"{where}:colour")
 
 
-def caption_of(title: str, style: str, colour: str, where: str) -> str:
+def _caption_of(title: str, style: str, colour: str, where: str) -> str:
     """Caption of a drawing; half of those that have a colour name it.
 
     Args:
@@ -151,7 +151,7 @@ def render(drawn: tuple[JoinedDrawing, SetCard], size: int, colours: Mapping[str
         category=drawing.category,
         style=drawing.style,
         title=placed.title,
-        caption=caption_of(placed.title, style_words(card, drawing), colour, drawing.where),
+        caption=_caption_of(placed.title, style_words(card, drawing), colour, drawing.where),
         licence=card.licence,
         attribution=card.attribution,
         image=encode_png(image),
