@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test check ui base ruler lock clean
+.PHONY: help install demo test check ui base upsampler ruler lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,10 @@ ui: install  ## MLflow and Dagster in the browser
 base: install  ## train the base generator again (a GPU takes hours), then promote it
 	dvc --cd pipelines --wait-for-lock repro pretrain/dvc.yaml
 	@rag-diffusion base promote
+
+upsampler: install  ## train the super-resolution stage again (50 minutes), then promote it
+	dvc --cd pipelines --wait-for-lock repro upsample/dvc.yaml
+	@rag-diffusion base promote-upsampler
 
 ruler: install  ## train the scorers again, then promote them
 	dvc --cd pipelines --wait-for-lock repro ruler/dvc.yaml

@@ -140,8 +140,8 @@ class ModelConfig(_Section):
     neighbor_roles: bool
 
 
-class TrainConfig(_Section):
-    """One training run; `pretrain` and `finetune` share the form."""
+class OptimizationConfig(_Section):
+    """How weights are moved; every training has it."""
 
     steps: int = Positive
     batch_size: int = Positive
@@ -151,6 +151,15 @@ class TrainConfig(_Section):
     warmup_steps: int = Field(ge=0)
     max_grad_norm: float = Positive
     ema_decay: float = Field(ge=0.0, lt=1.0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    checkpoint_every: int = Positive
+    validate_every: int = Positive
+    max_minutes: float = Field(ge=0.0)
+
+
+class TrainConfig(OptimizationConfig):
+    """One training run with neighbors; `pretrain` and `finetune` share the form."""
+
     objective: Literal["v_prediction", "epsilon", "sample"]
     weighting: Literal["constant", "snr", "min_snr", "p2"]
     neighbor_gradient: bool
@@ -172,11 +181,7 @@ class TrainConfig(_Section):
     augment_turn: float = Field(ge=0.0, le=180.0)
     augment_beside: float = Probability
     augment_together: float = Probability
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    checkpoint_every: int = Positive
-    validate_every: int = Positive
     score_every: int = Field(ge=0)
-    max_minutes: float = Field(ge=0.0)
 
 
 class PretrainConfig(TrainConfig):
@@ -193,6 +198,30 @@ class FinetuneConfig(TrainConfig):
     neighbor_skips: list[int]
     trainable: Literal["all", "neighbors", "lora"]
     lora_rank: int = Positive
+
+
+class UpsampleModelConfig(_Section):
+    """Architecture of a super-resolution stage, and between which sizes it stands."""
+
+    low_size: int = Field(ge=8, le=1024)
+    image_size: int = Field(ge=16, le=4096)
+    patch_size: int = Positive
+    block_out_channels: list[int] = Field(min_length=1)
+    layers_per_block: list[int] = Field(min_length=1)
+    text_encoder: str
+    max_text_tokens: int = Field(ge=4, le=512)
+    max_noise_level: int = Field(ge=0, le=999)
+
+
+class UpsampleTrainConfig(OptimizationConfig):
+    """The training of a super-resolution stage, on crops and now and then on whole images."""
+
+    crop_size: int = Positive
+    crop_choices: int = Positive
+    whole_share: float = Probability
+    drop_text: float = Probability
+    augment_turn: bool
+    model: UpsampleModelConfig
 
 
 class SampleConfig(_Section):
@@ -261,6 +290,7 @@ class Config(_Section):
     model: ModelConfig
     pretrain: PretrainConfig
     finetune: FinetuneConfig
+    upsample: UpsampleTrainConfig
     sample: SampleConfig
     score: ScoreConfig
     sweep: SweepConfig

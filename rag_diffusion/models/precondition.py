@@ -33,10 +33,10 @@ class Precondition:
 
         Args:
             alpha_cumprod: () or (B,) a^2.
-            std: (D,) s.
+            std: (D,) s, or (B, D) where it differs by image.
         """
         signal = alpha_cumprod.reshape(-1, 1, 1, 1)
-        s = std.view(1, -1, 1, 1)
+        s = std[..., None, None]
         variance = signal * s.square() + (1 - signal)
         return cls(
             scale_in=variance.rsqrt(),

@@ -17,6 +17,8 @@ from rag_diffusion.layout import (
     REPORTS,
     RULER,
     RULER_TRAINED,
+    UPSAMPLER,
+    UPSAMPLER_TRAINED,
 )
 
 CARD, RULER_CARD = "card.json", "ruler.json"
@@ -61,6 +63,15 @@ def promote_ruler(root: Path | str = Path()) -> Path:
     with atomic_dir(root / RULER) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
     return root / RULER
+
+
+def promote_upsampler(root: Path | str = Path()) -> Path:
+    """Make the result of pipelines/upsample in project `root` the stage data/upsampler. Returns that path."""
+    root = Path(root)
+    source = _finished(root / UPSAMPLER_TRAINED / CARD, "make upsampler")
+    with atomic_dir(root / UPSAMPLER) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+    return root / UPSAMPLER
 
 
 def publish_evaluation(root: Path | str = Path()) -> Path:

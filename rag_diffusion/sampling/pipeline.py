@@ -26,6 +26,17 @@ from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.query import Searcher
+from rag_diffusion.sampling.cascade import (
+    CascadeStage,
+    OnStageStep,
+    StageSettings,
+    check_chain,
+    execute,
+    load_stages,
+    save_stages,
+    settings_of,
+    settings_told,
+)
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance
@@ -48,7 +59,7 @@ from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
 from rag_diffusion.store.filters import Filter
 
-OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Any]], dict[str, Tensor]]
 
 
 class RetrievalPipeline(DiffusionPipeline):
@@ -61,6 +72,7 @@ class RetrievalPipeline(DiffusionPipeline):
         scheduler: one of `denoise.SCHEDULERS`, by class name; later `Other.from_config(pipe.scheduler.config)`.
         precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
             at it.
+        stages: super-resolution stages of a cascade, in their order; each takes images of the size before it.
 
     Example:
         >>> from PIL import Image
@@ -83,12 +95,16 @@ class RetrievalPipeline(DiffusionPipeline):
         retriever: Searcher | None = None,
         scheduler: str = DEFAULT_SCHEDULER,
         precision: str = "fp32",
+        stages: Sequence[CascadeStage] = (),
     ) -> None:
         super().__init__()
         check_precision(precision)
         if retriever is not None and not hasattr(retriever, "search"):
             raise ValueError(f"retriever: expected one, got {retriever!r}; give KnowledgeBase.open({str(retriever)!r})")
         self.generator, self.retriever, self.precision = generator, retriever, precision
+        check_chain(generator, stages)
+        self.stages = tuple(stages)
+        self.model_cpu_offload_seq = "->".join([type(self).model_cpu_offload_seq, *self._stage_unets])
         self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
 
     @classmethod
@@ -104,6 +120,8 @@ class RetrievalPipeline(DiffusionPipeline):
     ) -> RetrievalPipeline:
         """Read a generator's folder, or a published Stable Diffusion (XL) or DeepFloyd IF pipeline.
 
+        A folder with cascade.json has super-resolution stages besides; `save_pretrained` writes one.
+
         Args:
             pretrained_model_name_or_path: folder, or hub name of a published pipeline.
             retriever: as in the constructor: `KnowledgeBase.open(".")` has the project's corpus and what
@@ -118,13 +136,16 @@ class RetrievalPipeline(DiffusionPipeline):
             ValueError: the retriever is none.
         """
         generator = load_generator(pretrained_model_name_or_path, device, **options)
-        return cls(generator, retriever, scheduler or _fitting(generator.saved_scheduler), precision)
+        chosen = scheduler or _fitting(generator.saved_scheduler)
+        stages = load_stages(pretrained_model_name_or_path, device)
+        return cls(generator, retriever, chosen, precision, stages)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write generator and scheduler; `from_pretrained` reads them again."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         save_generator(self.generator, folder, self.scheduler)
+        save_stages(self.stages, folder)
 
     @property
     def unet(self) -> RetrievalUNet:
@@ -140,7 +161,12 @@ class RetrievalPipeline(DiffusionPipeline):
         """The parts that hooks act on."""
         published = self.generator.published
         parts = {} if published is None else dict(published.components)
-        return parts | {"unet": self.unet, "scheduler": self.scheduler}
+        return parts | {"unet": self.unet, "scheduler": self.scheduler} | self._stage_unets
+
+    @property
+    def _stage_unets(self) -> dict[str, Any]:
+        """U-Nets of the further stages, by the names that offload hooks know them by."""
+        return {f"unet_{number}": stage.model.unet for number, stage in enumerate(self.stages, start=2)}
 
     @property
     def device(self) -> torch.device:
@@ -165,7 +191,8 @@ class RetrievalPipeline(DiffusionPipeline):
         """
         if isinstance(device, torch.dtype):
             raise ValueError(f"to: expected a device, got {device}; use precision, or torch_dtype in from_pretrained")
-        self.generator.to(device)
+        for model in (self.generator, *(stage.model for stage in self.stages)):
+            model.to(device)
         return self
 
     @torch.no_grad()
@@ -195,6 +222,8 @@ class RetrievalPipeline(DiffusionPipeline):
         output_type: OutputType = "pil",
         callback_on_step_end: OnStep | None = None,
         keep_pictures: bool = False,
+        stages: int | None = None,
+        stage_settings: Sequence[StageSettings] | None = None,
     ) -> RetrievalPipelineOutput:
         """Draw.
 
@@ -225,10 +254,13 @@ class RetrievalPipeline(DiffusionPipeline):
             thresholding: of the x_0 estimate of pixel models: `static`, `dynamic` or `none`.
             output_type: `pil`, `np`, `pt` or `latent`.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t,
-                "pred_original_sample": the estimate of x_0}, both (B, D, h, w), and returns a dictionary whose
-                "latents", where it has any, go on. What it raises ends the drawing.
+                "pred_original_sample": the estimate of x_0, both (B, D, h, w), "stage": its number}, and returns
+                a dictionary whose "latents", where it has any, go on. What it raises ends the drawing.
             keep_pictures: whether the provenance keeps the pixels of the neighbors and of `image`, so that the file of
                 a drawing alone draws it again.
+            stages: how many stages of a cascade draw, the first one counted; None: all that there are. The arguments
+                above are those of the first one but `prompt`, `generator`, `output_type` and the callback.
+            stage_settings: of the stages from the second on; None: their own.
 
         Raises:
             ValueError: an argument does not fit another.
@@ -244,6 +276,7 @@ class RetrievalPipeline(DiffusionPipeline):
         )
         check_output_type(output_type)
         check_thresholding(thresholding)
+        further = settings_of(self.stages, stages, stage_settings)
         prompts, changes = as_prompts(prompt), retrieval_schedule or RetrievalSchedule()
 
         # neighbors: given, or found by the retriever, of each of P prompts
@@ -279,12 +312,13 @@ class RetrievalPipeline(DiffusionPipeline):
             strength=strength,
             thresholding=thresholding,
             output_type=output_type,
-            on_step=None if callback_on_step_end is None else partial(self._tell, callback_on_step_end),
+            on_step=None if callback_on_step_end is None else partial(self._tell, callback_on_step_end, 1),
             keep=keep_pictures,
         )
 
-        # f(c_n, 0) once, then T steps of the scheduler, then decoding
-        return self._carry_out(request, self.scheduler, self.precision)
+        # f(c_n, 0) once, then T steps of the scheduler, then decoding; then the further stages
+        on_stage_step = None if callback_on_step_end is None else partial(self._tell, callback_on_step_end)
+        return self._carry_out(request, self.scheduler, self.precision, further, on_stage_step)
 
     @torch.no_grad()
     def redraw(
@@ -319,16 +353,24 @@ class RetrievalPipeline(DiffusionPipeline):
         provenance = what if isinstance(what, Provenance) else read_png(Path(what))
         given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
         plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
-        return self._carry_out(plan.request, plan.scheduler, plan.precision)
+        further = settings_told(self.stages, provenance.settings.get("stages", ()))
+        return self._carry_out(plan.request, plan.scheduler, plan.precision, further)
 
-    def _carry_out(self, request: SamplingRequest, scheduler: Any, precision: str) -> RetrievalPipelineOutput:
+    def _carry_out(
+        self,
+        request: SamplingRequest,
+        scheduler: Any,
+        precision: str,
+        further: Sequence[tuple[CascadeStage, StageSettings]] = (),
+        on_step: OnStageStep | None = None,
+    ) -> RetrievalPipelineOutput:
         execution = Execution(
             generator=self.generator,
             scheduler=scheduler,
             precision=precision,
             progress=lambda total: self.progress_bar(total=total),
         )
-        found = execution.run(request)
+        found = execute(execution, request, further, on_step)
         self.maybe_free_model_hooks()
         return found
 
@@ -336,9 +378,10 @@ class RetrievalPipeline(DiffusionPipeline):
         """Pictures to begin with, (B, H, W, 3)."""
         return as_pictures(image, prompts, self.generator.image_size).repeat(times, axis=0)
 
-    def _tell(self, tell: OnStep, number: int, timestep: Tensor, sample: Tensor, clean: Tensor) -> Tensor:
+    def _tell(self, tell: OnStep, stage: int, number: int, timestep: Tensor, sample: Tensor, clean: Tensor) -> Tensor:
         """Let the caller change x_t."""
-        changed = tell(self, number, timestep, {"latents": sample, "pred_original_sample": clean}) or {}
+        told = {"latents": sample, "pred_original_sample": clean, "stage": stage}
+        changed = tell(self, number, timestep, told) or {}
         return changed.get("latents", sample)
 
 

@@ -91,6 +91,15 @@ def base_promote(root: Root = Path()) -> None:
         typer.echo(f"promoted to {promote_base(root)}; commit it with its card")
 
 
+@base.command("promote-upsampler")
+def base_promote_upsampler(root: Root = Path()) -> None:
+    """Make the result of pipelines/upsample the super-resolution stage in data/upsampler, which git tracks."""
+    from rag_diffusion.pipeline.promote import promote_upsampler
+
+    with clean_errors():
+        typer.echo(f"promoted to {promote_upsampler(root)}; commit it with its card")
+
+
 @pack.command("pretrain")
 def pack_pretrain(
     out: Annotated[Path, typer.Argument(help="the folder to make")],

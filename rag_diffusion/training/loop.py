@@ -21,7 +21,7 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from rag_diffusion.config import TrainConfig
+from rag_diffusion.config import OptimizationConfig, TrainConfig
 from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
@@ -31,7 +31,7 @@ from rag_diffusion.training import run as state
 from rag_diffusion.training.data import Batch, Batches, Prefetcher
 from rag_diffusion.training.processes import explain_out_of_memory, open_accelerator, shares
 from rag_diffusion.training.run import Run
-from rag_diffusion.training.step import batch_loss, draw_noised
+from rag_diffusion.training.step import TrainingStep, batch_loss, draw_noised
 from rag_diffusion.training.validation import CURVE_BY_STEP, GainProbe, neighbor_gain, placement_curve
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ def train(
     """
     accelerator = accelerator or open_accelerator(generator.device.type)
     rows = shares(config, accelerator)
-    run = state.begin(generator, config, accelerator, scratch, tracker)
+    module = TrainingStep(generator, config.precision, config.neighbor_gradient)
+    run = state.begin(generator, config, accelerator, scratch, tracker, module)
     if run.first:
         precision = str(autocast_dtype(config.precision, generator.device))
         facts = {"batch": config.batch_size, "precision": precision, "processes": accelerator.num_processes}
@@ -107,7 +108,7 @@ def train(
     if generator.device.type == "cuda":
         # at once, else a GPU waits for a tokenizer at every step
         run.texts.remember(batches.captions, generator.device)
-    explain_out_of_memory(config, lambda: _steps(run, batches, rows, seed, tracker, probe, hooks))
+    explain_out_of_memory(config, lambda: _steps(run, batches, rows, seed, config, tracker, probe, hooks))
     state.end(run)
     return TrainResult(
         generator=generator,
@@ -124,15 +125,38 @@ def _steps(
     batches: Batches,
     rows: Sequence[slice],
     seed: int,
+    config: TrainConfig,
     tracker: Tracker,
     probe: GainProbe | None,
     hooks: Sequence[tuple[int, Hook]],
 ) -> None:
+    with Prefetcher(batches, rows, run.generator.device) as ahead:
+        drive(
+            run,
+            tracker,
+            compute=lambda: _step(run, ahead[run.step], rows, seed, config),
+            validate=lambda: _validate(run, probe, tracker, hooks),
+        )
+
+
+def drive(run: Run, tracker: Tracker, *, compute: Callable[[], float], validate: Callable[[], None]) -> None:
+    """Steps until the last one, or until the time is over; checkpoints in between and at the end.
+
+    Args:
+        run: of `training.run.begin`.
+        tracker: gets loss and learning rate.
+        compute: the loss of the step with number `run.step`, its gradient left in the weights.
+        validate: called after every step.
+
+    Raises:
+        ModelError: the run has diverged.
+    """
     config = run.config
     start = time.monotonic() - run.seconds
-    with _progress(run) as progress, Prefetcher(batches, rows, run.generator.device) as ahead:
+    with _progress(run) as progress:
         while run.step < config.steps and not _out_of_time(run):
-            loss = _step(run, ahead[run.step], rows, seed)
+            loss = compute()
+            _update(run)
             run.step += 1
             loss, run.seconds = _agree(run.accelerator, loss, time.monotonic() - start)
             _judge(run, loss)
@@ -140,7 +164,7 @@ def _steps(
                 progress.note(f"loss {loss:.4f}")
                 progress.update()
                 _log(run, tracker)
-            _validate(run, probe, tracker, hooks)
+            validate()
             if run.step % config.checkpoint_every == 0:
                 state.save(run, tracker)
     if run.watch.in_doubt:
@@ -148,9 +172,9 @@ def _steps(
     state.save(run, tracker)
 
 
-def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int) -> float:
-    """Move the weights; returns the mean loss of this process' rows."""
-    config, total = run.config, 0.0
+def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int, config: TrainConfig) -> float:
+    """The mean loss of this process' rows; its gradient is left in the weights."""
+    total = 0.0
     for number, (batch, part) in enumerate(zip(batches, rows, strict=True)):
         draws = torch.Generator(run.generator.device).manual_seed(seed * 1_000_003 + run.step)
         noised = draw_noised(run.generator, batch.images, part, config.batch_size, draws)
@@ -161,7 +185,6 @@ def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int) 
             loss = batch_loss(run.module, run.generator, run.texts, batch, noised, config) / len(rows)
             run.accelerator.backward(loss * run.scale.value)
         total += float(loss.detach())
-    _update(run)
     return total
 
 
@@ -209,7 +232,7 @@ def _stop(run: Run, step: int, expected: str, got: str) -> NoReturn:
     )
 
 
-def _rate(step: int, config: TrainConfig, seconds: float = 0.0) -> float:
+def _rate(step: int, config: OptimizationConfig, seconds: float = 0.0) -> float:
     """Learning rate of the step with number `step`, from 1, after so much time."""
     warm = min(1.0, step / max(config.warmup_steps, 1))
     left = (config.steps - step + 1) / config.steps

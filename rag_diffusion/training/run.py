@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rag_diffusion.config import TrainConfig
+from rag_diffusion.config import OptimizationConfig
 from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import recover_dir
@@ -31,7 +31,6 @@ from rag_diffusion.training.faster import norms_in_half
 from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import refuse_different_steps
-from rag_diffusion.training.step import TrainingStep
 from rag_diffusion.training.text_cache import TextCache
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class Run:
     """
 
     generator: Generator
-    config: TrainConfig
+    config: OptimizationConfig
     accelerator: Accelerator
     module: nn.Module
     weights: dict[str, nn.Parameter]
@@ -83,7 +82,14 @@ class Run:
         return bool(self.accelerator.is_main_process)
 
 
-def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, scratch: Path, tracker: Tracker) -> Run:
+def begin(
+    generator: Generator,
+    config: OptimizationConfig,
+    accelerator: Accelerator,
+    scratch: Path,
+    tracker: Tracker,
+    module: nn.Module,
+) -> Run:
     """A run at its last checkpoint, or at step 0.
 
     Args:
@@ -92,6 +98,7 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
         accelerator: of `open_accelerator`.
         scratch: folder of the checkpoint.
         tracker: goes on with the run that the checkpoint names.
+        module: what computes a step with these parameters; wrapped where there are several processes.
 
     Raises:
         ModelError: the checkpoint belongs to another model, or the processes read different ones.
@@ -116,7 +123,7 @@ def begin(generator: Generator, config: TrainConfig, accelerator: Accelerator, s
         generator=generator,
         config=config,
         accelerator=accelerator,
-        module=accelerator.prepare_model(TrainingStep(generator, config.precision, config.neighbor_gradient)),
+        module=accelerator.prepare_model(module),
         weights=weights,
         average=average,
         optimizer=optimizer,

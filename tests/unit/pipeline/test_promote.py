@@ -10,7 +10,7 @@ import pytest
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.layout import PRETRAINED_SCORES, RULER_TRAINED
-from rag_diffusion.pipeline.promote import promote_base, promote_ruler
+from rag_diffusion.pipeline.promote import promote_base, promote_ruler, promote_upsampler
 
 SOURCE = "pipelines/pretrain/result"
 
@@ -61,3 +61,8 @@ def test_a_finished_ruler_is_promoted(tmp_path: Path) -> None:
     (tmp_path / RULER_TRAINED / "ruler.json").write_text("{}")
 
     assert (promote_ruler(tmp_path) / "ruler.json").is_file()
+
+
+def test_an_unfinished_super_resolution_stage_is_not_promoted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"card.json: expected a finished result .* `make upsampler`"):
+        promote_upsampler(tmp_path)

@@ -1,0 +1,380 @@
+"""A super-resolution stage: draws an image of a higher resolution beside one of a lower resolution [0080].
+
+    u_s = up(low + s n)             the low-resolution image, noised to level s, upsampled
+    z   = B (x - u_s) / g(s)        the image in the coordinates of the diffusion: what is missing in u_s
+    z_t = a z + b eps               noised; the U-Net sees it beside u_s, and is told t, s and the text
+
+Noising the low-resolution image is the noise conditioning augmentation. B cuts patches and rotates them onto the
+principal components of the missing details, g(s) makes their variance one, and the deviation of each component at each
+s is known, so the network is preconditioned as the base is (`precondition`). A network that answers nothing gives the
+upsampled image back, denoised as well as a linear filter of patches can.
+
+s is counted in timesteps of the variance schedule, as DeepFloyd IF's `noise_level` is: the deviation of the noise is
+sqrt(1 - abar_s) / sqrt(abar_s). (Ho et al. 2022, Cascaded Diffusion Models; Saharia et al. 2022, Imagen.)
+
+Published ones (DeepFloyd IF stage II) diffuse the pixels themselves: z = x, and u_s = a_s up(low) + b_s n.
+
+Shapes: B batch, l side of the low-resolution image, H of the high one, p patch, D = 3 p^2, h = H / p.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rag_diffusion.config import UpsampleModelConfig
+from rag_diffusion.errors import ConfigError, ModelError
+from rag_diffusion.models.generator import Generator, noise_schedule
+from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.precondition import Precondition
+from rag_diffusion.models.text_encoder import TextEncoder, TextFeatures
+from rag_diffusion.models.unet import RetrievalUNet
+
+UPSAMPLER = "upsampler.json"
+_CODEC = "codec.safetensors"
+
+
+def upsample(low: Tensor, size: int) -> Tensor:
+    """Bicubic upsampling of `low` (B, 3, l, l) to (B, 3, `size`, `size`); values may leave [-1, 1]."""
+    return F.interpolate(low, (size, size), mode="bicubic", align_corners=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailCodec:
+    """Details beside an upsampled image <-> the U-Net's input.
+
+    Attributes:
+        patch_size: p.
+        basis: (D, D) orthonormal rows: principal components of patches of x - up(low), largest first.
+        std: (D,) their standard deviations.
+        noise_std: (D,) of upsampled noise of deviation one.
+        picture_mean, picture_std: (D,) of upsampled images in the same basis.
+        beside: (B, 3, H, W) u_s of a batch; None where it is not known yet.
+        sigma: (B,) deviation of the noise in it.
+        lossless: True: `encode` and `decode` undo each other.
+    """
+
+    patch_size: int
+    basis: Tensor
+    std_clean: Tensor
+    noise_std: Tensor
+    picture_mean: Tensor
+    picture_std: Tensor
+    beside: Tensor | None = None
+    sigma: Tensor | None = None
+    lossless: bool = True
+
+    @classmethod
+    def fit(cls, pairs: Iterable[tuple[Tensor, Tensor]], patch_size: int) -> DetailCodec:
+        """Fit to images.
+
+        Args:
+            pairs: batches of (low (B, 3, l, l), images (B, 3, H, H)), both in [-1, 1].
+            patch_size: p.
+        """
+        size = 3 * patch_size**2
+        products, squares, noises = (torch.zeros(size, size).double() for _ in range(3))
+        mean, count, draws = torch.zeros(size).double(), 0, torch.Generator().manual_seed(0)
+        for low, images in pairs:
+            upsampled = upsample(low, images.shape[-1])
+            noise = upsample(torch.randn(low.shape, generator=draws), images.shape[-1])
+            details, pictures, noises_up = (_rows(part, patch_size) for part in (images - upsampled, upsampled, noise))
+            products += details.T @ details
+            squares += pictures.T @ pictures
+            noises += noises_up.T @ noises_up
+            mean, count = mean + pictures.sum(0), count + len(pictures)
+        variances, vectors = torch.linalg.eigh(products / count)
+        basis = vectors.T.flip(0)
+        basis = basis * torch.where(basis.sum(1, keepdim=True) < 0, -1.0, 1.0)
+        picture_mean = basis @ mean / count
+        picture_variances = torch.diagonal(basis @ squares @ basis.T) / count - picture_mean**2
+        return cls(
+            patch_size=patch_size,
+            basis=basis.float(),
+            std_clean=variances.flip(0).clamp(min=1e-8).sqrt().float(),
+            noise_std=(torch.diagonal(basis @ noises @ basis.T) / count).clamp(min=1e-8).sqrt().float(),
+            picture_mean=picture_mean.float(),
+            picture_std=picture_variances.clamp(min=1e-8).sqrt().float(),
+        )
+
+    def given(self, beside: Tensor, sigma: Tensor) -> DetailCodec:
+        """The codec of a batch with u_s, `beside` (B, 3, H, W), noised with deviations `sigma` (B,)."""
+        return replace(self.to(beside.device), beside=beside, sigma=sigma.to(beside.device))
+
+    @property
+    def std(self) -> Tensor:
+        """(B, D) deviations of z by channel."""
+        return self._deviations / self._gain[:, None]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """`images` (B, 3, H, W) in [-1, 1] -> z, (B, D, h, w)."""
+        return self._rotated(images - self._beside) / self._gain.view(-1, 1, 1, 1)
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """z, `sample` (B, D, h, w) -> (B, 3, H, W)."""
+        patches = torch.einsum("ed,behw->bdhw", self.basis, sample * self._gain.view(-1, 1, 1, 1))
+        return self._beside + F.pixel_shuffle(patches, self.patch_size)
+
+    def shown(self) -> Tensor:
+        """u_s as the U-Net sees it, (B, D, h, w) with mean 0 and variance 1 by channel."""
+        deviation = (self.picture_std**2 + self._sigma[:, None] ** 2 * self.noise_std**2).sqrt()
+        centred = self._rotated(self._beside) - self.picture_mean.view(1, -1, 1, 1)
+        return centred / deviation[..., None, None]
+
+    def to(self, device: torch.device | str) -> DetailCodec:
+        """The same on another `device`."""
+        moved: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name, for safetensors."""
+        names = ("basis", "std_clean", "noise_std", "picture_mean", "picture_std")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def _beside(self) -> Tensor:
+        if self.beside is None:
+            raise ValueError("a super-resolution stage: expected a low-resolution image, got none; call `beside` first")
+        return self.beside
+
+    @property
+    def _sigma(self) -> Tensor:
+        assert self.sigma is not None
+        return self.sigma
+
+    @property
+    def _deviations(self) -> Tensor:
+        return (self.std_clean**2 + self._sigma[:, None] ** 2 * self.noise_std**2).sqrt()
+
+    @property
+    def _gain(self) -> Tensor:
+        """(B,) g(s)."""
+        return self._deviations.square().mean(1).sqrt()
+
+    def _rotated(self, images: Tensor) -> Tensor:
+        return torch.einsum("ed,bdhw->behw", self.basis, F.pixel_unshuffle(images, self.patch_size))
+
+
+@dataclass(kw_only=True)
+class SuperResolution(Generator):
+    """A generator of the high-resolution image; bound to low-resolution images by `beside`.
+
+    Attributes:
+        low_size: side l of the images that it is given.
+        max_noise_level: the highest s that it was trained with.
+        shown: (B, ., h, w) u_s as the U-Net sees it; None before `beside`.
+        levels: (B,) s.
+    """
+
+    low_size: int
+    max_noise_level: int
+    shown: Tensor | None = None
+    levels: Tensor | None = None
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(D, h, w) of z; the U-Net's input has as many channels again."""
+        config = self.unet.config
+        return config.in_channels // 2, config.sample_size, config.sample_size
+
+    def beside(self, low: Tensor, levels: Tensor, noise: Tensor) -> SuperResolution:
+        """The same weights, bound to a batch.
+
+        Args:
+            low: (B, 3, l, l) in [-1, 1]; in training a crop of it.
+            levels: (B,) s, integers.
+            noise: like `low`, standard normal.
+        """
+        factor = self.image_size // self.low_size
+        return self.beside_upsampled(self.noised_up(low, levels, noise, low.shape[-1] * factor), levels)
+
+    def noised_up(self, low: Tensor, levels: Tensor, noise: Tensor, size: int) -> Tensor:
+        """u_s.
+
+        Args:
+            low: (B, 3, l, l) in [-1, 1].
+            levels: (B,) s, integers.
+            noise: like `low`, standard normal.
+            size: side of u_s in pixels.
+
+        Returns:
+            (B, 3, size, size).
+        """
+        sigma = self.sigma(levels).to(low.device).view(-1, 1, 1, 1)
+        return upsample(low + sigma * noise, size)
+
+    def beside_upsampled(self, upsampled: Tensor, levels: Tensor) -> SuperResolution:
+        """The same weights, bound to u_s, `upsampled` (B, 3, H, W), of `levels` s, (B,)."""
+        assert isinstance(self.codec, DetailCodec)
+        codec = self.codec.given(upsampled, self.sigma(levels))
+        return replace(self, codec=codec, shown=codec.shown(), levels=levels.to(upsampled.device))
+
+    def sigma(self, levels: Tensor) -> Tensor:
+        """(B,) deviation of the noise of `levels` s, (B,) integers."""
+        table: Tensor = self.schedule.alphas_cumprod
+        signal = table[levels.long().to(table.device)]
+        deviation: Tensor = ((1 - signal) / signal).sqrt() * (levels > 0).to(signal.device)
+        return deviation
+
+    def predict(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        text: TextFeatures,
+        features: Mapping[str, NeighborKV] | None,
+        *,
+        and_without: bool = False,
+        and_with: Mapping[str, NeighborKV] | None = None,
+    ) -> Tensor:
+        """The prediction at z_t; see `Generator.predict`. Copies of the batch, one after the other, are one batch.
+
+        Args:
+            sample: (k B, D, h, w) z_t.
+            timestep: () or (k B,) integers.
+            text: of k B captions.
+            features: keys and values of the neighbors; None is k = 0.
+            and_without: also without the neighbors, out of the same encoder pass.
+            and_with: also with these neighbors, out of the same encoder pass.
+        """
+        assert self.shown is not None
+        assert self.levels is not None
+        copies = len(sample) // len(self.shown)
+        shown, levels = torch.cat([self.shown] * copies), torch.cat([self.levels] * copies)
+        assert self.codec.std is not None
+        std = torch.cat([self.codec.std] * copies)
+        known = Precondition.at(self.alphas_cumprod(timestep), std)
+        output: Tensor = self.unet(
+            torch.cat([sample * known.scale_in, shown], dim=1).to(self.unet.dtype),
+            timestep,
+            text.states,
+            class_labels=levels,
+            encoder_attention_mask=text.mask,
+            neighbors=features,
+            and_without=and_without,
+            and_with=and_with,
+        ).sample
+        parts = output.chunk(len(output) // len(sample))
+        return torch.cat([known.velocity(sample, part) for part in parts])
+
+
+def build_upsampler(config: UpsampleModelConfig, codec: DetailCodec, device: torch.device | str) -> SuperResolution:
+    """A new stage with random weights, which gives the upsampled image back.
+
+    Args:
+        config: architecture and sizes.
+        codec: fitted to the images it is to draw.
+        device: where it is to live.
+
+    Raises:
+        ConfigError: the sizes do not fit each other.
+    """
+    factor, rest = divmod(config.image_size, config.low_size)
+    if rest or factor < 2:
+        raise ConfigError(
+            f"upsample.model.image_size: expected a multiple of low_size {config.low_size}, got {config.image_size}"
+        )
+    if config.image_size % config.patch_size:
+        raise ConfigError(
+            f"upsample.model.patch_size: expected a divisor of image_size {config.image_size}, got {config.patch_size}"
+        )
+    text_encoder = TextEncoder(config.text_encoder, config.max_text_tokens, device)
+    widths, channels = config.block_out_channels, 3 * config.patch_size**2
+    try:
+        unet = RetrievalUNet(
+            sample_size=config.image_size // config.patch_size,
+            in_channels=2 * channels,
+            out_channels=channels,
+            block_out_channels=tuple(widths),
+            layers_per_block=tuple(config.layers_per_block),
+            norm_num_groups=8,
+            time_embedding_dim=256,
+            down_block_types=("DownBlock2D",) * len(widths),
+            mid_block_type="UNetMidBlock2D",
+            up_block_types=("UpBlock2D",) * len(widths),
+            class_embed_type="timestep",
+            encoder_hid_dim=text_encoder.width,
+            cross_attention_dim=256,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=8,
+            neighbor_head_dim=math.gcd(32, widths[-1]),
+        )
+    except ValueError as error:
+        raise ConfigError(f"upsample.model: expected sizes that fit each other, got: {error}") from None
+    for values in unet.conv_out.parameters():  # F = 0: start as the linear filter
+        torch.nn.init.zeros_(values)
+    return SuperResolution(
+        unet=unet.to(device),
+        codec=codec.to(device),
+        text_encoder=text_encoder,
+        schedule=noise_schedule(),
+        image_size=config.image_size,
+        low_size=config.low_size,
+        max_noise_level=config.max_noise_level,
+    )
+
+
+def save_upsampler(stage: SuperResolution, folder: Path) -> None:
+    """Write a `stage`, weights in float16, into an existing `folder`."""
+    codec, text_encoder = stage.codec, stage.text_encoder
+    assert isinstance(codec, DetailCodec)
+    assert isinstance(text_encoder, TextEncoder)
+    state = {name: value.detach().to("cpu", torch.float16) for name, value in stage.unet.state_dict().items()}
+    half = RetrievalUNet.from_config({k: v for k, v in stage.unet.config.items() if k != "_name_or_path"})
+    half.load_state_dict(state)
+    half.half().save_pretrained(folder / "unet")
+    save_file({name: value.cpu().contiguous() for name, value in codec.state().items()}, folder / _CODEC)
+    spec = {
+        "image_size": stage.image_size,
+        "low_size": stage.low_size,
+        "max_noise_level": stage.max_noise_level,
+        "patch_size": codec.patch_size,
+        "text_encoder": text_encoder.name,
+        "max_text_tokens": text_encoder.max_tokens,
+    }
+    (folder / UPSAMPLER).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
+
+
+def load_upsampler(folder: Path, device: torch.device | str = "cpu") -> SuperResolution:
+    """Read a folder that `save_upsampler` wrote, in float32.
+
+    Args:
+        folder: that one.
+        device: where it is to live.
+
+    Raises:
+        ModelError: the folder is incomplete, or its weights have another shape.
+    """
+    try:
+        spec = json.loads((folder / UPSAMPLER).read_text())
+        unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        codec = DetailCodec(patch_size=spec["patch_size"], **load_file(folder / _CODEC))
+        name, tokens = spec["text_encoder"], spec["max_text_tokens"]
+        sizes: dict[str, Any] = {key: int(spec[key]) for key in ("image_size", "low_size", "max_noise_level")}
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: expected a super-resolution stage that fits unet/config.json, got: "
+            f"{str(error).strip().splitlines()[0]}; restore the folder or train it again"
+        ) from None
+    return SuperResolution(
+        unet=unet.to(device).eval(),
+        codec=codec.to(device),
+        text_encoder=TextEncoder(name, tokens, device),
+        schedule=noise_schedule(),
+        **sizes,
+    )
+
+
+def _rows(images: Tensor, patch_size: int) -> Tensor:
+    """(n, D) float64 patches."""
+    patches = F.pixel_unshuffle(images, patch_size)
+    return patches.permute(0, 2, 3, 1).flatten(0, 2).double()

@@ -1,0 +1,189 @@
+"""A cascade: stages one after the other, from one folder, each told in the provenance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rag_diffusion.errors import ConfigError, LineageError, ModelError
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.sampling import cascade
+from rag_diffusion.sampling.cascade import CascadeStage, StageSettings, Upsampling
+from rag_diffusion.sampling.output import as_arrays
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.seeds import seeded
+from tests.unit.sampling.cascades import small_stage
+from tests.unit.sampling.prompts import PROMPTS, quiet
+
+SETTINGS = StageSettings(num_inference_steps=2, noise_level=40)
+
+
+@pytest.fixture
+def stage(tiny_generator: Generator) -> CascadeStage:
+    return CascadeStage(model=small_stage(tiny_generator.text_encoder), settings=SETTINGS)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def both(tiny_generator: Generator, stage: CascadeStage) -> RetrievalPipeline:
+    return quiet(RetrievalPipeline(tiny_generator, stages=[stage]))
+
+
+def draw(pipeline: RetrievalPipeline, neighbors: Any, rows: slice = slice(None), **more: Any) -> Any:
+    seeds = [5, 6, 7][rows]
+    return pipeline(PROMPTS[rows], neighbors[rows], num_inference_steps=2, generator=seeded(seeds), **more)
+
+
+def test_a_cascade_draws_large_and_stops_early(both: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    whole, first = draw(both, neighbors), draw(both, neighbors, stages=1)
+    assert [image.size for image in whole.images] == [(128, 128)] * 3
+    assert [image.size for image in first.images] == [(64, 64)] * 3
+    assert "stages" not in first.provenance[0].settings
+    (told,) = whole.provenance[0].settings["stages"]
+    assert (told["image_size"], told["num_inference_steps"], told["noise_level"]) == (128, 2, 40)
+    assert [one.pair_id for one in whole.provenance[0].neighbors] == [
+        one.pair_id for one in first.provenance[0].neighbors
+    ]
+
+
+def test_the_further_stage_takes_the_finished_picture_of_the_first(
+    both: RetrievalPipeline, stage: CascadeStage, neighbors: list[list[Neighbor]]
+) -> None:
+    whole, first = draw(both, neighbors), draw(both, neighbors, stages=1)
+    later = Upsampling(stage=stage, settings=SETTINGS).run(as_arrays(first.images), PROMPTS, [5, 6, 7])
+    assert np.array_equal(cascade.images_to_pixels(later).numpy(), as_arrays(whole.images))
+
+
+def test_a_picture_of_one_seed_is_the_same_in_any_batch(
+    both: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    whole = draw(both, neighbors, output_type="pt").images
+    alone = draw(both, neighbors, slice(1, 2), output_type="pt").images
+    small = draw(both, neighbors, output_type="pt", stage_settings=[replace(SETTINGS, batch_size=2)]).images
+    torch.testing.assert_close(alone[0], whole[1], atol=2 / 255, rtol=0)
+    torch.testing.assert_close(small, whole, atol=1e-4, rtol=0)
+
+
+def test_settings_of_a_stage_change_its_pictures(both: RetrievalPipeline, neighbors: list[list[Neighbor]]) -> None:
+    plain = draw(both, neighbors, output_type="np").images
+    for change in ({"noise_level": 0}, {"text_guidance_scale": 3.0}, {"scheduler": "DPMSolverMultistepScheduler"}):
+        other = draw(both, neighbors, output_type="np", stage_settings=[replace(SETTINGS, **change)]).images  # type: ignore[arg-type]
+        assert np.abs(other - plain).max() > 1e-3, change
+
+
+def test_the_callback_is_told_the_stage_and_may_change_what_goes_on(
+    both: RetrievalPipeline, neighbors: list[list[Neighbor]]
+) -> None:
+    seen: list[tuple[int, int, tuple[int, ...]]] = []
+
+    def tell(pipe: RetrievalPipeline, number: int, timestep: torch.Tensor, values: dict[str, Any]) -> dict[str, Any]:
+        assert values["pred_original_sample"].shape == values["latents"].shape
+        seen.append((values["stage"], number, tuple(values["latents"].shape)))
+        return {}
+
+    plain = draw(both, neighbors, callback_on_step_end=tell)
+    assert seen == [(1, 0, (3, 192, 8, 8)), (1, 1, (3, 192, 8, 8)), (2, 0, (3, 192, 16, 16)), (2, 1, (3, 192, 16, 16))]
+    assert "changed_by_callback" not in plain.provenance[0].settings
+
+    def darken(pipe: RetrievalPipeline, number: int, timestep: torch.Tensor, values: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": values["latents"] * 0} if values["stage"] == 2 else {}
+
+    changed = draw(both, neighbors, callback_on_step_end=darken)
+    assert changed.provenance[0].settings["changed_by_callback"] is True
+    assert not np.array_equal(as_arrays(changed.images), as_arrays(plain.images))
+
+
+def test_progress_is_told_by_stage(both: RetrievalPipeline, neighbors: list[list[Neighbor]], capfd: Any) -> None:
+    both.set_progress_bar_config(disable=False)
+    draw(both, neighbors)
+    assert "stage 2, 128 px" in capfd.readouterr().err
+
+
+def test_a_cascade_is_one_folder(both: RetrievalPipeline, neighbors: list[list[Neighbor]], tmp_path: Path) -> None:
+    both.save_pretrained(tmp_path)
+    again = quiet(RetrievalPipeline.from_pretrained(tmp_path))
+    (read,) = again.stages
+    assert read.settings == SETTINGS
+    assert (read.model.low_size, read.model.image_size) == (64, 128)
+    drawn = draw(again, neighbors, slice(0, 1))
+    (told,) = drawn.provenance[0].settings["stages"]
+    assert told["model_hash"] == read.model.fingerprint
+    assert told["model_hash"] != drawn.provenance[0].model_hash != ""
+    assert set(again.components) >= {"unet", "unet_2"}
+    assert again.model_cpu_offload_seq.endswith("->unet_2")
+
+
+def test_a_picture_is_drawn_again_from_its_provenance(
+    both: RetrievalPipeline, tiny_generator: Generator, neighbors: list[list[Neighbor]], tmp_path: Path
+) -> None:
+    both.save_pretrained(tmp_path)
+    pipeline = quiet(RetrievalPipeline.from_pretrained(tmp_path))
+    drawn = draw(pipeline, neighbors, slice(0, 1), keep_pictures=True)
+    origin = Provenance.from_dict(json.loads(drawn.provenance[0].as_json()))
+    again = pipeline.redraw(origin)
+    assert np.array_equal(as_arrays(again.images), as_arrays(drawn.images))
+    assert again.provenance[0].settings == drawn.provenance[0].settings
+    pipeline.stages[0].model.fingerprint = "0" * 64
+    with pytest.raises(LineageError, match="expected stage 2 to be model"):
+        pipeline.redraw(origin)
+    pipeline.stages = ()
+    with pytest.raises(LineageError, match="expected the 2 stages that drew the picture, and this pipeline has 1"):
+        pipeline.redraw(origin)
+
+
+def test_stages_that_do_not_chain_are_told(tiny_generator: Generator, stage: CascadeStage) -> None:
+    encoder = tiny_generator.text_encoder
+    other = CascadeStage(model=small_stage(encoder, 32, 64), settings=SETTINGS)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="expected stage 2 to take images of 64 px, .* got one for 32 px"):
+        RetrievalPipeline(tiny_generator, stages=[other])
+    with pytest.raises(ModelError, match="expected stage 3 to take images of 128 px"):
+        RetrievalPipeline(tiny_generator, stages=[stage, stage])
+    stage.model.unet.register_to_config(encoder_hid_dim=7)
+    with pytest.raises(ModelError, match="expected stage 2 with a text encoder of width 7"):
+        RetrievalPipeline(tiny_generator, stages=[stage])
+
+
+def test_what_does_not_fit_a_stage_is_told(
+    both: RetrievalPipeline, stage: CascadeStage, neighbors: list[list[Neighbor]]
+) -> None:
+    with pytest.raises(ValueError, match="noise_level: expected 0 to 200, .*, got 201"):
+        draw(both, neighbors, stage_settings=[replace(SETTINGS, noise_level=201)])
+    with pytest.raises(ValueError, match="stages: expected 1 to 2, as many as this pipeline has, got 3"):
+        draw(both, neighbors, stages=3)
+    with pytest.raises(ValueError, match="expected settings for 1 super-resolution stages, got 0"):
+        draw(both, neighbors, stage_settings=[])
+    with pytest.raises(ValueError, match="got latent; draw with stages=1"):
+        draw(both, neighbors, output_type="latent")
+    with pytest.raises(ValueError, match="expected images of 64 x 64 px, got 32 x 32"):
+        Upsampling(stage=stage, settings=SETTINGS).run(np.zeros((1, 32, 32, 3), np.uint8), ["a"], [0])
+    with pytest.raises(ConfigError, match="use a divisor of 1000"):
+        draw(both, neighbors, stage_settings=[replace(SETTINGS, num_inference_steps=300)])
+    for wrong in ({"num_inference_steps": 0}, {"batch_size": 0}, {"text_guidance_scale": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            replace(SETTINGS, **wrong)  # type: ignore[arg-type]
+
+
+def test_memory_that_does_not_suffice_says_what_to_lower(
+    both: RetrievalPipeline, neighbors: list[list[Neighbor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(both.stages[0].model.unet, "forward", full)
+    with pytest.raises(ModelError, match="stage 2 draws 3 images of 128 px at once: lower batch_size"):
+        draw(both, neighbors)
+
+
+@pytest.mark.parametrize("content", ["{", '{"stages": [{}]}', '{"stages": [{"folder": "x", "speed": 3}]}'])
+def test_a_damaged_cascade_is_told(both: RetrievalPipeline, tmp_path: Path, content: str) -> None:
+    both.save_pretrained(tmp_path)
+    (tmp_path / cascade.CASCADE).write_text(content)
+    with pytest.raises(ModelError, match="expected the stages of a cascade"):
+        RetrievalPipeline.from_pretrained(tmp_path)
