@@ -138,15 +138,16 @@ class Ingest:
 
 
 def keep(staging: Staging, stored: Stored, vectors: Vectors) -> None:
-    """Put a data set that has its vectors into a build as it is.
+    """Put a data set that has its vectors into a build as it is; what a killed process put there goes first.
 
     Args:
         staging: of the build.
         stored: N pairs, and what was rejected.
         vectors: (N, D) of them.
     """
-    none = np.empty((0, 0), dtype=np.float32)
-    for rejected in _batches(stored.rejected()):
+    staging.drop(0)
+    none, rejections = np.empty((0, 0), dtype=np.float32), stored.rejected()
+    while rejected := list(islice(rejections, _KEPT_AT_A_TIME)):
         kept = Embedded(
             digest=digest(rejected), candidates=len(rejected), pairs=[], rejected=rejected, image=none, text=none
         )

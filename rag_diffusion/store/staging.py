@@ -165,14 +165,14 @@ class Staging:
         inherited, self._inherited = self.parts[: self._inherited], 0
         damaged = next((number for number, part in enumerate(inherited) if not part.intact()), None)
         if damaged is not None:
-            self._drop(damaged)
+            self.drop(damaged)
         return damaged is not None
 
     def _compared(self, reader: Reader | Iterable[Candidate]) -> Iterator[Candidate]:
         source = iter(reader)
         for number, part in enumerate(self.parts):
             if not _agrees(part, source):
-                self._drop(number)
+                self.drop(number)
                 source = iter(reader)
                 deque(islice(source, self.done), maxlen=0)
                 break
@@ -213,8 +213,8 @@ class Staging:
         except (OSError, ValueError, TypeError):  # no record, or one of another version
             return None
 
-    def _drop(self, number: int) -> None:
-        """Forget the parts from a number on."""
+    def drop(self, number: int) -> None:
+        """Forget the parts from `number` on, and remove their files."""
         for part in self.parts[number:]:
             for suffix in (".json", ".rejected.jsonl", ".arrow", ".originals", ".originals.npy"):
                 part.path.with_suffix(suffix).unlink(missing_ok=True)

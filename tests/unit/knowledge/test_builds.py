@@ -13,7 +13,7 @@ import pytest
 
 from rag_diffusion.errors import LineageError
 from rag_diffusion.files import tree_hash
-from rag_diffusion.knowledge import ingest
+from rag_diffusion.knowledge import generations, ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.readers import captioned, imagefolder
 from rag_diffusion.readers.forms import open_reader
@@ -254,6 +254,20 @@ def test_a_part_that_was_damaged_on_disk_is_made_again(tmp_path: Path, images_re
     base.catalogue.check("photos")
     other = make_base(tmp_path / "other").add("photos", open_reader("auto", folder), form="image_text", origin="here")
     assert made.files == other.files
+
+
+def test_a_rebuild_that_was_stopped_has_every_pair_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(*given: object) -> None:
+        raise StoppedError
+
+    base = make_base(tmp_path)
+    base.insert("mine", [*items(range(30)), Item(name="x", image=b"", caption="x")])
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(generations, "write_pairs", stops)
+        base.writer.rebuild("mine")
+    assert base.catalogue.places.building("mine").is_dir()
+    rebuilt = base.writer.rebuild("mine")
+    assert (rebuilt.num_pairs, rebuilt.num_rejected) == (30, 1)
 
 
 def test_vectors_of_another_encoder_name_the_command_that_makes_new_ones(tmp_path: Path) -> None:
