@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rag_diffusion.metrics.two import TwoPrompt, can_be_judged, collage, two_entity_prompts
 
 from rag_diffusion import layout
 from rag_diffusion.arrays import Pixels
@@ -33,6 +32,7 @@ from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.store import Ruler, load_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
+from rag_diffusion.metrics.two_entities import TwoPrompt, can_be_judged, collage, two_entity_prompts
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from, square_pixels
 from rag_diffusion.models.text_encoder import TextFeatures
@@ -96,7 +96,7 @@ def cost(given: argparse.Namespace) -> dict[str, Any]:
 
             def call(conditioning: Conditioning = conditioning, kind: GuidanceStep = kind) -> None:
                 conditioning.at(10, _nothing)
-                with autocast("auto", given.device), conditioning:
+                with autocast("auto", torch.device(given.device)), conditioning:
                     guided(sample, timestep, [kind] * images, conditioning.seen, conditioning.shown)
 
             calls[f"{kind.value}: {name}"] = call

@@ -172,7 +172,7 @@ class NeighborAttention(nn.Module):
                 transfer.reset_parameters()
 
     def randomize_output(self, deviation: float) -> None:
-        """Start the output projections from small random weights instead of zeros."""
+        """Start the output projections from random weights of a standard `deviation` instead of zeros."""
         for layer in (self.to_out, *(transfer.to_out for transfer in self.fine.values())):
             assert isinstance(layer, nn.Linear)
             nn.init.normal_(layer.weight, std=deviation)
@@ -188,7 +188,20 @@ class NeighborAttention(nn.Module):
         roles: Tensor | None = None,
         controlled: bool = False,
     ) -> tuple[Tensor, ...] | NeighborKV:
-        """`attend` to neighbors, or, given weights, `project` them: one entry, where hooks that move weights sit."""
+        """`attend` to neighbors, or, given weights, `project` them: one entry, where hooks that move weights sit.
+
+        Args:
+            maps: (B, C, H, W) to attend from, or (N, C, H, W) to project.
+            neighbors: to attend to.
+            fine: the finer maps of `maps`.
+            rows: of `project`.
+            weights: of `project`.
+            roles: of `project`.
+            controlled: of `project`.
+
+        Returns:
+            What `attend` or `project` returns.
+        """
         if weights is not None:
             assert rows is not None
             return self.project(maps, rows, weights, fine=fine, roles=roles, controlled=controlled)
@@ -329,7 +342,7 @@ class RoleEmbedding(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, style_heads: int = 0) -> None:
-        """Roles that change nothing; or the last heads for style and the others for content."""
+        """Roles that change nothing; or the last `style_heads` heads for style and the others for content."""
         self.key.zero_()
         self.value.zero_()
         self.logit.zero_()
@@ -338,7 +351,7 @@ class RoleEmbedding(nn.Module):
             self.logit[CONTENT, -style_heads:] = -_ROLE_LOGIT
 
     def forward(self, roles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Roles (B, M) -> what is added to keys (B, h, M, d), to values (B, h, M, d), and to logits (B, h, M)."""
+        """`roles` (B, M) -> what is added to keys (B, h, M, d), to values (B, h, M, d), and to logits (B, h, M)."""
         style = (roles == STYLE).float()[:, None, :, None]
         content_logit, style_logit = self.logit.float()[..., None]  # (h, 1); an index would be summed slowly backwards
         bias = content_logit + style[..., 0] * (style_logit - content_logit)

@@ -40,8 +40,12 @@ MASK_SIDE = 256  # pixels at which masks are compared
 def check_picture(picture: Picture, what: str) -> None:
     """Refuse what is neither a PIL image nor a uint8 array (H, W), (H, W, 3) or (H, W, 4).
 
+    Args:
+        picture: what a caller gave.
+        what: how the error begins.
+
     Raises:
-        ValueError: it is not; the message begins with `what`.
+        ValueError: it is something else.
     """
     if isinstance(picture, np.ndarray):
         shape, kind = picture.shape, picture.dtype
@@ -54,7 +58,7 @@ def check_picture(picture: Picture, what: str) -> None:
 
 
 def square_pixels(picture: Picture, size: int) -> Pixels:
-    """(size, size, 3) uint8 of a picture of any size; transparency and what is missing to a square become white."""
+    """`picture` of any shape as (size, size, 3) uint8 of side `size`; transparency and what is missing become white."""
     return np.asarray(to_square(_rgb(picture), size))
 
 
@@ -186,11 +190,11 @@ class Neighbor:
         return self.name if self.mask is None or not self.fit_mask else f"{self.name} {self.control_digest}"
 
     def mask_pixels(self, size: int) -> Pixels | None:
-        """Where it may act, (size, size) uint8 levels; None is everywhere."""
+        """Where it may act, (size, size) uint8 levels at a side of `size` pixels; None is everywhere."""
         return None if self.mask is None else mask_pixels(self.mask, size)  # type: ignore[arg-type]
 
     def pixels(self, size: int) -> Pixels:
-        """(size, size, 3) uint8, as the network sees it."""
+        """(size, size, 3) uint8, as the network sees it at a side of `size` pixels."""
         mask = self.mask_pixels(size) if self.fit_mask else None
         return square_pixels(self.image, size) if mask is None else into_mask(_rgb(self.image), mask)
 
@@ -256,7 +260,16 @@ class NeighborBatch:
 def places(
     distinct: Sequence[str], lists: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]
 ) -> tuple[Tensor, Tensor]:
-    """Where each name of `lists` stands in `distinct`, (B, K), and its weight, (B, K), 0 where a list has ended."""
+    """Numbers in place of names.
+
+    Args:
+        distinct: N names.
+        lists: names of each of B images, out of `distinct`.
+        weights: one for each of them.
+
+    Returns:
+        (B, K) int64 where each name stands in `distinct`, and (B, K) float32 its weight, 0 where a list has ended.
+    """
     place = {pair_id: number for number, pair_id in enumerate(distinct)}
     width = max((len(names) for names in lists), default=0)
     rows, counts = torch.zeros(len(lists), width, dtype=torch.long), torch.zeros(len(lists), width)
@@ -269,7 +282,16 @@ def places(
 def neighbors_from(
     corpus: Pairs, pair_ids: Sequence[str], scores: Sequence[float | None] | None = None, role: Role = "content"
 ) -> list[Neighbor]:
-    """Pairs of a corpus as neighbors of one role.
+    """Pairs of a corpus as neighbors.
+
+    Args:
+        corpus: where they are.
+        pair_ids: which.
+        scores: of the retrieval, one each; None where they were not retrieved.
+        role: of all of them.
+
+    Returns:
+        A neighbor for each id, in their order.
 
     Raises:
         LineageError: the corpus has no such pair.

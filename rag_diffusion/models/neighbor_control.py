@@ -188,7 +188,11 @@ def as_mask(given: Mask) -> Box | Pixels:
 
 
 def mask_pixels(mask: Box | Pixels, size: int) -> Pixels:
-    """Levels (size, size), 255 where the neighbor acts, of `as_mask`, resampled by area.
+    """Levels (size, size) uint8, 255 where the neighbor acts, resampled by area.
+
+    Args:
+        mask: of `as_mask`.
+        size: side in pixels.
 
     Raises:
         ValueError: nothing is left of it at this size.

@@ -45,5 +45,5 @@ class Precondition:
         )
 
     def velocity(self, sample: Tensor, output: Tensor) -> Tensor:
-        """v_hat of x_t (B, D, h, w) and the network's output of the same shape, in float32."""
+        """v_hat, (B, D, h, w) float32, of x_t `sample` and the network's `output`, both of the same shape."""
         return self.skip * sample + self.scale_out * output.float()

@@ -15,6 +15,7 @@ Shapes: B batch, K neighbors, N distinct neighbors, L text tokens, D text width,
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -30,12 +31,13 @@ from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborK
 from rag_diffusion.models.unet_split import Conditions, Encoded, concatenate, decode, encode
 
 BOTTLENECK = "mid"
+_HEAD_DIM = 32  # width of a head where none is given and it fits
 _DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 _OWN = ("neighbor_attention.", "neighbor_encoder.")
 
 _DEFAULTS: dict[str, Any] = {
     "neighbor_skips": (),
-    "neighbor_head_dim": 32,
+    "neighbor_head_dim": None,
     "separate_neighbor_encoder": False,
     "neighbor_fine_skips": (),
     "neighbor_fine_dim": 24,
@@ -60,7 +62,8 @@ class RetrievalUNet(UNet2DConditionModel):
 
     Args:
         neighbor_skips: indices of the skip maps (0 is the output of `conv_in`) attended besides the bottleneck.
-        neighbor_head_dim: width of a head of the neighbor attention; divides the width of every attended map.
+        neighbor_head_dim: width of a head of the neighbor attention; divides the width of every attended map. None is
+            32, and at a map whose width is no multiple of 32 their greatest common divisor.
         separate_neighbor_encoder: a second encoder for neighbors [0068], which starts as a copy of the first.
         neighbor_fine_skips: indices of finer skip maps that the attention of the finest attended one selects as well.
         neighbor_fine_dim: channels a head and finer map.
@@ -86,7 +89,7 @@ class RetrievalUNet(UNet2DConditionModel):
         self,
         *,
         neighbor_skips: Sequence[int] = (),
-        neighbor_head_dim: int = 32,
+        neighbor_head_dim: int | None = None,
         separate_neighbor_encoder: bool = False,
         neighbor_fine_skips: Sequence[int] = (),
         neighbor_fine_dim: int = 24,
@@ -106,7 +109,7 @@ class RetrievalUNet(UNet2DConditionModel):
             {
                 name: NeighborAttention(
                     width,
-                    neighbor_head_dim,
+                    neighbor_head_dim or math.gcd(width, _HEAD_DIM),
                     free_heads=neighbor_free_heads,
                     roles=neighbor_roles,
                     fine=fine if name == finest else None,
@@ -285,7 +288,15 @@ class RetrievalUNet(UNet2DConditionModel):
         }
 
     def attend(self, encoded: Encoded, neighbors: NeighborFeatures) -> Encoded:
-        """Rewrite the bottleneck and the chosen skip maps by attention to the neighbors."""
+        """Rewrite the bottleneck and the chosen skip maps by attention to the neighbors.
+
+        Args:
+            encoded: first maps of B images.
+            neighbors: attended map -> keys and values for these images.
+
+        Returns:
+            The same with the attended maps in place of those that were.
+        """
         maps = self._attended_maps(encoded)
         for name, attention in self.attentions():
             names = [name, *attention.fine]
@@ -295,7 +306,7 @@ class RetrievalUNet(UNet2DConditionModel):
         return replace(encoded, skips=tuple(skips), mid=maps[BOTTLENECK])
 
     def randomize_output(self, deviation: float = 0.02) -> None:
-        """Start the output projections of the neighbor attention from small random weights instead of zeros."""
+        """Start the output projections of the neighbor attention from random weights of a standard `deviation`."""
         for _, attention in self.attentions():
             attention.randomize_output(deviation)
 

@@ -48,7 +48,7 @@ class AttentionRecorder:
 
     @contextmanager
     def listening(self, unet: RetrievalUNet) -> Iterator[AttentionRecorder]:
-        """Record every call of the network's neighbor attention inside the block."""
+        """Record every call of the neighbor attention of `unet` inside the block."""
         for name, attention in unet.attentions():
             attention.listener = self._listener(name)
         try:
@@ -58,7 +58,7 @@ class AttentionRecorder:
                 attention.listener = None
 
     def expect(self, rows: Tensor) -> None:
-        """Say which images the next calls draw, first in their batch; what follows them is a reduced prediction."""
+        """Say which images, by their numbers `rows`, the next calls draw first; a reduced prediction follows them."""
         self.rows = rows
 
     def result(self) -> Attention:

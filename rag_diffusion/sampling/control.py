@@ -113,7 +113,7 @@ class ControlledNeighbors:
         )
 
     def shown(self, step: int) -> list[bool]:
-        """Whether each image has a neighbor that counts at a step, negative ones aside."""
+        """Whether each image has a neighbor that counts at a `step`, by its number from 0, negative ones aside."""
         weights = self._weights(step)
         return [
             any(weight > 0 and not one.negative for weight, one in zip(own, neighbors, strict=True))
@@ -121,7 +121,7 @@ class ControlledNeighbors:
         ]
 
     def at(self, step: int) -> SeenNeighbors:
-        """What is seen at a step."""
+        """What the predictions of a `step`, by its number from 0, see."""
         if self.fixed is None:
             return SeenNeighbors(positive=self.features)
         count = max(map(len, self.lists))

@@ -38,10 +38,13 @@ Predict = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def check_scheduler(name: str) -> str:
-    """The same name, if it is one of `SCHEDULERS`.
+    """Check a scheduler's class `name`.
+
+    Returns:
+        The same name.
 
     Raises:
-        ConfigError: it is not, with the reason.
+        ConfigError: it is none of `SCHEDULERS`, with the reason.
     """
     if name not in SCHEDULERS:
         known = hasattr(getattr(diffusers, name, None), "add_noise")
@@ -113,13 +116,13 @@ def _gap(scheduler: Any) -> float:
 
 
 def solver_steps(scheduler: Any) -> list[int]:
-    """The number of the solver's step that each call of the network belongs to; Heun calls it twice a step."""
+    """The solver's step, by number, of each call of the network by `scheduler`, timesteps set; Heun has two calls."""
     count = len(scheduler.timesteps)
     return [number // 2 if type(scheduler).__name__.startswith("Heun") else number for number in range(count)]
 
 
 def takes_variance(scheduler: Any) -> bool:
-    """Whether a scheduler takes the learned variance beside the prediction (DPM-Solver++ only to leave it out)."""
+    """Whether `scheduler` takes the learned variance beside the prediction (DPM-Solver++ only to leave it out)."""
     has = "variance_type" in inspect.signature(type(scheduler).__init__).parameters
     return has and str(scheduler.config.variance_type).startswith("learned")
 

@@ -110,7 +110,7 @@ class VariantSampler:
         return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
 
     def shown(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
-        """Pair ids of every neighbor of a prompt in a variant, content first."""
+        """Pair ids of every neighbor of `prompt` in `variant`, content first."""
         return self._names(variant, prompt) + self._style(variant, prompt)
 
     def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:

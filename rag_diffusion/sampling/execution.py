@@ -45,8 +45,14 @@ class Execution:
     def run(self, request: SamplingRequest) -> RetrievalPipelineOutput:
         """Draw.
 
+        Args:
+            request: what all images depend on but the network.
+
+        Returns:
+            Images, their provenance and heat maps.
+
         Raises:
-            ValueError: something of the order does not fit.
+            ValueError: something of the request does not fit.
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
         """

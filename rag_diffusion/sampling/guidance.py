@@ -90,7 +90,7 @@ class Guidance:
 
     @classmethod
     def from_config(cls, config: SampleConfig) -> Guidance:
-        """Read the guidance part of `sample` in params.yaml."""
+        """Read the guidance part of `config`, `sample` in params.yaml."""
         return cls(
             mode=config.guidance,
             text_guidance_scale=config.text_guidance_scale,
@@ -128,7 +128,7 @@ class Guidance:
         ]
 
     def scale(self, step: GuidanceStep) -> float:
-        """w of a step of two predictions."""
+        """w of a `step` of two predictions; 1 of a plain one."""
         other = {GuidanceStep.PLAIN: 1.0, GuidanceStep.NEIGHBOR: self.neighbor_guidance_scale}
         return other.get(step, self.text_guidance_scale)
 

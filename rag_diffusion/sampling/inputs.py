@@ -25,7 +25,11 @@ Exclude = Sequence[Collection[str]] | None
 
 
 def as_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """One text or several, as a list."""
+    """`prompt`, one text or several, as a list.
+
+    Raises:
+        ValueError: it is something else, or an empty list.
+    """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(text, str) for text in prompts):
         raise ValueError(f"prompt: expected a text or a list of texts, got {prompt!r}")
@@ -97,7 +101,15 @@ def _neighbor(given: object, prompt: str) -> Neighbor:
 
 
 def as_pictures(given: Pictures, count: int, size: int) -> Pixels:
-    """Pictures to begin with, (count, size, size, 3): one for all prompts, or one for each of them.
+    """Pictures to begin with.
+
+    Args:
+        given: one for all prompts, or one for each of them; any size.
+        count: number of prompts.
+        size: side in pixels.
+
+    Returns:
+        (count, size, size, 3) uint8.
 
     Raises:
         ValueError: they are none, or of another number.
@@ -114,8 +126,13 @@ def as_pictures(given: Pictures, count: int, size: int) -> Pixels:
 def check_exclude(exclude: Exclude, prompts: int, by_hand: bool) -> None:
     """Refuse pair ids to exclude that do not fit.
 
+    Args:
+        exclude: a collection of pair ids for each prompt; None is none.
+        prompts: how many prompts there are.
+        by_hand: whether neighbors are given by hand.
+
     Raises:
-        ValueError: they do not.
+        ValueError: they do not fit.
     """
     if exclude is None:
         return
@@ -138,5 +155,5 @@ def check_counts(**counts: int) -> None:
 
 
 def repeat(exclude: Exclude, times: int) -> list[Collection[str]] | None:
-    """Each entry so many times in a row."""
+    """Each entry of `exclude` so many `times` in a row; None stays None."""
     return None if exclude is None else [names for names in exclude for _ in range(times)]

@@ -52,7 +52,16 @@ class Loop:
     on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
     def run(self, noise: Tensor, generators: Sequence[torch.Generator], conditioning: Conditioning) -> Tensor:
-        """x_0 out of noise, both (B, D, h, w)."""
+        """All steps.
+
+        Args:
+            noise: (B, D, h, w) standard normal.
+            generators: of the noise that an ancestral scheduler adds, one an image.
+            conditioning: the neighbors, step by step.
+
+        Returns:
+            (B, D, h, w) x_0.
+        """
         model = self.generator
         guided = GuidedPrediction(
             generator=model,

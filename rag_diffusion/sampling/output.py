@@ -38,7 +38,11 @@ class RetrievalPipelineOutput(BaseOutput):
     heat_maps: list[list[Tensor]]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write PIL images as PNG files with their provenance inside, and beside as JSON; returns their paths."""
+        """Write PIL images into `folder` as PNG files with their provenance inside, and beside as JSON.
+
+        Returns:
+            Their paths.
+        """
         paths = [Path(folder) / f"{number:04d}.png" for number in range(len(self.images))]
         for path, image, origin in zip(paths, self.images, self.provenance, strict=True):
             save_png(path, np.asarray(image), origin)
@@ -46,7 +50,7 @@ class RetrievalPipelineOutput(BaseOutput):
 
 
 def check_output_type(name: str) -> None:
-    """Refuse a name that is no output type.
+    """Refuse a `name` that is no output type.
 
     Raises:
         ValueError: it is none.
@@ -56,7 +60,16 @@ def check_output_type(name: str) -> None:
 
 
 def to_output(codec: Codec, clean: Tensor, output_type: OutputType) -> Any:
-    """(B, D, h, w) x_0 as `RetrievalPipelineOutput.images` says."""
+    """Images out of the network's coordinates.
+
+    Args:
+        codec: of the generator.
+        clean: (B, D, h, w) x_0.
+        output_type: `pil`, `np`, `pt` or `latent`.
+
+    Returns:
+        What `RetrievalPipelineOutput.images` says.
+    """
     if output_type == "latent":
         return clean
     images = codec.decode(clean).float()
@@ -68,7 +81,7 @@ def to_output(codec: Codec, clean: Tensor, output_type: OutputType) -> Any:
 
 @contextmanager
 def enough_memory(images: int) -> Iterator[None]:
-    """Say what to lower where memory does not suffice for so many images.
+    """Say what to lower where memory does not suffice for so many `images` at once.
 
     Raises:
         ModelError: it does not.
@@ -85,5 +98,5 @@ def enough_memory(images: int) -> Iterator[None]:
 
 
 def as_arrays(images: Sequence[Image.Image]) -> Pixels:
-    """PIL images as (B, H, W, 3) uint8."""
+    """PIL `images` of one size as (B, H, W, 3) uint8."""
     return np.stack([np.asarray(image) for image in images])

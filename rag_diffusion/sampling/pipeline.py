@@ -141,7 +141,7 @@ class RetrievalPipeline(DiffusionPipeline):
         return cls(generator, retriever, chosen, precision, stages)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write generator and scheduler; `from_pretrained` reads them again."""
+        """Write generator and scheduler into the folder `save_directory`; `from_pretrained` reads them again."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         save_generator(self.generator, folder, self.scheduler)
@@ -154,6 +154,7 @@ class RetrievalPipeline(DiffusionPipeline):
 
     @unet.setter
     def unet(self, unet: RetrievalUNet) -> None:
+        """`unet` in the place of the one that is there."""
         self.generator.unet = unet
 
     @property

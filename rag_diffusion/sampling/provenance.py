@@ -75,7 +75,7 @@ class Source:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Source:
-        """Read a neighbor of `Provenance.as_dict`; what a former version did not have is as it was then."""
+        """Read `content`, a neighbor of `Provenance.as_dict`; what a former version did not have is as it was then."""
         by_step, by_map = content.get("weight_by_step", ()), content.get("weight_by_map", BOTH)
         tuples = {
             "weight_by_step": tuple(tuple(point) for point in by_step),
@@ -113,12 +113,12 @@ class Provenance:
         return asdict(self)
 
     def as_json(self, indent: int | None = None) -> str:
-        """The same as text."""
+        """The same as text, on lines with an `indent`; None is one line."""
         return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Provenance:
-        """Read what `as_dict` gave.
+        """Read `content`, which `as_dict` gave.
 
         Raises:
             DataError: another version, or a field is missing.
@@ -139,23 +139,23 @@ class Provenance:
 
 
 def seen_digest(pixels: Pixels, caption: str) -> str:
-    """Hash of a picture (H, W, 3) as the network saw it, and of what was said of it."""
+    """Hash of a picture, `pixels` (H, W, 3) as the network saw them, and of the `caption` that was said of it."""
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes() + caption.encode()).hexdigest()[:16]
 
 
 def to_text(pixels: Pixels) -> str:
-    """A picture (H, W, 3), or levels (H, W), as a PNG in base64."""
+    """A picture, `pixels` (H, W, 3), or levels (H, W), uint8, as a PNG in base64."""
     return base64.b64encode(encode_png(pixels)).decode()
 
 
 def from_text(text: str) -> Pixels:
-    """The picture (H, W, 3) of `to_text`."""
+    """The picture (H, W, 3) uint8 that `to_text` made `text` of; levels come as gray."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def to_png(pixels: Pixels, provenance: Provenance) -> bytes:
-    """A PNG file of an image (H, W, 3) with its provenance inside."""
+    """A PNG file of an image, `pixels` (H, W, 3) uint8, with its `provenance` inside."""
     info = PngInfo()
     info.add_itxt(CHUNK, provenance.as_json())
     buffer = io.BytesIO()
@@ -164,7 +164,13 @@ def to_png(pixels: Pixels, provenance: Provenance) -> bytes:
 
 
 def save_png(path: Path, pixels: Pixels, provenance: Provenance) -> None:
-    """Write an image (H, W, 3) with its provenance inside, and the same as JSON beside it."""
+    """Write an image with its provenance inside, and the same as JSON beside it.
+
+    Args:
+        path: of the PNG file.
+        pixels: (H, W, 3) uint8.
+        provenance: of the image.
+    """
     atomic_write(path, to_png(pixels, provenance))
     atomic_write(path.with_suffix(".json"), provenance.as_json(indent=1) + "\n")
 

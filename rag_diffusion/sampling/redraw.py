@@ -67,7 +67,7 @@ class RecordedNeighbors:
         return [list(self.lists[0]) if self.lists else []]
 
     def again(self, pixels: Pixels) -> list[list[Neighbor]]:
-        """In the next phase, whatever the image looks like."""
+        """Neighbors in the next phase, whatever the `pixels` of the image so far."""
         self._next += 1
         return [list(self.lists[self._next - 1])]
 

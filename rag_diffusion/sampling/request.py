@@ -53,7 +53,7 @@ class Neighbors(Protocol):
         ...
 
     def again(self, pixels: Pixels) -> list[list[Neighbor]]:
-        """Of images (B, H, W, 3) as they look so far."""
+        """Of B images, `pixels` (B, H, W, 3) uint8 as they look so far."""
         ...
 
 
@@ -91,7 +91,17 @@ class SamplingRequest:
     keep: bool = False
 
     def settings(self, generator: Generator, scheduler: Any, precision: str, row: int) -> dict[str, Any]:
-        """What decides the pixels of image `row`, for its provenance."""
+        """What decides the pixels of an image, for its provenance.
+
+        Args:
+            generator: the network.
+            scheduler: of diffusers, as it is set.
+            precision: of autocast.
+            row: number of the image.
+
+        Returns:
+            JSON-able values by name.
+        """
         told: dict[str, Any] = {
             "scheduler": type(scheduler).__name__,
             "scheduler_config": unusual(scheduler, generator),
@@ -116,17 +126,17 @@ class SamplingRequest:
 
 
 def computed_in(precision: str, device: torch.device) -> str:
-    """The type that networks compute in, by name."""
+    """The type that networks compute in at a `precision` on a `device`, by its name in torch."""
     return str(autocast_dtype(precision, device) or torch.float32).removeprefix("torch.")
 
 
 def latents_digest(latents: Tensor) -> str:
-    """Hash of initial noise (D, h, w) that a caller gave."""
+    """Hash of initial noise `latents` (D, h, w) that a caller gave."""
     return hashlib.sha256(latents.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def unusual(scheduler: Any, generator: Generator) -> dict[str, Any]:
-    """What a scheduler's configuration has otherwise than `make_scheduler` makes it."""
+    """What the configuration of `scheduler` has otherwise than `make_scheduler` makes it for `generator`."""
     usual = _plain(make_scheduler(type(scheduler).__name__, generator.schedule).config)
     return {key: value for key, value in _plain(scheduler.config).items() if usual.get(key) != value}
 

@@ -41,19 +41,31 @@ def image_seeds(given: Given, count: int) -> list[int]:
 
 
 def noise_device(given: Given) -> str:
-    """Where noise is drawn: `cpu`, or the type of device of the generators, whose numbers are other ones."""
+    """Where noise is drawn for what was `given`: `cpu`, or the type of device of the generators."""
     if given is None:
         return "cpu"
     return str((given if isinstance(given, torch.Generator) else given[0]).device.type)
 
 
 def seeded(seeds: Sequence[int], device: str = "cpu") -> list[torch.Generator]:
-    """One generator for each seed."""
+    """One generator on `device` for each of `seeds`."""
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
 def initial_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], latents: Tensor | None) -> Tensor:
-    """(B, D, h, w) standard normal; each image draws from its own generator, so the batch does not matter."""
+    """x_T; each image draws from its own generator, so the batch does not matter.
+
+    Args:
+        generators: one for each of B images.
+        shape: (D, h, w).
+        latents: (B, D, h, w) that a caller gave in its place.
+
+    Returns:
+        (B, D, h, w) standard normal, on the CPU unless given.
+
+    Raises:
+        ValueError: `latents` have another shape.
+    """
     if latents is None:
         return torch.stack([torch.randn(shape, generator=one, device=one.device).cpu() for one in generators])
     if tuple(latents.shape) != (len(generators), *shape):

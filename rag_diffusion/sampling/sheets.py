@@ -30,7 +30,7 @@ class Card:
 
 
 def contact_sheet(heading: str, cards: Sequence[Card]) -> Image.Image:
-    """All cards of a variant in a grid of four columns."""
+    """All `cards` of a variant in a grid of four columns, below a `heading`."""
     most = max((len(card.neighbors) for card in cards), default=0)
     across = min(most, 3)
     width = across * (_THUMB + _GAP) + _RESULT + 2 * _MARGIN

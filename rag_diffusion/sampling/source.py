@@ -117,7 +117,7 @@ class NeighborSource:
         return [neighbors for neighbors in lists for _ in range(self.images_per_prompt)]
 
     def again(self, pixels: Pixels) -> list[list[Neighbor]]:
-        """Neighbors of B images (B, H, W, 3) as they look so far."""
+        """Neighbors of B images, `pixels` (B, H, W, 3) uint8 as they look so far."""
         return self._with_negative(self._search(self.images_per_prompt, pixels), self.images_per_prompt)
 
     def _with_negative(self, lists: list[list[Neighbor]], times: int) -> list[list[Neighbor]]:

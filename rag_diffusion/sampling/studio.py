@@ -134,7 +134,13 @@ _OF_RETRIEVAL = (
 
 
 def random_neighbors(pipeline: RetrievalPipeline, count: int, seed: int) -> list[Neighbor]:
-    """Pairs of the pipeline's knowledge base that have nothing to do with any prompt: the same for a seed."""
+    """Neighbors that have nothing to do with any prompt.
+
+    Args:
+        pipeline: has the knowledge base that they are of.
+        count: how many at most.
+        seed: the same ones for the same seed.
+    """
     assert pipeline.retriever is not None
     pairs = pipeline.retriever.corpus
     rows = np.random.default_rng(seed).choice(len(pairs), min(count, len(pairs)), replace=False)
@@ -142,12 +148,18 @@ def random_neighbors(pipeline: RetrievalPipeline, count: int, seed: int) -> list
 
 
 def free_path(path: Path) -> Path:
-    """This path, or the same name with a number where there is a file already: nothing is written over."""
+    """`path`, or the same name with a number where there is a file already: nothing is written over."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return path if not path.exists() else next(one for one in numbered if not one.exists())
 
 
 def file_name(prompt: str, seed: int, variant: Variant | None = None) -> str:
-    """A name that tells what a picture is: `a-red-apple-7.png`."""
+    """A name that tells what a picture is: `a-red-apple-7.png`.
+
+    Args:
+        prompt: what was asked for.
+        seed: of its noise.
+        variant: which neighbors it was shown; None leaves that out.
+    """
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:60].rstrip("-_")
     return "-".join([words or "picture", str(seed), *([variant] if variant else [])]) + ".png"

@@ -42,12 +42,16 @@ def threshold(generator: Generator, kind: Thresholding, sample: Tensor, timestep
 
 
 def check_thresholding(kind: str) -> None:
-    """Refuse a kind that there is not, with a ValueError."""
+    """Refuse a `kind` that is no thresholding.
+
+    Raises:
+        ValueError: it is none.
+    """
     if kind not in ("static", "dynamic", "none"):
         raise ValueError(f"thresholding: expected static, dynamic or none, got {kind!r}")
 
 
 def dynamic(pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in any range -> in [-1, 1]."""
+    """`pixels` (B, 3, H, W) in any range -> in [-1, 1]."""
     limit = pixels.abs().flatten(1).quantile(_PERCENTILE, dim=1).clamp(min=1).view(-1, 1, 1, 1)
     return pixels.clamp(-limit, limit) / limit

@@ -86,7 +86,7 @@ class RetrievalModel(PythonModel):
             Columns `image`, a PNG in base64 that holds its provenance as well, and `provenance`, as JSON.
 
         Raises:
-            MlflowException: what is request is beyond a limit (400), or took too long (504).
+            MlflowException: what is asked is beyond a limit (400), or took too long (504).
         """
         try:
             prompts, given = (list(model_input.get(name, [])) for name in ("prompt", "neighbors"))

@@ -139,3 +139,13 @@ def test_with_finer_maps_rows_without_neighbors_equal_the_base(coarse_unet: Retr
 def test_a_map_that_is_not_finer_is_refused() -> None:
     with pytest.raises(ValueError, match="expected maps finer than the finest of neighbor_skips, '1', got"):
         RetrievalUNet(**TINY, neighbor_skips=(1,), neighbor_head_dim=16, neighbor_fine_skips=(1,))
+
+
+def test_the_width_of_a_head_adapts_to_the_map_where_it_is_not_given() -> None:
+    shape = {"block_out_channels": (8, 24, 64), "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 4}
+    kinds = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3, "layers_per_block": 1}
+    unet = RetrievalUNet(sample_size=16, **shape, **kinds, neighbor_skips=(0, 3))
+
+    assert {name: one.head_dim for name, one in unet.attentions()} == {"0": 8, "3": 8, "mid": 32}
+    with pytest.raises(ValueError, match="neighbor_head_dim: expected a divisor of 8 channels, got 16"):
+        RetrievalUNet(sample_size=16, **shape, **kinds, neighbor_skips=(0, 3), neighbor_head_dim=16)
