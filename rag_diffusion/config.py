@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rag_diffusion.errors import ConfigError
 
@@ -102,6 +102,43 @@ class FusionWeights(_Section):
     text_to_image: float = Field(ge=0.0)
 
 
+class ThresholdsConfig(_Section):
+    """The least that a hit must have to become a neighbor; 0 asks for nothing."""
+
+    score: float = Probability
+    probability: float = Probability
+    bm25: float = Field(ge=0.0)
+    tf_idf: float = Probability
+    text_to_text: float = Probability
+    text_to_image: float = Probability
+
+
+class WhereConfig(_Section):
+    """Which pairs may be retrieved; an empty list lets all through."""
+
+    sources: list[str]
+    classes: list[str]
+    licences: list[str]
+    splits: list[str]
+
+
+class ScheduleConfig(_Section):
+    """How neighbors change over the steps; shares are of the steps."""
+
+    counts: list[tuple[float, int]]
+    shown: list[tuple[float, list[int]]]
+    query_again: list[float]
+    image_weight: float = Probability
+
+    @field_validator("counts", "shown", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        """YAML has lists alone."""
+        if not isinstance(value, list):
+            return value
+        return [tuple(entry) if isinstance(entry, list) else entry for entry in value]
+
+
 class RetrievalConfig(_Section):
     """How neighbors are selected."""
 
@@ -110,11 +147,15 @@ class RetrievalConfig(_Section):
     fusion: Literal["sum", "product", "reciprocal_rank"]
     rank_constant: int = Positive
     selection: Literal["top_k", "threshold", "both"]
-    threshold: float = Probability
+    thresholds: ThresholdsConfig
+    max_neighbors: int = Field(ge=1, le=16)
     diversity: float = Probability
+    duplicate_cosine: float = Field(gt=0.0, le=1.0)
     content: int = Field(ge=1, le=16)
     style: int = Field(ge=0, le=16)
     training_candidates: int = Field(ge=1)
+    where: WhereConfig
+    schedule: ScheduleConfig
 
 
 class BaselinesConfig(_Section):

@@ -8,6 +8,7 @@ ENCODER = "data/encoder"
 VECTORS = "data/vectors"
 INDEX = "data/index"
 KB = "data/kb"  # data sets beside the corpus
+KB_CALIBRATION = "data/kb/calibration.json"  # of scores over all data sets, where `kb calibrate` has made one
 SNAPSHOTS = "data/snapshots"  # versions of them that DVC tracks
 NEIGHBORS = "data/neighbors"
 BASELINES = "data/baselines"

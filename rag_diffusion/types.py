@@ -71,12 +71,17 @@ class Hits:
         scores: fused retrieval relevance of each hit, higher is better.
         parts: what each similarity gave to each hit, by name.
         raw: the similarities themselves, cosines and BM25, which do not depend on the other candidates.
+        probabilities: that each of the first hits shows what was asked for, calibrated, and of all where a threshold
+            depends on it; none where nothing is calibrated.
+        trouble: why no hit passed `retrieval.thresholds`, in words; empty where one did, or where there was none.
     """
 
     pair_ids: tuple[str, ...]
     scores: tuple[float, ...]
     parts: dict[str, tuple[float, ...]]
     raw: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    probabilities: tuple[float, ...] = ()
+    trouble: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,18 @@ from typing import Any
 
 from rag_diffusion.config import Config, load_config
 from rag_diffusion.errors import ConfigError, DataError, RagDiffusionError
-from rag_diffusion.knowledge.catalogue import Catalogue, Listed, State
+from rag_diffusion.knowledge.catalogue import Catalogue, Listed
 from rag_diffusion.knowledge.remote.remote_pairs import ask_remotes
 from rag_diffusion.knowledge.writer import DataSetWriter
-from rag_diffusion.layout import ENCODER
+from rag_diffusion.layout import ENCODER, INDEX, KB_CALIBRATION
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.assemble import LexicalCache, assembled
+from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, UNCALIBRATED, Calibration, fit_calibration
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.query_vectors import QueryVectors
 from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.spans import span
@@ -63,9 +65,9 @@ class KnowledgeBase:
         self.root, self.config, self.encoder = root, config, encoder
         self.catalogue = Catalogue(root, encoder, config.corpus.image_size)
         self.writer = DataSetWriter(self.catalogue.places, config, encoder, wait=wait)
-        self._lock = RLock()
+        self._lock, self._embed = RLock(), QueryVectors(encoder.texts)
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
-        self._retrievers: dict[tuple[str, ...], tuple[State, Sequence[DataSet], Retriever]] = {}
+        self._retrievers: dict[tuple[str, ...], tuple[object, Sequence[DataSet], Retriever]] = {}
         self.catalogue.places.finish()
 
     @classmethod
@@ -97,6 +99,43 @@ class KnowledgeBase:
         """What a data set says of itself; see `Catalogue.info`."""
         return self.catalogue.info(name)
 
+    def calibrate(self, *, splits: Sequence[str] = ("train", "validation"), seed: int = 0) -> Calibration:
+        """Fit scores on the pairs of all data sets on this machine and keep that for every later search.
+
+        It takes the place of what the stage `index` has fitted on the corpus. Another encoder makes it void.
+
+        Args:
+            splits: of the pairs that queries are made of.
+            seed: of which pairs those are.
+
+        Returns:
+            The calibration; one without weights, which is not kept, says why nothing could be fitted.
+
+        Raises:
+            DataError, LineageError: as `retriever`.
+        """
+        found = replace(fit_calibration(self.retriever(), splits=splits, seed=seed), encoder_hash=self.encoder.hash)
+        if found.fitted:
+            found.save(self.root / KB_CALIBRATION)
+        return found
+
+    @property
+    def calibration(self) -> Calibration:
+        """What scores are calibrated by: that of `calibrate`, else that of the stage `index`.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        path = self._calibration_path
+        if not path.is_file():
+            return Calibration(reason=UNCALIBRATED)
+        return Calibration.load(path, encoder_hash=self.encoder.hash)
+
+    @property
+    def _calibration_path(self) -> Path:
+        own = self.root / KB_CALIBRATION
+        return own if own.is_file() else self.root / INDEX / CALIBRATION_FILE
+
     def list(self) -> Sequence[Listed]:
         """All data sets, each with what is the matter with it."""
         return self.catalogue.list()
@@ -123,7 +162,9 @@ class KnowledgeBase:
             )
         with self._lock:
             try:
-                state = tuple((name, self.catalogue.state(name)) for name in names)
+                path = self._calibration_path
+                calibrated = (path, path.stat().st_mtime_ns if path.is_file() else 0)
+                state = (calibrated, *((name, self.catalogue.state(name)) for name in names))
             except ConfigError:
                 if sets is None and set(names) - set(self.catalogue.searchable()):  # removed just now
                     return self._assembled(None)
@@ -131,7 +172,8 @@ class KnowledgeBase:
             if names not in self._retrievers or self._retrievers[names][0] != state:
                 self._retrievers.pop(names, None)
                 parts = [self._open(name) for name in names]
-                self._retrievers[names] = state, parts, assembled(parts, self.config, self.encoder)
+                made = assembled(parts, self.config, self.encoder, calibration=self.calibration, embed=self._embed)
+                self._retrievers[names] = state, parts, made
                 self._opened = {name: one for name, one in self._opened.items() if name in self.catalogue.searchable()}
                 while len(self._retrievers) > _KEPT:
                     self._retrievers.pop(next(iter(self._retrievers)))
@@ -161,11 +203,15 @@ class KnowledgeBase:
         with span("put together", "TOOL"):
             some = self.catalogue.searchable() if local is None else local
             parts, here = self._assembled(local) if some or not remotes else ((), None)
-            found, cache = list[Retriever | None](), LexicalCache()
+            found, cache, calibration = list[Retriever | None](), LexicalCache(), self.calibration
             for row in range(len(query.texts)):
                 remote_sets = [part for one in received if (part := one.data_set(row)) is not None]
                 together = [*parts, *remote_sets]
-                found.append(assembled(together, self.config, self.encoder, cache) if remote_sets else here)
+                found.append(
+                    assembled(together, self.config, self.encoder, cache, calibration, self._embed)
+                    if remote_sets
+                    else here
+                )
         return search_each(found, replace(query, sets=None), tuple(one.name for one in asked), trouble)
 
     def _open(self, name: str) -> DataSet:

@@ -187,7 +187,7 @@ def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
 
 
 def training_record(corpus: Corpus) -> dict[str, object]:
-    """What an encoder aligned on this corpus has seen: entities, families and a digest of pairs."""
+    """What an encoder aligned on `corpus` has seen: entities, families and a digest of pairs."""
     rows = np.flatnonzero(corpus.column("split") == "train")
     return {
         "corpus_hash": corpus.hash,

@@ -26,7 +26,7 @@ class Allowed:
         self._exclude = np.unique(exclude) if exclude is not None and len(exclude) else np.empty(0, dtype=np.int64)
 
     def mask(self, rows: NDArray[np.integer]) -> Mask:
-        """Which of some rows may come."""
+        """(R,) which of R `rows` may come."""
         mask = np.ones(len(rows), dtype=bool) if self._within is None else self._within[rows]
         if len(self._exclude) and len(rows):
             place = np.minimum(np.searchsorted(self._exclude, rows), len(self._exclude) - 1)
@@ -45,10 +45,10 @@ class Allowed:
 
     def first(self, count: int, without: Ints) -> Ints:
         """The lowest `count` rows that may come and are none of `without`."""
-        found, start = np.empty(0, dtype=np.int64), 0
-        while len(found) < count and start < self.total:
+        rows, start = np.empty(0, dtype=np.int64), 0
+        while len(rows) < count and start < self.total:
             part = np.arange(start, min(self.total, start + 2 * count + len(self._exclude) + len(without) + 64))
             start = int(part[-1]) + 1
             part = part[self.mask(part)]
-            found = np.concatenate([found, part[~np.isin(part, without)]])
-        return found[:count]
+            rows = np.concatenate([rows, part[~np.isin(part, without)]])
+        return rows[:count]

@@ -24,7 +24,7 @@ class Nearest(Protocol):
     def __len__(self) -> int: ...
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
-        """See `VectorIndex.search`."""
+        """See `VectorIndex.search` for `queries` and `k`."""
         ...
 
 
@@ -42,9 +42,9 @@ class Exhaustive:
         return len(self._vectors)
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
-        """See `VectorIndex.search`."""
-        asked = np.ascontiguousarray(queries, dtype=np.float32)
-        scores, rows = faiss.knn(asked, self._vectors, min(k, len(self)), metric=faiss.METRIC_INNER_PRODUCT)
+        """See `VectorIndex.search` for `queries` and `k`."""
+        contiguous = np.ascontiguousarray(queries, dtype=np.float32)
+        scores, rows = faiss.knn(contiguous, self._vectors, min(k, len(self)), metric=faiss.METRIC_INNER_PRODUCT)
         return scores, rows
 
 
@@ -90,7 +90,7 @@ class VectorIndex:
         return cls(index)
 
     def save(self, path: Path) -> None:
-        """Write the index to a file."""
+        """Write the index to the file `path`."""
         faiss.write_index(self._index, str(path))
 
     @classmethod
@@ -141,7 +141,7 @@ def recall(index: Nearest, vectors: Floats, queries: Floats, k: int = 10) -> flo
         Recall@k in [0, 1], against exhaustive search in numpy.
     """
     k = min(k, len(vectors))
-    found = 0
+    matches = 0
     for start in range(0, len(queries), 256):
         part = queries[start : start + 256]
         best = np.empty((len(part), 0), dtype=np.float32)
@@ -150,8 +150,8 @@ def recall(index: Nearest, vectors: Floats, queries: Floats, k: int = 10) -> flo
             best = np.partition(best, -k, axis=1)[:, -k:] if best.shape[1] > k else best
         rows = index.search(part, k)[1]
         scores = np.einsum("qd,qkd->qk", part, vectors[np.maximum(rows, 0)])
-        found += int((np.where(rows >= 0, scores, -np.inf) >= best.min(axis=1, keepdims=True) - TIE).sum())
-    return found / (len(queries) * k)
+        matches += int((np.where(rows >= 0, scores, -np.inf) >= best.min(axis=1, keepdims=True) - TIE).sum())
+    return matches / (len(queries) * k)
 
 
 def _reason(error: RuntimeError) -> str:

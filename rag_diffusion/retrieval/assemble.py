@@ -10,10 +10,11 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_diffusion.arrays import Doubles, Ints
+from rag_diffusion.arrays import Doubles, Floats, Ints
 from rag_diffusion.config import Config
 from rag_diffusion.errors import DataError
-from rag_diffusion.layout import CORPUS, ENCODER
+from rag_diffusion.layout import CORPUS, ENCODER, INDEX
+from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, Calibration
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder import Encoder
@@ -21,6 +22,7 @@ from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.lexical import Lexical, LexicalIndex, NoWords, RankBm25
 from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.postings import RowFilter
+from rag_diffusion.retrieval.query_vectors import QueryVectors
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.stacked import StackedIndex, StackedVectors
 from rag_diffusion.retrieval.weighting import LexicalName
@@ -37,7 +39,7 @@ class LexicalCache:
         self._held: Mapping[str, Lexical] = {}
 
     def get(self, owner: object, make: Callable[[], Mapping[str, Lexical]]) -> Mapping[str, Lexical]:
-        """The indexes of a retriever, made where they are not here."""
+        """The indexes of the retriever `owner`, by similarity; `make` makes them where they are not here."""
         with self._lock:
             if self._owner is not owner:
                 self._held = {}  # before the new ones take memory
@@ -61,20 +63,31 @@ class LazyLexical:
         return self._total
 
     def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
-        """See `Lexical`."""
+        """See `Lexical.top`.
+
+        Args:
+            query: a text.
+            k: texts wanted.
+            row_filter: which of some texts may come; None lets all come.
+        """
         return self._load()[self._name].top(query, k, row_filter)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
-        """See `Lexical`."""
+        """See `Lexical.at` for `query` and `rows`."""
         return self._load()[self._name].at(query, rows)
 
     def explain(self, query: str) -> dict[str, float]:
-        """See `Lexical`."""
+        """See `Lexical.explain` for `query`."""
         return self._load()[self._name].explain(query)
 
 
 def assembled(
-    parts: Sequence[DataSet], config: Config, encoder: PairEncoder, cache: LexicalCache | None = None
+    parts: Sequence[DataSet],
+    config: Config,
+    encoder: PairEncoder,
+    cache: LexicalCache | None = None,
+    calibration: Calibration | None = None,
+    embed: Callable[[Sequence[str]], Floats] | None = None,
 ) -> Retriever:
     """One retriever, as `retrieval` in params.yaml says.
 
@@ -83,13 +96,16 @@ def assembled(
         config: of params.yaml.
         encoder: makes vectors of queries.
         cache: where its lexical indexes are while it is used; None makes them now, for good.
+        calibration: of scores; None calibrates nothing.
+        embed: Q texts to (Q, D) unit vectors, what `QueryVectors` keeps of the encoder; None keeps those of this
+            retriever alone.
 
     Raises:
         LineageError: pair ids of two data sets overlap.
     """
     parts = in_order_of_ids(parts)
     method = Method.from_config(config.retrieval)
-    names: tuple[LexicalName, ...] = ("bm25", "tf_idf") if method.weights["tf_idf"] else ("bm25",)
+    names: tuple[LexicalName, ...] = ("bm25", "tf_idf") if "tf_idf" in method.similarities else ("bm25",)
     make = partial(_lexical, parts, names, config.retrieval.lexical)
     lexical = make() if cache is None else _lazy(cache, parts, names, make)
     return Retriever(
@@ -98,13 +114,14 @@ def assembled(
         lexical,
         {name: StackedIndex([part.indexes[name] for part in parts]) for name in ("text_to_text", "text_to_image")},
         weights=method,
-        embed=encoder.texts,
+        embed=embed or QueryVectors(encoder.texts),
         embed_images=encoder.images,
+        calibration=calibration,
     )
 
 
 def pipeline_retriever(root: Path, config: Config) -> Retriever:
-    """The retriever over the pipeline's corpus alone; the encoder itself is loaded at the first query.
+    """The retriever over the corpus of the project at `root` alone, as `config` says; the encoder is loaded at a query.
 
     Raises:
         DataError: an artifact is missing or damaged.
@@ -116,18 +133,19 @@ def pipeline_retriever(root: Path, config: Config) -> Retriever:
     encoder = Encoder(root / ENCODER, device=config.device)
     part = DataSet.of_pipeline(root, manifest)
     manifest.check_encoder(encoder.hash)
-    return assembled([part], config, encoder)
+    calibration = Calibration.load(root / INDEX / CALIBRATION_FILE, encoder_hash=encoder.hash)
+    return assembled([part], config, encoder, calibration=calibration)
 
 
 def _lexical(parts: Sequence[DataSet], names: Sequence[LexicalName], engine: str) -> dict[str, Lexical]:
     counts = TermCounts.merged([part.counts for part in parts])
     if not len(counts.terms):
         return {name: NoWords(len(counts.lengths)) for name in names}
-    found: dict[str, Lexical] = {}
+    indexes: dict[str, Lexical] = {}
     for name in names:
-        theirs = name == "bm25" and engine == "rank_bm25"
-        found[name] = RankBm25(_captions(parts)) if theirs else LexicalIndex(counts, name)
-    return found
+        by_package = name == "bm25" and engine == "rank_bm25"
+        indexes[name] = RankBm25(_captions(parts)) if by_package else LexicalIndex(counts, name)
+    return indexes
 
 
 def _captions(parts: Sequence[DataSet]) -> Iterator[str]:

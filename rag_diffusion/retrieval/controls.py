@@ -22,18 +22,29 @@ SHOWN = {  # by variant: which list of neighbors conditions it
 }
 _WHY = {
     "random": "the corpus has no pair of another family than the prompt's own",
-    "retrieved": "retrieval found nothing that may be shown; lower retrieval.threshold",
+    "retrieved": "retrieval found nothing that may be shown; lower retrieval.thresholds",
     "oracle": "no other pair of the corpus shows the prompt's entity; give pairs of one thing the same `entity`",
 }
 
 
-def shown_to(variant: str, found: PromptNeighbors) -> tuple[str, ...]:
-    """Pair ids of the neighbors that a prompt has in a variant; none for one that is shown no neighbors."""
-    return tuple(getattr(found, SHOWN[variant])) if variant in SHOWN else ()
+def shown_to(variant: str, entry: PromptNeighbors) -> tuple[str, ...]:
+    """Pair ids of the neighbors that a prompt of the entry `entry` has in a `variant`; none where it is shown none."""
+    return tuple(getattr(entry, SHOWN[variant])) if variant in SHOWN else ()
 
 
 def answered(variant: str, prompts: Sequence[Prompt], neighbors: Mapping[str, PromptNeighbors]) -> Ints:
-    """Numbers of the prompts that a variant can answer: those with neighbors, or all where it is shown none.
+    """Numbers of the `prompts` that a `variant` can answer: those with `neighbors`, or all where it is shown none.
+
+    The variant `retrieved` answers all once it has neighbors of one: where nothing passes `retrieval.thresholds`, it
+    draws by the text alone, as every user's drawing does.
+
+    Args:
+        variant: a name of `SHOWN`, or of a variant without neighbors.
+        prompts: P of them.
+        neighbors: entries of the table by prompt id.
+
+    Returns:
+        (n,) places among the prompts, rising.
 
     Raises:
         LineageError: a prompt is not in the table of neighbors.
@@ -45,9 +56,10 @@ def answered(variant: str, prompts: Sequence[Prompt], neighbors: Mapping[str, Pr
         )
     if variant not in SHOWN:
         return np.arange(len(prompts))
-    return np.flatnonzero([bool(shown_to(variant, neighbors[prompt.prompt_id])) for prompt in prompts])
+    answers = [bool(shown_to(variant, neighbors[prompt.prompt_id])) for prompt in prompts]
+    return np.arange(len(prompts)) if variant == "retrieved" and any(answers) else np.flatnonzero(answers)
 
 
 def why_without(variant: str) -> str:
-    """Why a prompt has no neighbors in a variant, in words."""
+    """Why a prompt has no neighbors in a `variant`, in words."""
     return _WHY[SHOWN[variant]]

@@ -92,7 +92,7 @@ class TermCounts:
 
     @classmethod
     def merged(cls, parts: Sequence[TermCounts]) -> TermCounts:
-        """The table of all texts of several tables, in their order; as if they had been counted together."""
+        """The table of all texts of the tables `parts`, in their order; as if they had been counted together."""
         if len(parts) == 1:
             return parts[0]
         vocabulary: dict[str, int] = {}
@@ -115,7 +115,7 @@ class TermCounts:
         return cls(terms=list(vocabulary), starts=starts, texts=texts, counts=counts, lengths=lengths)
 
     def save(self, folder: Path) -> None:
-        """Write terms and table into an existing folder; the same texts give the same bytes."""
+        """Write terms and table into an existing `folder`; the same texts give the same bytes."""
         arrays = {name: getattr(self, name) for name in ("starts", "texts", "counts", "lengths")}
         save_file(arrays, folder / TABLE_FILE)
         terms = json.dumps({"terms": list(self.terms)}, ensure_ascii=False)
@@ -135,14 +135,14 @@ class TermCounts:
         try:
             terms = json.loads((folder / TERMS_FILE).read_text(encoding="utf-8"))["terms"]
             arrays = load_file(folder / TABLE_FILE)
-            found = cls(terms=terms, **arrays)
-            if len(found.starts) != len(terms) + 1 or found.starts[-1] != len(found.texts):
-                raise ValueError(f"{len(terms)} terms and a table of {len(found.starts) - 1}")
+            table = cls(terms=terms, **arrays)
+            if len(table.starts) != len(terms) + 1 or table.starts[-1] != len(table.texts):
+                raise ValueError(f"{len(terms)} terms and a table of {len(table.starts) - 1}")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(
                 f"{folder}: expected a table of terms ({TERMS_FILE}, {TABLE_FILE}), got {error}; {remedy}"
             ) from None
-        return found
+        return table
 
 
 def _count(

@@ -38,12 +38,11 @@ class Drawings:
         self.style = corpus.column("style")
 
     def of_pair(self, row: int) -> Ints:
-        """The pair and its near-duplicates, sorted rows."""
+        """The pair at `row` and its near-duplicates, sorted rows."""
         return np.asarray(self._by_group[self._group[row]], dtype=np.int64)
 
     def of_prompt(self, prompt: Prompt) -> Ints:
-        """Every drawing of the prompt's entity in its style, and their near-duplicates, sorted
-        rows.
+        """Every drawing of the `prompt`'s entity in its style, and their near-duplicates, sorted rows.
 
         A prompt that is made from one pair of a user's own corpus has the pair's id: then only that
         pair and its near-duplicates, also those that another entity's label stands on, since other
@@ -56,12 +55,12 @@ class Drawings:
         return np.unique(np.concatenate([self.of_pair(row) for row in targets] or [np.empty(0, dtype=np.int64)]))
 
     def target(self, prompt: Prompt) -> int | None:
-        """Row of the real image of a prompt: the pair it was made from, or its entity in its style."""
+        """Row of the real image of a `prompt`: the pair it was made from, or its entity in its style; None without."""
         own = self._pair_ids.get(prompt.prompt_id)
         return next(iter(self._by_drawing.get((prompt.entity, prompt.style), [])), None) if own is None else own
 
     def unrelated(self, prompt: Prompt) -> Mask:
-        """(N,) rows of other families: what a prompt's random neighbors are drawn from.
+        """(N,) rows of other families: what the random neighbors of a `prompt` are drawn from.
 
         In other styles alone where the corpus has at least `ENOUGH` of those; a corpus of one style
         has none.

@@ -86,21 +86,21 @@ class Encoder:
         return self._wanted if isinstance(self._wanted, torch.device) else choose_device(self._wanted)
 
     def images(self, pixels: Pixels) -> Floats:
-        """Unit vectors of images: (N, H, W, 3) uint8 -> (N, D) float32."""
+        """Unit vectors of images: `pixels` (N, H, W, 3) uint8 -> (N, D) float32."""
         encoder = self.encoder
         if encoder.embedded:
             return self._unit(self.image_features(pixels), encoder.image_head)
         return self._unit(self._run_images(pixels, encoder.model.encode_image))  # type: ignore[arg-type]
 
     def texts(self, texts: Sequence[str]) -> Floats:
-        """Unit vectors of texts: N strings -> (N, D) float32; each distinct text is encoded once."""
+        """Unit vectors of N `texts`: (N, D) float32; each distinct text is encoded once."""
         encoder = self.encoder
         if encoder.embedded:
             return self._unit(self.text_features(texts), encoder.text_head)
         return self._unit(self._run_texts(texts, encoder.model.encode_text))  # type: ignore[arg-type]
 
     def image_features(self, pixels: Pixels) -> Tensor:
-        """Image trunk features of the embedded encoder: (N, H, W, 3) uint8 -> (N, T)."""
+        """Image trunk features of the embedded encoder: `pixels` (N, H, W, 3) uint8 -> (N, T)."""
         content = (
             repr(self.encoder.preprocess).encode(),
             str(pixels.shape).encode(),
@@ -109,16 +109,16 @@ class Encoder:
         return self._kept("image", content, lambda: self._run_images(pixels, self.encoder.image_trunk))
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Text trunk features of the embedded encoder: N strings -> (N, T)."""
+        """(N, T) text trunk features of the embedded encoder of N `texts`."""
         content = (text.encode() + b"\0" for text in texts)
         return self._kept("text", content, lambda: self._run_texts(texts, self.encoder.text_trunk))
 
     def prepared(self, pixels: Pixels) -> Tensor:
-        """Images as the image tower takes them, on its device: (n, H, W, 3) uint8 -> (n, 3, S, S)."""
+        """Images as the image tower takes them, on its device: `pixels` (n, H, W, 3) uint8 -> (n, 3, S, S)."""
         return _prepared(self.encoder.preprocess, pixels).to(self.device, memory_format=torch.channels_last)
 
     def token_batches(self, texts: Sequence[str]) -> Iterator[tuple[Ints, Tensor]]:
-        """Texts as batches that the text tower takes, short ones together, so that little padding is computed.
+        """N `texts` as batches that the text tower takes, short ones together, so that little padding is computed.
 
         Yields:
             Which of the texts a batch holds, and their tokens (n, L).
@@ -135,8 +135,8 @@ class Encoder:
 
     def _run_images(self, pixels: Pixels, tower: Callable[[Tensor], Tensor]) -> Tensor:
         batches = _batches(pixels, self._batch_of(IMAGE_BATCH))
-        found = self._run(lambda part: tower(self.prepared(part)), batches, total=len(pixels), what="image")
-        return torch.cat(found)
+        features = self._run(lambda part: tower(self.prepared(part)), batches, total=len(pixels), what="image")
+        return torch.cat(features)
 
     def _run_texts(self, texts: Sequence[str], tower: Callable[[Tensor], Tensor]) -> Tensor:
         distinct, order = sorted(set(texts)), list[Ints]()
@@ -146,9 +146,9 @@ class Encoder:
                 order.append(rows)
                 yield batch
 
-        found = self._run(lambda batch: tower(batch.to(self.device)), tokens(), total=len(distinct), what="caption")
+        features = self._run(lambda batch: tower(batch.to(self.device)), tokens(), total=len(distinct), what="caption")
         place = {distinct[row]: number for number, row in enumerate(np.concatenate(order))}
-        return torch.cat(found)[[place[text] for text in texts]]
+        return torch.cat(features)[[place[text] for text in texts]]
 
     def _run(
         self, encode: Callable[[Batch], Tensor], batches: Iterator[Batch], *, total: int, what: str
@@ -163,14 +163,14 @@ class Encoder:
         if second is None:
             with one_thread_per_operation():
                 return [run(first)]
-        batches, found = chain((first, second), batches), list[Tensor]()
+        batches, outputs = chain((first, second), batches), list[Tensor]()
         if in_a_worker():
             return [run(batch) for batch in batches]
         with Progress(total=total, desc=f"encode {what}s", unit=what) as bar:
             for features in in_order(run, batches):
-                found.append(features)
+                outputs.append(features)
                 bar.update(len(features))
-        return found
+        return outputs
 
     def _kept(self, kind: str, content: Iterable[bytes | memoryview], compute: Callable[[], Tensor]) -> Tensor:
         """Features out of the scratch folder; made and kept there where it has none of this content."""
@@ -193,8 +193,8 @@ class Encoder:
     def _unit(self, features: Tensor, head: nn.Linear | None = None) -> Floats:
         with torch.inference_mode():
             vectors = features if head is None else head(features.to(self.device)).float().cpu()
-            found: Floats = nn.functional.normalize(vectors, dim=-1).numpy()
-            return found
+            unit: Floats = nn.functional.normalize(vectors, dim=-1).numpy()
+            return unit
 
     def _batch_of(self, on_a_core: int) -> int:
         return on_a_core if self.device.type == "cpu" else GPU_BATCH
@@ -217,12 +217,12 @@ def _prepared(preprocess: Callable[[Image.Image], Tensor], pixels: Pixels) -> Te
     steps = getattr(preprocess, "transforms", [])
     if len(steps) < 2 or not (isinstance(steps[-2], ToTensor) and isinstance(steps[-1], Normalize)):
         return torch.stack([preprocess(Image.fromarray(image)) for image in pixels])
-    shown = []
+    prepared = []
     for image in pixels:
         picture = Image.fromarray(image)
         for step in steps[:-2]:
             picture = step(picture)
-        shown.append(np.asarray(picture))
+        prepared.append(np.asarray(picture))
     mean, std = (torch.tensor(getattr(steps[-1], name)).view(1, 3, 1, 1) for name in ("mean", "std"))
-    batch = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)  # rows of pixels: channels last in memory
+    batch = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2)  # rows of pixels: channels last in memory
     return batch.float().div_(255).sub_(mean).div_(std)

@@ -27,11 +27,11 @@ class PairEncoder(Protocol):
         ...
 
     def images(self, pixels: Pixels) -> Floats:
-        """(N, H, W, 3) uint8 -> (N, D)."""
+        """(N, D) unit vectors of images `pixels` (N, H, W, 3) uint8."""
         ...
 
     def texts(self, texts: Sequence[str]) -> Floats:
-        """N texts -> (N, D)."""
+        """(N, D) unit vectors of N `texts`."""
         ...
 
 

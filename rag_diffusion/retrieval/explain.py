@@ -23,6 +23,7 @@ class Explained:
         parts: what each similarity gave to it.
         words: the query's words that its caption has, with their idf weight.
         raw: the similarities themselves.
+        probability: calibrated, that it shows what was asked for; None where nothing is calibrated.
     """
 
     pair_id: str
@@ -33,6 +34,7 @@ class Explained:
     parts: dict[str, float]
     words: dict[str, float]
     raw: dict[str, float] = field(default_factory=dict)
+    probability: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +59,23 @@ class Explanation:
 
 
 def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
-    """Explain the hits that `Retriever.search` found for a query."""
+    """Why hits are hits.
+
+    Args:
+        retriever: that found them.
+        query: the text.
+        hits: of it.
+    """
     words = retriever.lexical["bm25"].explain(readable(query))
     pairs = retriever.corpus
     rows = pairs.rows(hits.pair_ids)
-    told = zip(*(pairs.cells(name, rows) for name in ("caption", "licence", "attribution")), strict=True)
-    found = []
+    columns = zip(*(pairs.cells(name, rows) for name in ("caption", "licence", "attribution")), strict=True)
+    explained = []
     for rank, (pair_id, score, (caption, licence, attribution)) in enumerate(
-        zip(hits.pair_ids, hits.scores, told, strict=True)
+        zip(hits.pair_ids, hits.scores, columns, strict=True)
     ):
         own = set(tokenize(caption))
-        found.append(
+        explained.append(
             Explained(
                 pair_id=pair_id,
                 caption=caption,
@@ -77,6 +85,7 @@ def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
                 parts={name: values[rank] + 0.0 for name, values in hits.parts.items()},
                 words={word: idf for word, idf in words.items() if word in own},
                 raw={name: values[rank] + 0.0 for name, values in hits.raw.items()},
+                probability=hits.probabilities[rank] if rank < len(hits.probabilities) else None,
             )
         )
     return Explanation(
@@ -84,6 +93,6 @@ def explain(retriever: Retriever, query: str, hits: Hits) -> Explanation:
         words=words,
         unknown=tuple(sorted(set(tokenize(readable(query))) - set(words))),
         fusion=retriever.method.fusion,
-        hits=tuple(found),
+        hits=tuple(explained),
         weak=weak_match(retriever, query, hits),
     )

@@ -114,7 +114,7 @@ def reciprocal_ranks(values: Doubles, constant: int) -> Doubles:
 
 
 def best_first(scores: Doubles, rows: Ints) -> Ints:
-    """Order of descending score; ties by row number, which is the order of pair ids."""
+    """(R,) places by descending `scores` (R,); ties by number in `rows` (R,), which is the order of pair ids."""
     return np.lexsort((rows, -np.round(scores, DECIMALS)))
 
 

@@ -52,7 +52,7 @@ def build_indexes(folder: Path, vectors: Vectors, config: IndexConfig) -> dict[s
             index.save(folder / INDEX_FILES[name])
         indexes[name] = (index, base)
     report = recall_report(
-        {name.removeprefix("text_to_"): found for name, found in indexes.items()},
+        {name.removeprefix("text_to_"): built for name, built in indexes.items()},
         vectors.text,
         factory=EXACT if exact else config.factory,
         min_recall=config.min_recall,
@@ -63,7 +63,13 @@ def build_indexes(folder: Path, vectors: Vectors, config: IndexConfig) -> dict[s
 
 
 def open_indexes(folder: Path, vectors: Vectors, factory: str, remedy: str) -> dict[str, Nearest]:
-    """The indexes of a folder; an exact one is the vectors themselves.
+    """The indexes over vectors, by similarity; an exact one is the vectors themselves.
+
+    Args:
+        folder: that `build_indexes` wrote into.
+        vectors: n of images and of captions.
+        factory: of the faiss index.
+        remedy: what makes a new one, for errors.
 
     Raises:
         DataError: one is missing or damaged.
@@ -72,7 +78,7 @@ def open_indexes(folder: Path, vectors: Vectors, factory: str, remedy: str) -> d
     bases = _bases(vectors)
     if factory == EXACT:
         return {name: Exhaustive(base) for name, base in bases.items()}
-    found: dict[str, Nearest] = {}
+    opened: dict[str, Nearest] = {}
     for name, base in bases.items():
         index = VectorIndex.load(folder / INDEX_FILES[name], remedy=remedy)
         if (len(index), index.width) != base.shape:
@@ -80,12 +86,12 @@ def open_indexes(folder: Path, vectors: Vectors, factory: str, remedy: str) -> d
                 f"{folder / INDEX_FILES[name]}: expected an index of {len(base)} vectors of width {base.shape[1]}, "
                 f"got one of {len(index)} and {index.width}; {remedy}"
             )
-        found[name] = index
-    return found
+        opened[name] = index
+    return opened
 
 
 def count_words(folder: Path, captions: pa.ChunkedArray) -> None:
-    """Count the words of captions into a folder, a chunk after the other."""
+    """Count the words of `captions` into a `folder`, a chunk after the other."""
     counted = [TermCounts.from_texts((text.as_py() for text in chunk), needs_words=False) for chunk in captions.chunks]
     TermCounts.merged(counted).save(folder)
 

@@ -30,8 +30,8 @@ def check_exclusions(table: NeighborTable, corpus: Corpus, prompts: Iterable[Pro
     """
     drawings = Drawings(corpus)
     splits = corpus.column("split")
-    _check_pairs(table.training, corpus, drawings, splits, shown=("train",))
-    _check_pairs(table.validation, corpus, drawings, splits, shown=("train", "validation"))
+    _check_pairs(table.training, corpus, drawings, splits, allowed=("train",))
+    _check_pairs(table.validation, corpus, drawings, splits, allowed=("train", "validation"))
     for prompt in prompts:
         _check_prompt(table, corpus, drawings, prompt)
 
@@ -42,14 +42,14 @@ def _check_pairs(
     drawings: Drawings,
     splits: NDArray[np.object_],
     *,
-    shown: tuple[str, ...],
+    allowed: tuple[str, ...],
 ) -> None:
     for pair_id, neighbors in lists.items():
         who, rows = f"pair {pair_id}", corpus.rows(neighbors)
         own = np.isin(rows, drawings.of_pair(corpus.row(pair_id)))
         _refuse(corpus, rows[own], who, "neither itself nor a near-duplicate")
-        outside = ~np.isin(splits[rows].astype(str), shown)
-        _refuse(corpus, rows[outside], who, f"pairs of {' and '.join(shown)} alone")
+        outside = ~np.isin(splits[rows].astype(str), allowed)
+        _refuse(corpus, rows[outside], who, f"pairs of {' and '.join(allowed)} alone")
 
 
 def _check_prompt(table: NeighborTable, corpus: Corpus, drawings: Drawings, prompt: Prompt) -> None:

@@ -28,13 +28,22 @@ class Lexical(Protocol):
     def __len__(self) -> int: ...
 
     def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
-        """The at most k best texts with a score above zero, best first, ties by number."""
+        """The best texts, best first, ties by number.
+
+        Args:
+            query: a text.
+            k: texts wanted.
+            row_filter: which of some texts may come; None lets all come.
+
+        Returns:
+            Numbers and scores of at most k texts, each score above zero.
+        """
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
-        """(R,) scores of the given texts, whose numbers rise."""
+        """(R,) scores for `query` of the texts whose numbers are `rows`, which rise."""
 
     def explain(self, query: str) -> dict[str, float]:
-        """The query's terms that the index knows, with their idf."""
+        """The terms of `query` that the index knows, with their idf."""
 
 
 class LexicalIndex:
@@ -55,7 +64,7 @@ class LexicalIndex:
 
     @classmethod
     def build(cls, texts: Iterable[str], name: LexicalName = "bm25") -> LexicalIndex:
-        """Index texts, which are read once.
+        """Index `texts`, which are read once, for the similarity `name`.
 
         Raises:
             DataError: there are no words at all.
@@ -63,20 +72,26 @@ class LexicalIndex:
         return cls(TermCounts.from_texts(texts), name)
 
     def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
-        """See `Lexical`."""
+        """See `Lexical.top`.
+
+        Args:
+            query: a text.
+            k: texts wanted.
+            row_filter: which of some texts may come; None lets all come.
+        """
         return self._postings.top(*self._terms(query), k, row_filter)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
-        """See `Lexical`."""
+        """See `Lexical.at` for `query` and `rows`."""
         return self._postings.at(*self._terms(query), rows)
 
     def scores(self, queries: Sequence[str]) -> Doubles:
-        """Scores of all texts: (queries, N). For small N."""
+        """(Q, N) scores of all texts for each of Q `queries`; for small N."""
         every = np.arange(len(self))
         return np.stack([self.at(query, every) for query in queries])
 
     def explain(self, query: str) -> dict[str, float]:
-        """See `Lexical`."""
+        """See `Lexical.explain` for `query`."""
         columns, _ = self._terms(query)
         return {self.counts.terms[column]: float(self._weighting.idf[column]) for column in columns}
 
@@ -106,15 +121,21 @@ class NoWords:
         return self._total
 
     def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
-        """See `Lexical`."""
+        """See `Lexical.top`.
+
+        Args:
+            query: a text.
+            k: texts wanted.
+            row_filter: which of some texts may come; None lets all come.
+        """
         return np.empty(0, dtype=np.int64), np.empty(0)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
-        """See `Lexical`."""
+        """See `Lexical.at` for `query` and `rows`."""
         return np.zeros(len(rows))
 
     def explain(self, query: str) -> dict[str, float]:
-        """See `Lexical`."""
+        """See `Lexical.explain` for `query`."""
         return {}
 
 
@@ -140,7 +161,13 @@ class RankBm25:
         return int(self._model.corpus_size)
 
     def top(self, query: str, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
-        """See `Lexical`."""
+        """See `Lexical.top`.
+
+        Args:
+            query: a text.
+            k: texts wanted.
+            row_filter: which of some texts may come; None lets all come.
+        """
         scores = np.asarray(self._model.get_scores(tokenize(query)), dtype=np.float64)
         rows = np.flatnonzero(scores > 0)
         if row_filter is not None:
@@ -149,10 +176,10 @@ class RankBm25:
         return rows, scores[rows]
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
-        """See `Lexical`."""
+        """See `Lexical.at` for `query` and `rows`."""
         scores: Doubles = np.asarray(self._model.get_scores(tokenize(query)), dtype=np.float64)[rows]
         return scores
 
     def explain(self, query: str) -> dict[str, float]:
-        """See `Lexical`."""
+        """See `Lexical.explain` for `query`."""
         return {term: float(self._model.idf[term]) for term in sorted(set(tokenize(query))) if term in self._model.idf}

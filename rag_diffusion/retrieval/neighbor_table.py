@@ -67,7 +67,7 @@ class NeighborTable:
 
     @classmethod
     def open(cls, folder: Path | str, corpus: Corpus) -> NeighborTable:
-        """Read the table of a corpus.
+        """Read the table in `folder`, of the `corpus`.
 
         Raises:
             DataError: it is missing or damaged.
@@ -96,7 +96,15 @@ def write_neighbors(
     validation: Mapping[str, Hits],
     prompts: Mapping[str, PromptNeighbors],
 ) -> None:
-    """Write a neighbor table into an existing folder; the same table gives the same bytes."""
+    """Write a neighbor table; the same table gives the same bytes.
+
+    Args:
+        folder: an existing one.
+        corpus_hash: of the pairs.
+        training: hits of each train pair, by pair id.
+        validation: hits of each validation pair, by pair id.
+        prompts: neighbors by prompt id.
+    """
     for name, lists in (("training", training), ("validation", validation)):
         rows = [
             {
@@ -127,5 +135,5 @@ def _prompt_neighbors(entry: Mapping[str, object]) -> PromptNeighbors:
     assert isinstance(parts, dict)
     assert isinstance(raw, dict)
     by_name = {"parts": parts, "raw": raw}
-    told = {key: {name: tuple(values) for name, values in one.items()} for key, one in by_name.items()}
-    return PromptNeighbors(**told, **frozen)  # type: ignore[arg-type]
+    similarities = {key: {name: tuple(values) for name, values in lists.items()} for key, lists in by_name.items()}
+    return PromptNeighbors(**similarities, **frozen)  # type: ignore[arg-type]

@@ -11,10 +11,9 @@ from rag_diffusion.progress import progress
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.neighbor_table import PromptNeighbors
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.style import NO_STYLE, search_style, style_phrase
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Hits, Prompt
-
-NO_STYLE = "default"  # style of a corpus without styles
 
 
 def pair_neighbors(
@@ -42,8 +41,8 @@ def pair_neighbors(
         within=candidates,
         query_vectors=retriever.vectors.text[rows],
     )
-    shown = progress(zip(pair_ids, rankings, strict=True), total=len(rows), desc="neighbors", unit="pair")
-    return {pair_id: retriever.hits(ranking, top_k) for pair_id, ranking in shown}
+    counted = progress(zip(pair_ids, rankings, strict=True), total=len(rows), desc="neighbors", unit="pair")
+    return {pair_id: retriever.hits(ranking, top_k) for pair_id, ranking in counted}
 
 
 def prompt_neighbors(
@@ -54,6 +53,7 @@ def prompt_neighbors(
     num_neighbors: int,
     seed: int,
     num_style: int = 0,
+    within: Mask | None = None,
 ) -> dict[str, PromptNeighbors]:
     """Retrieved, oracle, random and style neighbors of prompts, over all pairs but the excluded.
 
@@ -63,23 +63,24 @@ def prompt_neighbors(
         prompts: with the target entity and style.
         num_neighbors: of each kind; fewer come where the corpus has fewer.
         seed: of the random ones, together with the prompt's own seed.
-        num_style: style neighbors of each; none in a corpus without styles.
+        num_style: style neighbors of each.
+        within: (N,) rows that may be retrieved; None is all. Random ones are of all.
     """
     drawings = Drawings(corpus)
     excluded = [drawings.of_prompt(prompt) for prompt in prompts]
     texts = [prompt.text for prompt in prompts]
-    rankings = retriever.rank(texts, depth=len(corpus), exclude=excluded)
-    found: dict[str, PromptNeighbors] = {}
-    shown = progress(
+    rankings = retriever.rank(texts, depth=len(corpus), exclude=excluded, within=within)
+    entries: dict[str, PromptNeighbors] = {}
+    counted = progress(
         zip(prompts, excluded, rankings, strict=True),
         total=len(prompts),
         desc="prompts",
         unit="prompt",
     )
-    for prompt, rows, ranking in shown:
-        hits = retriever.hits(ranking, num_neighbors)
+    for prompt, rows, ranking in counted:
+        hits = retriever.hits(ranking, num_neighbors, prompt.text)
         oracle = ranking.rows[drawings.entity[ranking.rows] == prompt.entity][:num_neighbors]
-        found[prompt.prompt_id] = PromptNeighbors(
+        entries[prompt.prompt_id] = PromptNeighbors(
             exclude=_ids(corpus, rows),
             retrieved=hits.pair_ids,
             scores=hits.scores,
@@ -87,9 +88,9 @@ def prompt_neighbors(
             raw=hits.raw,
             oracle=_ids(corpus, oracle),
             random=_ids(corpus, _random_rows(drawings, prompt, rows, num_neighbors, seed)),
-            style=_ids(corpus, _style_rows(drawings, prompt, ranking.rows, num_style)),
+            style=_style_ids(retriever, drawings, prompt, ranking.rows, rows, num_style),
         )
-    return found
+    return entries
 
 
 def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int, seed: int) -> Ints:
@@ -99,13 +100,20 @@ def _random_rows(drawings: Drawings, prompt: Prompt, excluded: Ints, count: int,
     return np.random.default_rng([seed, prompt.seed]).choice(rows, size=min(count, len(rows)), replace=False)
 
 
-def _style_rows(drawings: Drawings, prompt: Prompt, ranked: Ints, count: int) -> Ints:
-    """The first of the ranked rows that show other families in the prompt's style."""
-    if prompt.style == NO_STYLE:
-        return ranked[:0]
-    may = (drawings.style[ranked] == prompt.style) & (drawings.family[ranked] != prompt.family)
-    found: Ints = ranked[may][:count]
-    return found
+def _style_ids(
+    retriever: Retriever, drawings: Drawings, prompt: Prompt, ranked: Ints, excluded: Ints, count: int
+) -> tuple[str, ...]:
+    """The first of the ranked rows that show other families in the prompt's style.
+
+    In a corpus without styles those that are akin to what the prompt says of it, if it says anything.
+    """
+    if prompt.style != NO_STYLE:
+        may = (drawings.style[ranked] == prompt.style) & (drawings.family[ranked] != prompt.family)
+        return tuple(retriever.corpus.ids(ranked[may][:count]))
+    if not count or style_phrase(prompt.text) is None:
+        return ()
+    own = np.union1d(np.flatnonzero(drawings.family == prompt.family), excluded)
+    return search_style(retriever, prompt.text, top_k=count, exclude=retriever.corpus.ids(own)).pair_ids
 
 
 def _ids(corpus: Corpus, rows: Ints) -> tuple[str, ...]:

@@ -50,12 +50,21 @@ class Postings:
         self._least = np.minimum.reduceat(weights, starts[:-1])
 
     def entries(self, column: int) -> tuple[Ints, Doubles]:
-        """Texts and weights of a term."""
+        """Numbers of the texts of the term `column`, and its weight in each."""
         place = slice(int(self._starts[column]), int(self._starts[column + 1]))
         return self._texts[place], self._weights[place]
 
     def at(self, columns: Ints, factors: Doubles, rows: NDArray[np.integer]) -> Doubles:
-        """(R,) scores of the given texts, which rise: the sum of factor times weight, in the order of the columns."""
+        """Scores of some texts.
+
+        Args:
+            columns: (L,) distinct terms.
+            factors: (L,) their weights in the query.
+            rows: (R,) numbers of the texts, rising.
+
+        Returns:
+            (R,) sums of factor times weight, in the order of the columns.
+        """
         scores = np.zeros(len(rows))
         for column, factor in zip(columns, factors, strict=True):
             texts, weights = self.entries(column)
@@ -131,8 +140,8 @@ class Postings:
                     continue
                 left = touched[partial + rest[number] >= sure - _SLACK]
                 if _LOOK_UP * len(left) < ahead[number]:
-                    whole = sums[left] + self.at(columns[number + 1 :], factors[number + 1 :], left)
-                    return np.asarray(left[_best(whole, k)], dtype=np.int64)
+                    complete = sums[left] + self.at(columns[number + 1 :], factors[number + 1 :], left)
+                    return np.asarray(left[_best(complete, k)], dtype=np.int64)
 
         # every entry was read: the sums are whole
         every = self._touched(lists, sums) if sure <= 0 else np.flatnonzero(sums >= sure - _SLACK)

@@ -35,7 +35,8 @@ class Query:
         images: (Q, H, W, 3) that the hits are to look like as well.
         image_weight: share of the images in the score, 0 to 1; the rest is that of the texts.
         style_top_k: style neighbors asked for beside the hits: other things, in a style.
-        style: that style; None takes the one that a text names.
+        style: that style, of the pairs or in words; None takes the one that a text names.
+        style_images: (m, H, W, 3) pictures in that style, for all texts; None where there are none.
         deadline: seconds for all that remotes are to send, images included.
 
     Raises:
@@ -63,6 +64,7 @@ class Query:
     image_weight: float = 0.5
     style_top_k: int = 0
     style: str | None = None
+    style_images: Pixels | None = None
     deadline: float = DEADLINE
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class Query:
                 raise ValueError(f"{name}: expected one for each of {len(self.texts)} texts, got {len(given)}")
 
     def part(self, rows: Sequence[int]) -> Query:
-        """The same for some of the texts, by their places."""
+        """The same for some of the texts, by their places `rows`."""
         own = {name: given[rows] for name in _PER_TEXT[1:] if (given := getattr(self, name)) is not None}
         exclude = None if self.exclude is None else [self.exclude[row] for row in rows]
         return replace(self, texts=[self.texts[row] for row in rows], exclude=exclude, **own)
@@ -107,7 +109,7 @@ class SearchResults(Protocol):
         ...
 
     def search(self, query: Query) -> SearchResults:
-        """Search in the very same pairs, also those that remotes sent: each text among those that were sent for it."""
+        """Search for `query` in the very same pairs, also in what remotes sent: each text in what was sent for it."""
         ...
 
 
@@ -120,5 +122,5 @@ class Searcher(Protocol):
         ...
 
     def search(self, query: Query) -> SearchResults:
-        """The best pairs of every text."""
+        """The best pairs of every text of `query`."""
         ...

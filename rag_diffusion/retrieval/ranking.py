@@ -33,7 +33,7 @@ class ImageQuery:
     share: float
 
     def beside(self, weights: dict[str, float]) -> dict[str, float]:
-        """The weights of the texts, scaled to leave that share."""
+        """The `weights` of the texts by similarity, scaled to leave that share, and `image_to_image` with it."""
         if not 0 <= self.share <= 1:
             raise ValueError(f"image_weight: expected a share from 0 to 1, got {self.share}")
         total = sum(weights.values()) or 1.0
@@ -54,15 +54,15 @@ def nearest_allowed(index: Nearest, queries: Floats, allowed: Sequence[Allowed],
     Returns:
         Q arrays of rows.
     """
-    counts = np.asarray([one.count(within) for one in allowed])
+    counts = np.asarray([allow.count(within) for allow in allowed])
     total, wanted = len(index), np.minimum(depth, counts)
     k = min(total, int(1.2 * depth * total / max(1, counts.min())) + 16)
     while True:
-        found = index.search(queries, k)[1]
+        hits = index.search(queries, k)[1]
         pools = []
-        for rows, one in zip(found, allowed, strict=True):
+        for rows, allow in zip(hits, allowed, strict=True):
             real = rows[rows >= 0]
-            pools.append(real[one.mask(real)])
+            pools.append(real[allow.mask(real)])
         if k == total or all(len(pool) >= want for pool, want in zip(pools, wanted, strict=True)):
             return [pool[:depth] for pool in pools]
         k = min(total, 2 * k)

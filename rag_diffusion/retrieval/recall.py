@@ -36,7 +36,7 @@ def recall_report(
         What was measured, how, and `passed`.
     """
     queries = _spread(captions, num_queries)
-    found = {f"recall_{name}": recall(index, base, queries, RECALL_DEPTH) for name, (index, base) in indexes.items()}
+    recalls = {f"recall_{name}": recall(index, base, queries, RECALL_DEPTH) for name, (index, base) in indexes.items()}
     return {
         "factory": factory,
         "queries": "captions",
@@ -45,13 +45,13 @@ def recall_report(
         "depth": RECALL_DEPTH,
         "caption_queries": len(queries),
         "min_recall": min_recall,
-        "passed": min(found.values()) >= min_recall,
-        **found,
+        "passed": min(recalls.values()) >= min_recall,
+        **recalls,
     }
 
 
 def check_recall(report: Mapping[str, Any]) -> None:
-    """Refuse an index that finds too little.
+    """Refuse an index that finds too little, by its `report`.
 
     Raises:
         ConfigError: it recalls less than the report asks for.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.style import search_style
 from rag_diffusion.retrieval.weakness import weak_match
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.types import Hits
@@ -41,17 +42,17 @@ class Results:
     trouble: tuple[str, ...] = ()
 
     def pairs(self, row: int) -> Pairs | None:
-        """See `SearchResults`."""
+        """See `SearchResults.pairs` for `row`."""
         retriever = self.retrievers[row]
         return None if retriever is None else retriever.corpus
 
     def weak_match(self, row: int) -> str:
-        """See `SearchResults`."""
+        """See `SearchResults.weak_match` for `row`."""
         retriever = self.retrievers[row]
         return "" if retriever is None else weak_match(retriever, self.query.texts[row], self.hits[row])
 
     def search(self, query: Query) -> Results:
-        """See `SearchResults`.
+        """See `SearchResults.search` for `query`.
 
         Raises:
             ValueError: a text is none of the query that this is of.
@@ -78,15 +79,15 @@ def search_each(
         LineageError, ValueError: as `Retriever.search`.
     """
     hits, style = [NO_HITS] * len(retrievers), [NO_HITS] * len(retrievers)
-    for retriever in {id(one): one for one in retrievers if one is not None}.values():
-        own = [row for row, one in enumerate(retrievers) if one is retriever]
+    for retriever in {id(given): given for given in retrievers if given is not None}.values():
+        own = [row for row, given in enumerate(retrievers) if given is retriever]
         part = query.part(own)
         if part.exclude is not None and remotes:
             part = replace(part, exclude=[_that_came(retriever.corpus, ids, remotes) for ids in part.exclude])
-        for place, (row, found) in enumerate(zip(own, retriever.find(part), strict=True)):
-            hits[row] = found
+        for place, (row, own_hits) in enumerate(zip(own, retriever.find(part), strict=True)):
+            hits[row] = own_hits
             if query.style_top_k:
-                style[row] = _style(retriever, part, place, found)
+                style[row] = _style(retriever, part, place, own_hits)
     return Results(query=query, hits=hits, style=style, retrievers=retrievers, remotes=remotes, trouble=trouble)
 
 
@@ -97,11 +98,12 @@ def _that_came(pairs: Pairs, pair_ids: Collection[str], remotes: Collection[str]
 
 def _style(retriever: Retriever, query: Query, row: int, hits: Hits) -> Hits:
     """Style neighbors of a text."""
-    text, style = query.texts[row], query.style or retriever.style_named_in(query.texts[row])
-    if style is None:
-        raise ValueError(
-            f"style: expected a style, or a text that names one of the knowledge base, got {text!r}; give style, or "
-            "ask for no style neighbors"
-        )
-    exclude = () if query.exclude is None else query.exclude[row]
-    return retriever.search_style(text, style, top_k=query.style_top_k, unlike=hits.pair_ids, exclude=exclude)
+    return search_style(
+        retriever,
+        query.texts[row],
+        query.style,
+        top_k=query.style_top_k,
+        examples=None if query.style_images is None else retriever.image_vectors(query.style_images),
+        unlike=hits.pair_ids,
+        exclude=() if query.exclude is None else query.exclude[row],
+    )

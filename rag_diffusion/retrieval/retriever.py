@@ -7,14 +7,18 @@ Shapes: N pairs, Q queries, D width of the dual encoder's space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 
 import numpy as np
 
 from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
 from rag_diffusion.retrieval.allowed import Allowed
 from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.retrieval.calibration import UNCALIBRATED, Calibration
+from rag_diffusion.retrieval.conjunctions import one_thing, take_turns, things
+from rag_diffusion.retrieval.evidence import Evidence
 from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.fusion import DECIMALS, POOL, best_first, fuse
 from rag_diffusion.retrieval.lexical import Lexical
@@ -22,7 +26,6 @@ from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.results import Results, search_each
-from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
@@ -31,6 +34,7 @@ from rag_diffusion.store.vectors import VectorTable
 from rag_diffusion.types import Hits
 
 CHUNK = 256  # queries scored at a time
+TOLD = 64  # first hits whose probability is told where nothing depends on it
 CELLS = 2**26  # similarities in memory at a time where everything is ranked
 
 
@@ -45,6 +49,7 @@ class Retriever:
         weights: how hits are scored and selected; a mapping is the weights, all else as it is by default.
         embed: texts to (Q, D) unit vectors.
         embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
+        calibration: gives the probability that a hit shows what was asked for; None where nothing is calibrated.
 
     Example:
         >>> from rag_diffusion import KnowledgeBase, Query
@@ -66,6 +71,7 @@ class Retriever:
         weights: Method | Mapping[str, float],
         embed: Callable[[Sequence[str]], Floats],
         embed_images: Callable[[Pixels], Floats] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.corpus = corpus
         self.vectors = vectors
@@ -73,11 +79,12 @@ class Retriever:
         self._indexes = indexes
         self._dense = {"text_to_text": vectors.text, "text_to_image": vectors.image}
         self.method = weights if isinstance(weights, Method) else Method(weights=weights)
-        self._embed, self._embed_images = embed, embed_images
-        self._duplicates = NearDuplicates(corpus, indexes["text_to_image"])
+        self.calibration = calibration or Calibration(reason=UNCALIBRATED)
+        self.embed, self._embed_images = embed, embed_images
+        self._duplicates = NearDuplicates(corpus, indexes["text_to_image"], self.method.duplicate_cosine)
 
     def search(self, query: Query) -> Results:
-        """Best pairs of every text; one that names several things gets those of each in turn, see `several`.
+        """Best pairs of every text of `query`; of one that names several things, those of each in turn: `conjunctions`.
 
         Returns:
             Q rankings of at most `top_k` pairs, best first.
@@ -91,7 +98,7 @@ class Retriever:
         return search_each([self] * len(query.texts), query)
 
     def find(self, query: Query) -> list[Hits]:
-        """The hits alone of `search`."""
+        """The hits alone of `search` for `query`: Q of them."""
         texts, top_k = [readable(text) for text in query.texts], query.top_k
         within, rows = self._within(query.where), self._excluded(query)
         images = None if query.images is None else self.image_vectors(query.images)
@@ -99,83 +106,88 @@ class Retriever:
         rankings = self.rank(
             texts, depth=top_k, exclude=rows, within=within, query_vectors=query.vectors, by_image=by_image
         )
-        found = [self.hits(ranking, top_k) for ranking in rankings]
+        hits = [self.hits(ranking, top_k, text) for ranking, text in zip(rankings, texts, strict=True)]
         for row, text in enumerate(texts):
-            asked = things(text)
-            if asked and not one_thing(asked, self._captions(found[row])):
-                many = len(asked)
+            parts = things(text)
+            if parts and not one_thing(parts, self._captions(hits[row])):
+                many = len(parts)
                 turns = self.rank(
-                    [thing.query for thing in asked],
+                    [thing.query for thing in parts],
                     depth=top_k,
                     exclude=None if rows is None else [rows[row]] * many,
                     within=within,
                     by_image=None if images is None else ImageQuery(images[[row] * many], query.image_weight),
                 )
                 most = self.method.selection.most(top_k)
-                found[row] = take_turns([self.hits(ranking, top_k) for ranking in turns], most)
-        return found
+                hits[row] = take_turns(
+                    [self.hits(ranking, top_k, thing.query) for ranking, thing in zip(turns, parts, strict=True)], most
+                )
+        return hits
 
     def weighted(self, weights: Mapping[str, float]) -> Retriever:
-        """This retriever with other weights; it finds as many as are asked for, whatever params.yaml selects."""
+        """This retriever with other `weights`; it finds as many as are asked for, whatever params.yaml selects."""
         other = copy(self)
         other.method = Method(weights=weights, fusion=self.method.fusion, rank_constant=self.method.rank_constant)
         return other
 
-    def search_style(
-        self,
-        query: str,
-        style: str,
-        *,
-        top_k: int,
-        unlike: Collection[str] = (),
-        exclude: Collection[str] = (),
-    ) -> Hits:
-        """Best pairs in a style that show other things than some pairs do: how to draw, not what.
-
-        Args:
-            query: a text; what is akin to it comes first.
-            style: of the corpus.
-            top_k: hits asked for.
-            unlike: pair ids, hits of the same query, whose entities must not come.
-            exclude: pair ids that must not come.
-
-        Returns:
-            At most `top_k` pairs, best first.
-
-        Raises:
-            ValueError: the corpus has no such style.
-        """
-        every = np.arange(len(self.corpus))
-        styles = np.array(self.corpus.cells("style", every))
-        within = styles == style
-        if not within.any():
-            known = ", ".join(sorted(set(styles.tolist()))[:12])
-            raise ValueError(f"style: expected one of the knowledge base, as {known}, got {style!r}")
-        shown = self.corpus.cells("entity", self.corpus.rows(unlike))
-        same = np.flatnonzero(np.isin(self.corpus.cells("entity", every), shown)) if shown else every[:0]
-        rows = np.union1d(same, self.corpus.rows(exclude))
-        (ranking,) = self.rank([readable(query)], depth=top_k, exclude=[rows], within=within)
-        return self.hits(ranking, top_k)
+    @cached_property
+    def styles(self) -> dict[str, Mask]:
+        """Style -> (N,) which pairs have it."""
+        column = self.corpus.column("style")
+        return {style: column == style for style in np.unique(column)}
 
     def style_named_in(self, text: str) -> str | None:
-        """The style of the corpus whose words stand in a text, the longest where several do; None where none does."""
-        names = {(name, name) for name in self.corpus.cells("style", np.arange(len(self.corpus)))}
-        words = [*names, *self.corpus.style_words.items()]
-        found = [(len(said), style) for style, said in words if said and said.lower() in text.lower()]
-        return max(found)[1] if found else None
+        """The style of the corpus whose words stand in `text`, the longest where several do; None where none does."""
+        words = [*((name, name) for name in self.styles), *self.corpus.style_words.items()]
+        named = [(len(said), style) for style, said in words if said and said.lower() in text.lower()]
+        return max(named)[1] if named else None
 
-    def hits(self, ranking: Ranking, top_k: int) -> Hits:
-        """The selected hits of a ranking, by pair id: `top_k` where the selection says nothing else."""
+    def hits(self, ranking: Ranking, top_k: int, query: str | None = None) -> Hits:
+        """The selected hits of a ranking, by pair id: `top_k` where the selection says nothing else.
+
+        Args:
+            ranking: of a query.
+            top_k: hits asked for.
+            query: its text; None asks for no threshold, and gives no probabilities.
+        """
         selection = self.method.selection
         images = self.vectors.image[ranking.rows[:POOL]] if selection.diversity else None
         scores = ranking.scores if images is None else ranking.scores[:POOL]
-        places = selection.choose(scores, images, top_k)
+        probabilities = passing = None
+        if query is not None:
+            if self.calibration.fitted:
+                judged = max(top_k, selection.max_neighbors)
+                if selection.kind == "top_k" or not selection.thresholds.probability:
+                    judged = min(judged, TOLD)
+                probabilities = self.calibration.probabilities(self.features(query, ranking, judged))
+                probabilities = np.round(probabilities, DECIMALS)
+            raw = {name: values[: len(scores)] for name, values in ranking.raw.items()}
+            passing = selection.thresholds.passing(scores, raw, self._evidence.information(query), probabilities)
+        places = selection.choose(scores, images, top_k, passing)
+        judged_hits: tuple[float, ...] = ()
+        if probabilities is not None:
+            known = int(np.append(places >= len(probabilities), True).argmax())  # hits before the first unjudged one
+            judged_hits = tuple(probabilities[places[:known]].tolist())
         return Hits(
             pair_ids=tuple(self.corpus.ids(ranking.rows[places])),
             scores=tuple(ranking.scores[places].tolist()),
             parts={name: tuple(values[places].tolist()) for name, values in ranking.parts.items()},
             raw={name: tuple(values[places].tolist()) for name, values in ranking.raw.items()},
+            probabilities=judged_hits,
+            trouble="" if len(places) or not len(scores) else self._none_passed(query or "", ranking, probabilities),
         )
+
+    def features(self, query: str, ranking: Ranking, count: int) -> Doubles:
+        """What `calibration` judges the first hits of a ranking by: (R, F), see `evidence`.
+
+        Args:
+            query: the text.
+            ranking: of it.
+            count: R, fewer where there are fewer.
+        """
+        cosines = ranking.raw["text_to_text"]
+        captions = self.corpus.cells("caption", ranking.rows[:count])
+        return self._evidence.features(query, captions, cosines[:count], cosines)
 
     def rank(
         self,
@@ -201,7 +213,7 @@ class Retriever:
         weights = dict(self.method.weights) if by_image is None else by_image.beside(dict(self.method.weights))
         if query_vectors is None:
             with span("embed query", "EMBEDDING"):
-                query_vectors = self._embed(queries)
+                query_vectors = self.embed(queries)
         vectors = query_vectors
         depth, total = max(depth, POOL), len(self.corpus)
         inside = total if within is None else int(within.sum())
@@ -231,13 +243,32 @@ class Retriever:
                 with span("score and fuse", "RERANKER", candidates=len(rows)):
                     raw = {name: index.at(queries[start + row], rows) for name, index in self.lexical.items()}
                     for name, base in self._dense.items():
-                        found = dense[name][row, rows] if dense else base[rows] @ vectors[start + row]
-                        raw[name] = found.astype(np.float64)
+                        cosines = dense[name][row, rows] if dense else base[rows] @ vectors[start + row]
+                        raw[name] = cosines.astype(np.float64)
                     if by_image is not None:
                         alike = self.vectors.image[rows] @ by_image.vectors[start + row]
                         raw["image_to_image"] = alike.astype(np.float64)
                     ranking = self._fuse(raw, rows, weights)
                 yield ranking
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return Evidence(next(iter(self.lexical.values())), self.corpus.style_words)
+
+    def _none_passed(self, query: str, ranking: Ranking, probabilities: Doubles | None) -> str:
+        """Why a query has no hit, in words."""
+        thresholds, place = self.method.selection.thresholds, 0
+        limits = [f"{name} {value:g}" for name, value in vars(thresholds).items() if value > 0]
+        if probabilities is not None and thresholds.probability > 0:
+            place = int(probabilities.argmax())
+            verdict = f"shows it with probability {probabilities[place]:.2f}"
+        else:
+            verdict = f"has a fused score of {ranking.scores[0]:.2f}"
+        (caption,) = self.corpus.cells("caption", ranking.rows[place : place + 1])
+        return (
+            f"no pair shows {query!r}: the best, {caption!r}, {verdict}, and retrieval.thresholds asks for "
+            f"{', '.join(limits)}"
+        )
 
     def _captions(self, hits: Hits) -> list[str]:
         return self.corpus.cells("caption", self.corpus.rows(hits.pair_ids))
@@ -245,11 +276,11 @@ class Retriever:
     @staticmethod
     def _words(index: Lexical, queries: Sequence[str], allowed: Sequence[Allowed], depth: int) -> list[Ints]:
         """The best by shared words of each query; where too few share one, the first others fill the pool."""
-        found = []
+        pools = []
         for query, allow in zip(queries, allowed, strict=True):
             rows = index.top(query, depth, allow.mask)[0]
-            found.append(np.concatenate([rows, allow.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
-        return found
+            pools.append(np.concatenate([rows, allow.first(depth - len(rows), rows)]) if len(rows) < depth else rows)
+        return pools
 
     def _within(self, where: Filter) -> Mask | None:
         """(N,) which rows pass a filter; None where all do."""
@@ -262,12 +293,12 @@ class Retriever:
             rows = [self._duplicates.of_pairs(own, self.vectors.image) for own in rows]
         if query.exclude_images is not None:
             pictures = zip(query.exclude_images, self.image_vectors(query.exclude_images), strict=True)
-            shown = [self._duplicates.of_image(*picture) for picture in pictures]
-            rows = shown if rows is None else [np.union1d(*both) for both in zip(rows, shown, strict=True)]
+            pictured = [self._duplicates.of_image(*picture) for picture in pictures]
+            rows = pictured if rows is None else [np.union1d(*lists) for lists in zip(rows, pictured, strict=True)]
         return rows
 
     def image_vectors(self, images: Pixels) -> Floats:
-        """Unit vectors of pictures: (Q, H, W, 3) uint8 -> (Q, D).
+        """Unit vectors of pictures: `images` (Q, H, W, 3) uint8 -> (Q, D).
 
         Raises:
             ValueError: this retriever cannot find by image.

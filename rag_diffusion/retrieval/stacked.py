@@ -34,11 +34,11 @@ class StackedRows:
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        found = np.empty((len(rows), self._tables[0].shape[1]), dtype=np.float32)
+        vectors = np.empty((len(rows), self._tables[0].shape[1]), dtype=np.float32)
         for number in np.unique(numbers):
             own = numbers == number
-            found[own] = self._tables[number][rows[own] - self._starts[number]]
-        return found
+            vectors[own] = self._tables[number][rows[own] - self._starts[number]]
+        return vectors
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> Floats:
         """All of them: a single table where it lies, several in memory, for few rows."""
@@ -54,7 +54,7 @@ class StackedVectors:
 
     @classmethod
     def from_parts(cls, parts: Sequence[DataSet]) -> StackedVectors:
-        """Those of data sets."""
+        """Those of the data sets `parts`."""
         return cls(
             StackedRows([part.vectors.image for part in parts]), StackedRows([part.vectors.text for part in parts])
         )
@@ -75,13 +75,13 @@ class StackedIndex:
         return int(self._starts[-1])
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
-        """See `VectorIndex.search`; equal scores by row."""
-        found = [index.search(queries, k) for index in self._indexes]
-        if len(found) == 1:
-            return found[0]
-        scores = np.concatenate([np.where(rows < 0, -np.inf, scores) for scores, rows in found], axis=1)
+        """See `VectorIndex.search` for `queries` and `k`; equal scores by row."""
+        results = [index.search(queries, k) for index in self._indexes]
+        if len(results) == 1:
+            return results[0]
+        scores = np.concatenate([np.where(rows < 0, -np.inf, scores) for scores, rows in results], axis=1)
         rows = np.concatenate(
-            [np.where(rows < 0, -1, rows + start) for (_, rows), start in zip(found, self._starts, strict=False)],
+            [np.where(rows < 0, -1, rows + start) for (_, rows), start in zip(results, self._starts, strict=False)],
             axis=1,
         )
         order = np.lexsort((rows, -scores), axis=-1)[:, : min(k, len(self))]

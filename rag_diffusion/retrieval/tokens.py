@@ -42,7 +42,7 @@ _UNSPACED = re.compile(f"[{_RUN}\U00020000-\U0003ffff]+")
 
 
 def tokenize(text: str) -> list[str]:
-    """Words of a text, as the lexical indexes know them.
+    """Words of `text`, as the lexical indexes know them.
 
     A text of function words alone keeps them, so that no document is empty without need. Control characters and null
     bytes end a word; marks of direction and soft hyphens do not. Time and memory grow with the length of the text.
@@ -56,7 +56,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def readable(text: str) -> str:
-    """A query as every part can read it: lone surrogates replaced, a long one with single spaces and cut."""
+    """A query `text` as every part can read it: lone surrogates replaced, a long one with single spaces and cut."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= 1000 else " ".join(text.split())[:LONGEST_QUERY]
 
@@ -85,11 +85,11 @@ def _words(text: str) -> list[str]:
 
 def _parts(word: str) -> list[str]:
     """A word as it is, its stretches in scripts without spaces as pairs of characters."""
-    found, end = [], 0
+    parts, end = [], 0
     for run in _UNSPACED.finditer(word):
-        found += [word[end : run.start()], *_pairs(run.group())]
+        parts += [word[end : run.start()], *_pairs(run.group())]
         end = run.end()
-    return [part for part in (*found, word[end:]) if part]
+    return [part for part in (*parts, word[end:]) if part]
 
 
 def _pairs(run: str) -> list[str]:

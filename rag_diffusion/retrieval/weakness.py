@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 COSINES = ("text_to_text", "text_to_image")
 SAMPLED = 256  # pairs, every one with every other
 LEAST = 100  # pairs; fewer are no sample, least of all those that a remote has sent for this very query
+EVEN = 0.5  # probability below which a hit is more likely wrong
 REACHED = 0.99  # share of the random pairs that stay below
 _KNOWN: WeakKeyDictionary[Retriever, dict[str, float]] = WeakKeyDictionary()
 
 
 def reach(retriever: Retriever) -> dict[str, float]:
-    """The cosine that one in a hundred random pairs reaches, by kind of similarity: a caption with another pair.
+    """The cosine that one in a hundred random pairs of `retriever` reaches, by similarity: a caption with another pair.
 
     Pairs of one entity are left out, since they are no random ones; empty where the corpus has too few others.
     """
@@ -36,26 +37,37 @@ def reach(retriever: Retriever) -> dict[str, float]:
 
 
 def weak_match(retriever: Retriever, query: str, hits: Hits) -> str:
-    """A sentence where no cosine of any hit is above what random pairs reach; empty where one is, or nothing was found.
+    """A sentence where nothing that was asked for was found; empty where it was, or where there is no pair at all.
 
-    Only the similarities that have a weight are asked, and captions alone where none has.
+    A calibrated hit is weak where it is more likely wrong than right. Else no cosine of any hit is above what random
+    pairs reach: only the similarities that have a weight are asked, and captions alone where none has.
 
     Args:
         retriever: that found the hits.
         query: what was asked.
         hits: of the query.
     """
+    if hits.trouble:
+        return hits.trouble
+    if hits.probabilities:
+        return _improbable(query, max(hits.probabilities))
     limits = reach(retriever)
     weights = retriever.method.weights
-    asked = [name for name in COSINES if weights.get(name, 0) > 0] or [COSINES[0]]
-    best = {name: max(hits.raw[name]) for name in asked if hits.raw.get(name) and name in limits}
+    names = [name for name in COSINES if weights.get(name, 0) > 0] or [COSINES[0]]
+    best = {name: max(hits.raw[name]) for name in names if hits.raw.get(name) and name in limits}
     if not best or any(value >= limits[name] for name, value in best.items()):
         return ""
-    told = ", ".join(
+    cosines = ", ".join(
         f"{name.replace('_', ' ')} cosine {value:.2f}, random pairs reach {limits[name]:.2f}"
         for name, value in best.items()
     )
-    return f"nothing here is much like {query!r}: the best match is no better than one by chance ({told})"
+    return f"nothing here is much like {query!r}: the best match is no better than one by chance ({cosines})"
+
+
+def _improbable(query: str, probability: float) -> str:
+    if probability >= EVEN:
+        return ""
+    return f"nothing here is likely to show {query!r}: the best match does with probability {probability:.2f}"
 
 
 def _reach(retriever: Retriever) -> dict[str, float]:

@@ -34,7 +34,7 @@ class Weighting:
     cosine: bool
 
     def of_query(self, columns: Ints, counts: Doubles) -> Doubles:
-        """(L,) weights of a query's distinct terms from their counts in it."""
+        """(L,) weights of a query's distinct terms `columns` (L,) from their `counts` in it (L,)."""
         if not self.cosine or not len(columns):
             return counts
         weights = counts * self.idf[columns]
@@ -42,12 +42,12 @@ class Weighting:
 
 
 def weighting(counts: TermCounts, name: LexicalName) -> Weighting:
-    """The weights of one similarity."""
+    """The weights of the similarity `name` for texts with these `counts`."""
     return bm25(counts) if name == "bm25" else tf_idf(counts)
 
 
 def bm25(counts: TermCounts) -> Weighting:
-    """BM25 with rank_bm25's idf.
+    """BM25 of texts with these `counts`, with rank_bm25's idf.
 
     weight(t, d) = idf(t) tf (k1 + 1) / (tf + k1 (1 - b + b |d| / mean |d|)); idf(t) = ln(N - n + 1/2) - ln(n + 1/2),
     and where that is negative, .25 of the mean idf.
@@ -66,7 +66,7 @@ def bm25(counts: TermCounts) -> Weighting:
 
 
 def tf_idf(counts: TermCounts) -> Weighting:
-    """The cosine of texts and queries as vectors of tf idf.
+    """The cosine of queries and of texts with these `counts`, as vectors of tf idf.
 
     weight(t, d) = tf idf(t) / norm over the text's terms; idf(t) = ln((1 + N) / (1 + n)) + 1.
 

@@ -125,7 +125,7 @@ class Conditioning:
         if phase.query:
             assert self.find is not None
             self.lists = self.find(estimate())
-        seen = [_first(neighbors, phase.count) for neighbors in self.lists]
+        seen = [_first(_at(neighbors, phase.places), phase.count) for neighbors in self.lists]
         with span("encode neighbors", pairs=sum(map(len, seen))):
             features = self.cache.features(seen)
             self._controlled = None
@@ -148,6 +148,15 @@ class Conditioning:
             PhaseNeighbors(start=start, pair_ids=tuple(neighbor.name for neighbor in seen[row]))
             for start, _, seen, _ in self._passed
         )
+
+
+def _at(neighbors: list[Neighbor], places: Sequence[int] | None) -> list[Neighbor]:
+    """The neighbors at some places, all where it is None, and the negative ones; a place that is not there none."""
+    if places is None:
+        return neighbors
+    negative = [neighbor for neighbor in neighbors if neighbor.negative]
+    positive = [neighbor for neighbor in neighbors if not neighbor.negative]
+    return [positive[place] for place in places if place < len(positive)] + negative
 
 
 def _first(neighbors: list[Neighbor], count: int | None) -> list[Neighbor]:

@@ -28,6 +28,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.store.corpus import Corpus
@@ -101,6 +102,7 @@ class VariantSampler:
                 [self._neighbors(variant, prompt) for prompt in prompts],
                 guidance=Guidance.from_config(self.config.sample),
                 num_inference_steps=self.config.sample.num_inference_steps,
+                retrieval_schedule=self._schedule,
                 generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
                 **begin,
             )
@@ -143,6 +145,11 @@ class VariantSampler:
         return pipeline
 
     @cached_property
+    def _schedule(self) -> RetrievalSchedule:
+        """How the lists of the table change over the steps; none of it is looked for again."""
+        return replace(RetrievalSchedule.from_config(self.config.retrieval.schedule), query_again=())
+
+    @cached_property
     def _scratch(self) -> Path:
         """Named after everything that decides a pixel but the prompts and their neighbors."""
         facts = {
@@ -150,6 +157,7 @@ class VariantSampler:
             "model": tree_hash(self.model),
             "corpus": self.corpus.hash,
             "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),
+            "schedule": asdict(self._schedule),
             "seed": self.config.seed,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"

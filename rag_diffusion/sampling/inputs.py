@@ -81,6 +81,24 @@ def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
     return found
 
 
+def style_neighbors(given: One | Sequence[One], caption: str) -> list[Neighbor]:
+    """Pictures in the style wanted, as neighbors with that role.
+
+    Args:
+        given: one, or several, in the forms of `by_prompt`.
+        caption: of those that bring none.
+
+    Raises:
+        ValueError: one is something else.
+        DataError: a file is none that is read.
+    """
+    entries = [given] if _is_one(given) else list(given)  # type: ignore[arg-type]
+    wrong = [type(entry).__name__ for entry in entries if not _is_one(entry)]
+    if wrong:
+        raise ValueError(f"style_images: expected pictures or names of image files, got {wrong[0]}")
+    return [replace(_neighbor(entry, caption), role="style") for entry in entries]
+
+
 def _is_one(given: object) -> bool:
     """Whether it is one neighbor, in any of its forms."""
     pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)

@@ -43,11 +43,13 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import (
     Exclude,
     Given,
+    One,
     Pictures,
     as_pictures,
     as_prompts,
     by_prompt,
     check_counts,
+    style_neighbors,
 )
 from rag_diffusion.sampling.output import OutputType, RetrievalPipelineOutput, check_output_type
 from rag_diffusion.sampling.provenance import Provenance, read_png
@@ -205,6 +207,7 @@ class RetrievalPipeline(DiffusionPipeline):
         num_neighbors: int = 3,
         num_style_neighbors: int = 0,
         style: str | None = None,
+        style_images: One | Sequence[One] | None = None,
         exclude: Exclude = None,
         source: str | Sequence[str] = (),
         where: Filter | None = None,
@@ -236,7 +239,10 @@ class RetrievalPipeline(DiffusionPipeline):
             num_neighbors: pairs asked of the retriever for each prompt; 0 draws without. Fewer come where the knowledge
                 base has fewer. Without effect on neighbors given by hand.
             num_style_neighbors: pairs that show other things in the manner asked for, for a generator that knows roles.
-            style: that manner, a style of the knowledge base; None takes the one that a prompt names.
+            style: that manner, a style of the knowledge base, or in words where its pairs have none; None takes the one
+                that a prompt names.
+            style_images: pictures in that manner, as `neighbors` has them: each conditions every image as a style
+                neighbor, and where `num_style_neighbors` are more, the others are to look like them.
             exclude: for each prompt, pair ids that must not be retrieved.
             source: data sets of the knowledge base, or sources in them, that alone may be retrieved from.
             where: the same, with classes, licences and splits besides.
@@ -295,7 +301,9 @@ class RetrievalPipeline(DiffusionPipeline):
             negative=negative_neighbors,
             weight_by_step=weight_by_step,
             weight_by_map=weight_by_map,
+            style_given=() if style_images is None else style_neighbors(style_images, style or "a picture"),
         )
+        count = None if neighbors is not None or (style_images is not None and not num_neighbors) else num_neighbors
 
         # all that the B images depend on
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
@@ -303,7 +311,7 @@ class RetrievalPipeline(DiffusionPipeline):
         request = SamplingRequest(
             prompts=repeated,
             source=neighbor_source,
-            phases=partial(changes.phases, count=num_neighbors if neighbors is None else None),
+            phases=partial(changes.phases, count=count),
             guidance=guidance or Guidance(),
             num_inference_steps=num_inference_steps,
             seeds=seeds,

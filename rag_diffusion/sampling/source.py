@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.models.neighbor_control import BOTH, WeightByMap, WeightByStep, as_curve, as_map_weights
@@ -43,6 +45,8 @@ class NeighborSource:
         negative: by hand, to guide away from, beside all others.
         weight_by_step: of retrieved neighbors.
         weight_by_map: of retrieved neighbors.
+        style_given: style neighbors by hand, of every prompt; they count among `style_count`, and the rest is to look
+            like them.
 
     Raises:
         ValueError: one of them does not fit another.
@@ -61,6 +65,7 @@ class NeighborSource:
     negative: Given | None = None
     weight_by_step: WeightByStep = ()
     weight_by_map: WeightByMap = BOTH
+    style_given: Sequence[Neighbor] = ()
     _found: list[SearchResults] = field(default_factory=list)  # of the P prompts, once they were searched
 
     def __post_init__(self) -> None:
@@ -113,15 +118,16 @@ class NeighborSource:
             lists = [[] for _ in self.prompts]
         else:
             lists = self._search(1, None)
-        lists = self._with_negative(lists, 1)
+        lists = self._with_those_by_hand(lists, 1)
         return [neighbors for neighbors in lists for _ in range(self.images_per_prompt)]
 
     def again(self, pixels: Pixels) -> list[list[Neighbor]]:
         """Neighbors of B images, `pixels` (B, H, W, 3) uint8 as they look so far."""
-        return self._with_negative(self._search(self.images_per_prompt, pixels), self.images_per_prompt)
+        return self._with_those_by_hand(self._search(self.images_per_prompt, pixels), self.images_per_prompt)
 
-    def _with_negative(self, lists: list[list[Neighbor]], times: int) -> list[list[Neighbor]]:
-        """Neighbors of each prompt, `times` over, and the negative ones after them."""
+    def _with_those_by_hand(self, lists: list[list[Neighbor]], times: int) -> list[list[Neighbor]]:
+        """Neighbors of each prompt, `times` over, and the style neighbors by hand and the negative ones after them."""
+        lists = [[*neighbors, *self.style_given] for neighbors in lists]
         if self.negative is None:
             return lists
         negative = [own for own in by_prompt(self.negative, self.prompts) for _ in range(times)]
@@ -137,6 +143,14 @@ class NeighborSource:
         for results in self._found:
             found = [results.pairs(row) for row in range(len(self.prompts))]
         return [one for one in found for _ in range(self.images_per_prompt)]
+
+    @property
+    def _style_pixels(self) -> Pixels | None:
+        """(m, H, W, 3) of the style neighbors by hand."""
+        if not self.style_given or self.retriever is None:
+            return None
+        size = self.retriever.corpus.image_size
+        return np.stack([neighbor.pixels(size) for neighbor in self.style_given])
 
     @property
     def _most(self) -> int:
@@ -159,8 +173,9 @@ class NeighborSource:
             exclude=repeat(self.exclude, times),
             images=pixels,
             image_weight=self.schedule.image_weight,
-            style_top_k=self.style_count,
+            style_top_k=max(0, self.style_count - len(self.style_given)),
             style=self.style,
+            style_images=self._style_pixels,
         )
         with span("retrieve", "RETRIEVER", prompts=query.texts, top_k=self._most) as part:
             results = searcher.search(query)

@@ -117,7 +117,9 @@ def _draw(
         neighbors["neighbors"] = [list(given)] * len(batch)
     if variant == "random":
         neighbors["neighbors"] = [random_neighbors(pipeline, num_neighbors, seed) for seed in seeds]
-    left_out = () if variant == "retrieved" else _OF_RETRIEVAL
+    left_out = _OF_RETRIEVAL if variant != "retrieved" else ()
+    if variant == "none":
+        left_out = (*left_out, "style_images")
     asked = {name: value for name, value in options.items() if name not in left_out}
     out = pipeline(prompts, **neighbors, **asked, generator=seeded(seeds))
     images = as_arrays(out.images)

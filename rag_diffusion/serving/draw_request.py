@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rag_diffusion.serving.queries import Where
+from rag_diffusion.store.filters import Filter
+
 MAX_PROMPTS = 16
 MAX_PROMPT = 2_000  # characters; no text encoder reads more
 MAX_STEPS = 250
 MAX_NEIGHBORS = 16
 MAX_SEED = 2**63 - MAX_PROMPTS  # the images of one request have the seeds after it
 DEFAULTS = {"seed": 0, "num_neighbors": -1, "num_inference_steps": -1}  # -1: as in params.yaml
-TEXTS = {"weight_by_step": "", "weight_by_map": ""}  # empty: as in params.yaml
+TEXTS = {"weight_by_step": "", "weight_by_map": "", "where": ""}  # empty: as in params.yaml
 _MAX_TEXT = 300  # characters
 _RANGES = {"seed": (0, MAX_SEED), "num_neighbors": (0, MAX_NEIGHBORS), "num_inference_steps": (1, MAX_STEPS)}
 
@@ -30,6 +33,7 @@ class DrawRequest:
         seed: of the first image; the next has the next.
         num_neighbors, num_inference_steps: -1 is what params.yaml says.
         weight_by_step, weight_by_map: of retrieved neighbors, as `Neighbor` reads them; empty is what params.yaml says.
+        where: JSON, which pairs may be retrieved; empty is what params.yaml says.
         neighbors: by hand, JSON for each prompt, empty for none.
     """
 
@@ -39,6 +43,7 @@ class DrawRequest:
     num_inference_steps: int
     weight_by_step: str = ""
     weight_by_map: str = ""
+    where: str = ""
     neighbors: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -70,8 +75,27 @@ class DrawRequest:
             raise DrawRequestError(f"params: expected {', '.join(known)}, got {', '.join(map(repr, unknown))[:200]}")
         numbers = {name: _number(name, given.get(name, value)) for name, value in DEFAULTS.items()}
         words = {name: _text(name, given.get(name, value)) for name, value in TEXTS.items()}
+        _where(words["where"])
         given_neighbors = tuple(map(_json, neighbors))
         return cls(prompts=texts, **numbers, **words, neighbors=given_neighbors)  # type: ignore[arg-type]
+
+    @property
+    def filter(self) -> Filter | None:
+        """Which pairs may be retrieved; None is what params.yaml says."""
+        return _where(self.where)
+
+
+def _where(text: Any) -> Filter | None:
+    """A filter as JSON, as `/knn-service` takes it: {"class": ["food"]}; None where there is none."""
+    if text == "":
+        return None
+    try:
+        return Where.model_validate_json(text).filter
+    except (ValueError, TypeError):
+        raise DrawRequestError(
+            'where: expected JSON as {"class": ["food"]}, of the columns source, class, licence and split, got '
+            f"{str(text)[:100]!r}"
+        ) from None
 
 
 def _prompt(number: int, text: Any) -> str:

@@ -10,7 +10,7 @@ Shapes: N pairs, D width of the encoder's space.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -87,8 +87,9 @@ class KnnService:
             where=where,
             exclude=[self._known(request.exclude)] if request.exclude else None,
         )
+        probabilities: Mapping[int, float] = {}
         if request.text is not None:
-            rows, scores = self._by_text(request, query)
+            rows, scores, probabilities = self._by_text(request, query)
         else:
             rows, scores = self._by_vector(request, query, self._vector(request, pixels))
         if request.deduplicate:
@@ -96,6 +97,8 @@ class KnnService:
             rows, scores = rows[first], scores[first]
         rows, scores = rows[:count], scores[:count]
         described = self.entries(rows[: request.num_images], url=url, with_images=request.with_images)
+        for row, entry in zip(rows.tolist(), described, strict=False):
+            entry |= {"probability": probabilities[row]} if row in probabilities else {}
         alone = [{"id": global_id(name)} for name in self._pairs.ids(rows[request.num_images :])]
         return [entry | {"similarity": float(score)} for entry, score in zip((*described, *alone), scores, strict=True)]
 
@@ -162,14 +165,20 @@ class KnnService:
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
-    def _by_text(self, request: KnnRequest, query: Query) -> tuple[Ints, Doubles]:
+    def _by_text(self, request: KnnRequest, query: Query) -> tuple[Ints, Doubles, dict[int, float]]:
+        """Rows, scores, and the calibrated probability of the first rows, where there is one."""
         weights = dict(self.retriever.method.weights)
         if request.modality == "text":
             weights["text_to_image"] = 0.0
             if not any(weights.values()):
                 weights["text_to_text"] = 1.0
         (hits,) = self.retriever.weighted(weights).search(query).hits
-        return self._pairs.rows(hits.pair_ids), np.asarray(hits.scores, dtype=np.float64)
+        rows = self._pairs.rows(hits.pair_ids)
+        return (
+            rows,
+            np.asarray(hits.scores, dtype=np.float64),
+            dict(zip(rows.tolist(), hits.probabilities, strict=False)),
+        )
 
     def _by_vector(self, request: KnnRequest, query: Query, vector: Floats) -> tuple[Ints, Doubles]:
         weights = dict.fromkeys(self.retriever.method.weights, 0.0) | {_DENSE[request.modality]: 1.0}

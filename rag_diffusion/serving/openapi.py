@@ -38,6 +38,7 @@ class Hit(BaseModel):
 
     id: int = Field(ge=0, lt=2**63)
     similarity: float | None = None
+    probability: float | None = Field(default=None, description="That it shows what the text asks for, calibrated.")
     pair_id: str = ""
     url: str = ""
     caption: str = ""

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rag_diffusion.clip_protocol import MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT
+from rag_diffusion.store.filters import Filter
 
 MAX_WIDTH = 8192  # numbers of a query by vector
 MAX_IDS = 10_000  # results in all; clip-retrieval's web page asks for 3000
@@ -55,6 +56,11 @@ class Where(BaseModel):
     label: Names = Field(default=(), alias="class")
     licence: Names = ()
     split: Names = ()
+
+    @property
+    def filter(self) -> Filter:
+        """The same for a search."""
+        return Filter(sources=self.source, classes=self.label, licences=self.licence, splits=self.split)
 
 
 class KnnRequest(BaseModel):

@@ -37,12 +37,14 @@ from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
+from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.serving.bounded_scoring import bound_scoring_server, failed
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
 from rag_diffusion.serving.given_neighbors import read_neighbors
 from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
+from rag_diffusion.store.filters import Filter
 from rag_diffusion.tracking.traces import write_traces
 
 TRACED = "RAG_DIFFUSION_TRACE_ANSWERS"
@@ -80,7 +82,7 @@ class RetrievalModel(PythonModel):
             model_input: a column `prompt`; see `DrawRequest` for the limits. A column `neighbors`, where there is one,
                 has neighbors by hand, see `read_neighbors`; negative ones alone are beside those that are retrieved.
             params: `seed` of the first image, the next has the next; `num_neighbors`; `num_inference_steps`;
-                `weight_by_step` and `weight_by_map` of retrieved neighbors.
+                `weight_by_step` and `weight_by_map` of retrieved neighbors; `where`, which pairs may be retrieved.
 
         Returns:
             Columns `image`, a PNG in base64 that holds its provenance as well, and `provenance`, as JSON.
@@ -130,6 +132,8 @@ class RetrievalModel(PythonModel):
             options["neighbors"] = [positive]
         else:
             options = {"weight_by_step": sample.weight_by_step, "weight_by_map": sample.weight_by_map} | options
+            options["where"] = request.filter or Filter.from_config(self.config.retrieval.where)
+            options["retrieval_schedule"] = RetrievalSchedule.from_config(self.config.retrieval.schedule)
         negative = [neighbor for neighbor in by_hand if neighbor.negative]
         output = self.pipeline(
             [prompt],

@@ -27,8 +27,7 @@ from rag_diffusion.readers.checked import to_pair
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.serving.knn_service import KnnService
 from rag_diffusion.serving.pictures import Pictures
-from rag_diffusion.serving.queries import KnnRequest, MetadataRequest, Where
-from rag_diffusion.store.filters import Filter
+from rag_diffusion.serving.queries import KnnRequest, MetadataRequest
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.originals import Original
 from rag_diffusion.types import Pair
@@ -139,7 +138,7 @@ class Service:
             QueryError: its index is unknown, its vector has another width, or its image is none.
             RemoteError: its image could not be fetched.
         """
-        pixels, where = self._pixels(request), _filter(request.where)
+        pixels, where = self._pixels(request), request.where.filter
 
         def answer(state: State) -> list[dict[str, Any]]:
             service = state.knn_service(request.indice_name)
@@ -299,7 +298,3 @@ class Service:
 def uploaded_name(image: bytes, caption: str) -> str:
     """A name for an uploaded pair that has none, made of `image` and `caption`: the same one does not come twice."""
     return hashlib.sha256(image + b"\0" + caption.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-
-
-def _filter(where: Where) -> Filter:
-    return Filter(sources=where.source, classes=where.label, licences=where.licence, splits=where.split)

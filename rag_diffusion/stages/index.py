@@ -1,4 +1,5 @@
-"""Stage `index`: faiss over the vectors, counts of the captions' words, and a report of the recall of faiss.
+"""Stage `index`: faiss over the vectors, counts of the captions' words, a report of the recall of faiss, and the
+calibration of scores.
 
 The report compares the index with exhaustive search, for caption queries. It is logged before it is judged, so that a
 build that fails leaves its numbers with the tracker.
@@ -6,16 +7,24 @@ build that fails leaves its numbers with the tracker.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import pyarrow as pa
 
 from rag_diffusion.files import atomic_dir
-from rag_diffusion.layout import CORPUS, INDEX, RECALL_FILE, VECTORS
+from rag_diffusion.layout import CORPUS, ENCODER, INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.retrieval.assemble import pipeline_retriever
+from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, fit_calibration
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.stamps import check_stamp, write_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(ctx: StageContext) -> None:
@@ -38,3 +47,26 @@ def run(ctx: StageContext) -> None:
         recalls = {key: value for key, value in report.items() if key.startswith("recall_")}
         ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})
         check_recall(report)
+    _calibrate(ctx)
+
+
+def _calibrate(ctx: StageContext) -> None:
+    """Fit the scores of the pairs that were indexed, and write the calibration beside the index."""
+    if not (ctx.root / ENCODER).is_dir():
+        _LOG.warning("scores are not calibrated: there is no encoder for queries; run the stage `align`")
+        return
+    retriever = pipeline_retriever(ctx.root, ctx.config)
+    fitted = fit_calibration(retriever, seed=ctx.config.seed)
+    calibration = replace(fitted, encoder_hash=Encoder(ctx.root / ENCODER).hash)
+    path = ctx.root / INDEX / CALIBRATION_FILE
+    calibration.save(path)
+    ctx.tracker.log_artifact(path, "index")
+    if not calibration.fitted:
+        _LOG.warning(calibration.reason)
+        return
+    ctx.tracker.log_metrics(
+        {
+            "calibration_error": calibration.expected_calibration_error,
+            "calibration_queries": calibration.num_queries,
+        }
+    )

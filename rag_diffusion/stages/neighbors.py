@@ -16,6 +16,7 @@ from rag_diffusion.retrieval.neighbor_table import NeighborTable, write_neighbor
 from rag_diffusion.retrieval.neighbors import pair_neighbors, prompt_neighbors
 from rag_diffusion.retrieval.query_metrics import latencies, prompt_recall, same_entity_share, timed_queries
 from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.filters import Filter
 from rag_diffusion.types import Prompt
 
 _TRACED = 40  # queries that are timed apart and kept as traces
@@ -34,12 +35,21 @@ def run(ctx: StageContext) -> None:
     split = corpus.table["split"].to_numpy()
     train, validation = split == "train", split == "validation"
     prompts = _all_prompts(ctx.root, corpus)
+    within = retriever.corpus.mask(Filter.from_config(config.where))
+    every = np.ones(len(corpus), dtype=bool) if within is None else within
     by_prompt = prompt_neighbors(
-        retriever, corpus, prompts, num_neighbors=config.content, num_style=config.style, seed=ctx.config.seed
+        retriever,
+        corpus,
+        prompts,
+        num_neighbors=config.content,
+        num_style=config.style,
+        seed=ctx.config.seed,
+        within=within,
     )
     top_k = config.training_candidates
-    by_train = pair_neighbors(retriever, corpus, np.flatnonzero(train), train, top_k=top_k)
-    by_validation = pair_neighbors(retriever, corpus, np.flatnonzero(validation), train | validation, top_k=top_k)
+    by_train = pair_neighbors(retriever, corpus, np.flatnonzero(train), train & every, top_k=top_k)
+    shown = (train | validation) & every
+    by_validation = pair_neighbors(retriever, corpus, np.flatnonzero(validation), shown, top_k=top_k)
     queries = timed_queries(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.content)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(

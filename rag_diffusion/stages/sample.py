@@ -34,6 +34,8 @@ def run(ctx: StageContext) -> None:
         variant: answered(variant, prompts, table.prompts) for variant in ctx.config.sample.variants
     }
     check_exclusions(table, corpus, prompts)
+    if ctx.config.retrieval.schedule.query_again:
+        _LOG.warning("retrieval.schedule.query_again has no effect here: the neighbors of the prompts are a table")
     model = ctx.root / layout.MODEL
     refuse_seen(read_card(model), corpus, layout.MODEL)
     ctx.tracker.log_dataset("corpus", corpus.hash, layout.CORPUS, "sampling")

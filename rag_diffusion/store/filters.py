@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rag_diffusion.arrays import Mask
+
+if TYPE_CHECKING:
+    from rag_diffusion.config import WhereConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,11 @@ class Filter:
     classes: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: WhereConfig) -> Filter:
+        """As `config`, `retrieval.where` in params.yaml, says."""
+        return cls(**{name: tuple(values) for name, values in config.model_dump().items()})
 
     def __bool__(self) -> bool:
         return bool(self.sources or self.classes or self.licences or self.splits)

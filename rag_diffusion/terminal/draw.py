@@ -15,12 +15,14 @@ from rag_diffusion.layout import BASE, MODEL
 from rag_diffusion.project import config_of, model_of, nothing_to_retrieve, open_pipeline
 from rag_diffusion.terminal.draw_files import STANDARD_OUTPUT, DrawnFiles
 from rag_diffusion.terminal.errors import clean_errors
+from rag_diffusion.terminal.where import WHERE_HELP, parse_where
 
 if TYPE_CHECKING:
     from rag_diffusion.config import Config
     from rag_diffusion.models.neighbor_batch import Neighbor, Picture
     from rag_diffusion.sampling.guidance import Guidance
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
+    from rag_diffusion.sampling.schedule import RetrievalSchedule
     from rag_diffusion.sampling.studio import Variant
 
 _WEIGHTS = ("weight_by_step", "weight_by_map")
@@ -72,8 +74,12 @@ def draw(
     source: Annotated[
         list[str] | None, typer.Option(help="Retrieve from this data set alone; may be repeated.")
     ] = None,
+    where: Annotated[list[str] | None, typer.Option(help=WHERE_HELP)] = None,
     style_neighbors: Annotated[int, typer.Option(min=0, help="Pairs in the manner asked for, beside the others.")] = 0,
-    style: Annotated[str | None, typer.Option(help="That manner; the one that the text names if not given.")] = None,
+    style: Annotated[
+        list[str] | None,
+        typer.Option(help="That manner, or a picture in it, which may be repeated; else the one that the text names."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Without, random and retrieved side by side, one sheet.")
     ] = False,
@@ -105,13 +111,15 @@ def draw(
         by_hand = _controlled(_neighbors(neighbor or []), controls)
         writer = DrawnFiles(out, compare=compare, explain=explain, svg=svg, quiet=quiet)
         writer.check(len(texts) * num_images)
-        if by_hand and (neighbors is not None or source):
+        if by_hand and (neighbors is not None or source or where):
             raise ConfigError(
-                "--neighbor: expected pictures by hand or --neighbors and --source, got both; leave one out"
+                "--neighbor: expected pictures by hand or --neighbors, --source and --where, got both; leave one out"
             )
+        manner, examples = _style(style or [])
         if not quiet:
             _silence_libraries()
         from rag_diffusion.sampling import studio
+        from rag_diffusion.store.filters import Filter
 
         seeds, config = studio.choose_seeds(seed, num_images), config_of(root)
         retrieves = not by_hand and neighbors != 0
@@ -121,9 +129,12 @@ def draw(
             "guidance": _guidance(config, mode=guidance, text=text_guidance_scale, neighbor=neighbor_guidance_scale),
             "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
             "num_style_neighbors": style_neighbors,
-            "style": style,
+            "style": manner,
+            "style_images": examples or None,
             "source": source or (),
             "negative_neighbors": _neighbors(negative or []) or None,
+            "where": parse_where(where or [], None if config is None else Filter.from_config(config.retrieval.where)),
+            "retrieval_schedule": None if config is None else _schedule(config),
             "keep_pictures": explain,
             "image": None if image is None else _open(image),
             "strength": strength,
@@ -221,6 +232,26 @@ def _weights_of_retrieved(config: Config | None, controls: Mapping[str, Sequence
         except ValueError as error:
             raise ConfigError(str(error)) from None
     return weights
+
+
+def _style(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The name of the manner, if any, and the files of pictures in it.
+
+    Raises:
+        ConfigError: several are no files.
+    """
+    examples = [text for text in given if Path(text).is_file()]
+    names = [text for text in given if text not in examples]
+    if len(names) > 1:
+        raise ConfigError(f"--style: expected one manner, and files of pictures in it, got {', '.join(names)}")
+    return (names[0] if names else None), examples
+
+
+def _schedule(config: Config) -> RetrievalSchedule:
+    """How neighbors change over the steps, of params.yaml."""
+    from rag_diffusion.sampling.schedule import RetrievalSchedule
+
+    return RetrievalSchedule.from_config(config.retrieval.schedule)
 
 
 def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]:

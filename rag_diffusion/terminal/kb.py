@@ -11,6 +11,7 @@ from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.extras import need
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb_snapshot import restore, snapshot
+from rag_diffusion.terminal.where import WHERE_HELP, parse_where
 
 kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
 kb.command()(snapshot)
@@ -166,6 +167,19 @@ def rebuild(
 
 
 @kb.command()
+def calibrate(root: Root = Path()) -> None:
+    """Fit, on the pairs of all data sets here, the probability that a hit shows what was asked for."""
+    with clean_errors():
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.terminal.kb_report import calibration_as_text
+
+        found = KnowledgeBase.open(root).calibrate()
+        if not found.fitted:
+            raise DataError(found.reason)
+        typer.echo(calibration_as_text(found))
+
+
+@kb.command()
 def search(
     query: Annotated[str, typer.Argument(help="what the images are to show, in words")],
     root: Root = Path(),
@@ -174,21 +188,26 @@ def search(
     class_: Annotated[list[str] | None, typer.Option("--class", help="Only of this class.")] = None,
     licence: Annotated[list[str] | None, typer.Option(help="Only under this licence.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only of this split.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help=WHERE_HELP)] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not this pair id.")] = None,
     explain: Annotated[Path | None, typer.Option(help="Say why, and write an HTML page with thumbnails.")] = None,
 ) -> None:
     """Find pairs by a text: score, pair id and caption, best first. Filters may be given several times."""
-    from rag_diffusion.store.filters import Filter
     from rag_diffusion.terminal.kb_search import search_text
 
     with clean_errors():
-        where = Filter(
-            sources=tuple(source or ()),
-            classes=tuple(class_ or ()),
-            licences=tuple(licence or ()),
-            splits=tuple(split or ()),
+        asked = {"source": source, "class": class_, "licence": licence, "split": split}
+        named = [f"{column}={value}" for column, values in asked.items() for value in values or ()]
+        typer.echo(
+            search_text(
+                root,
+                query,
+                top_k=top_k,
+                page=explain,
+                where=parse_where([*named, *(where or ())]),
+                exclude=tuple(exclude or ()),
+            )
         )
-        typer.echo(search_text(root, query, top_k=top_k, page=explain, where=where, exclude=tuple(exclude or ())))
 
 
 @kb.command()

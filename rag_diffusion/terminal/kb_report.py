@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rag_diffusion.knowledge.catalogue import Listed
 from rag_diffusion.store.manifest import PIPELINE, Manifest
 from rag_diffusion.terminal.printable import printable
+
+if TYPE_CHECKING:  # listing data sets loads no retrieval
+    from rag_diffusion.retrieval.calibration import Calibration
 
 _SHOWN = 12  # values of a count
 
@@ -54,6 +58,17 @@ def as_text(manifest: Manifest) -> str:
         recalls = {key: value for key, value in manifest.recall.items() if key.startswith("recall_")}
         words = ", ".join(f"{key.removeprefix('recall_')} {value:.4f}" for key, value in recalls.items())
         lines.append(f"{'recall@10':<10}{words}, index {manifest.recall.get('factory', '?')}")
+    return "\n".join(lines)
+
+
+def calibration_as_text(calibration: Calibration) -> str:
+    """What a `calibration` was fitted on, its error, and how often hits are right by their probability."""
+    lines = [
+        f"calibrated on {calibration.num_queries} queries about {calibration.num_families} families: expected "
+        f"calibration error {calibration.expected_calibration_error:.3f}, cross-validated",
+        "probability    hits  right",
+    ]
+    lines += [f"{entry.low:.1f} to {entry.high:.1f}  {entry.count:>8}  {entry.right:.3f}" for entry in calibration.bins]
     return "\n".join(lines)
 
 

@@ -82,7 +82,7 @@ def search_text(
 def as_text(explanation: Explanation) -> str:
     """One line a hit of `explanation`: score, pair id, caption, and the similarities themselves."""
     if not explanation.hits:
-        return "no hits: nothing passes the filters, the exclusions and retrieval.threshold"
+        return "no hits: nothing passes the filters, the exclusions and retrieval.thresholds"
     width = max(len(hit.pair_id) for hit in explanation.hits)
     return "\n".join(
         f"{hit.score:.4f}  {hit.pair_id:<{width}}  {printable(hit.caption)}"
@@ -92,7 +92,8 @@ def as_text(explanation: Explanation) -> str:
 
 
 def _similarities(hit: Explained) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in hit.raw.items())
+    probability = [] if hit.probability is None else [f"shows it with probability {hit.probability:.2f}"]
+    return ", ".join([*(f"{name} {value:.2f}" for name, value in hit.raw.items()), *probability])
 
 
 def as_html(explanation: Explanation, pictures: Mapping[str, bytes], trouble: Sequence[str] = ()) -> str:

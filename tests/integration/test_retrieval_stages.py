@@ -23,6 +23,7 @@ from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval import indexes
 from rag_diffusion.retrieval.assemble import pipeline_retriever
+from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, Calibration
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.stages import align, embed, index, neighbors
@@ -88,6 +89,10 @@ def test_all_stages_leave_their_artifacts_and_metrics(project: tuple[Path, Memor
     assert tracker.metrics["validation_all_entity_recall_3"] > 0.6
     assert tracker.metrics["train_same_entity"] > 0.5
     assert tracker.metrics["train_entities"] == 40
+    calibration = Calibration.load(root / INDEX / CALIBRATION_FILE, encoder_hash=tree_hash(root / ENCODER))
+    assert calibration.fitted
+    assert tracker.metrics["calibration_error"] == calibration.expected_calibration_error
+    assert json.loads(tracker.artifacts["index/calibration.json"])["num_queries"] == calibration.num_queries
     table = NeighborTable.open(root / NEIGHBORS, Corpus.open(root / CORPUS))
     assert (len(table.training), len(table.validation), len(table.prompts)) == (280, 56, 60)
 
@@ -110,7 +115,9 @@ def test_what_is_stored_and_found_is_the_same_again(
     assert len(found["files"]) >= 10
     ours, theirs = found["hits"]["pipeline"], found["hits"]["knowledge base"]
     assert [one["pair_ids"] for one in ours] == [one["pair_ids"] for one in theirs]
-    np.testing.assert_allclose([one["scores"] for one in ours], [one["scores"] for one in theirs], atol=2e-6)
+    scores = [[score for hits in found for score in hits["scores"]] for found in (ours, theirs)]
+    np.testing.assert_allclose(*scores, atol=2e-6)
+    assert len(scores[0]) > 1000
 
 
 def test_what_is_not_the_same_is_told() -> None:

@@ -80,7 +80,7 @@ def test_an_unknown_key_is_named_with_its_place(tmp_path: Path, params: dict[str
         ("retrieval", "lexical", "lucene", r"retrieval.lexical: Input should be 'sparse' or 'rank_bm25', got 'lucene'"),
         ("retrieval", "fusion", "max", r"retrieval.fusion: Input should be 'sum', 'product' or 'reciprocal_rank'"),
         ("retrieval", "selection", "best", r"retrieval.selection: Input should be 'top_k', 'threshold' or 'both'"),
-        ("retrieval", "threshold", 1.5, r"retrieval.threshold: .*less than or equal to 1"),
+        ("retrieval", "max_neighbors", 17, r"retrieval.max_neighbors: .*less than or equal to 16"),
         ("retrieval", "diversity", -0.1, r"retrieval.diversity: .*greater than or equal to 0"),
         ("retrieval", "rank_constant", 0, r"retrieval.rank_constant: .*greater than 0"),
         ("retrieval", "content", 17, r"retrieval.content: .*less than or equal to 16"),

@@ -16,7 +16,9 @@ def test_a_stage_has_its_own_parameters_alone(pytestconfig: pytest.Config) -> No
     project_root = pytestconfig.rootpath
     everything = flatten(yaml.safe_load((project_root / "params.yaml").read_text()))
     index = own_params(project_root, "index", everything)
-    assert index.keys() == {"index.factory", "index.min_recall"}
+    assert {"seed", "index.factory", "index.min_recall", "retrieval.fusion", "retrieval.weights.bm25"} <= index.keys()
+    assert {name.split(".")[0] for name in index} == {"seed", "index", "retrieval"}
+    assert "retrieval.content" not in index
     score = own_params(project_root, "score", everything)
     assert {name.split(".")[0] for name in score} == {"seed", "score"}
     assert own_params(project_root, "ruler", everything).keys() < everything.keys()

@@ -18,11 +18,11 @@ from rag_diffusion.knowledge.ingest import Ingest
 from rag_diffusion.knowledge.places import Places
 from rag_diffusion.knowledge.remote.remote_source import RemoteResults, RemoteSource, find_everywhere, not_taken
 from rag_diffusion.retrieval.ann import Exhaustive
+from rag_diffusion.retrieval.conjunctions import things
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.retrieval.several import things
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter

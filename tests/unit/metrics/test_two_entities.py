@@ -9,7 +9,7 @@ import pytest
 
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.two_entities import can_be_judged, collage, shown_entities, two_entity_prompts
-from rag_diffusion.retrieval.several import things
+from rag_diffusion.retrieval.conjunctions import things
 from rag_diffusion.types import Prompt
 
 ENTITIES, STYLES = ("ant", "bee", "cat"), ("one", "two", "three", "four", "five", "six")

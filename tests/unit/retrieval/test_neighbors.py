@@ -15,6 +15,7 @@ from rag_diffusion.retrieval.neighbor_table import PROMPTS_FILE, NeighborTable, 
 from rag_diffusion.retrieval.neighbors import pair_neighbors, prompt_neighbors
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.style import search_style
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
@@ -119,13 +120,13 @@ def test_a_style_neighbor_that_shows_the_target_or_another_style_is_a_leak(
 def test_a_retriever_finds_other_things_in_a_style(retriever: Retriever, corpus: Corpus) -> None:
     column = corpus.table.set_index("pair_id")
     content = retriever.search(Query(["red square"], top_k=3)).hits[0]
-    found = retriever.search_style("red square", "openmoji", top_k=4, unlike=content.pair_ids)
+    found = search_style(retriever, "red square", "openmoji", top_k=4, unlike=content.pair_ids)
     assert set(column.loc[list(found.pair_ids), "style"]) == {"openmoji"}
     assert not set(column.loc[list(found.pair_ids), "entity"]) & set(column.loc[list(content.pair_ids), "entity"])
-    fewer = retriever.search_style("red square", "openmoji", top_k=4, exclude=found.pair_ids[:1])
+    fewer = search_style(retriever, "red square", "openmoji", top_k=4, exclude=found.pair_ids[:1])
     assert found.pair_ids[0] not in fewer.pair_ids
     with pytest.raises(ValueError, match=r"style: expected one of the knowledge base, as .*, got 'baroque'"):
-        retriever.search_style("red square", "baroque", top_k=1)
+        search_style(retriever, "red square", "baroque", top_k=1)
 
 
 def test_a_text_names_its_style_by_the_longest_words(retriever: Retriever) -> None:

@@ -10,7 +10,7 @@ from rag_diffusion.retrieval.exclude import NearDuplicates
 from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.selection import MOST, Selection, diverse
+from rag_diffusion.retrieval.selection import MOST, Selection, Thresholds, diverse
 from rag_diffusion.store.corpus import Corpus
 from tests.unit.retrieval.made import WEIGHTS, make_retriever
 
@@ -23,12 +23,46 @@ QUERY = ["red square, noto style"]
 )
 def test_numbers_of_hits_by_hand(kind: str, threshold: float, count: int) -> None:
     scores = np.array([1.0, 0.8, 0.5, 0.4, 0.1])
-    chosen = Selection(kind=kind, threshold=threshold).choose(scores, None, 3)  # type: ignore[arg-type]
+    passing = Thresholds(score=threshold).passing(scores, {}, 1.0, None)
+    chosen = Selection(kind=kind).choose(scores, None, 3, passing)  # type: ignore[arg-type]
     np.testing.assert_array_equal(chosen, np.arange(count))
 
 
+def test_each_similarity_has_an_absolute_threshold_of_its_own() -> None:
+    scores, raw = (
+        np.array([1.0, 0.8, 0.5]),
+        {"bm25": np.array([9.0, 3.0, 6.0]), "text_to_text": np.array([0.1, 0.9, 0.8])},
+    )
+
+    def places(probabilities: list[float] | None = None, information: float = 10.0, **least: float) -> list[int]:
+        told = None if probabilities is None else np.asarray(probabilities)
+        return np.flatnonzero(Thresholds(**least).passing(scores, raw, information, told)).tolist()
+
+    assert places() == [0, 1, 2]
+    assert places(bm25=0.5) == [0, 2]
+    assert places(bm25=0.5, information=20.0) == []
+    assert places(text_to_text=0.8) == [1, 2]
+    assert places(text_to_text=0.8, bm25=0.5) == [2]
+    assert places(tf_idf=0.5) == [0, 1, 2]  # of a retriever that has none
+    assert places([0.2, 0.7], probability=0.5) == [1]  # the third was not judged
+    assert places(probability=0.5) == [0, 1, 2]  # nothing is calibrated
+
+
+def test_the_first_of_those_that_pass_need_not_be_the_first() -> None:
+    passing = np.array([False, True, False, True, True])
+    scores = np.linspace(1, 0.6, 5)
+    assert Selection(kind="both").choose(scores, None, 2, passing).tolist() == [1, 3]
+    assert Selection(kind="threshold", max_neighbors=16).choose(scores, None, 2, passing).tolist() == [1, 3, 4]
+    assert Selection(kind="top_k").choose(scores, None, 2, passing).tolist() == [0, 1]
+    vectors = np.eye(5, dtype=np.float32)
+    assert Selection(kind="both", diversity=0.5).choose(scores, vectors, 3, passing).tolist() == [1, 3, 4]
+
+
 def test_a_threshold_alone_lets_no_flood_through() -> None:
-    assert len(Selection(kind="threshold").choose(np.ones(100), None, 3)) == MOST
+    scores, every = np.ones(100), np.ones(100, dtype=bool)
+    assert len(Selection(kind="threshold").choose(scores, None, 3, every)) == MOST
+    assert len(Selection(kind="threshold", max_neighbors=5).choose(scores, None, 3, every)) == 5
+    assert len(Selection(kind="threshold").choose(scores, None, 3)) == 3  # where no threshold is asked for
 
 
 def naive_mmr(scores: list[float], vectors: np.ndarray, count: int, diversity: float) -> list[int]:
@@ -64,17 +98,19 @@ def test_search_brings_as_many_as_pass_the_threshold(retriever: Retriever, corpu
     least = scores[4]
     passed = sum(score >= least for score in scores)
     found = (
-        with_selection(retriever, corpus, Selection(kind="both", threshold=least))
+        with_selection(retriever, corpus, Selection(kind="both", thresholds=Thresholds(score=least)))
         .search(Query(QUERY, top_k=10))
         .hits[0]
     )
     assert found.scores == scores[:passed]
     none = (
-        with_selection(retriever, corpus, Selection(kind="threshold", threshold=1.0))
+        with_selection(retriever, corpus, Selection(kind="threshold", thresholds=Thresholds(score=1.0)))
         .search(Query(["a blue zebra"], top_k=3, vectors=-retriever.vectors.text[:1]))
         .hits[0]
     )
     assert none.pair_ids == ()
+    assert none.trouble.startswith("no pair shows 'a blue zebra': the best, '")
+    assert none.trouble.endswith("and retrieval.thresholds asks for score 1")
 
 
 def test_diverse_hits_look_less_alike(retriever: Retriever, corpus: Corpus) -> None:

@@ -24,7 +24,7 @@ def test_hits_carry_the_similarities_themselves(retriever: Retriever) -> None:
     query = "red circle, noto style"
     hits = retriever.search(Query([query], top_k=3)).hits[0]
     rows = retriever.corpus.rows(hits.pair_ids)
-    vector = retriever._embed([query])[0]
+    vector = retriever.embed([query])[0]
     assert hits.raw["text_to_text"] == pytest.approx((retriever.vectors.text[rows] @ vector).tolist(), abs=1e-5)
     assert hits.raw["text_to_image"] == pytest.approx((retriever.vectors.image[rows] @ vector).tolist(), abs=1e-5)
     assert set(hits.raw) == set(hits.parts)

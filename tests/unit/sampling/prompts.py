@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 
@@ -17,6 +20,12 @@ LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-r
 def quiet(pipeline: RetrievalPipeline) -> RetrievalPipeline:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def with_roles(generator: Generator) -> Generator:
+    """The same with an untrained network that tells content and style neighbors apart."""
+    config = {name: value for name, value in generator.unet.config.items() if not name.startswith("_")}
+    return replace(generator, unet=RetrievalUNet(**(config | {"neighbor_roles": True})).eval())
 
 
 def draw(pipeline: RetrievalPipeline, *args: Any, **kwargs: Any) -> np.ndarray:

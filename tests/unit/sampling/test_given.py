@@ -17,7 +17,7 @@ from rag_diffusion.sampling import Neighbor, RetrievalPipeline
 from rag_diffusion.sampling.inputs import by_prompt
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.filters import Filter
-from tests.unit.sampling.prompts import PROMPTS, draw
+from tests.unit.sampling.prompts import PROMPTS, draw, quiet, with_roles
 
 
 @pytest.fixture
@@ -84,3 +84,20 @@ def test_a_saved_scheduler_that_is_replaced_is_told(tiny_generator: Generator, t
 def test_what_is_no_picture_is_told_with_an_example(pipeline: RetrievalPipeline, given: object, kind: str) -> None:
     with pytest.raises(ValueError, match=rf"neighbors: expected pictures, got {kind}; for example pipe\("):
         pipeline("an apple", given)  # type: ignore[arg-type]
+
+
+def test_pictures_of_a_style_are_style_neighbors_beside_the_others(tiny_generator: Generator, photo: Path) -> None:
+    pipeline = quiet(RetrievalPipeline(with_roles(tiny_generator)))
+    blue = Image.new("RGB", (32, 32), "blue")
+    content = Neighbor(image=Image.new("RGB", (16, 16), "green"), caption="a green square")
+    options = {"num_inference_steps": 1, "generator": seeded([3])}
+    shown = (
+        pipeline("an apple", content, style_images=[photo, blue], style="woodcut", **options).provenance[0].neighbors
+    )
+    assert [(one.role, one.caption) for one in shown] == [
+        ("content", "a green square"), ("style", "woodcut"), ("style", "woodcut"),
+    ]  # fmt: skip
+    alone = pipeline("an apple", num_neighbors=0, style_images=blue, **options).provenance[0].neighbors
+    assert [(one.role, one.caption) for one in alone] == [("style", "a picture")]
+    with pytest.raises(ValueError, match="style_images: expected pictures or names of image files, got int"):
+        pipeline("an apple", num_neighbors=0, style_images=[3], **options)

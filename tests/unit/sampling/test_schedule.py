@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from rag_diffusion.config import load_config
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.dual_encoder import create_embedded
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
@@ -16,6 +19,7 @@ from rag_diffusion.retrieval.ann import VectorIndex
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.query import Query
+from rag_diffusion.retrieval.query_vectors import QueryVectors
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -24,6 +28,7 @@ from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Hits
+from tests.unit.sampling.prompts import with_roles
 
 PROMPT = "red circle, noto style"
 
@@ -194,3 +199,69 @@ def test_looking_again_needs_a_retriever(pipeline: RetrievalPipeline, tiny_corpu
         run(pipeline, exclude=["tiny/noto/red-circle"])
     with pytest.raises(ValueError, match="expected a text to retrieve with, got an empty one at"):
         pipeline("")
+
+
+def test_lists_by_hand_change_over_the_steps(pipeline: RetrievalPipeline, tiny_corpus: Corpus) -> None:
+    names = ["tiny/noto/red-circle", "tiny/noto/blue-square", "tiny/twemoji/red-circle"]
+    given = neighbors_from(tiny_corpus, names)
+    schedule = RetrievalSchedule(shown=((0, (0, 1)), (0.5, (2, 7))))
+    assert schedule.phases(4) == [
+        Phase(start=0, count=None, query=False, places=(0, 1)),
+        Phase(start=2, count=None, query=False, places=(2, 7)),
+    ]
+    found = run(pipeline, [given], retrieval_schedule=schedule)
+    phases = found.provenance[0].phases
+    assert [(phase.start, phase.pair_ids) for phase in phases] == [(0, tuple(names[:2])), (2, (names[2],))]
+    assert not torch.equal(found.images, run(pipeline, [given]).images)
+    with pytest.raises(ValueError, match=r"expected whole numbers of at least 0, got \[-1\]"):
+        RetrievalSchedule(shown=((0, (-1,)),))
+    with pytest.raises(ValueError, match=r"expected shares of the steps in \[0, 1\)"):
+        RetrievalSchedule(shown=((1, (0,)),))
+
+
+def test_params_yaml_says_the_schedule(project_root: Path) -> None:
+    config = load_config(
+        project_root / "params.yaml",
+        {"retrieval.schedule.counts": "[[0, 3], [0.7, 0]]", "retrieval.schedule.shown": "[[0.5, [2]]]"},
+    )
+    schedule = RetrievalSchedule.from_config(config.retrieval.schedule)
+    assert schedule == RetrievalSchedule(counts=((0, 3), (0.7, 0)), shown=((0.5, (2,)),))
+    with pytest.raises(ConfigError, match=r"retrieval.schedule.counts.0"):
+        load_config(project_root / "params.yaml", {"retrieval.schedule.counts": "[[0.7, 1.5]]"})
+
+
+def test_a_text_runs_through_the_tower_once_also_for_style_neighbors_and_later_steps(
+    tiny_generator: Generator, retriever: Retriever
+) -> None:
+    read: list[str] = []
+
+    def embed(texts: Any) -> Any:
+        read.extend(texts)
+        return retriever.embed(texts)
+
+    counted = copy(retriever)
+    counted.embed = QueryVectors(embed)
+    pipe = RetrievalPipeline(with_roles(tiny_generator), counted)
+    pipe.set_progress_bar_config(disable=True)
+    run(
+        pipe,
+        num_neighbors=2,
+        num_style_neighbors=1,
+        num_images_per_prompt=1,
+        retrieval_schedule=RetrievalSchedule(query_again=(0.25, 0.5)),
+    )
+    assert read == [PROMPT]
+
+
+def test_the_vectors_asked_for_last_are_kept() -> None:
+    read: list[str] = []
+
+    def embed(texts: Any) -> Any:
+        read.extend(texts)
+        return np.array([[float(len(text))] for text in texts], dtype=np.float32)
+
+    vectors = QueryVectors(embed, kept=2)
+    assert vectors(["a", "bb", "a"]).tolist() == [[1.0], [2.0], [1.0]]
+    assert vectors(["a", "ccc"]).tolist() == [[1.0], [3.0]]  # bb was asked for before a
+    assert vectors(["bb"]).tolist() == [[2.0]]
+    assert read == ["a", "bb", "ccc", "bb"]

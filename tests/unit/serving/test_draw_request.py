@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from rag_diffusion.serving.draw_request import MAX_PROMPT, MAX_PROMPTS, DrawRequest, DrawRequestError
+from rag_diffusion.store.filters import Filter
 
 
 def test_what_is_within_the_limits_is_asked() -> None:
@@ -13,6 +14,15 @@ def test_what_is_within_the_limits_is_asked() -> None:
     assert found.prompts == ("a red apple", "ein Kätzchen")
     assert (found.seed, found.num_neighbors, found.num_inference_steps) == (2**62, -1, -1)
     assert DrawRequest.checked(["a"] * MAX_PROMPTS, None).seed == 0
+
+
+def test_a_filter_comes_as_json_with_the_columns_of_a_search() -> None:
+    request = DrawRequest.checked(["a"], {"where": '{"class": ["food", "drink"], "licence": ["MIT"]}'})
+    assert request.filter == Filter(classes=("food", "drink"), licences=("MIT",))
+    assert DrawRequest.checked(["a"], {}).filter is None
+    for wrong in ("food", '{"colour": ["red"]}', '{"class": "food"}', "[]"):
+        with pytest.raises(DrawRequestError, match=r'where: expected JSON as \{"class": \["food"\]\}'):
+            DrawRequest.checked(["a"], {"where": wrong})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +61,10 @@ def test_prompts_beyond_the_limits_are_refused(prompts: list[Any], said: str) ->
         ({"num_neighbors": 17}, "from 0 to 16"),
         ({"num_neighbors": True}, "got True"),
         ({"num_neighbors": "3"}, "got '3'"),
-        ({"width": 512}, "expected seed, num_neighbors, num_inference_steps, weight_by_step, weight_by_map, got"),
+        (
+            {"width": 512},
+            "expected seed, num_neighbors, num_inference_steps, weight_by_step, weight_by_map, where",
+        ),
         ({"weight_by_step": 3}, "weight_by_step: expected a text of at most 300 characters, got 3"),
     ],
 )

@@ -9,7 +9,7 @@ Source: several pairs for one text, WO2024072749A1 [0046]-[0048]; the rule is th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
@@ -39,7 +39,7 @@ class Thing:
 
 
 def things(text: str) -> tuple[Thing, ...]:
-    """The things that a text names where it names several, in its order; none where it names one."""
+    """The things that `text` names where it names several, in its order; none where it names one."""
     joints = sorted([*_AND.finditer(text), *_COMMA.finditer(text)], key=lambda joint: joint.start())
     chains = [chain for chain in _chains(text, joints) if any(_AND.fullmatch(joint.group()) for joint in chain)]
     if not chains or len(chains[0]) >= _MOST:
@@ -48,39 +48,34 @@ def things(text: str) -> tuple[Thing, ...]:
     start, end = _start(text[: chain[0].start()]), chain[-1].end() + _length(text[chain[-1].end() :])
     borders = [start, *(place for joint in chain for place in joint.span()), end]
     phrases = [text[low:high] for low, high in zip(borders[::2], borders[1::2], strict=True)]
-    found = tuple(Thing(text[:start] + phrase + text[end:], frozenset(tokenize(phrase))) for phrase in phrases)
-    return found if all(thing.words for thing in found) else ()
+    named = tuple(Thing(text[:start] + phrase + text[end:], frozenset(tokenize(phrase))) for phrase in phrases)
+    return named if all(thing.words for thing in named) else ()
 
 
-def one_thing(asked: Sequence[Thing], captions: Sequence[str]) -> bool:
-    """Whether one of the captions, of hits of the whole text, has all words of two of the things."""
+def one_thing(parts: Sequence[Thing], captions: Sequence[str]) -> bool:
+    """Whether one of the `captions`, of hits of the whole text, has all words of two of the things `parts`."""
     texts = [set(tokenize(caption)) for caption in captions[:_GOOD]]
-    return any(sum(thing.words <= words for thing in asked) > 1 for words in texts)
+    return any(sum(thing.words <= words for thing in parts) > 1 for words in texts)
 
 
 def take_turns(hits: Sequence[Hits], top_k: int) -> Hits:
-    """The best hit of each, then the second of each, and so on; none twice."""
-    rows = [
-        [(name, score, _at(one.parts, rank), _at(one.raw, rank)) for rank, (name, score) in
-         enumerate(zip(one.pair_ids, one.scores, strict=True))]
-        for one in hits
-    ]  # fmt: skip
-    taken: dict[str, tuple[float, dict[str, float], dict[str, float]]] = {}
+    """`top_k` hits at most: the best of each of `hits`, then the second of each, and so on; none twice."""
+    rows = [[(pair_id, own, rank) for rank, pair_id in enumerate(own.pair_ids)] for own in hits]
+    taken: dict[str, tuple[Hits, int]] = {}
     for turn in zip_longest(*rows):
-        for name, score, parts, raw in filter(None, turn):
+        for pair_id, own, rank in filter(None, turn):
             if len(taken) < top_k:
-                taken.setdefault(name, (score, parts, raw))
-    names, kinds = (hits[0].parts, hits[0].raw) if hits else ({}, {})
+                taken.setdefault(pair_id, (own, rank))
+    places, first = tuple(taken.values()), hits[0] if hits else Hits(pair_ids=(), scores=(), parts={})
+    calibrated = all(rank < len(own.probabilities) for own, rank in places)
     return Hits(
         pair_ids=tuple(taken),
-        scores=tuple(score for score, _, _ in taken.values()),
-        parts={key: tuple(parts[key] for _, parts, _ in taken.values()) for key in names},
-        raw={key: tuple(raw[key] for _, _, raw in taken.values()) for key in kinds},
+        scores=tuple(own.scores[rank] for own, rank in places),
+        parts={name: tuple(own.parts[name][rank] for own, rank in places) for name in first.parts},
+        raw={name: tuple(own.raw[name][rank] for own, rank in places) for name in first.raw},
+        probabilities=tuple(own.probabilities[rank] for own, rank in places) if calibrated else (),
+        trouble="; ".join(own.trouble for own in hits if own.trouble),
     )
-
-
-def _at(values: Mapping[str, tuple[float, ...]], rank: int) -> dict[str, float]:
-    return {key: of[rank] for key, of in values.items()}
 
 
 def _chains(text: str, joints: Sequence[re.Match[str]]) -> list[list[re.Match[str]]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rag_diffusion.retrieval.conjunctions import one_thing, take_turns, things
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
-from rag_diffusion.retrieval.several import one_thing, take_turns, things
 from rag_diffusion.types import Hits
 
 
