@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from rag_diffusion.corpus.prompts import load_prompts
 from rag_diffusion.layout import CORPUS, SCRATCH
 from rag_diffusion.retrieval.ann import VectorIndex
+from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.fusion import FusionName
 from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.method import Method
-from rag_diffusion.retrieval.neighbors import Drawings
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.stages.embed import embed_corpus
 from rag_diffusion.store.corpus import Corpus

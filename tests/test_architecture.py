@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -64,3 +65,16 @@ def test_public_functions_document_their_arguments(project_root: Path) -> None:
     rooms = [path for path in library.iterdir() if path.name not in NOT_YET]
 
     assert {place: names for room in rooms for place, names in missing_in(room).items()} == {}
+
+
+@pytest.mark.slow
+def test_every_benchmark_finds_what_it_measures(project_root: Path) -> None:
+    names = [path.stem for path in (project_root / "benchmarks").glob("*.py")]
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)"
+    path = os.pathsep.join([str(project_root / "benchmarks"), str(project_root)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project_root, env=os.environ | {"PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-3000:]
