@@ -15,7 +15,7 @@ import dagster as dg
 
 from orchestration.project import Project, digest
 from rag_diffusion.errors import ModelError, RagDiffusionError
-from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.layout import ENCODER, KB
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store.manifest import Manifest
@@ -30,8 +30,8 @@ def manifests(root: Path) -> dict[str, Manifest | None]:
     Args:
         root: the project.
     """
-    places = Places(root)
-    return {name: _manifest(places, name) for name in places.names()}
+    folders = DataSetFolders(root)
+    return {name: _manifest(folders, name) for name in folders.names()}
 
 
 def encoder_stages(project: Project) -> list[str]:
@@ -83,9 +83,9 @@ def data_set_metadata(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if value != ""}
 
 
-def _manifest(places: Places, name: str) -> Manifest | None:
+def _manifest(folders: DataSetFolders, name: str) -> Manifest | None:
     try:
-        return Manifest.read(places.manifest(name))
+        return Manifest.read(folders.manifest(name))
     except RagDiffusionError:
         return None
 

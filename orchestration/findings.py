@@ -17,7 +17,7 @@ import yaml
 
 from orchestration.project import Project
 from rag_diffusion.knowledge.catalogue import Catalogue
-from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.knowledge.snapshot import unsaved
 from rag_diffusion.layout import CHAMPION, CORPUS, INDEX, NEIGHBORS, REPORTS, VECTORS
 from rag_diffusion.store.manifest import CORPUS_NAME
@@ -147,7 +147,7 @@ def no_worse_than_the_champion(root: Path) -> Finding:
 
 def every_data_set_can_be_searched(root: Path) -> Finding:
     """The files of every data set are there, its vectors of the present encoder, its images of the present size."""
-    if not Places(root).names():
+    if not DataSetFolders(root).names():
         return Finding(True, "no data set")
     listed = [entry for entry in Catalogue.light(root).list() if entry.manifest.name != CORPUS_NAME]
     problems = [f"{entry.manifest.name}: {entry.trouble}" for entry in listed if entry.trouble]
@@ -156,7 +156,7 @@ def every_data_set_can_be_searched(root: Path) -> Finding:
 
 def every_data_set_is_in_a_snapshot(root: Path) -> Finding:
     """DVC tracks the present version of every data set, so that what was drawn with it can be drawn again."""
-    names = Places(root).names()
+    names = DataSetFolders(root).names()
     problems = _problem(
         "versions in no snapshot, `rag-diffusion kb snapshot` keeps them: data sets",
         [name for name in names if unsaved(root, name) is not None],

@@ -6,7 +6,7 @@ from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
 from orchestration.dead_runs import bury
 from orchestration.project import EXTERNAL, Project, digest
 from orchestration.sync import sync
-from rag_diffusion.knowledge.places import MANIFEST
+from rag_diffusion.knowledge.folders import MANIFEST
 from rag_diffusion.layout import KB, SNAPSHOTS
 
 SECONDS_BETWEEN_TICKS = 30

@@ -53,7 +53,11 @@ def load_pairs(
             pairs.append(pair)
             if kept is not None:
                 kept.add(pair, candidate)
-    facts = {"form": source.form, "rejected": [asdict(entry) for entry in rejected], "doubts": source.doubts.told()}
+    facts = {
+        "form": source.form,
+        "rejected": [asdict(entry) for entry in rejected],
+        "doubts": source.doubts.sentences(),
+    }
     return pairs, facts | {"originals": config.originals, "style_words": {}, "kinds": {}}
 
 

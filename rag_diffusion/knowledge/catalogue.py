@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError, DataError, LineageError, RagDiffusionError
-from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.layout import CORPUS, ENCODER
 from rag_diffusion.readers.records import Rejection
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store import pipeline_corpus
+from rag_diffusion.store.integrity import check_files, check_originals
 from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, REJECTED, REMOTE, Manifest, rebuild_hint
-from rag_diffusion.store.whole import check_files
+from rag_diffusion.store.shards import check_shard
 
 if TYPE_CHECKING:
     from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -44,11 +45,11 @@ class Catalogue:
 
     def __init__(self, root: Path, encoder: PairEncoder | EncoderFolder, image_size: int) -> None:
         self.root, self._identity, self._image_size = root, encoder, image_size
-        self.places = Places(root)
+        self.folders = DataSetFolders(root)
 
     @classmethod
     def light(cls, root: Path | str) -> Catalogue:
-        """The catalogue of a project alone, which loads nothing that embeds or searches.
+        """The catalogue alone of the project at `root`, which loads nothing that embeds or searches.
 
         Raises:
             ConfigError: there is no params.yaml, or it is wrong.
@@ -59,110 +60,115 @@ class Catalogue:
                 f"{root / 'params.yaml'}: expected a parameter file, found none; run from the project's root"
             )
         size = load_config(root / "params.yaml").corpus.image_size
-        found = Catalogue(root, EncoderFolder(root / ENCODER), size)
-        found.places.finish()
-        return found
+        catalogue = Catalogue(root, EncoderFolder(root / ENCODER), size)
+        catalogue.folders.finish()
+        return catalogue
 
     def expect(self, name: str) -> None:
-        """Refuse a name that no data set has, nor a build that was stopped.
+        """Refuse a `name` that no data set has, nor a build that was stopped.
 
         Raises:
             ConfigError: it has none.
         """
-        if name not in self.names() and not self.places.building(name).exists():
+        if name not in self.names() and not self.folders.building(name).exists():
             known = ", ".join(self.names()) or "no data set"
             raise ConfigError(f"kb: expected one of {known}, got {name!r}; see `rag-diffusion kb list`")
 
     def names(self) -> Sequence[str]:
         """Data sets that there are, the pipeline's corpus first."""
-        return [CORPUS_NAME] * (pipeline_corpus.corpus_manifest(self.root) is not None) + self.places.names()
+        return [CORPUS_NAME] * (pipeline_corpus.corpus_manifest(self.root) is not None) + self.folders.names()
 
     def searchable(self) -> Sequence[str]:
         """Data sets that lie on this machine, the pipeline's corpus once it is indexed.
 
         One with trouble is among them, so that it is not passed over.
         """
-        names = [name for name in self.places.names() if not self._is_remote(name)]
+        names = [name for name in self.folders.names() if not self._is_remote(name)]
         return [CORPUS_NAME] * pipeline_corpus.indexed(self.root) + names
 
     def remotes(self) -> Sequence[Manifest]:
         """Data sets that other machines serve."""
-        found = []
-        for name in self.places.names():
+        remotes = []
+        for name in self.folders.names():
             with suppress(DataError):  # damaged is told by `list`; a search says it as well, for it is no remote then
-                manifest = Manifest.read(self.places.manifest(name))
-                found += [manifest] * manifest.remote
-        return found
+                manifest = Manifest.read(self.folders.manifest(name))
+                remotes += [manifest] * manifest.remote
+        return remotes
 
     def version(self) -> State:
         """Another one whenever a data set came, went or changed; nothing is read but the state of files."""
-        found: list[tuple[str, tuple[int, ...]]] = []
-        for name in self.places.names():
+        states: list[tuple[str, tuple[int, ...]]] = []
+        for name in self.folders.names():
             with suppress(ConfigError):  # removed just now
-                found.append((name, self.state(name)))
+                states.append((name, self.state(name)))
         if pipeline_corpus.indexed(self.root):
-            found.append((CORPUS_NAME, pipeline_corpus.state(self.root)))
-        return tuple(found)
+            states.append((CORPUS_NAME, pipeline_corpus.state(self.root)))
+        return tuple(states)
 
     def info(self, name: str) -> Manifest:
-        """What a data set says of itself.
+        """What the data set `name` says of itself.
 
         Raises:
             DataError: there is none of that name, or its manifest is damaged.
         """
         if name == CORPUS_NAME:
-            found = pipeline_corpus.corpus_manifest(self.root)
-            if found is None:
+            manifest = pipeline_corpus.corpus_manifest(self.root)
+            if manifest is None:
                 raise DataError("kb: expected the pipeline's corpus, found none in data/corpus; run `dvc repro index`")
-            return found
-        return Manifest.read(self.places.manifest(name))
+            return manifest
+        return Manifest.read(self.folders.manifest(name))
 
     def list(self) -> Sequence[Listed]:
         """All data sets, each with what is the matter with it."""
-        found = []
+        listed = []
         for name in self.names():
             try:
                 manifest = self.info(name)
             except RagDiffusionError as error:
-                found.append(Listed(manifest=Manifest(name=name, form="damaged"), trouble=str(error)))
+                listed.append(Listed(manifest=Manifest(name=name, form="damaged"), trouble=str(error)))
                 continue
-            found.append(Listed(manifest=manifest, trouble=self._trouble(manifest)))
-        unfinished = {path.name for path in self.places.building("").glob("*") if path.is_dir()}
-        for name in sorted(unfinished - {one.manifest.name for one in found}):
+            listed.append(Listed(manifest=manifest, trouble=self._trouble(manifest)))
+        unfinished = {path.name for path in self.folders.building("").glob("*") if path.is_dir()}
+        for name in sorted(unfinished - {entry.manifest.name for entry in listed}):
             trouble = "a build was stopped; run the same `rag-diffusion kb add` again to go on"
-            found.append(Listed(manifest=Manifest(name=name, form="unfinished"), trouble=trouble))
-        return found
+            listed.append(Listed(manifest=Manifest(name=name, form="unfinished"), trouble=trouble))
+        return listed
 
     def rejections(self, name: str) -> Iterator[Rejection]:
-        """Everything that was not taken into a data set, in the order in which it came.
+        """Everything that was not taken into the data set `name`, in the order in which it came.
 
         Raises:
             DataError: there is no such data set, or its list is damaged.
         """
         try:
             if name == CORPUS_NAME:
-                content = json.loads((self.root / CORPUS / "manifest.json").read_text(encoding="utf-8"))
-                yield from (Rejection(what=str(one["what"]), reason=str(one["reason"])) for one in content["rejected"])
+                facts = json.loads((self.root / CORPUS / pipeline_corpus.CORPUS_MANIFEST).read_text(encoding="utf-8"))
+                entries = facts["rejected"]
+                yield from (Rejection(what=str(entry["what"]), reason=str(entry["reason"])) for entry in entries)
                 return
-            manifest = Manifest.read(self.places.manifest(name))
+            manifest = Manifest.read(self.folders.manifest(name))
             if not manifest.remote:
-                with (self.places.generation(name, manifest.generation) / REJECTED).open(encoding="utf-8") as lines:
+                with (self.folders.generation(name, manifest.generation) / REJECTED).open(encoding="utf-8") as lines:
                     yield from (Rejection(**json.loads(line)) for line in lines)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"kb: expected the rejections of {name!r}, got {error!r}; add the data set again") from None
 
     def check(self, name: str) -> None:
-        """Compare every byte of a data set with its manifest.
+        """Compare every byte of the data set `name` with its manifest.
 
         Raises:
             DataError: a file is missing, cut or changed.
         """
         manifest = self.info(name)
-        if manifest.form not in (PIPELINE, REMOTE):
-            check_files(self.places.generation(name, manifest.generation), manifest, whole=True)
+        if manifest.form == PIPELINE:
+            for shard in manifest.shards:
+                check_shard(self.root / CORPUS / shard["name"], shard, remedy="run the stage `ingest` again")
+            check_originals(self.root / CORPUS, manifest, whole=True)
+        elif manifest.form != REMOTE:
+            check_files(self.folders.generation(name, manifest.generation), manifest, whole=True)
 
     def check_present(self, manifest: Manifest) -> None:
-        """Refuse vectors of another encoder than the present one, and images of another size.
+        """Refuse a `manifest` of vectors of another encoder than the present one, or of images of another size.
 
         The images of the pipeline's corpus are scaled until `dvc repro` makes others.
 
@@ -177,25 +183,25 @@ class Catalogue:
             )
 
     def state(self, name: str) -> tuple[int, ...]:
-        """Changes with the data set.
+        """Inode, time in ns and size of its manifest; changes with the data set `name`.
 
         Raises:
             ConfigError: there is none of that name.
         """
         if name == CORPUS_NAME:
             return pipeline_corpus.state(self.root)
-        path = self.places.manifest(name)
+        path = self.folders.manifest(name)
         try:
-            found = path.stat()
+            stat = path.stat()
         except FileNotFoundError:
             raise ConfigError(f"kb: expected one of {', '.join(self.names()) or 'no data set'}, got {name!r}") from None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def _is_remote(self, name: str) -> bool:
         try:
-            return Manifest.read(self.places.manifest(name)).remote
+            return Manifest.read(self.folders.manifest(name)).remote
         except DataError:
-            return not self.places.manifest(name).exists()  # removed just now
+            return not self.folders.manifest(name).exists()  # removed just now
 
     def _trouble(self, manifest: Manifest) -> str:
         if manifest.remote:
@@ -205,7 +211,7 @@ class Catalogue:
         try:
             self.check_present(manifest)
             if manifest.form != PIPELINE:
-                check_files(self.places.generation(manifest.name, manifest.generation), manifest)
+                check_files(self.folders.generation(manifest.name, manifest.generation), manifest)
         except RagDiffusionError as error:
             return str(error)
         return ""

@@ -23,6 +23,7 @@ from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.threads import in_order
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.originals import Original
+from rag_diffusion.store.shard_source import ShardSource
 from rag_diffusion.store.staging import (
     PART_BYTES,
     PART_CANDIDATES,
@@ -34,7 +35,6 @@ from rag_diffusion.store.staging import (
     Staging,
     digest,
 )
-from rag_diffusion.store.stored import Stored
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
 
@@ -62,13 +62,13 @@ class Ingest:
     original: Callable[[str], Original | None] = lambda pair_id: None
 
     def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
-        """Go on with a build until its source is at its end."""
+        """Go on with a build, which lies in `staging`, until its `reader` is at its end."""
         self.take(staging, staging.resume(reader))
         while staging.drop_damaged():
             self.take(staging, staging.resume(reader))
 
     def take(self, staging: Staging, source: Iterator[Candidate]) -> None:
-        """Put the rest of a source into further parts of a build."""
+        """Put the rest of a `source` into further parts of a build, which lies in `staging`."""
         waiting = list[Embedded]()
         keeping = _Keeping()
         try:
@@ -76,8 +76,8 @@ class Ingest:
                 for batch in in_order(self.embedded, _batches(source)):
                     bar.update(batch.candidates)
                     waiting.append(batch)
-                    candidates = sum(one.candidates for one in waiting)
-                    size = sum(one.num_bytes for one in waiting)
+                    candidates = sum(batch.candidates for batch in waiting)
+                    size = sum(batch.num_bytes for batch in waiting)
                     if candidates >= PART_CANDIDATES or size >= PART_BYTES or keeping.due:
                         staging.write(waiting)
                         waiting = []
@@ -87,15 +87,15 @@ class Ingest:
                 staging.write(waiting)
 
     def embedded(self, candidates: Sequence[Candidate]) -> Embedded:
-        """Check and embed a batch."""
-        made = [self._made(one) for one in candidates]
-        taken = [one for one in made if not isinstance(one, Rejection)]
+        """Check and embed a batch of `candidates`."""
+        made = [self._made(candidate) for candidate in candidates]
+        taken = [result for result in made if not isinstance(result, Rejection)]
         image, text = self._vectors([pair.caption for pair, _, _ in taken], [picture for _, picture, _ in taken])
         return Embedded(
             digest=digest(candidates),
             candidates=len(candidates),
             pairs=[pair for pair, _, _ in taken],
-            rejected=[one for one in made if isinstance(one, Rejection)],
+            rejected=[result for result in made if isinstance(result, Rejection)],
             image=image,
             text=text,
             sides=[side for _, _, side in taken],
@@ -137,7 +137,7 @@ class Ingest:
         return self.encoder.images(pixels), self.encoder.texts(captions)
 
 
-def keep(staging: Staging, stored: Stored, vectors: Vectors) -> None:
+def keep(staging: Staging, stored: ShardSource, vectors: Vectors) -> None:
     """Put a data set that has its vectors into a build as it is; what a killed process put there goes first.
 
     Args:
@@ -187,10 +187,10 @@ class _Keeping:
 def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
     """Candidates a few at a time; fewer where their files are large, since several batches are in memory."""
     batch, size = list[Kind](), 0
-    for one in source:
-        batch.append(one)
-        size += len(one.image) if isinstance(one, Item | Pair) else 0
-        size += len(one.original or b"") if isinstance(one, Pair) else 0
+    for candidate in source:
+        batch.append(candidate)
+        size += len(candidate.image) if isinstance(candidate, Item | Pair) else 0
+        size += len(candidate.original or b"") if isinstance(candidate, Pair) else 0
         if len(batch) == BATCH or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -1,7 +1,7 @@
 """A knowledge base of several data sets: each added, replaced and removed by itself, all searched together.
 
-The pipeline's own corpus is the data set `corpus`; everything else lies in data/kb, see `places`. Readers take no lock:
-they see the state before or after a write. Writers of one data set wait for each other.
+The pipeline's own corpus is the data set `corpus`; everything else lies in data/kb, see `folders`. Readers take no
+lock: they see the state before or after a write. Writers of one data set wait for each other.
 """
 
 from __future__ import annotations
@@ -64,15 +64,19 @@ class KnowledgeBase:
     def __init__(self, root: Path, config: Config, encoder: PairEncoder, *, wait: float = WAIT) -> None:
         self.root, self.config, self.encoder = root, config, encoder
         self.catalogue = Catalogue(root, encoder, config.corpus.image_size)
-        self.writer = DataSetWriter(self.catalogue.places, config, encoder, wait=wait)
+        self.writer = DataSetWriter(self.catalogue.folders, config, encoder, wait=wait)
         self._lock, self._embed = RLock(), QueryVectors(encoder.texts)
         self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
         self._retrievers: dict[tuple[str, ...], tuple[object, Sequence[DataSet], Retriever]] = {}
-        self.catalogue.places.finish()
+        self.catalogue.folders.finish()
 
     @classmethod
     def open(cls, root: Path | str, *, wait: float = WAIT) -> KnowledgeBase:
-        """The knowledge base of a project; the encoder itself is loaded at the first pair or query.
+        """The knowledge base of the project at `root`; the encoder itself is loaded at the first pair or query.
+
+        Args:
+            root: the directory that holds params.yaml.
+            wait: seconds to wait for another writer of the same data set.
 
         Raises:
             ConfigError: params.yaml is missing or wrong.
@@ -82,21 +86,21 @@ class KnowledgeBase:
         return cls(root, config, Encoder(root / ENCODER, device=config.device), wait=wait)
 
     def add(self, name: str, reader: Reader | Iterable[Item | Rejection], **options: Any) -> Manifest:
-        """Make a data set of what a reader yields; see `DataSetWriter.add`."""
+        """Make the data set `name` of what a `reader` yields; see `DataSetWriter.add`."""
         return self.writer.add(name, reader, **options)
 
     def insert(
         self, name: str, items: Iterable[Item | Pair | Rejection], **options: Any
     ) -> tuple[Manifest, list[Rejection]]:
-        """Put pairs into a data set of uploaded ones; see `DataSetWriter.insert`."""
+        """Put `items` into the data set `name` of uploaded pairs; see `DataSetWriter.insert`."""
         return self.writer.insert(name, items, **options)
 
     def remove(self, name: str) -> None:
-        """Remove a data set; see `DataSetWriter.remove`."""
+        """Remove the data set `name`; see `DataSetWriter.remove`."""
         self.writer.remove(name)
 
     def info(self, name: str) -> Manifest:
-        """What a data set says of itself; see `Catalogue.info`."""
+        """What the data set `name` says of itself; see `Catalogue.info`."""
         return self.catalogue.info(name)
 
     def calibrate(self, *, splits: Sequence[str] = ("train", "validation"), seed: int = 0) -> Calibration:
@@ -114,10 +118,10 @@ class KnowledgeBase:
         Raises:
             DataError, LineageError: as `retriever`.
         """
-        found = replace(fit_calibration(self.retriever(), splits=splits, seed=seed), encoder_hash=self.encoder.hash)
-        if found.fitted:
-            found.save(self.root / KB_CALIBRATION)
-        return found
+        fitted = replace(fit_calibration(self.retriever(), splits=splits, seed=seed), encoder_hash=self.encoder.hash)
+        if fitted.fitted:
+            fitted.save(self.root / KB_CALIBRATION)
+        return fitted
 
     @property
     def calibration(self) -> Calibration:
@@ -194,25 +198,26 @@ class KnowledgeBase:
         Raises:
             DataError, LineageError: as `retriever`; or a pair that is excluded is not there.
         """
-        remotes = [one for one in self.catalogue.remotes() if query.sets is None or one.name in query.sets]
-        local = None if query.sets is None else sorted(set(query.sets) - {one.name for one in remotes})
-        asked = [one for one in remotes if not query.where.sources or one.name in query.where.sources]
+        sets, sources = query.sets, query.where.sources
+        remotes = [remote for remote in self.catalogue.remotes() if sets is None or remote.name in sets]
+        local = None if sets is None else sorted(set(sets) - {remote.name for remote in remotes})
+        searched = [remote for remote in remotes if not sources or remote.name in sources]
         received, trouble = ask_remotes(
-            asked, query, self.catalogue.places, self.encoder, self.config.corpus.image_size
+            searched, query, self.catalogue.folders, self.encoder, self.config.corpus.image_size
         )
         with span("put together", "TOOL"):
-            some = self.catalogue.searchable() if local is None else local
-            parts, here = self._assembled(local) if some or not remotes else ((), None)
-            found, cache, calibration = list[Retriever | None](), LexicalCache(), self.calibration
+            names = self.catalogue.searchable() if local is None else local
+            parts, here = self._assembled(local) if names or not remotes else ((), None)
+            retrievers, cache, calibration = list[Retriever | None](), LexicalCache(), self.calibration
             for row in range(len(query.texts)):
-                remote_sets = [part for one in received if (part := one.data_set(row)) is not None]
+                remote_sets = [part for pairs in received if (part := pairs.data_set(row)) is not None]
                 together = [*parts, *remote_sets]
-                found.append(
+                retrievers.append(
                     assembled(together, self.config, self.encoder, cache, calibration, self._embed)
                     if remote_sets
                     else here
                 )
-        return search_each(found, replace(query, sets=None), tuple(one.name for one in asked), trouble)
+        return search_each(retrievers, replace(query, sets=None), tuple(remote.name for remote in searched), trouble)
 
     def _open(self, name: str) -> DataSet:
         """A data set in its present state; opened again only if that is another one."""
@@ -223,14 +228,14 @@ class KnowledgeBase:
             try:
                 manifest = self.catalogue.info(name)
                 self.catalogue.check_present(manifest)
-                found = DataSet.of_pipeline(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
+                opened = DataSet.of_pipeline(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
             except RagDiffusionError:
                 if self.catalogue.state(name) == state or attempt + 1 == _TRIES:
                     raise
                 continue  # replaced while it was opened
-            self._opened[name] = (state, found)
-            return found
+            self._opened[name] = (state, opened)
+            return opened
         raise AssertionError
 
     def _data_set(self, manifest: Manifest) -> DataSet:
-        return DataSet.open(self.catalogue.places.generation(manifest.name, manifest.generation), manifest)
+        return DataSet.open(self.catalogue.folders.generation(manifest.name, manifest.generation), manifest)

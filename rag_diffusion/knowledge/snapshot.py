@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from rag_diffusion.errors import BusyError, ConfigError, DataError, LineageError, RagDiffusionError
 from rag_diffusion.files import atomic_dir, file_hash, recover_dir
-from rag_diffusion.knowledge.places import MANIFEST, Places, check_name
+from rag_diffusion.knowledge.folders import MANIFEST, DataSetFolders, check_name
 from rag_diffusion.knowledge.versions import dvc_path, snapshots
 from rag_diffusion.layout import SNAPSHOTS
 from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
@@ -45,12 +45,12 @@ def take(root: Path, name: str, *, wait: float) -> Manifest:
     """
     if name == CORPUS_NAME:
         raise ConfigError("kb snapshot: expected a data set of your own, got 'corpus', which DVC tracks as data/corpus")
-    places, folder = Places(root), snapshot_folder(root, check_name(name))
-    with places.writing(name, wait):
-        manifest = Manifest.read(places.manifest(name))
+    folders, folder = DataSetFolders(root), snapshot_folder(root, check_name(name))
+    with folders.writing(name, wait):
+        manifest = Manifest.read(folders.manifest(name))
         recover_dir(folder)
         with atomic_dir(folder) as beside:
-            _link(places.generation(name, manifest.generation), beside, manifest, f"`rag-diffusion kb rebuild {name}`")
+            _link(folders.generation(name, manifest.generation), beside, manifest, f"`rag-diffusion kb rebuild {name}`")
             replace(manifest, generation=0).write(beside / MANIFEST)
     return manifest
 
@@ -66,7 +66,7 @@ def versioning(root: Path, *, wait: float) -> Iterator[None]:
     Raises:
         BusyError: another command is at them.
     """
-    lock = FileLock(Places(root).base / ".locks" / ".snapshots.lock", timeout=wait)
+    lock = FileLock(DataSetFolders(root).base / ".locks" / ".snapshots.lock", timeout=wait)
     try:
         lock.acquire()
     except Timeout:
@@ -116,27 +116,27 @@ def put_back(root: Path, name: str, *, wait: float, force: bool = False) -> Mani
         LineageError: another version of this package made it.
         BusyError: another process writes the data set.
     """
-    places, folder = Places(root), snapshot_folder(root, check_name(name))
+    folders, folder = DataSetFolders(root), snapshot_folder(root, check_name(name))
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder}: expected a snapshot, found none; run `dvc pull {dvc_path(name)}`")
-    with places.writing(name, wait):
+    with folders.writing(name, wait):
         saved = _read(folder)
-        old = _present(places, name)
+        old = _present(folders, name)
         if not force:
             check_saved(root, name)
-        if old is not None and old == replace(saved, generation=old.generation) and _whole(places, old):
+        if old is not None and old == replace(saved, generation=old.generation) and _whole(folders, old):
             return old
-        taken = [int(path.name) for path in places.folder(name).glob("*") if path.name.isdecimal()]
+        taken = [int(path.name) for path in folders.folder(name).glob("*") if path.name.isdecimal()]
         number = 1 + max(taken, default=0)
-        manifest, generation = replace(saved, generation=number), places.generation(name, number)
+        manifest, generation = replace(saved, generation=number), folders.generation(name, number)
         generation.mkdir(parents=True)
         try:
             _link(folder, generation, manifest, f"`dvc checkout --force {dvc_path(name)}`, or `dvc pull`")
         except DataError:
             shutil.rmtree(generation)
             raise
-        manifest.write(places.manifest(name))
-        places.sweep(name)
+        manifest.write(folders.manifest(name))
+        folders.sweep(name)
         return manifest
 
 
@@ -147,7 +147,7 @@ def unsaved(root: Path, name: str) -> Manifest | None:
         root: the project.
         name: of the data set.
     """
-    present = _present(Places(root), name)
+    present = _present(DataSetFolders(root), name)
     tracked = {kept.version.hash for kept in snapshots(root, name)}
     return present if present is not None and not present.remote and present.hash not in tracked else None
 
@@ -162,16 +162,16 @@ def _read(folder: Path) -> Manifest:
         ) from None
 
 
-def _present(places: Places, name: str) -> Manifest | None:
+def _present(folders: DataSetFolders, name: str) -> Manifest | None:
     """What lies here; None where nothing does, or what cannot be read, which is what a snapshot is a remedy for."""
     try:
-        return Manifest.read(places.manifest(name))
+        return Manifest.read(folders.manifest(name))
     except RagDiffusionError:
         return None
 
 
-def _whole(places: Places, manifest: Manifest) -> bool:
-    folder = places.generation(manifest.name, manifest.generation)
+def _whole(folders: DataSetFolders, manifest: Manifest) -> bool:
+    folder = folders.generation(manifest.name, manifest.generation)
     return all(_is_intact(folder / name, entry) for name, entry in _files(manifest).items())
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, LineageError
+from rag_diffusion.knowledge.folders import DataSetFolders, check_name
 from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.ingest import Ingest, keep
-from rag_diffusion.knowledge.places import Places, check_name
 from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -25,15 +25,15 @@ class DataSetWriter:
     """Writes the data sets of a project; writers of one data set wait for each other.
 
     Args:
-        places: where they lie.
+        folders: where they lie.
         config: of params.yaml.
         encoder: makes the vectors of pairs.
         wait: seconds to wait for another writer of the same data set.
     """
 
-    def __init__(self, places: Places, config: Config, encoder: PairEncoder, *, wait: float) -> None:
-        self._places, self._encoder = places, encoder
-        self._generations = Generations(places, config, encoder)
+    def __init__(self, folders: DataSetFolders, config: Config, encoder: PairEncoder, *, wait: float) -> None:
+        self._folders, self._encoder = folders, encoder
+        self._generations = Generations(folders, config, encoder)
         self._wait = wait
         self.decode: Decode = checked_image  # of pictures; a server has them decoded in other processes
 
@@ -70,7 +70,7 @@ class DataSetWriter:
             BusyError: another process writes it.
             ModelError: there is no encoder.
         """
-        with self._places.writing(check_name(name), self._wait):
+        with self._folders.writing(check_name(name), self._wait):
             old = self._generations.present(name)
             if old is not None and not replace:
                 raise ConfigError(
@@ -112,7 +112,7 @@ class DataSetWriter:
         Raises:
             ConfigError: there is one of that name.
         """
-        with self._places.writing(check_name(name), self._wait):
+        with self._folders.writing(check_name(name), self._wait):
             old = self._generations.present(name)
             if old is not None and not replace:
                 raise ConfigError(f"kb: expected a new name, but there is a data set {name!r}; give --replace")
@@ -126,9 +126,9 @@ class DataSetWriter:
                 licence=licence,
                 attribution=attribution,
             )
-            self._places.forget(name)
-            manifest.write(self._places.manifest(name))
-            self._places.sweep(name)
+            self._folders.forget(name)
+            manifest.write(self._folders.manifest(name))
+            self._folders.sweep(name)
             return manifest
 
     def insert(
@@ -154,7 +154,7 @@ class DataSetWriter:
             ConfigError: the data set was read from a source, which would not know of them.
             DataError: it would be empty.
         """
-        with self._places.writing(check_name(name), self._wait):
+        with self._folders.writing(check_name(name), self._wait):
             old = self._generations.present(name)
             if old is not None and old.form != UPLOADED:
                 raise ConfigError(
@@ -163,11 +163,11 @@ class DataSetWriter:
                 )
             keeps = old is None or old.originals
             facts = self._generations.facts(name, UPLOADED, licence=licence, attribution=attribution, originals=keeps)
-            shutil.rmtree(self._places.building(name), ignore_errors=True)
+            shutil.rmtree(self._folders.building(name), ignore_errors=True)
             try:
                 return self._inserted(facts, items, old)
             finally:
-                shutil.rmtree(self._places.building(name), ignore_errors=True)
+                shutil.rmtree(self._folders.building(name), ignore_errors=True)
 
     def rebuild(self, name: str, *, originals: bool = True, stretch: bool = False) -> Manifest:
         """Make all of a data set again from what it holds: after damage, for another encoder or another image size.
@@ -186,8 +186,8 @@ class DataSetWriter:
             ConfigError: another machine serves it, or images without an original would become larger.
             DataError: its shards or originals are damaged too.
         """
-        with self._places.writing(check_name(name), self._wait):
-            old = Manifest.read(self._places.manifest(name))
+        with self._folders.writing(check_name(name), self._wait):
+            old = Manifest.read(self._folders.manifest(name))
             if old.form == REMOTE:
                 raise ConfigError(f"kb: expected a data set on this machine, but {name!r} is served by {old.url}")
             facts = self._generations.facts(
@@ -213,7 +213,7 @@ class DataSetWriter:
             return self._generations.publish(facts, staging, old, keeps_originals=True)
 
     def remove(self, name: str) -> None:
-        """Remove a data set and all that was made from it: pairs, vectors, indexes, cached images, unfinished builds.
+        """Remove the data set `name` with its pairs, vectors, indexes, cached images and unfinished builds.
 
         Raises:
             ConfigError: it is the pipeline's corpus, or there is none of that name.
@@ -223,12 +223,12 @@ class DataSetWriter:
             raise ConfigError(
                 "kb: expected a data set of your own, got 'corpus', which `dvc repro` makes: remove data/corpus"
             )
-        with self._places.writing(check_name(name), self._wait):
-            if not (self._places.manifest(name).exists() or self._places.building(name).exists()):
+        with self._folders.writing(check_name(name), self._wait):
+            if not (self._folders.manifest(name).exists() or self._folders.building(name).exists()):
                 raise ConfigError(
-                    f"kb: expected one of {', '.join(self._places.names()) or 'no data set'}, got {name!r}"
+                    f"kb: expected one of {', '.join(self._folders.names()) or 'no data set'}, got {name!r}"
                 )
-            self._places.drop(name)
+            self._folders.drop(name)
 
     def _inserted(
         self, facts: Manifest, items: Iterable[Item | Pair | Rejection], old: Manifest | None
@@ -251,22 +251,22 @@ class DataSetWriter:
         before = len(staging.parts)
         Ingest(facts, self._encoder, self.decode).take(staging, source)
         new = staging.parts[before:]
-        rejected = [one for part in new for one in part.rejected()]
+        rejected = [rejection for part in new for rejection in part.rejected()]
         if old is not None and not any(part.rows for part in new):
             return old, rejected  # whoever sent it is told; a record of each would let nonsense grow the data set
         return self._generations.publish(facts, staging, old, keeps_originals=True), rejected
 
     def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
-        table = self._places.generation(old.name, old.generation) / TABLE
+        table = self._folders.generation(old.name, old.generation) / TABLE
         columns = PairColumns.open(table, old.num_pairs, rebuild_hint(old.name))
-        for one in items:
-            pair_id = _pair_id(one, old.name)
+        for candidate in items:
+            pair_id = _pair_id(candidate, old.name)
             if pair_id and columns.find(pair_id) is not None:
                 name = pair_id.removeprefix(f"{old.name}/")
                 yield Rejection(what=name, reason="name taken: an earlier pair has this id")
             else:
-                yield one
+                yield candidate
 
 
 def _check_originals(old: Manifest, size: int) -> None:

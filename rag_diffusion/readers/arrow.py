@@ -30,8 +30,10 @@ class ArrowReader(TableReader):
 
     def _read_file(self, file: Path, name: str) -> Iterator[Item | Rejection]:
         split = file.parent.name if (file.parent.parent / "dataset_dict.json").is_file() else ""
-        for one in self._batches(file, name):
-            yield replace(one, split=split) if split and isinstance(one, Item) and not one.split else one
+        for candidate in self._batches(file, name):
+            if split and isinstance(candidate, Item) and not candidate.split:
+                candidate = replace(candidate, split=split)
+            yield candidate
 
     def _batches(self, file: Path, name: str) -> Iterator[Item | Rejection]:
         with pa.memory_map(str(file)) as source, _opened(source) as stream:

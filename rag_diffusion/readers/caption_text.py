@@ -18,10 +18,10 @@ _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK"}  # written
 
 
 def check_choice(how: str) -> str:
-    """The same choice, if it is one.
+    """`how` itself, which says what part of a text is the caption, see `choose`.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is none of the choices.
     """
     if how not in (FIRST_LINE, ALL) and not _LANGUAGE.fullmatch(how):
         raise ConfigError(f"caption: expected {FIRST_LINE}, {ALL} or a language such as en, got {how!r}")
@@ -41,23 +41,23 @@ def choose(text: str, how: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     if how == ALL or not lines:
         return text
-    marked = [found for line in lines if (found := _MARKED.fullmatch(line))]
+    marked = [match for line in lines if (match := _MARKED.fullmatch(line))]
     if how == FIRST_LINE:
         return marked[0][5] if len(marked) == len(lines) > 1 else lines[0]
-    for one in marked:
-        if (one[1] or one[3]).lower().replace("_", "-") == how.lower().replace("_", "-"):
-            return one[5]
+    for match in marked:
+        if (match[1] or match[3]).lower().replace("_", "-") == how.lower().replace("_", "-"):
+            return match[5]
     raise DataError(f"no caption in {how}: expected a line that begins with {how!r}, got {lines[0][:60]!r}")
 
 
 def scripts(text: str) -> set[str]:
-    """The scripts of a text's letters, by their Unicode names; those that are written together count once."""
+    """The scripts of the letters of a `text`, by their Unicode names; those that are written together count once."""
     names = {re.split("[ -]", unicodedata.name(char, ""))[0] for char in set(text) if char.isalpha()}
     return {_ONE_SCRIPT.get(name, name) for name in names if name}
 
 
 def with_article(title: str) -> str:
-    """`apple` -> `an apple`; plurals and names keep none."""
+    """A `title` with its article, `apple` -> `an apple`; plurals and names have none."""
     first = title.split()[0]
     last = title.split()[-1]
     if first[0].isupper() or not first[0].isalpha() or (last.endswith("s") and not last.endswith("ss")):
@@ -80,19 +80,25 @@ class Doubts:
     first: dict[str, str] = field(default_factory=dict)
 
     def look(self, name: str, text: str, caption: str) -> None:
-        """Take note of the caption that was chosen out of a text."""
-        self.seen += 1
-        found = [f"longer than {LONG} characters"] * (len(caption) > LONG)
-        found += ["of several scripts"] * (len(scripts(caption)) >= MANY_SCRIPTS)
-        found += ["one line of several"] * (caption.strip() != text.strip())
-        for what in found:
-            self.counts[what] += 1
-            self.first.setdefault(what, f"{name}: {caption[:60]!r}")
+        """Take note of a caption.
 
-    def told(self) -> list[str]:
+        Args:
+            name: of its item.
+            text: as it stood in its file.
+            caption: what was chosen of the text.
+        """
+        self.seen += 1
+        kinds = [f"longer than {LONG} characters"] * (len(caption) > LONG)
+        kinds += ["of several scripts"] * (len(scripts(caption)) >= MANY_SCRIPTS)
+        kinds += ["one line of several"] * (caption.strip() != text.strip())
+        for kind in kinds:
+            self.counts[kind] += 1
+            self.first.setdefault(kind, f"{name}: {caption[:60]!r}")
+
+    def sentences(self) -> list[str]:
         """One sentence for each kind, with an example and what to do."""
         return [
-            f"{count} of {self.seen} captions are {what}, e.g. {self.first[what]}; if that is not meant, choose "
+            f"{count} of {self.seen} captions are {kind}, e.g. {self.first[kind]}; if that is not meant, choose "
             f"another part of the texts: caption {FIRST_LINE}, {ALL} or a language such as en"
-            for what, count in self.counts.items()
+            for kind, count in self.counts.items()
         ]

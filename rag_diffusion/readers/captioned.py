@@ -62,12 +62,12 @@ def captioned_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
 
 
 def has_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
-    """Whether any file of the suffixes lies in a folder or below it."""
+    """Whether any file of the `suffixes`, in lower case, lies in a `folder` or below it."""
     return any(not problem and _suffix(name) in suffixes for name, problem in _walk(folder))
 
 
 def folder_stamp(folder: Path) -> str:
-    """sha256 over path, size and times of content and of state (mtime, ctime) of every file below a folder.
+    """sha256 over path, size and times of content and of state (mtime, ctime) of every file below a `folder`.
 
     Returns:
         In hex; empty where a file changed less than `SETTLED` seconds ago or cannot be looked at: another change within
@@ -82,13 +82,16 @@ def folder_stamp(folder: Path) -> str:
                 return ""
             problem = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
             newest = max(newest, state.st_ctime_ns)
-        told = hashlib.sha256(f"{name}\0{problem}".encode("utf-8", "surrogateescape")).digest()
-        total = (total + int.from_bytes(told, "big")) % 2**256  # files come in no order
+        digest = hashlib.sha256(f"{name}\0{problem}".encode("utf-8", "surrogateescape")).digest()
+        total = (total + int.from_bytes(digest, "big")) % 2**256  # files come in no order
     return f"{total:064x}" if newest < time.time_ns() - SETTLED * 10**9 else ""
 
 
 def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[CaptionedFile]:
-    """One row a line of each metadata.jsonl (`file_name`, `text` or `caption`), then the files no line names."""
+    """One row a line of each metadata.jsonl below a `folder` (`file_name`, `text` or `caption`), then files of none.
+
+    Those are the files of the `suffixes`, in lower case, that no line names.
+    """
     with NameTable() as files, NameTable() as tables, NameTable() as named:
         yield from _list_files(folder, suffixes, files, tables, METADATA)
         for table in tables:
@@ -103,7 +106,10 @@ def metadata_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> I
 
 
 def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[CaptionedFile]:
-    """One row a file with a text file of the same name, or a .json file of fields, or both; then texts of no file."""
+    """One row for each file of the `suffixes` below a `folder`, then one for each text that is of no file.
+
+    The text of `image.png` is image.txt, or a field of image.json, which may say more of it.
+    """
     with NameTable() as files, NameTable() as texts, NameTable() as used:
         yield from _list_files(folder, suffixes, files, texts, ".txt")
         for name in files:
@@ -114,7 +120,7 @@ def sidecar_rows(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> It
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object from someone else.
+    """The fields of a JSON object in `text`, which anybody may have written.
 
     Raises:
         ValueError: no JSON, nested too deep, or no object.
@@ -129,7 +135,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> bytes:
-    """Bytes of a short file.
+    """Bytes of the short file at `path`.
 
     Raises:
         DataError: it cannot be read, or is longer than `MAX_TEXT_BYTES`.

@@ -107,26 +107,26 @@ def checked_caption(text: str) -> tuple[str, str]:
 
 
 def checked_name(name: str) -> str:
-    """A name that any file, terminal and database can hold.
+    """A `name` as any file, terminal and database can hold it.
 
     Bytes, control characters, those that turn the direction of writing, and steps out of a folder are written as %XX.
 
     Raises:
         DataError: it is empty, or longer than `MAX_NAME` bytes.
     """
-    kept = named(name)
-    if not kept or len(kept.encode()) > MAX_NAME:
-        raise DataError(f"bad name: {len(kept.encode())} bytes, expected 1 to {MAX_NAME}: {kept[:80]!r}")
-    return kept
+    clean = named(name)
+    if not clean or len(clean.encode()) > MAX_NAME:
+        raise DataError(f"bad name: {len(clean.encode())} bytes, expected 1 to {MAX_NAME}: {clean[:80]!r}")
+    return clean
 
 
 def named(name: str) -> str:
-    """A name as it stands in a pair id: `escaped`, and no part of it leads out of a folder."""
-    return _STEP.sub(lambda found: found[0].replace(".", "%2E"), escaped(name)) if ".." in name else escaped(name)
+    """A `name` as it stands in a pair id: `escaped`, and no part of it leads out of a folder."""
+    return _STEP.sub(lambda match: match[0].replace(".", "%2E"), escaped(name)) if ".." in name else escaped(name)
 
 
 def escaped(name: str) -> str:
-    """A name with control characters, those that turn the direction of writing, and bytes that were no UTF-8 as %XX."""
+    """A `name` with %XX for control characters, those that turn the direction of writing, and what is no UTF-8."""
     if name.isascii() and name.isprintable():
         return name
     return "".join(char if _plain(char) else _percent(char) for char in name)
@@ -148,15 +148,27 @@ def to_pair(
     Returns:
         The pair, or why there is none. Pairs of equal pixels share a duplicate group.
     """
-    made = checked_pair(item, data_set=data_set, size=size, licence=licence, attribution=attribution, decode=decode)
-    return made if isinstance(made, Rejection) else made[0]
+    pair = checked_pair(item, data_set=data_set, size=size, licence=licence, attribution=attribution, decode=decode)
+    return pair if isinstance(pair, Rejection) else pair[0]
 
 
 def checked_pair(
     item: Item, *, data_set: str, size: int, licence: str, attribution: str, decode: Decode = checked_image
 ) -> tuple[Pair, Image.Image] | Rejection:
-    """`to_pair`, with the pair's image as it is before it is encoded again."""
-    shown = escaped(item.name)[:MAX_NAME]
+    """`to_pair`, with the pair's image as it is before it is encoded again.
+
+    Args:
+        item: see `to_pair`, as the others.
+        data_set: name of the data set.
+        size: side of the pair's image in pixels.
+        licence: of items that name none.
+        attribution: of items that name none.
+        decode: as `checked_image`.
+
+    Returns:
+        The pair and its (size, size) RGB image, or why there is none.
+    """
+    what = escaped(item.name)[:MAX_NAME]
     try:
         name = checked_name(item.name)
         caption, _ = checked_caption(item.caption)
@@ -176,9 +188,9 @@ def checked_pair(
             raise DataError(f"unknown split: {item.split[:40]!r}, expected one of {', '.join(SPLITS)}")
         image = decode(item.image, name, size, item.side)
     except ImageError as error:
-        return Rejection(what=shown, reason=error.reason)
+        return Rejection(what=what, reason=error.reason)
     except DataError as error:
-        return Rejection(what=shown, reason=str(error))
+        return Rejection(what=what, reason=str(error))
     pair_id = f"{data_set}/{name}"
     pair = Pair(
         pair_id=pair_id,
@@ -194,12 +206,12 @@ def checked_pair(
         image=encode_png(image),
         original=item.image,
         split=split,
-        duplicate_group=group_of(image),
+        duplicate_group=_group_of(image),
     )
     return pair, image
 
 
-def group_of(image: Image.Image) -> str:
+def _group_of(image: Image.Image) -> str:
     """The duplicate group of a pair that nothing else is known of: that of equal pixels."""
     return f"{_PIXELS}{hashlib.sha256(image.tobytes()).hexdigest()[:32]}"
 
@@ -218,7 +230,7 @@ def at_size(pair: Pair, content: bytes, size: int, side: int, decode: Decode) ->
         ImageError: the original does not decode any more.
     """
     image = decode(content, pair.pair_id, size, side)
-    group = group_of(image) if pair.duplicate_group.startswith(_PIXELS) else pair.duplicate_group
+    group = _group_of(image) if pair.duplicate_group.startswith(_PIXELS) else pair.duplicate_group
     return replace(pair, image=encode_png(image), duplicate_group=group), image
 
 

@@ -102,19 +102,19 @@ class CocoReader:
 
 
 def annotation_file(folder: Path) -> Path:
-    """The one file of COCO captions in a folder.
+    """The one file of COCO captions in a `folder`.
 
     Raises:
         DataError: there is none, or more than one.
     """
     for pattern in ("captions*.json", "annotations/captions*.json", "*.json"):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(path.name for path in found[:5])
+        paths = sorted(folder.glob(pattern))
+        if len(paths) == 1:
+            return paths[0]
+        if paths:
+            names = ", ".join(path.name for path in paths[:5])
             raise DataError(
-                f"{folder}: expected one file of COCO captions, got {len(found)}: {names}; name one of them"
+                f"{folder}: expected one file of COCO captions, got {len(paths)}: {names}; name one of them"
             )
     raise DataError(f"{folder}: expected COCO captions (captions*.json), got none; name another folder")
 

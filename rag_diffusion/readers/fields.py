@@ -22,20 +22,27 @@ KNOWN = frozenset(name for names in NAMES.values() for name in names)
 
 
 def make_item(name: str, image: bytes, caption: str, fields: Mapping[str, Any]) -> Item:
-    """An item with what its row says besides: the first known name of each field that holds a text or a number."""
-    told = labels_of(fields)
-    return Item(name=name, image=image, caption=caption, label=told.pop("entity", ""), side=0, **told)
+    """An item with what its row says besides.
+
+    Args:
+        name: of the item.
+        image: its file.
+        caption: its text.
+        fields: of its row; of the names in `NAMES` the first counts that holds a text or a number.
+    """
+    labels = labels_of(fields)
+    return Item(name=name, image=image, caption=caption, label=labels.pop("entity", ""), side=0, **labels)
 
 
 def caption_of(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
-    """The first text that a row's fields hold under `keys`.
+    """The first text that the `fields` of a row hold under `keys`; empty where there is none.
 
     Several texts in one field are put together; those by language, `{"en": "a cat", ...}`, become lines `en: a cat`.
     """
     for key in keys:
         value = fields.get(key)
         if isinstance(value, list | tuple):
-            value = " ".join(str(one) for one in value)
+            value = " ".join(map(str, value))
         if isinstance(value, Mapping):
             value = "\n".join(f"{name}: {text}" for name, text in value.items() if isinstance(text, str))
         if isinstance(value, str) and value:
@@ -44,7 +51,7 @@ def caption_of(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> s
 
 
 def no_text(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
-    """Why a field that should hold a caption holds none; empty where there is no such field."""
+    """Why the one of the `fields` under `keys` that should hold a caption holds none; empty where there is no such."""
     wrong = [(key, fields[key]) for key in keys if fields.get(key) not in (None, "", [], {})]
     if not wrong or caption_of(fields, keys):
         return ""
@@ -53,7 +60,7 @@ def no_text(fields: Mapping[str, Any], keys: Collection[str] = CAPTIONS) -> str:
 
 
 def first_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
-    """The first of some fields that holds a text or a number, as text; empty where none does."""
+    """The first of the `fields` called `names` that holds a text or a number, as text; empty where none does."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value):
@@ -62,9 +69,9 @@ def first_of(fields: Mapping[str, Any], names: Collection[str]) -> str:
 
 
 def labels_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """All of `NAMES` that a row has something for."""
-    found = {name: first_of(fields, names) for name, names in NAMES.items()}
-    return {name: value for name, value in found.items() if value}
+    """All of `NAMES` that the `fields` of a row have something for."""
+    labels = {name: first_of(fields, names) for name, names in NAMES.items()}
+    return {name: value for name, value in labels.items() if value}
 
 
 def unsafe_path(name: str) -> str:

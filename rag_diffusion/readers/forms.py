@@ -76,29 +76,29 @@ class OpenReader:
         )
 
     def after(self, count: int) -> Iterator[Item | Rejection]:
-        """See `Resumable`; other forms than folders of images are read all the same."""
+        """See `Resumable`; other forms than folders of images are read all the same, but for the first `count`."""
         reader = self._reader.unread(count) if isinstance(self._reader, FolderReader) else self._reader
         return islice(self._items(reader), count, None)
 
     def _items(self, reader: Iterable[Item | Rejection]) -> Iterator[Item | Rejection]:
         self.doubts = Doubts()
         with NameTable() as names:
-            for one in reader:
-                if isinstance(one, Rejection):
-                    yield Rejection(what=escaped(one.what), reason=escaped(one.reason))
+            for candidate in reader:
+                if isinstance(candidate, Rejection):
+                    yield Rejection(what=escaped(candidate.what), reason=escaped(candidate.reason))
                 else:
-                    yield self._chosen(_distinct(one, names))
+                    yield self._chosen(_distinct(candidate, names))
 
-    def _chosen(self, one: Item | Rejection) -> Item | Rejection:
+    def _chosen(self, candidate: Item | Rejection) -> Item | Rejection:
         """An item with that part of its text which is the caption."""
-        if isinstance(one, Rejection):
-            return one
+        if isinstance(candidate, Rejection):
+            return candidate
         try:
-            caption = choose(one.caption, self.part)
+            caption = choose(candidate.caption, self.part)
         except DataError as error:
-            return Rejection(what=one.name, reason=str(error))
-        self.doubts.look(one.name, one.caption, caption)
-        return one if caption == one.caption else replace(one, caption=caption)
+            return Rejection(what=candidate.name, reason=str(error))
+        self.doubts.look(candidate.name, candidate.caption, caption)
+        return candidate if caption == candidate.caption else replace(candidate, caption=caption)
 
 
 def open_reader(form: str, path: Path | str, *, part: str = FIRST_LINE, **options: Any) -> OpenReader:

@@ -187,7 +187,7 @@ def _av() -> Any:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a file is an image of several frames."""
+    """Whether the file at `path` is an image of several frames."""
     if path.suffix.lower() not in ANIMATED_SUFFIXES & (IMAGE_SUFFIXES | {".apng"}):
         return False
     try:

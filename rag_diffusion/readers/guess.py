@@ -80,32 +80,32 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
     for package in (path, path / "package"):
         if (package / "icons.json").is_file() and (package / "info.json").is_file():
             return "iconify", "it holds icons.json and info.json"
-    found: dict[str, str] = {}
+    example: dict[str, str] = {}  # form -> a file that speaks for it
     images, texts = set[str](), set[str]()
     for name in islice(_names(path), _LOOKS_AT):
-        shown, suffix = PurePath(name), PurePath(name).suffix.lower()
+        relative, suffix = PurePath(name), PurePath(name).suffix.lower()
         if suffix in (".txt", ".json"):
-            texts.add(str(shown.with_suffix("")))
+            texts.add(str(relative.with_suffix("")))
         elif suffix in IMAGE_SUFFIXES:
-            images.add(str(shown.with_suffix("")))
-        for form in _told_by(name):
-            found[form] = min(name, found.get(form, name))
-    if "photo" not in found and "image_text" in found and is_animated(path / found["image_text"]):
-        return "video", f"{found['image_text']} has several frames"
+            images.add(str(relative.with_suffix("")))
+        for form in _forms_of(name):
+            example[form] = min(name, example.get(form, name))
+    if "photo" not in example and "image_text" in example and is_animated(path / example["image_text"]):
+        return "video", f"{example['image_text']} has several frames"
     if not images.isdisjoint(texts):
-        found.pop("parquet", None)  # a list of what lies there, as img2dataset writes one
-    if "image_text" in found and images.isdisjoint(texts):
-        found["photos"] = f"{found.pop('image_text')} and no text file: captions are made of names"
+        example.pop("parquet", None)  # a list of what lies there, as img2dataset writes one
+    if "image_text" in example and images.isdisjoint(texts):
+        example["photos"] = f"{example.pop('image_text')} and no text file: captions are made of names"
     for form in ("imagefolder", "webdataset", "arrow", "parquet", "coco", "image_text", "photos", "video"):
-        if form in found:
-            return form, f"it holds {found[form]}"
+        if form in example:
+            return form, f"it holds {example[form]}"
     raise DataError(
         f"{path}: expected {METADATA}, *.tar, *.parquet, *.arrow, captions*.json, images or videos in it, got none of "
         "them; name another folder"
     )
 
 
-def _told_by(name: str) -> Iterator[str]:
+def _forms_of(name: str) -> Iterator[str]:
     """Forms that a file name speaks for; `photo` chooses among them."""
     base, suffix = PurePath(name).name, PurePath(name).suffix.lower()
     if base == METADATA:

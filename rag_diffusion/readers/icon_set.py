@@ -55,7 +55,7 @@ def read_set(read: Callable[[str], bytes], *, style: str, words: str = "") -> Ic
 
 
 def svg_of(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:
-    """One drawing of a set as an SVG file."""
+    """An `icon`, one row of `icons` of an `icon_set`, as an SVG file."""
     return svg_source(icon, *icon_set.size).encode()
 
 

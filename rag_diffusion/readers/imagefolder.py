@@ -86,7 +86,7 @@ def _words(name: str) -> str:
 
 
 def read_image(path: Path) -> bytes:
-    """Bytes of an image file.
+    """Bytes of the image file at `path`.
 
     Raises:
         DataError: it cannot be read, or is too large; the reason stands before the colon.

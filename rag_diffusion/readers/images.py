@@ -99,7 +99,7 @@ def _check_size(image: Image.Image, what: str) -> None:
 
 
 def _decode_smaller(image: Image.Image, side: int) -> None:
-    width, height = (max(1, 2 * side * one // max(image.size)) for one in image.size)
+    width, height = (max(1, 2 * side * length // max(image.size)) for length in image.size)
     image.draft(None, (width, height))
 
 
@@ -144,7 +144,7 @@ def _reason(error: Exception, content: bytes) -> str:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Flatten transparency onto white; 16-bit gray keeps its upper 8 bits.
+    """An `image` as RGB, transparency flattened onto white; 16-bit gray keeps its upper 8 bits.
 
     Raises:
         DataError: 32-bit pixels in a range that says nothing of what is white.
@@ -174,7 +174,7 @@ def _eight_bits(pixels: NDArray[np.generic], mode: str) -> Pixels:
 
 
 def to_square(image: Image.Image, size: int) -> Image.Image:
-    """Scale an RGB image into a white `size` x `size` square, keeping its aspect ratio, antialiased."""
+    """Scale an RGB `image` into a white square of `size` pixels a side, keeping its aspect ratio, antialiased."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     scaled = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
@@ -184,7 +184,7 @@ def to_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def encode_png(image: Image.Image | Pixels) -> bytes:
-    """PNG bytes of an image or a (H, W, 3) array; the same pixels give the same bytes."""
+    """PNG file of an `image`, also a (H, W, 3) uint8 array; the same pixels give the same bytes."""
     if not isinstance(image, Image.Image):
         image = Image.fromarray(image)
     buffer = io.BytesIO()
@@ -193,7 +193,12 @@ def encode_png(image: Image.Image | Pixels) -> bytes:
 
 
 def render_svg(svg: bytes, size: int, what: str) -> Image.Image:
-    """Render an SVG into a white `size` x `size` RGB square.
+    """Render an SVG into a white RGB square.
+
+    Args:
+        svg: the file.
+        size: side of the square in pixels.
+        what: name used in the error.
 
     Raises:
         DataError: the SVG is invalid, or draws nothing.

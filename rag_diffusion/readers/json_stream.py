@@ -70,11 +70,11 @@ class _Text:
 
     def expect(self, characters: str) -> str:
         """Step over one of the characters."""
-        found = self.peek()
-        if not found or found not in characters:
-            raise ValueError(f"expected one of {characters!r}, got {found or 'the end'!r}")
+        character = self.peek()
+        if not character or character not in characters:
+            raise ValueError(f"expected one of {characters!r}, got {character or 'the end'!r}")
         self._at += 1
-        return found
+        return character
 
     def value(self) -> Any:
         """Parse one value."""

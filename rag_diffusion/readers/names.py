@@ -32,7 +32,7 @@ class NameTable:
         self._table.close()
 
     def add(self, name: str) -> bool:
-        """Add a name; returns whether it is new."""
+        """Add a `name`; returns whether it is new."""
         return self._table.execute("INSERT OR IGNORE INTO names VALUES (?)", (_key(name),)).rowcount == 1
 
     def __contains__(self, name: str) -> bool:

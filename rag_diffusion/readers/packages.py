@@ -28,7 +28,11 @@ class Package:
 
     @classmethod
     def parse(cls, row: dict[str, Any]) -> Package:
-        """Read `package`, `version` and `integrity` from a row of a source list."""
+        """Read `package`, `version` and `integrity` of a `row` of a source list.
+
+        Raises:
+            DataError: one of them is missing.
+        """
         try:
             return cls(name=row["package"], version=str(row["version"]), integrity=row["integrity"])
         except KeyError as error:
@@ -73,7 +77,11 @@ def fetch_package(package: Package, cache: Path) -> Path:
 
 
 def read_member(archive: Path, name: str) -> bytes:
-    """Bytes of one file of an archive; `name` is relative to the package."""
+    """Bytes of the file `name`, a path relative to the package, of an `archive`.
+
+    Raises:
+        DataError: there is no such file.
+    """
     with tarfile.open(archive) as tar:
         try:
             member = tar.extractfile(f"package/{name}")
@@ -85,7 +93,7 @@ def read_member(archive: Path, name: str) -> bytes:
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the files of an archive that are wanted, in its own order and in one pass."""
+    """Names and bytes of the files of an `archive` whose names are `wanted`, in its own order and in one pass."""
     with tarfile.open(archive, "r|gz") as tar:
         for entry in tar:
             name = entry.name.removeprefix("package/")

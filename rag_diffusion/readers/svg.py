@@ -29,13 +29,13 @@ _LOOKED_AT = 1 << 16  # bytes; a licence may stand before the root
 
 
 def is_drawing(content: bytes) -> bool:
-    """Whether a file is an SVG; no picture of pixels begins as one does."""
+    """Whether the `content` of a file is an SVG; no picture of pixels begins as one does."""
     beginning = content[:_LOOKED_AT].lstrip(b"\xef\xbb\xbf \t\r\n")
     return beginning.startswith(b"<") and _ROOT.search(beginning) is not None
 
 
 def svg_to_png(content: bytes, what: str) -> bytes:
-    """PNG bytes of a drawing, `SIDE` pixels on each side; see `render_drawing`."""
+    """PNG file of the SVG in `content`, `SIDE` pixels on each side; `what` names it, see `render_drawing`."""
     return encode_png(render_drawing(content, what, SIDE))
 
 
@@ -48,7 +48,7 @@ def render_drawing(content: bytes, what: str, side: int) -> Image.Image:
         side: of the square in pixels.
 
     Returns:
-        A PNG file.
+        (side, side) RGB.
 
     Raises:
         DataError: it is too large, reaches beyond its own file, is no SVG, or draws nothing; a short class stands
@@ -82,8 +82,8 @@ def _ratio(content: bytes, what: str) -> float:
     sides = [_NUMBER.fullmatch(root.get(name, "")) for name in ("width", "height")]
     box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
     numbers = [float(side[1]) for side in sides if side]
-    if len(numbers) < 2 and len(box) == 4 and all(_NUMBER.fullmatch(one) for one in box[2:]):
-        numbers = [float(one) for one in box[2:]]
+    if len(numbers) < 2 and len(box) == 4 and all(_NUMBER.fullmatch(side) for side in box[2:]):
+        numbers = [float(side) for side in box[2:]]
     if len(numbers) < 2 or not all(number > 0 for number in numbers):
         return 1.0
     return numbers[0] / numbers[1]

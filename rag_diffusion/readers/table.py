@@ -151,7 +151,7 @@ def _rows_at_once(group: pq.RowGroupMetaData, columns: Collection[str]) -> int:
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """Rows as Python has them; None for one that it cannot have, e.g. text that is no UTF-8."""
+    """Rows of a `batch` as Python has them; None for one that it cannot have, e.g. text that is no UTF-8."""
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError):

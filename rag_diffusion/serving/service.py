@@ -20,8 +20,8 @@ from rag_diffusion.clip_protocol import MAX_IMAGE_BYTES, decode_base64
 from rag_diffusion.errors import DataError, LineageError, QueryError
 from rag_diffusion.guarded_http.deadline import Deadline
 from rag_diffusion.guarded_http.download import DownloadLimits, get
+from rag_diffusion.knowledge.folders import ALL, check_name
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.knowledge.places import ALL, check_name
 from rag_diffusion.knowledge.writer import UNKNOWN
 from rag_diffusion.readers.checked import to_pair
 from rag_diffusion.readers.records import Item, Rejection

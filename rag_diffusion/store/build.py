@@ -61,7 +61,7 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Earli
     """
     gathering = Gathering(parts)
     if not len(gathering):
-        first = next((one for part in parts for one in part.rejected()), None)
+        first = next((rejection for part in parts for rejection in part.rejected()), None)
         got = f"rejections alone, the first: {first.what}: {first.reason}" if first else "nothing at all"
         raise DataError(f"kb: expected pairs of images and captions for {facts.name!r}, got {got}")
     reasons = _write_rejected(folder / REJECTED, parts, gathering.twice)
@@ -82,7 +82,7 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Earli
 
 
 def describe_files(folder: Path, known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Length and sha256 of every file that is no shard; those that are known are not read."""
+    """Length and sha256 of every file in a `folder` that is no shard, by name; those in `known` are not read."""
     files = sorted(path for path in folder.iterdir() if path.suffix != ".parquet")
     return {
         path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
@@ -94,21 +94,21 @@ def _write_rejected(path: Path, parts: Iterable[Part], twice: Iterable[str]) -> 
     reasons = Counter[str]()
     again = (Rejection(what=name, reason="name taken: an earlier pair has this id") for name in twice)
     with path.open("w", encoding="utf-8") as file:
-        for one in chain(*(part.rejected() for part in parts), again):
-            reasons[one.kind] += 1
-            file.write(json.dumps(asdict(one), ensure_ascii=True) + "\n")
+        for rejection in chain(*(part.rejected() for part in parts), again):
+            reasons[rejection.kind] += 1
+            file.write(json.dumps(asdict(rejection), ensure_ascii=True) + "\n")
     return reasons
 
 
 def _counts(gathering: Gathering) -> dict[str, Counter[str]]:
     """How often each value stands in each of the columns with few of them."""
-    found = {name: Counter[str]() for name in CODED}
+    counts = {name: Counter[str]() for name in CODED}
     for rows in gathering.blocks(_TABLE_ROWS):
         table = gathering.table(rows, CODED)
         for name in CODED:
             for entry in pc.value_counts(table.column(name)).to_pylist():
-                found[name][entry["values"]] += entry["counts"]
-    return found
+                counts[name][entry["values"]] += entry["counts"]
+    return counts
 
 
 def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Counter[str]]) -> list[dict[str, Any]]:

@@ -48,39 +48,39 @@ class Filter:
     def __bool__(self) -> bool:
         return bool(self.sources or self.classes or self.licences or self.splits)
 
-    def asked(self) -> dict[str, list[str]]:
-        """What a remote is asked for, as `serving.queries.Where`; the sources inside of it are its own matter."""
-        told = {"class": self.classes, "licence": self.licences, "split": self.splits}
-        return {name: list(values) for name, values in told.items() if values}
+    def for_remote(self) -> dict[str, list[str]]:
+        """What a remote is asked for, as `clip_protocol` has it; the sources inside of it are its own matter."""
+        fields = {"class": self.classes, "licence": self.licences, "split": self.splits}
+        return {name: list(values) for name, values in fields.items() if values}
 
     def mask(self, name: str, table: pa.Table) -> Mask:
-        """(n,) which pairs of a data set pass."""
-        found = np.ones(table.num_rows, dtype=bool)
+        """(n,) which pairs of the data set `name` pass; `table` holds their text columns, see `TEXT_SCHEMA`."""
+        mask = np.ones(table.num_rows, dtype=bool)
         if self.sources and name not in self.sources:
-            found &= _where(table, "source", self._from)
+            mask &= _where(table, "source", self._from)
         if self.classes:
             classes = set(self.classes)
-            found &= _where(table, "category", lambda value: value in classes) | _among(table, "entity", classes)
+            mask &= _where(table, "category", lambda value: value in classes) | _among(table, "entity", classes)
         if self.licences:
-            found &= _where(table, "licence", lambda value: value in self.licences)
+            mask &= _where(table, "licence", lambda value: value in self.licences)
         if self.splits:
-            found &= _where(table, "split", lambda value: value in self.splits)
-        return found
+            mask &= _where(table, "split", lambda value: value in self.splits)
+        return mask
 
     def _from(self, source: str) -> bool:
-        return any(source == one or source.startswith(f"{one}/") for one in self.sources)
+        return any(source == name or source.startswith(f"{name}/") for name in self.sources)
 
 
 def _where(table: pa.Table, column: str, passes: Callable[[str], bool]) -> Mask:
     """Which rows of a dictionary column have a value that passes; each distinct value is asked once."""
-    found = []
+    masks = [np.empty(0, dtype=bool)]
     for chunk in table.column(column).chunks:
         passing = np.asarray([passes(value) for value in chunk.dictionary.to_pylist()], dtype=bool)
-        found.append(passing[chunk.indices.to_numpy()])
-    return np.concatenate([np.empty(0, dtype=bool), *found])
+        masks.append(passing[chunk.indices.to_numpy()])
+    return np.concatenate(masks)
 
 
 def _among(table: pa.Table, column: str, values: Collection[str]) -> Mask:
     """Which rows of a text column have one of the values."""
-    found = pc.is_in(table.column(column), value_set=pa.array(sorted(values), pa.string()))
-    return np.asarray(found.to_numpy(), dtype=bool)
+    among = pc.is_in(table.column(column), value_set=pa.array(sorted(values), pa.string()))
+    return np.asarray(among.to_numpy(), dtype=bool)

@@ -62,14 +62,14 @@ class Gathering:
             A table of as many rows.
         """
         order = np.argsort(rows[:, 0], kind="stable")
-        found = []
+        tables = []
         for number in np.unique(rows[:, 0]):
             own = rows[order][rows[order][:, 0] == number, 1]
             table = self._table(int(number))
-            found.append((table if columns is None else table.select(columns)).take(pa.array(own)))
+            tables.append((table if columns is None else table.select(columns)).take(pa.array(own)))
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
-        return pa.concat_tables(found).take(pa.array(back))
+        return pa.concat_tables(tables).take(pa.array(back))
 
     def _table(self, number: int) -> pa.Table:
         if number not in self._mapped:

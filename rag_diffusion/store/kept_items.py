@@ -38,11 +38,11 @@ class KeptItems:
     def __init__(self, scratch: Path) -> None:
         self._scratch, self._files = scratch, dict[str, dict[str, Any]]()
         self._writer = OriginalsWriter(scratch, self._files)
-        self._places, self._splits = dict[str, tuple[int, int, int, int]](), dict[str, str]()
+        self._folders, self._splits = dict[str, tuple[int, int, int, int]](), dict[str, str]()
 
     def add(self, pair: Pair, item: Item) -> None:
         """Keep the `item` that a `pair` was made of; the pair's split is the one that the source names, or empty."""
-        self._places[pair.pair_id] = (*self._writer.add(item.image), item.side)
+        self._folders[pair.pair_id] = (*self._writer.add(item.image), item.side)
         if pair.split:
             self._splits[pair.pair_id] = pair.split
 
@@ -60,7 +60,7 @@ class KeptItems:
         self._writer.close()
         for name in self._files:
             os.replace(self._scratch / name, folder / name)
-        table = np.array([self._places[name] for name in pair_ids], dtype=np.int64)
+        table = np.array([self._folders[name] for name in pair_ids], dtype=np.int64)
         facts = save_places(folder, table, self._files)
         (folder / AS_READ).write_text(json.dumps({"splits": self._splits, "doubts": list(doubts)}), encoding="utf-8")
         others = (path for path in sorted(folder.glob(f"{ORIGINALS}*")) if path.name not in self._files)
@@ -70,10 +70,10 @@ class KeptItems:
 
 @dataclass(frozen=True)
 class _Doubts:
-    sentences: list[str]
+    kept: list[str]
 
-    def told(self) -> list[str]:
-        return self.sentences
+    def sentences(self) -> list[str]:
+        return self.kept
 
 
 class CorpusItems:

@@ -24,14 +24,16 @@ COUNTED = ("split", "style", "category", "licence", "source")  # columns whose v
 
 
 def rebuild_hint(name: str) -> str:
-    """What to do about damaged or outdated vectors and indexes of a data set."""
+    """What to do about damaged or outdated vectors and indexes of the data set `name`."""
     if name == CORPUS_NAME:
         return "run `dvc repro index`"
     return f"run `rag-diffusion kb rebuild {name}`"
 
 
 def originals_hint(name: str) -> str:
-    """What to do about damaged originals of a data set."""
+    """What to do about damaged originals of the data set `name`."""
+    if name == CORPUS_NAME:
+        return "run the stage `ingest` again, with the source of `corpus.folder.path`"
     return f"add it again with --replace, or give its originals up: `rag-diffusion kb rebuild {name} --no-originals`"
 
 
@@ -101,7 +103,7 @@ class Manifest:
         return DataSetVersion(name=self.name, hash=self.hash, num_pairs=self.num_pairs, added=self.added)
 
     def check_encoder(self, present: str) -> None:
-        """Refuse vectors that another encoder made than the present one, by its hash.
+        """Refuse vectors that another encoder made than the one of the hash `present`.
 
         Raises:
             LineageError: another one made them.
@@ -113,13 +115,13 @@ class Manifest:
             )
 
     def write(self, path: Path) -> None:
-        """Write it, as a whole or not at all."""
+        """Write it to `path`, as a whole or not at all."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
         atomic_write(path, text + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read what `write` wrote.
+        """Read what `write` wrote to `path`.
 
         Raises:
             DataError: it is missing or damaged.
@@ -130,7 +132,7 @@ class Manifest:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw["format"]
-            unknown = set(raw) - {one.name for one in fields(cls)}
+            unknown = set(raw) - {column.name for column in fields(cls)}
         except FileNotFoundError:
             raise DataError(f"kb: expected a data set {name!r}, found none; see `rag-diffusion kb list`") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -140,14 +142,12 @@ class Manifest:
         if unknown:
             raise DataError(f"{path}: expected the manifest of a data set, got the keys {sorted(unknown)}; {again}")
         try:
-            found = cls(**raw)
-            for one in fields(cls):
-                value = getattr(found, one.name)
-                kind = {"str": str, "int": int, "bool": bool}.get(
-                    str(one.type), dict if "Mapping" in str(one.type) else list
-                )
+            manifest = cls(**raw)
+            for column in fields(cls):
+                value, hint = getattr(manifest, column.name), str(column.type)
+                kind = {"str": str, "int": int, "bool": bool}.get(hint, dict if "Mapping" in hint else list)
                 if not isinstance(value, kind):
-                    raise TypeError(f"{one.name}: {value!r}")
+                    raise TypeError(f"{column.name}: {value!r}")
         except TypeError as error:
             raise DataError(f"{path}: expected the manifest of a data set, got {error}; {again}") from None
-        return found
+        return manifest

@@ -50,7 +50,7 @@ class Original:
 
     @classmethod
     def of(cls, content: bytes) -> Original:
-        """One that lies in memory."""
+        """One whose `content` lies in memory."""
         return cls(io.BytesIO(content), len(content))
 
     def read(self) -> bytes:
@@ -81,7 +81,7 @@ class Originals:
             raise DataError(f"{folder / PLACES}: expected {rows} rows of 4, got {self.table.shape}; {remedy}")
 
     def open(self, row: int) -> Original | None:
-        """The original of a pair; None where it has none.
+        """The original of the pair at `row`; None where it has none.
 
         Raises:
             DataError: the file that holds it is gone.
@@ -132,7 +132,7 @@ def write_originals(
     table = np.full((len(gathering), 4), _NONE, dtype=np.int64)
     files = {} if earlier is None else _link_files(folder, earlier)
     if earlier is not None:
-        table = _found_again(gathering, earlier, table)
+        table = _with_earlier(gathering, earlier, table)
     with closing(OriginalsWriter(folder, files)) as writer:
         for row, content, side in _new(parts, gathering.rows, table[:, 0] == _NONE):
             table[row] = (*writer.add(content), side)
@@ -162,16 +162,16 @@ def _name(number: int) -> str:
 
 def _link_files(folder: Path, earlier: Earlier) -> dict[str, dict[str, Any]]:
     """Link what the generation before has; a file system without links gets copies."""
-    found = {name: dict(told) for name, told in sorted(earlier.files.items()) if name.endswith(".bin")}
-    for name in found:
+    files = {name: dict(entry) for name, entry in sorted(earlier.files.items()) if name.endswith(".bin")}
+    for name in files:
         try:
             os.link(earlier.folder / name, folder / name)
         except OSError:
             shutil.copyfile(earlier.folder / name, folder / name)
-    return found
+    return files
 
 
-def _found_again(gathering: Gathering, earlier: Earlier, table: Ints) -> Ints:
+def _with_earlier(gathering: Gathering, earlier: Earlier, table: Ints) -> Ints:
     """The table with the rows of those pairs that were there before."""
     blocks = [gathering.table(rows, ["pair_id"]).column(0).combine_chunks() for rows in gathering.blocks(_BLOCK)]
     at = pc.index_in(pa.chunked_array(blocks, pa.string()), value_set=earlier.pair_ids).fill_null(_NONE).to_numpy()
@@ -181,10 +181,10 @@ def _found_again(gathering: Gathering, earlier: Earlier, table: Ints) -> Ints:
 
 def _new(parts: Sequence[Part], rows: Ints, wanted: Mask) -> Iterator[tuple[int, bytes, int]]:
     """Row, content and side of each original that lies in a part."""
-    told = {number: part.originals() for number, part in enumerate(parts) if part.original_bytes}
-    for row in np.flatnonzero(wanted & np.isin(rows[:, 0], list(told))).tolist():
+    tables = {number: part.originals() for number, part in enumerate(parts) if part.original_bytes}
+    for row in np.flatnonzero(wanted & np.isin(rows[:, 0], list(tables))).tolist():
         number, within = rows[row].tolist()
-        offset, length, side = told[number][within].tolist()
+        offset, length, side = tables[number][within].tolist()
         if length >= 0:
             with parts[number].originals_path.open("rb") as file:
                 file.seek(offset)

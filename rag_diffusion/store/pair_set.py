@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.store.integrity import check_files, check_originals
 from rag_diffusion.store.manifest import Manifest, originals_hint, rebuild_hint
 from rag_diffusion.store.originals import Original, Originals
 from rag_diffusion.store.shards import CODED, TEXT_COLUMNS, TEXT_SCHEMA, Shards
-from rag_diffusion.store.whole import check_files, check_originals
 from rag_diffusion.types import Pair
 
 TABLE = "table.arrow"  # the text columns, in the folder of a generation

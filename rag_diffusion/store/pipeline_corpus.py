@@ -81,8 +81,8 @@ def indexed(root: Path) -> bool:
 def state(root: Path) -> tuple[int, ...]:
     """Inode, time in ns and size of three files; changes with the corpus, vectors or index of the project at `root`."""
     paths = (root / CORPUS / CORPUS_MANIFEST, root / VECTORS / STAMP_FILE, root / INDEX / STAMP_FILE)
-    found = [path.stat() for path in paths if path.is_file()]
-    return tuple(number for stat in found for number in (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    stats = [path.stat() for path in paths if path.is_file()]
+    return tuple(number for stat in stats for number in (stat.st_ino, stat.st_mtime_ns, stat.st_size))
 
 
 def _json(path: Path) -> dict[str, Any]:

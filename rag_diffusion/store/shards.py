@@ -51,12 +51,17 @@ def write_shard(path: Path, tables: Iterable[pa.Table], **options: Any) -> dict[
 
 
 def hash_of_shards(shards: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 of all pairs, from what a manifest says of their shards."""
+    """sha256 of all pairs, in hex, from what a manifest says of their `shards`."""
     return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
 
 
 def check_shard(path: Path, shard: Mapping[str, Any], *, remedy: str) -> None:
     """Compare every byte of a shard with what its manifest says.
+
+    Args:
+        path: of the shard.
+        shard: its rows and sha256.
+        remedy: what to do where it is damaged.
 
     Raises:
         DataError: it is missing, empty, cut, or was changed.
@@ -64,10 +69,10 @@ def check_shard(path: Path, shard: Mapping[str, Any], *, remedy: str) -> None:
     if not path.is_file() or path.stat().st_size == 0:
         got = "0 bytes" if path.is_file() else "no file"
         raise DataError(f"{path}: expected a shard of {shard['rows']} pairs, got {got}; {remedy}")
-    if (found := file_hash(path)) != shard["sha256"]:
+    if (digest := file_hash(path)) != shard["sha256"]:
         raise DataError(
             f"{path}: expected a shard of {shard['rows']} pairs with sha256 {shard['sha256'][:12]}…, got "
-            f"{found[:12]}…: it is truncated or was changed; {remedy}"
+            f"{digest[:12]}…: it is truncated or was changed; {remedy}"
         )
 
 
@@ -97,11 +102,11 @@ class Shards:
             file.close()
 
     def image(self, row: int) -> bytes:
-        """The image file of a pair."""
+        """PNG file of the pair at `row`."""
         return self._cells(row)[0]  # type: ignore[return-value]
 
     def both(self, row: int) -> tuple[bytes, bytes | None]:
-        """The image file of a pair, and what it was rendered from, if anything."""
+        """PNG file of the pair at `row`, and the original that lies with it, if any."""
         image, original = self._cells(row)
         assert image is not None
         return image, original

@@ -150,7 +150,7 @@ class Staging:
         return sum(part.candidates for part in self.parts)
 
     def resume(self, reader: Reader | Iterable[Candidate]) -> Iterator[Candidate]:
-        """The candidates of a source that no part holds; parts that the source no longer agrees with are dropped."""
+        """The candidates of a `reader` that no part holds; parts that it no longer agrees with are dropped."""
         if not isinstance(reader, Resumable):
             return self._compared(reader)
         stamp, kept = reader.stamp(), self.folder / STAMP
@@ -179,13 +179,13 @@ class Staging:
         return source
 
     def write(self, batches: Sequence[Embedded]) -> None:
-        """Keep some batches as the next part."""
+        """Keep `batches` as the next part."""
         number = len(self.parts)
         pairs = [pair for batch in batches for pair in batch.pairs]
         filled = [batch for batch in batches if batch.pairs]
         path = self.folder / f"{number:05d}.arrow"
         write_table(path, pairs, [batch.image for batch in filled], [batch.text for batch in filled])
-        rejected = [json.dumps(asdict(one)) + "\n" for batch in batches for one in batch.rejected]
+        rejected = [json.dumps(asdict(rejection)) + "\n" for batch in batches for rejection in batch.rejected]
         if rejected:
             path.with_suffix(".rejected.jsonl").write_text("".join(rejected), encoding="utf-8")
         original_bytes, originals_sha256 = _write_originals(path.with_suffix(".originals"), batches)
@@ -200,7 +200,7 @@ class Staging:
             original_bytes=original_bytes,
             originals_sha256=originals_sha256,
         )
-        record = {one.name: getattr(part, one.name) for one in fields(Part) if one.name != "path"}
+        record = {column.name: getattr(part, column.name) for column in fields(Part) if column.name != "path"}
         path.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")  # half of it is no JSON
         self.parts.append(part)
 
@@ -223,7 +223,14 @@ class Staging:
 
 
 def write_table(path: Path, pairs: Sequence[Pair], image: Sequence[Floats], text: Sequence[Floats]) -> None:
-    """Write pairs but their originals, and their vectors, which come in blocks, as one record batch."""
+    """Write a part's table as one record batch: its pairs but for their originals, with their vectors.
+
+    Args:
+        path: the file.
+        pairs: n pairs.
+        image: vectors of the images in blocks, together (n, D).
+        text: vectors of the captions, as those of the images.
+    """
     columns = [
         pa.nulls(len(pairs), pa.binary())
         if name == "original"
@@ -238,28 +245,28 @@ def write_table(path: Path, pairs: Sequence[Pair], image: Sequence[Floats], text
 
 def _write_originals(path: Path, batches: Sequence[Embedded]) -> tuple[int, str]:
     """Bytes and sha256 of the file of all originals; nothing is written where there are none."""
-    told = [
+    originals = [
         (pair.original, batch.sides[row] if batch.sides else 0)
         for batch in batches
         for row, pair in enumerate(batch.pairs)
     ]
-    if all(original is None for original, _ in told):
+    if all(original is None for original, _ in originals):
         return 0, ""
-    places, offset, found = np.full((len(told), 3), -1, dtype=np.int64), 0, hashlib.sha256()
+    table, offset, sha256 = np.full((len(originals), 3), -1, dtype=np.int64), 0, hashlib.sha256()
     with path.open("wb") as file:
-        for row, (original, side) in enumerate(told):
+        for row, (original, side) in enumerate(originals):
             if original is not None:
                 file.write(original)
-                found.update(original)
-                places[row] = offset, len(original), side
+                sha256.update(original)
+                table[row] = offset, len(original), side
                 offset += len(original)
-    np.save(path.with_suffix(".originals.npy"), places)
-    return offset, found.hexdigest()
+    np.save(path.with_suffix(".originals.npy"), table)
+    return offset, sha256.hexdigest()
 
 
 def _column(values: Sequence[str | bytes], kind: pa.DataType) -> pa.Array:
     """An array of texts or bytes; `pa.array` would import pandas first, a tenth of a second for every process."""
-    content = [one if isinstance(one, bytes) else one.encode() for one in values]
+    content = [value if isinstance(value, bytes) else value.encode() for value in values]
     offsets = np.cumsum([0, *map(len, content)], dtype=np.int32)
     return pa.Array.from_buffers(kind, len(content), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(content))])
 
@@ -271,14 +278,14 @@ def _vectors(blocks: Sequence[Floats]) -> pa.Array:
 
 
 def digest(candidates: Iterable[Candidate]) -> bytes:
-    """sha256 of all that candidates say and show."""
-    found = hashlib.sha256()
-    for one in candidates:
-        for column in fields(one):
-            value = getattr(one, column.name)
+    """sha256 of all that `candidates` say and show."""
+    sha256 = hashlib.sha256()
+    for candidate in candidates:
+        for column in fields(candidate):
+            value = getattr(candidate, column.name)
             content = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
-            found.update(len(content).to_bytes(8, "little") + content)
-    return found.digest()
+            sha256.update(len(content).to_bytes(8, "little") + content)
+    return sha256.digest()
 
 
 def _agrees(part: Part, source: Iterator[Candidate]) -> bool:

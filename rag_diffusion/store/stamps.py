@@ -11,7 +11,7 @@ from rag_diffusion.layout import STAMP_FILE
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, object]) -> None:
-    """Write what an artifact was made from, as stamp.json."""
+    """Write what the artifact in a `folder` was made from, a `stamp`, as stamp.json."""
     (folder / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

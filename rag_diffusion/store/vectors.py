@@ -78,7 +78,7 @@ class VectorWriter:
         self._file.close()
 
     def write(self, image: Floats, text: Floats) -> None:
-        """The next rows of both: (m, D) each."""
+        """The next rows of both: `image` and `text`, (m, D) each."""
         for name, block in zip(NAMES, (image, text), strict=True):
             self._file.seek(self._at[name])
             self._file.write(np.ascontiguousarray(block, dtype="<f4").data)
@@ -93,7 +93,7 @@ class Vectors:
     text: Floats
 
     def save(self, path: Path) -> None:
-        """Write both tables."""
+        """Write both tables to `path`."""
         with VectorWriter(path, *self.image.shape) as file:
             file.write(self.image, self.text)
 
@@ -115,15 +115,14 @@ class Vectors:
                 if not 0 < length < path.stat().st_size:
                     raise ValueError(f"a header of {length} bytes in a file of {path.stat().st_size}")
                 table = json.loads(file.read(length))
-            found = [_mapped(path, table[name], 8 + length) for name in NAMES]
+            image, text = (_mapped(path, table[name], 8 + length) for name in NAMES)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected image and text vectors, got {error}; {remedy}") from None
-        if len(found[0]) != rows or len(found[1]) != rows:
+        if len(image) != rows or len(text) != rows:
             raise DataError(
-                f"{path}: expected {rows} vectors of images and of captions, got {len(found[0])} and {len(found[1])}; "
-                f"{remedy}"
+                f"{path}: expected {rows} vectors of images and of captions, got {len(image)} and {len(text)}; {remedy}"
             )
-        return cls(*found)
+        return cls(image, text)
 
 
 def _mapped(path: Path, entry: dict[str, list[int]], start: int) -> Floats:

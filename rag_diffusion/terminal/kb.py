@@ -49,7 +49,7 @@ def add(
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
 ) -> None:
     """Make a data set of images with captions; a build that was stopped goes on when it is started again."""
-    from rag_diffusion.knowledge.places import check_name
+    from rag_diffusion.knowledge.folders import check_name
 
     with clean_errors():
         if (path is None) == (not remote):
@@ -93,7 +93,7 @@ def add(
                 replace=replace,
                 originals=not no_originals,
             )
-            for sentence in reader.doubts.told():
+            for sentence in reader.doubts.sentences():
                 typer.echo(f"warning: {sentence}")
         typer.echo(as_text(manifest))
 

@@ -21,12 +21,12 @@ Wait = Annotated[float, typer.Option(help="Seconds to wait for who writes a data
 
 def snapshot(names: Names = None, root: Root = Path(), wait: Wait = 60.0) -> None:
     """Have DVC track data sets as they are now: git keeps which version it was, `dvc push` copies it to a remote."""
-    from rag_diffusion.knowledge.places import Places
+    from rag_diffusion.knowledge.folders import DataSetFolders
     from rag_diffusion.knowledge.snapshot import take, versioning
     from rag_diffusion.knowledge.versions import dvc_path, note, snapshots
 
     with clean_errors():
-        chosen = names or Places(root).names()
+        chosen = names or DataSetFolders(root).names()
         if not chosen:
             raise ConfigError("kb snapshot: expected a data set, found none; run `rag-diffusion kb add NAME PATH`")
         with versioning(root, wait=wait):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
@@ -124,3 +128,38 @@ def test_wrong_wishes_are_refused(project: Path) -> None:
         assert done.stderr.startswith("error: ")
         assert message in done.stderr
     assert list(KnowledgeBase.open(project).catalogue.names()) == []
+
+
+_MEASURED = """
+from pathlib import Path
+from rag_diffusion.terminal.app import app
+app(standalone_mode=False)
+print("peak", next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+"""
+
+
+def peak(root: Path, folder: Path) -> float:
+    """The most memory, in MiB, that `kb add` of a folder has resident in a process of its own."""
+    command = [sys.executable, "-c", _MEASURED, "kb", "add", folder.name, str(folder), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "originals " in done.stdout
+    return int(done.stdout.split("peak ")[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_originals_that_are_added(project: Path, tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    few.mkdir()
+    many.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (1448, 1448, 3), dtype=np.uint8)  # 6 MiB
+    for number in range(64):
+        pixels[number % 9 * 150 :][:150] = 4 * number
+        Image.fromarray(pixels).save(many / f"{number}.bmp")
+        (many / f"{number}.txt").write_text(f"noise, number {number}")
+    for path in [many / f"{number}.{suffix}" for number in range(16) for suffix in ("bmp", "txt")]:
+        os.link(path, few / path.name)
+    low, high = peak(project, few), peak(project, many)
+    assert "64 of 64 kept, 383.9 MiB" in kb(project, "info", "many").output
+    assert high - low < 64, f"MiB for 96 and 384 MiB of originals: {low:.0f}, {high:.0f}"
+    for name in ("few", "many"):
+        kb(project, "remove", name)

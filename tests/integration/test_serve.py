@@ -72,7 +72,7 @@ def test_one_machine_serves_and_another_one_asks(
     assert foreign.status_code == 400
     Client(url).post("/pairs", files={"image": png()}, data={"caption": "a zorkmid"})
     base = KnowledgeBase.open(other)
-    answer = RemoteSource.open(base.catalogue.places, base.info("there")).find(["zorkmid"], top_k=2, deadline=60)
+    answer = RemoteSource.open(base.catalogue.folders, base.info("there")).find(["zorkmid"], top_k=2, deadline=60)
     assert answer.trouble == ""
     assert answer.items[0].item.caption == "a zorkmid"
 
@@ -80,5 +80,5 @@ def test_one_machine_serves_and_another_one_asks(
     assert running.wait(30) in (0, 130)
     assert running.stderr is not None
     assert "Traceback" not in running.stderr.read()
-    gone = RemoteSource.open(base.catalogue.places, base.info("there")).find(["zorkmid"], top_k=2, deadline=5)
+    gone = RemoteSource.open(base.catalogue.folders, base.info("there")).find(["zorkmid"], top_k=2, deadline=5)
     assert (gone.items, "ConnectionRefusedError" in gone.trouble) == ([], True)

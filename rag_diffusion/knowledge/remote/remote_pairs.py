@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.knowledge.ingest import Ingest
-from rag_diffusion.knowledge.places import Places
 from rag_diffusion.knowledge.remote.remote_source import RemoteResults, RemoteSource, find_everywhere, not_taken
 from rag_diffusion.retrieval.ann import Exhaustive
 from rag_diffusion.retrieval.conjunctions import things
@@ -131,7 +131,7 @@ def _table(pairs: Sequence[Pair]) -> pa.Table:
 
 
 def ask_remotes(
-    remotes: Sequence[Manifest], query: Query, places: Places, encoder: PairEncoder, size: int
+    remotes: Sequence[Manifest], query: Query, folders: DataSetFolders, encoder: PairEncoder, size: int
 ) -> tuple[list[RemotePairs], tuple[str, ...]]:
     """What remotes send for each text of a query, all asked at the same time.
 
@@ -140,7 +140,7 @@ def ask_remotes(
     Args:
         remotes: their manifests.
         query: what is searched for.
-        places: of the knowledge base, where their images are cached.
+        folders: of the knowledge base, where their images are cached.
         encoder: that of the pairs that lie here.
         size: side of the pairs' images in pixels.
 
@@ -149,9 +149,9 @@ def ask_remotes(
     """
     parts = [(text, row) for row, given in enumerate(query.texts) for text in _texts(readable(given))]
     texts, rows = [text for text, _ in parts], [row for _, row in parts]
-    where = query.where.asked()
+    where = query.where.for_remote()
     with span("ask remotes", "TOOL", remotes=[one.name for one in remotes]):
-        sources = [RemoteSource.open(places, manifest, size=size) for manifest in remotes]
+        sources = [RemoteSource.open(folders, manifest, size=size) for manifest in remotes]
         top_k = max(query.top_k, ASKED * (5 if where else 1))
         answers = find_everywhere(sources, texts, top_k=top_k, deadline=query.deadline, where=where)
     with span("embed visitors", "EMBEDDING"):

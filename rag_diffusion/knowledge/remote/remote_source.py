@@ -19,7 +19,7 @@ from rag_diffusion.clip_protocol import INDICES, KNN, MAX_IMAGE_BYTES, MAX_IMAGE
 from rag_diffusion.errors import DataError, RagDiffusionError, RemoteError
 from rag_diffusion.guarded_http.deadline import Deadline
 from rag_diffusion.guarded_http.download import JSON_TYPES, DownloadLimits, get, parse_json, post_json
-from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.knowledge.remote.image_cache import ImageCache
 from rag_diffusion.knowledge.remote.results import KnnResult, parse_indices, parse_results
 from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
@@ -78,15 +78,15 @@ class RemoteSource:
         self.name, self._manifest, self._cache, self._size = manifest.name, manifest, cache, size
 
     @classmethod
-    def open(cls, places: Places, manifest: Manifest, *, size: int | None = None) -> RemoteSource:
+    def open(cls, folders: DataSetFolders, manifest: Manifest, *, size: int | None = None) -> RemoteSource:
         """Open a remote data set of a knowledge base; its images are cached until it is removed.
 
         Args:
-            places: of the knowledge base.
+            folders: of the knowledge base.
             manifest: of the data set.
             size: see the class.
         """
-        path = places.manifest(manifest.name)
+        path = folders.manifest(manifest.name)
 
         def wanted() -> bool:
             try:
@@ -94,7 +94,7 @@ class RemoteSource:
             except RagDiffusionError:
                 return False
 
-        return cls(manifest, ImageCache(places.cache(manifest.name), wanted=wanted), size=size)
+        return cls(manifest, ImageCache(folders.cache(manifest.name), wanted=wanted), size=size)
 
     def indices(self, deadline: float = DEADLINE) -> list[str]:
         """Names of the server's indexes, within `deadline` seconds; also the way to see whether it is one.

@@ -25,7 +25,7 @@ from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 def test_a_removal_that_was_killed_is_ended_by_whoever_opens_the_knowledge_base(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("gone", items(range(5)))
-    folder = base.catalogue.places.folder("gone")
+    folder = base.catalogue.folders.folder("gone")
     (folder / "manifest.json").rename(folder / "removed.json")
     assert folder.is_dir()
     assert make_base(tmp_path).catalogue.names() == []
@@ -37,7 +37,7 @@ def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
     for name, order in (("a", 1), ("b", -1)):
         base = make_base(tmp_path / name)
         manifests.append(base.add("photos", items(range(300))[::order]))
-        hashes.add(tree_hash(base.catalogue.places.generation("photos", 1)))
+        hashes.add(tree_hash(base.catalogue.folders.generation("photos", 1)))
     assert len(hashes) == 1
     assert manifests[0] == manifests[1], "but for the time, which is not compared"
 
@@ -79,7 +79,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypat
     other.add("photos", source)
     assert base.info("photos") == other.info("photos")  # but for the second in which they came
     left, right = (
-        tree_hash(kb.catalogue.places.generation("photos", kb.info("photos").generation)) for kb in (base, other)
+        tree_hash(kb.catalogue.folders.generation("photos", kb.info("photos").generation)) for kb in (base, other)
     )
     assert left == right
 
@@ -95,7 +95,7 @@ def test_what_was_embedded_is_kept_by_time_as_well(tmp_path: Path, monkeypatch: 
 
     encoder, source = Slow(), items(range(400))
     base = stopped_base(tmp_path, encoder, source, 390)
-    parts = sorted(base.catalogue.places.building("photos").glob("*.json"))
+    parts = sorted(base.catalogue.folders.building("photos").glob("*.json"))
     assert len(parts) > 5  # the plan is one of them; none of 2,048 pairs or 64 MiB was reached
     kept = sum(json.loads(part.read_text())["candidates"] for part in parts if part.stem.isdigit())
     assert kept == 384  # whole batches
@@ -184,7 +184,7 @@ def test_images_of_an_unchanged_folder_are_not_read_again(tmp_path: Path, images
     encoder, folder = TinyEncoder(), folder_of(tmp_path, range(120))
     (folder / "00005.txt").unlink()
     base = killed_base(tmp_path / "base", encoder, folder, 80)
-    kept = staging.Staging(base.catalogue.places.building("photos"), plan_of(base))
+    kept = staging.Staging(base.catalogue.folders.building("photos"), plan_of(base))
     assert 40 <= kept.done <= 88
 
     images_read.clear()
@@ -199,7 +199,7 @@ def test_images_of_an_unchanged_folder_are_not_read_again(tmp_path: Path, images
 
 
 def plan_of(base: KnowledgeBase) -> dict[str, object]:
-    return json.loads((base.catalogue.places.building("photos") / staging.PLAN).read_text())
+    return json.loads((base.catalogue.folders.building("photos") / staging.PLAN).read_text())
 
 
 def change_content(folder: Path) -> None:
@@ -247,7 +247,7 @@ def test_files_that_changed_just_now_are_compared_by_their_content(tmp_path: Pat
 def test_a_part_that_was_damaged_on_disk_is_made_again(tmp_path: Path, images_read: list[str]) -> None:
     encoder, folder = TinyEncoder(), folder_of(tmp_path, range(100))
     base = killed_base(tmp_path / "base", encoder, folder, 80)
-    part = base.catalogue.places.building("photos") / "00000.originals"
+    part = base.catalogue.folders.building("photos") / "00000.originals"
     part.write_bytes(b"x" * part.stat().st_size)
     made = base.add("photos", open_reader("auto", folder), form="image_text", origin="here")
     assert made.num_pairs == 100
@@ -265,7 +265,7 @@ def test_a_rebuild_that_was_stopped_has_every_pair_once(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(generations, "write_pairs", stops)
         base.writer.rebuild("mine")
-    assert base.catalogue.places.building("mine").is_dir()
+    assert base.catalogue.folders.building("mine").is_dir()
     rebuilt = base.writer.rebuild("mine")
     assert (rebuilt.num_pairs, rebuilt.num_rejected) == (30, 1)
 
@@ -298,7 +298,7 @@ def test_pairs_of_another_encoder_are_not_mixed_with_new_ones(tmp_path: Path) ->
 def test_a_build_that_was_killed_after_it_took_effect_leaves_no_scratch(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     base.add("photos", items(range(5)))
-    building = base.catalogue.places.building("photos")
+    building = base.catalogue.folders.building("photos")
     building.mkdir(parents=True)
     (building / "published").write_text("2")  # not yet
     assert building.exists()

@@ -55,7 +55,7 @@ def reopened(base: KnowledgeBase) -> KnowledgeBase:
     ],
 )
 def test_a_file_that_was_cut_names_the_command_that_makes_it_again(base: KnowledgeBase, name: str, how: str) -> None:
-    path = base.catalogue.places.generation("photos", 1) / name
+    path = base.catalogue.folders.generation("photos", 1) / name
     content = path.read_bytes()
     path.unlink()
     if how != "gone":
@@ -73,7 +73,7 @@ def test_a_file_that_was_cut_names_the_command_that_makes_it_again(base: Knowled
 
 @pytest.mark.parametrize("name", ["image.index", "vectors.safetensors", "table.arrow", "lexical.json"])
 def test_a_file_of_the_same_length_that_holds_something_else_is_told(base: KnowledgeBase, name: str) -> None:
-    path = base.catalogue.places.generation("photos", 1) / name
+    path = base.catalogue.folders.generation("photos", 1) / name
     path.write_bytes(b"\xff" * path.stat().st_size)
     with pytest.raises(RagDiffusionError, match=REBUILD):
         reopened(base).retriever()
@@ -83,7 +83,7 @@ def test_a_file_of_the_same_length_that_holds_something_else_is_told(base: Knowl
 
 def test_a_changed_byte_of_an_image_is_found_by_a_check(base: KnowledgeBase) -> None:
     base.catalogue.check("photos")
-    path = base.catalogue.places.generation("photos", 1) / "pairs-00000.parquet"
+    path = base.catalogue.folders.generation("photos", 1) / "pairs-00000.parquet"
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
@@ -101,7 +101,7 @@ def test_an_index_of_other_vectors_is_told(base: KnowledgeBase, monkeypatch: pyt
     other = make_base(base.root / "other", index=INDEX)
     other.add("photos", items(range(200)))
     manifest = base.info("photos")
-    theirs, ours = (one.catalogue.places.generation("photos", 1) / "image.index" for one in (other, base))
+    theirs, ours = (one.catalogue.folders.generation("photos", 1) / "image.index" for one in (other, base))
     ours.write_bytes(theirs.read_bytes())
     files = manifest.files | {"image.index": other.info("photos").files["image.index"]}
     with pytest.raises(LineageError, match=f"expected an index of 300 vectors of width 16, got one of 200 .*{REBUILD}"):
@@ -109,7 +109,7 @@ def test_an_index_of_other_vectors_is_told(base: KnowledgeBase, monkeypatch: pyt
 
 
 def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: KnowledgeBase) -> None:
-    path = base.catalogue.places.manifest("photos")
+    path = base.catalogue.folders.manifest("photos")
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"format": 99}))
     base = reopened(base)
@@ -130,7 +130,7 @@ def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
     base = make_base(tmp_path, TinyEncoder(), index={"factory": "IVF32,PQ2x4", "min_recall": 0.98})
     with pytest.raises(ConfigError, match=r"expected recall@10 of at least 0.98 .* got .*IVF32,PQ2x4"):
         base.add("photos", items(range(1500)))
-    report = json.loads((base.catalogue.places.building("photos") / "made" / RECALL_FILE).read_text())
+    report = json.loads((base.catalogue.folders.building("photos") / "made" / RECALL_FILE).read_text())
     assert not report["passed"]
     assert report["caption_queries"] == recall.RECALL_QUERIES
     assert base.catalogue.names() == []
@@ -181,12 +181,12 @@ def test_a_damaged_manifest_harms_its_own_data_set_alone(tmp_path: Path, content
     base = make_base(tmp_path)
     base.add("good", items(range(5)))
     base.add("bad", items(range(5)))
-    base.catalogue.places.manifest("bad").write_text(content, encoding="utf-8")
+    base.catalogue.folders.manifest("bad").write_text(content, encoding="utf-8")
     again = make_base(tmp_path)
     assert {one.manifest.name: bool(one.trouble) for one in again.list()} == {"bad": True, "good": False}
     with pytest.raises(DataError, match="rag-diffusion kb remove bad"):
         again.search(Query(["a fox"], top_k=1))
     again.remove("bad")
     assert again.catalogue.names() == ["good"]
-    assert not again.catalogue.places.folder("bad").exists()
+    assert not again.catalogue.folders.folder("bad").exists()
     assert len(again.search(Query(["a fox"], top_k=5)).hits[0].pair_ids) == 5

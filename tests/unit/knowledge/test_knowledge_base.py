@@ -141,11 +141,11 @@ def test_removal_leaves_nothing_behind(tmp_path: Path) -> None:
     base.add("kept", items(range(5)))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
     base.add("gone", items(range(5, 20)))
-    cache = base.catalogue.places.cache("gone")
+    cache = base.catalogue.folders.cache("gone")
     cache.mkdir(parents=True)
     (cache / "image.png").write_bytes(picture(1))
-    base.catalogue.places.building("gone").mkdir(parents=True, exist_ok=True)
-    (base.catalogue.places.building("gone") / "00000.arrow").write_bytes(b"pairs")
+    base.catalogue.folders.building("gone").mkdir(parents=True, exist_ok=True)
+    (base.catalogue.folders.building("gone") / "00000.arrow").write_bytes(b"pairs")
     base.retriever()
     base.remove("gone")
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
@@ -163,14 +163,14 @@ def test_a_name_that_comes_twice_is_rejected_and_counted(tmp_path: Path) -> None
     assert (manifest.num_pairs, manifest.num_rejected) == (5, 2)
     assert manifest.rejected_by_reason == {"bad thing": 1, "name taken": 1}
     assert base.retriever().corpus.pair("photos/00002.png").caption != "another"
-    lines = (base.catalogue.places.generation("photos", 1) / "rejected.jsonl").read_text().splitlines()
+    lines = (base.catalogue.folders.generation("photos", 1) / "rejected.jsonl").read_text().splitlines()
     assert {json.loads(line)["what"] for line in lines} == {"x", "photos/00002.png"}
 
 
 def test_vectors_are_a_safetensors_file_and_shards_are_a_corpus(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     manifest = base.add("photos", items(range(70)))
-    folder = base.catalogue.places.generation("photos", 1)
+    folder = base.catalogue.folders.generation("photos", 1)
     arrays = load_file(folder / "vectors.safetensors")
     retriever = base.retriever()
     np.testing.assert_array_equal(arrays["image"], retriever.vectors.image[:])
@@ -225,7 +225,7 @@ def test_a_retriever_keeps_its_state_while_data_sets_change(tmp_path: Path) -> N
     assert after is not before
     assert len(after.corpus) == 40
     assert before.corpus.pair("photos/00001.png").image == picture(1)  # to the end of a drawing that began with it
-    assert not base.catalogue.places.generation("photos", 1).exists()
+    assert not base.catalogue.folders.generation("photos", 1).exists()
 
 
 def test_an_unchanged_data_set_is_not_opened_again(tmp_path: Path) -> None:

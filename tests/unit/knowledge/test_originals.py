@@ -31,7 +31,7 @@ def at_size(root: Path, size: int, encoder: TinyEncoder | None = None) -> Knowle
 
 def generation(base: KnowledgeBase) -> dict[str, str]:
     """Names and hashes of all files of `photos`."""
-    folder = base.catalogue.places.generation("photos", base.info("photos").generation)
+    folder = base.catalogue.folders.generation("photos", base.info("photos").generation)
     return {path.name: file_hash(path) for path in folder.iterdir()}
 
 
@@ -85,13 +85,13 @@ def test_uploads_keep_theirs_and_link_those_that_are_there(tmp_path: Path, monke
     monkeypatch.setattr(originals, "FILE_BYTES", 100_000)
     base, source = make_base(tmp_path), mixed()
     base.insert("photos", source[:4])
-    before = base.catalogue.places.generation("photos", 1) / "originals-00000.bin"
+    before = base.catalogue.folders.generation("photos", 1) / "originals-00000.bin"
     number, size = before.stat().st_ino, before.stat().st_size
     assert size > 100_000
     for one in source[4:]:
         base.insert("photos", [one])
     told = base.info("photos")
-    folder = base.catalogue.places.generation("photos", told.generation)
+    folder = base.catalogue.folders.generation("photos", told.generation)
     assert (folder / "originals-00000.bin").stat().st_ino == number  # linked, never copied
     assert {one.name: kept(base, one.name) for one in source} == {one.name: one.image for one in source}
     assert sum(told.files[name]["bytes"] for name in told.files if name.endswith(".bin")) == told.original_bytes
@@ -104,7 +104,7 @@ def test_a_data_set_of_the_format_before_opens_and_takes_originals_from_then_on(
     base = make_base(tmp_path)
     base.insert("photos", mixed()[:3])
     base.writer.rebuild("photos", originals=False)
-    path = base.catalogue.places.manifest("photos")
+    path = base.catalogue.folders.manifest("photos")
     told = json.loads(path.read_text()) | {"format": 1}
     for name in ("originals", "num_originals", "original_bytes"):
         del told[name]
@@ -120,7 +120,7 @@ def test_a_data_set_of_the_format_before_opens_and_takes_originals_from_then_on(
 def test_damaged_originals_are_told_and_can_be_given_up(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     told = base.add("photos", mixed())
-    path = base.catalogue.places.generation("photos", 1) / "originals-00000.bin"
+    path = base.catalogue.folders.generation("photos", 1) / "originals-00000.bin"
     content = bytearray(path.read_bytes())
     content[5] ^= 1
     path.write_bytes(content)
@@ -150,7 +150,7 @@ def test_a_build_that_was_stopped_keeps_the_originals_of_what_it_had(
     base = make_base(tmp_path / "a")
     with pytest.raises(StoppedError):
         base.add("photos", stops())
-    part = next(base.catalogue.places.building("photos").glob("*.originals"))
+    part = next(base.catalogue.folders.building("photos").glob("*.originals"))
     base.add("photos", mixed())
     fresh = make_base(tmp_path / "b")
     fresh.add("photos", mixed())

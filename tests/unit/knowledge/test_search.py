@@ -229,15 +229,15 @@ def test_what_was_found_can_be_read_after_its_data_set_was_replaced(base: Knowle
 
 
 def test_images_of_a_remote_that_is_removed_meanwhile_are_not_kept(base: KnowledgeBase) -> None:
-    source = RemoteSource.open(base.catalogue.places, base.info("far"))
+    source = RemoteSource.open(base.catalogue.folders, base.info("far"))
     base.remove("far")
     found = source.find(["a fox"], top_k=3)  # by a query that began before
     assert found.items
-    folder = base.catalogue.places.cache("far")
+    folder = base.catalogue.folders.cache("far")
     assert not folder.exists()
     folder.mkdir(parents=True)  # what a killed one left
     (folder / "0123").write_bytes(b"left")
-    base.catalogue.places.finish()
+    base.catalogue.folders.finish()
     assert not folder.exists()
 
 
@@ -252,7 +252,7 @@ def test_a_data_set_that_becomes_a_remote_is_there_until_then(
     base.catalogue.check("mine")
     add(base, "mine", dead_url())
     assert base.info("mine").remote
-    assert [path.name for path in base.catalogue.places.folder("mine").iterdir()] == ["manifest.json"]
+    assert [path.name for path in base.catalogue.folders.folder("mine").iterdir()] == ["manifest.json"]
 
 
 def test_images_are_small_as_soon_as_they_are_decoded(base: KnowledgeBase) -> None:
@@ -262,12 +262,12 @@ def test_images_are_small_as_soon_as_they_are_decoded(base: KnowledgeBase) -> No
             [{"id": 0, "similarity": 1.0, "caption": "a fox", "url": f"{server.url}/0.png"}]
         )
         add(base, "wild", server.url)
-        found = RemoteSource.open(base.catalogue.places, base.info("wild"), size=SIZE).find(["a fox"], top_k=1)
+        found = RemoteSource.open(base.catalogue.folders, base.info("wild"), size=SIZE).find(["a fox"], top_k=1)
     assert decode(found.items[0].item.image, "it").size == (SIZE, SIZE)
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(base: KnowledgeBase) -> None:
-    (base.catalogue.places.base / ".cache").write_text("a file in the way")
+    (base.catalogue.folders.base / ".cache").write_text("a file in the way")
     results = base.search(Query(QUERIES, top_k=2))
     assert results.trouble == ()
     assert all(len(hits.pair_ids) == 2 for hits in results.hits)

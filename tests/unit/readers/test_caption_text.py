@@ -42,11 +42,11 @@ def test_scripts_that_are_written_together_are_one() -> None:
 def test_doubtful_captions_are_counted_with_an_example() -> None:
     doubts = Doubts()
     doubts.look("a.png", "a cat", "a cat")
-    assert doubts.told() == []
+    assert doubts.sentences() == []
     doubts.look("b.png", MANY, MANY.splitlines()[0])
     doubts.look("c.png", "x" * 400, "x" * 400)
     doubts.look("d.png", "a красный καγκουρό", "a красный καγκουρό")
-    told = doubts.told()
+    told = doubts.sentences()
     assert [sentence.split(",")[0] for sentence in told] == [
         "1 of 4 captions are one line of several",
         "1 of 4 captions are longer than 300 characters",

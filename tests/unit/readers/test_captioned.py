@@ -90,7 +90,9 @@ def test_a_text_of_many_languages_is_one_line_and_told(photos: Path) -> None:
     reader = open_reader("image_text", photos)
     items, _ = parted(reader)
     assert items["a.png"].caption == "a red kangaroo"
-    assert [sentence.split(",")[0] for sentence in reader.doubts.told()] == ["1 of 2 captions are one line of several"]
+    assert [sentence.split(",")[0] for sentence in reader.doubts.sentences()] == [
+        "1 of 2 captions are one line of several"
+    ]
     whole, _ = parted(open_reader("image_text", photos, part="all"))
     assert whole["a.png"].caption.endswith("кенгуру\n")
     _, rejected = parted(open_reader("image_text", photos, part="de"))
@@ -165,11 +167,11 @@ def test_entity_and_category_mean_what_they_mean_at_ingest(photos: Path) -> None
 
 def test_every_rejection_is_told_with_its_reason(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path, EncoderFolder(tmp_path / ENCODER), 64)
-    places = catalogue.places
-    places.generation("mine", 1).mkdir(parents=True)
+    folders = catalogue.folders
+    folders.generation("mine", 1).mkdir(parents=True)
     told = [{"what": f"{number}.png", "reason": "empty file: 0 bytes"} for number in range(2)]
-    (places.generation("mine", 1) / REJECTED).write_text("\n".join(map(json.dumps, told)) + "\n")
-    Manifest(name="mine", form="photos", generation=1).write(places.manifest("mine"))
+    (folders.generation("mine", 1) / REJECTED).write_text("\n".join(map(json.dumps, told)) + "\n")
+    Manifest(name="mine", form="photos", generation=1).write(folders.manifest("mine"))
     assert list(catalogue.rejections("mine")) == [Rejection(**one) for one in told]
     (tmp_path / "data/corpus").mkdir(parents=True)
     (tmp_path / "data/corpus/manifest.json").write_text(json.dumps({"rejected": told}))

@@ -270,7 +270,7 @@ def test_uploads_that_wait_for_another_writer_do_not_hold_up_searches(client: Cl
         return client.post("/pairs", files={"image": png()}, data=said).status_code
 
     with ThreadPoolExecutor(45) as pool:
-        with base.catalogue.places.writing("coins", wait=0):
+        with base.catalogue.folders.writing("coins", wait=0):
             uploads = [pool.submit(upload, number) for number in range(45)]
             time.sleep(0.5)
             assert client.knn(text="red circle", num_images=3)
@@ -338,7 +338,7 @@ def test_nothing_that_the_server_tells_names_a_place_on_its_disk_or_another_mach
 ) -> None:
     base.writer.add_remote("there", "http://10.1.2.3:99", allow_hosts=["10.1.2.3"])
     base.add("photos", items("noto")[:2], origin=str(tmp_path / "secret"))
-    manifest = base.catalogue.places.manifest("photos")
+    manifest = base.catalogue.folders.manifest("photos")
     manifest.write_text(manifest.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     told = client.get("/data-sets")
     broken = client.post("/knn-service", json={"text": "a"})

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rag_diffusion.knowledge.places import Places
+from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.store.manifest import Manifest
 
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "pyarrow", "pandas", "numpy", "PIL")
@@ -27,12 +27,12 @@ print(json.dumps([told, sorted(set(json.loads(sys.argv[2])) & set(sys.modules))]
 def test_list_info_and_refused_names_load_nothing_heavy(tmp_path: Path, project_root: Path) -> None:
     (tmp_path / "params.yaml").write_text((project_root / "params.yaml").read_text())
     (tmp_path / "data/encoder").mkdir(parents=True)
-    places = Places(tmp_path)
-    places.generation("mine", 1).mkdir(parents=True)
+    folders = DataSetFolders(tmp_path)
+    folders.generation("mine", 1).mkdir(parents=True)
     told = {"what": "a.png", "reason": "empty file: 0 bytes"}
-    (places.generation("mine", 1) / "rejected.jsonl").write_text(json.dumps(told) + "\n")
+    (folders.generation("mine", 1) / "rejected.jsonl").write_text(json.dumps(told) + "\n")
     manifest = Manifest(name="mine", form="photos", num_pairs=3, num_rejected=1, generation=1)
-    manifest.write(places.manifest("mine"))
+    manifest.write(folders.manifest("mine"))
     root = ["--root", str(tmp_path)]
     asked = {
         "list": ["kb", "list", *root],

@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def check_name(name: str) -> str:
-    """The name of a data set, if it can be one.
+    """`name` itself, where a data set can be called so.
 
     Raises:
         ConfigError: it has other characters than file names and pair ids may have, or is the pipeline's own.
@@ -47,7 +47,7 @@ def check_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Places:
+class DataSetFolders:
     """Paths below a project's root."""
 
     root: Path
@@ -58,23 +58,23 @@ class Places:
         return self.root / KB
 
     def folder(self, name: str) -> Path:
-        """Of a data set."""
+        """The folder of the data set `name`."""
         return self.base / name
 
     def manifest(self, name: str) -> Path:
-        """What says which generation of a data set holds."""
+        """The file that says which generation of the data set `name` holds."""
         return self.base / name / MANIFEST
 
     def generation(self, name: str, number: int) -> Path:
-        """The files of one state of a data set."""
+        """The folder of the generation `number` of the data set `name`."""
         return self.base / name / f"{number:05d}"
 
     def building(self, name: str) -> Path:
-        """Scratch of a data set's build."""
+        """Scratch of a build of the data set `name`."""
         return self.base / ".building" / name
 
     def cache(self, name: str) -> Path:
-        """Images of a remote data set."""
+        """The folder of images of the remote data set `name`."""
         return self.base / ".cache" / name
 
     def names(self) -> list[str]:
@@ -112,7 +112,7 @@ class Places:
             lock.release()
 
     def drop(self, name: str) -> None:
-        """Remove a data set and all that was made from it; a kill in between leaves a mark, see `finish`.
+        """Remove the data set `name` and all that was made from it; a kill in between leaves a mark, see `finish`.
 
         The caller holds the right to write it.
         """
@@ -127,7 +127,7 @@ class Places:
         _remove(self.folder(name))
 
     def forget(self, name: str) -> None:
-        """Remove the images that were fetched for a remote data set; the caller holds the right to write it."""
+        """Remove images that were fetched for the remote data set `name`; the caller holds the right to write it."""
         _remove(self.cache(name))
 
     def finish(self) -> None:
@@ -154,7 +154,7 @@ class Places:
             return None
 
     def sweep(self, name: str) -> None:
-        """Clear away what killed writers of a data set left.
+        """Clear away what killed writers of the data set `name` left.
 
         A removal half done, generations that nothing names, the scratch of a build that holds, images of no remote. The
         caller holds the right to write it.

@@ -17,7 +17,7 @@ from rag_diffusion.store.shards import check_shard
 from rag_diffusion.types import Pair
 
 
-class Stored:
+class ShardSource:
     """What a data set was made of: rejections, then pairs in the order of their ids, in constant memory.
 
     Args:
