@@ -48,8 +48,8 @@ def run(ctx: StageContext) -> None:
     )
     top_k = config.training_candidates
     by_train = pair_neighbors(retriever, corpus, np.flatnonzero(train), train & every, top_k=top_k)
-    shown = (train | validation) & every
-    by_validation = pair_neighbors(retriever, corpus, np.flatnonzero(validation), shown, top_k=top_k)
+    candidates = (train | validation) & every
+    by_validation = pair_neighbors(retriever, corpus, np.flatnonzero(validation), candidates, top_k=top_k)
     queries = timed_queries(retriever, prompts[:: max(1, len(prompts) // _TRACED)][:_TRACED], config.content)
     with atomic_dir(ctx.root / NEIGHBORS) as folder:
         write_neighbors(

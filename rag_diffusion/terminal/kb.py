@@ -173,10 +173,10 @@ def calibrate(root: Root = Path()) -> None:
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.terminal.kb_report import calibration_as_text
 
-        found = KnowledgeBase.open(root).calibrate()
-        if not found.fitted:
-            raise DataError(found.reason)
-        typer.echo(calibration_as_text(found))
+        calibration = KnowledgeBase.open(root).calibrate()
+        if not calibration.fitted:
+            raise DataError(calibration.reason)
+        typer.echo(calibration_as_text(calibration))
 
 
 @kb.command()
@@ -196,8 +196,8 @@ def search(
     from rag_diffusion.terminal.kb_search import search_text
 
     with clean_errors():
-        asked = {"source": source, "class": class_, "licence": licence, "split": split}
-        named = [f"{column}={value}" for column, values in asked.items() for value in values or ()]
+        filters = {"source": source, "class": class_, "licence": licence, "split": split}
+        named = [f"{column}={value}" for column, values in filters.items() for value in values or ()]
         typer.echo(
             search_text(
                 root,

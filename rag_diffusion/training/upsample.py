@@ -118,8 +118,8 @@ def _loss(stage: SuperResolution, run: Run, crops: Crops, seed: int) -> Tensor:
     levels = torch.randint(stage.max_noise_level + 1, (count,), generator=draws, device=device)
     noise = torch.randn(crops.low.shape, generator=draws, device=device)
     edge = factor * crops.margin
-    shown = stage.noised_up(crops.low.to(device), levels, noise, factor * side)
-    bound = stage.beside_upsampled(shown[..., edge : factor * side - edge, edge : factor * side - edge], levels)
+    upsampled = stage.noised_up(crops.low.to(device), levels, noise, factor * side)
+    bound = stage.beside_upsampled(upsampled[..., edge : factor * side - edge, edge : factor * side - edge], levels)
     clean = bound.codec.encode(crops.high.to(device))
     timesteps = stratified_timesteps(count, stage.schedule.config.num_train_timesteps, draws)
     noised = add_noise(stage.schedule, clean, torch.randn(clean.shape, generator=draws, device=device), timesteps)
@@ -157,7 +157,7 @@ def upsampling_errors(
     assert isinstance(stage, SuperResolution)
     device, size = stage.device, stage.image_size
     sums: dict[str, float] = {}
-    shown: Sequence[Pixels] = ()
+    pictures: Sequence[Pixels] = ()
     for start in range(0, len(probe.low), _PROBE_PART):
         part = slice(start, start + _PROBE_PART)
         low, high = (
@@ -181,7 +181,7 @@ def upsampling_errors(
                 )
                 name = f"error_s{level}_t{timestep}"
                 sums[name] = sums.get(name, 0.0) + float(F.mse_loss(estimate, high)) * len(low)
-                if not shown:
-                    shown = [images_to_pixels(images).cpu().numpy() for images in (plain, estimate, high)]
-    grid = torch.cat([torch.cat([torch.from_numpy(one) for one in row], 1) for row in shown], 0).numpy()
+                if not pictures:
+                    pictures = [images_to_pixels(images).cpu().numpy() for images in (plain, estimate, high)]
+    grid = torch.cat([torch.cat([torch.from_numpy(picture) for picture in row], 1) for row in pictures], 0).numpy()
     return {name: value / len(probe.low) for name, value in sums.items()}, grid

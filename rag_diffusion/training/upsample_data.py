@@ -81,8 +81,8 @@ def rendered(corpus: Corpus, rows: Ints, size: int, folder: Path) -> Pixels:
                 for _ in progress(done, total=len(rows), desc=f"rendering at {size} px", unit="img"):
                     pass
             images.flush()
-    found: Pixels = np.load(folder / _IMAGES, mmap_mode="r")
-    return found
+    rendered: Pixels = np.load(folder / _IMAGES, mmap_mode="r")
+    return rendered
 
 
 class CropBatches:
@@ -129,18 +129,18 @@ class CropBatches:
     def _crop(self, row: int, crop: int, margin: int, choices: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
         """Low and high of one crop: of several, the one with the largest variance."""
         low, factor = self._low[row], self._factor
-        places = rng.integers(0, len(low) - crop + 1, (choices, 2)).tolist()
-        top, left = max(places, key=lambda place: _part(low, place[0], place[1], crop).astype(np.float32).var())
+        corners = rng.integers(0, len(low) - crop + 1, (choices, 2)).tolist()
+        top, left = max(corners, key=lambda corner: _part(low, corner[0], corner[1], crop).astype(np.float32).var())
         around = np.pad(low, ((margin, margin), (margin, margin), (0, 0)), "edge")
-        found = (
+        crops = (
             _part(around, top, left, crop + 2 * margin),
             _part(self._high[row], factor * top, factor * left, factor * crop),
         )
         if self._config.augment_turn:
             turns, mirror = rng.integers(4).item(), rng.integers(2).item()
-            first, second = (np.rot90(part, turns)[:, :: 1 - 2 * mirror] for part in found)
+            first, second = (np.rot90(part, turns)[:, :: 1 - 2 * mirror] for part in crops)
             return first, second
-        return found
+        return crops
 
 
 def fitting_pairs(low: Pixels, high: Pixels, seed: int, count: int = 192) -> Iterator[tuple[Tensor, Tensor]]:
