@@ -66,7 +66,7 @@ def has_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     return any(not problem and _suffix(name) in suffixes for name, problem in _walk(folder))
 
 
-def folder_stamp(folder: Path) -> str:
+def folder_fingerprint(folder: Path) -> str:
     """sha256 over path, size and times of content and of state (mtime, ctime) of every file below a `folder`.
 
     Returns:

@@ -68,9 +68,9 @@ class OpenReader:
     def __iter__(self) -> Iterator[Item | Rejection]:
         return self._items(self._reader)
 
-    def stamp(self) -> str:
+    def fingerprint(self) -> str:
         """See `Resumable`; of a folder's files, of how they are read, and of the code that reads them."""
-        files = self._reader.stamp() if isinstance(self._reader, FolderReader) else ""
+        files = self._reader.fingerprint() if isinstance(self._reader, FolderReader) else ""
         return files and fingerprint(
             {"files": files, "form": self.form, "part": self.part, "code": code_hash("readers")}
         )

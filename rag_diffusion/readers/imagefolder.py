@@ -12,7 +12,7 @@ from rag_diffusion.readers.captioned import (
     NO_CAPTION,
     CaptionedFile,
     captioned_rows,
-    folder_stamp,
+    folder_fingerprint,
     has_files,
     sidecar_rows,
 )
@@ -48,9 +48,9 @@ class FolderReader:
     def __iter__(self) -> Iterator[Item | Rejection]:
         return self.unread(0)
 
-    def stamp(self) -> str:
-        """See `folder_stamp`."""
-        return folder_stamp(self._path)
+    def fingerprint(self) -> str:
+        """See `folder_fingerprint`."""
+        return folder_fingerprint(self._path)
 
     def unread(self, count: int) -> Iterator[Item | Rejection]:
         """All items; the first `count` have no image, for it is not read."""

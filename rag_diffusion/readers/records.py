@@ -76,10 +76,10 @@ class Reader(Protocol):
 class Resumable(Reader, Protocol):
     """A reader that tells without reading files whether they are as they were, and passes over those that are known."""
 
-    def stamp(self) -> str:
+    def fingerprint(self) -> str:
         """What tells the state of all files that items are made of, empty where it cannot be told.
 
-        Equal stamps, equal items.
+        Equal fingerprints, equal items.
         """
         ...
 

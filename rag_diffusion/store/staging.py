@@ -2,8 +2,8 @@
 
 A part on disk is a table of its pairs with their vectors, the originals of these pairs, and a record that says of how
 many candidates, and of which, it was made. A build that is started again goes on after the last part that its source
-still agrees with; nothing of those is decoded or embedded again. A source whose stamp (`Resumable`) is as it was agrees
-with all of them and is not read; any other is read from its start, and each part's digest is compared.
+still agrees with; nothing of those is decoded or embedded again. A source whose fingerprint (`Resumable`) is as it was
+agrees with all of them and is not read; any other is read from its start, and each part's digest is compared.
 
 The bytes of parts that another process left are compared with their records once the source is at its end.
 
@@ -36,7 +36,7 @@ PART_BYTES = 2**26  # of images and originals; a part is held in memory while it
 PART_SECONDS = 10.0  # at the latest a part is written
 PART_SECONDS_AT_FIRST = 0.05  # a part costs a millisecond beside its bytes
 PART_SHARE = 0.02  # of the time that a build has taken; between the two
-PLAN, STAMP = "plan.json", "stamp"
+PLAN, FINGERPRINT = "plan.json", "fingerprint"
 
 Candidate = Item | Rejection | Pair
 
@@ -153,11 +153,11 @@ class Staging:
         """The candidates of a `reader` that no part holds; parts that it no longer agrees with are dropped."""
         if not isinstance(reader, Resumable):
             return self._compared(reader)
-        stamp, kept = reader.stamp(), self.folder / STAMP
-        if stamp and kept.is_file() and kept.read_text(encoding="utf-8") == stamp:
+        fingerprint, kept = reader.fingerprint(), self.folder / FINGERPRINT
+        if fingerprint and kept.is_file() and kept.read_text(encoding="utf-8") == fingerprint:
             return reader.after(self.done)
         source = self._compared(reader)
-        atomic_write(kept, stamp)  # not before: of a comparison that is killed nothing may be taken for granted
+        atomic_write(kept, fingerprint)  # not before: of a comparison that is killed nothing may be taken for granted
         return source
 
     def drop_damaged(self) -> bool:

@@ -241,7 +241,7 @@ def test_another_part_of_the_texts_is_noticed(tmp_path: Path, images_read: list[
 
 def test_files_that_changed_just_now_are_compared_by_their_content(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, range(3))
-    assert open_reader("auto", folder).stamp() == ""
+    assert open_reader("auto", folder).fingerprint() == ""
 
 
 def test_a_part_that_was_damaged_on_disk_is_made_again(tmp_path: Path, images_read: list[str]) -> None:
