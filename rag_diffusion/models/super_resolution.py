@@ -187,16 +187,21 @@ class SuperResolution(Generator):
         config = self.unet.config
         return config.in_channels // 2, config.sample_size, config.sample_size
 
+    @property
+    def augmentation_size(self) -> int:
+        """Side of the noise that augments: the low-resolution image is noised before it is upsampled."""
+        return self.low_size
+
     def beside(self, low: Tensor, levels: Tensor, noise: Tensor) -> SuperResolution:
         """The same weights, bound to a batch.
 
         Args:
             low: (B, 3, l, l) in [-1, 1]; in training a crop of it.
             levels: (B,) s, integers.
-            noise: like `low`, standard normal.
+            noise: (B, 3, ., .) standard normal, with sides of `augmentation_size`; in training like `low`.
         """
-        factor = self.image_size // self.low_size
-        return self.beside_upsampled(self.noised_up(low, levels, noise, low.shape[-1] * factor), levels)
+        size = low.shape[-1] * self.image_size // self.low_size
+        return self.beside_upsampled(self.noised_up(low, levels, noise, size), levels)
 
     def noised_up(self, low: Tensor, levels: Tensor, noise: Tensor, size: int) -> Tensor:
         """u_s.

@@ -33,7 +33,9 @@ from rag_diffusion.files import tree_hash
 from rag_diffusion.models.codec import PixelCodec, images_to_pixels, pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
-from rag_diffusion.models.super_resolution import SuperResolution, load_upsampler, save_upsampler
+from rag_diffusion.models.published import save_published
+from rag_diffusion.models.published_upsampler import PublishedUpsampler, load_published_upsampler
+from rag_diffusion.models.super_resolution import UPSAMPLER, SuperResolution, load_upsampler, save_upsampler
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.denoise import (
     DEFAULT_SCHEDULER,
@@ -252,7 +254,8 @@ class Upsampling:
         generators = seeded([(seed + self.number * _SEED_STRIDE) % 2**63 for seed in seeds], noise)
         images = pixels_to_images(torch.from_numpy(np.ascontiguousarray(low))).to(device)
         levels = torch.full((len(low),), settings.noise_level, device=device)
-        added = initial_noise(generators, tuple(images.shape[1:]), None).to(device)
+        side = model.augmentation_size
+        added = initial_noise(generators, (3, side, side), None).to(device)
         bound = model.beside(images, levels, added)
         begin = initial_noise(generators, model.sample_shape, None).to(device)
         guided = settings.text_guidance_scale != 1
@@ -395,14 +398,17 @@ def load_stages(folder: Path | str, device: torch.device | str = "cpu") -> list[
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["stages"]
         pairs = [
-            (Path(folder) / entry["folder"], StageSettings(**{k: v for k, v in entry.items() if k != "folder"}))
+            (
+                (Path(folder) / entry.pop("folder"), entry.pop("low_size", None)),
+                StageSettings(**entry),
+            )
             for entry in entries
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ModelError(
             f"{path}: expected the stages of a cascade with their settings, got: {error}; restore it"
         ) from None
-    return [CascadeStage(model=_load(stage, device), settings=settings) for stage, settings in pairs]
+    return [CascadeStage(model=load_stage(*where, device), settings=settings) for where, settings in pairs]
 
 
 def save_stages(stages: Sequence[CascadeStage], folder: Path) -> None:
@@ -413,12 +419,32 @@ def save_stages(stages: Sequence[CascadeStage], folder: Path) -> None:
     for number, stage in enumerate(stages, start=2):
         name = f"stage-{number}"
         (folder / name).mkdir(parents=True, exist_ok=True)
-        save_upsampler(stage.model, folder / name)
-        entries.append({"folder": name} | asdict(stage.settings))
+        if isinstance(stage.model, PublishedUpsampler):
+            save_published(stage.model.published, folder / name)
+        else:
+            save_upsampler(stage.model, folder / name)
+        entries.append({"folder": name, "low_size": stage.model.low_size} | asdict(stage.settings))
     (folder / CASCADE).write_text(json.dumps({"stages": entries}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _load(folder: Path, device: torch.device | str) -> SuperResolution:
-    model = load_upsampler(folder, device)
-    model.fingerprint = tree_hash(folder)
+def load_stage(
+    name: Path | str, low_size: int | None = None, device: torch.device | str = "cpu", **options: Any
+) -> SuperResolution:
+    """Read a super-resolution model.
+
+    Args:
+        name: folder of the project's own, or folder or hub name of DeepFloyd IF stage II.
+        low_size: side of the images that a published one is given; None: a quarter of its own.
+        device: where it is to live.
+        **options: of `RetrievalUNet.from_pretrained` for a published one.
+
+    Raises:
+        ModelError: it cannot be had, is damaged, or is none.
+    """
+    own = (Path(name) / UPSAMPLER).exists()
+    model = (
+        load_upsampler(Path(name), device) if own else load_published_upsampler(str(name), device, low_size, **options)
+    )
+    if Path(name).is_dir():
+        model.fingerprint = tree_hash(name)
     return model

@@ -20,6 +20,7 @@ from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.seeds import seeded
+from tests.unit.models.upsamplers import save_stage_two
 from tests.unit.sampling.cascades import small_stage
 from tests.unit.sampling.prompts import PROMPTS, quiet
 
@@ -187,3 +188,23 @@ def test_a_damaged_cascade_is_told(both: RetrievalPipeline, tmp_path: Path, cont
     (tmp_path / cascade.CASCADE).write_text(content)
     with pytest.raises(ModelError, match="expected the stages of a cascade"):
         RetrievalPipeline.from_pretrained(tmp_path)
+
+
+def test_deepfloyd_stage_two_behind_the_own_stage_and_behind_stage_one(
+    tiny_generator: Generator, neighbors: list[list[Neighbor]], tmp_path: Path
+) -> None:
+    save_stage_two(tmp_path)
+    settings = StageSettings(scheduler="DDPMScheduler", num_inference_steps=2, noise_level=250, text_guidance_scale=4)
+    second = CascadeStage(model=cascade.load_stage(tmp_path / "stage-two"), settings=settings)
+    first = quiet(RetrievalPipeline.from_pretrained(tmp_path / "first" / "pipeline"))
+    both = quiet(RetrievalPipeline(first.generator, stages=[second]))
+    assert both(PROMPTS[0], [], num_inference_steps=2).images[0].size == (32, 32)
+    behind = CascadeStage(model=cascade.load_stage(tmp_path / "stage-two", low_size=64), settings=settings)
+    mixed = quiet(RetrievalPipeline(tiny_generator, stages=[behind]))
+    drawn = draw(mixed, neighbors, slice(0, 1))
+    assert drawn.images[0].size == (32, 32)
+    mixed.save_pretrained(tmp_path / "mixed")
+    again = quiet(RetrievalPipeline.from_pretrained(tmp_path / "mixed"))
+    assert (again.stages[0].model.low_size, again.stages[0].settings) == (64, settings)
+    redrawn = draw(again, neighbors, slice(0, 1))
+    assert np.abs(as_arrays(redrawn.images).astype(int) - as_arrays(drawn.images)).mean() < 3, "weights in float16"
