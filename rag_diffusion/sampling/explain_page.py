@@ -84,8 +84,8 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     scaled = Image.fromarray(values / max(float(values.max()), 1e-9)).resize(size, Image.Resampling.BICUBIC)
     opacity = np.clip(np.asarray(scaled), 0, 1)[..., None] * _MOST
     grey = below.mean(axis=2, keepdims=True) * 0.6 + below * 0.4
-    blended: Pixels = np.round(grey * (1 - opacity) + np.array(_GLOW) * opacity).astype(np.uint8)
-    return blended
+    found: Pixels = np.round(grey * (1 - opacity) + np.array(_GLOW) * opacity).astype(np.uint8)
+    return found
 
 
 def _described(one: Picture) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _described(one: Picture) -> dict[str, Any]:
     settings = origin.settings
     guidance = settings.get("guidance", {})
     variant = {"none": "without neighbors", "given": "neighbors by hand"}.get(one.variant, f"{one.variant} neighbors")
-    recipe = f"{settings.get('num_inference_steps', '?')} steps of {settings.get('scheduler', '?')}"
+    told = f"{settings.get('num_inference_steps', '?')} steps of {settings.get('scheduler', '?')}"
     return {
         "prompt": origin.prompt,
         "variant": variant,
