@@ -19,7 +19,7 @@ PROJECT = Project.load(ROOT)
 OWNER = "team:rag-diffusion"
 
 
-def stage_asset(stage: Stage, project: Project = PROJECT) -> dg.AssetsDefinition:
+def _stage_asset(stage: Stage, project: Project = PROJECT) -> dg.AssetsDefinition:
     """The asset of a `stage`, or of an item of a matrix, of `project`.
 
     Stages of one pool, as `gpu`, share its slots: `dagster instance concurrency set gpu 1` lets one of them at a time
@@ -42,7 +42,7 @@ def stage_asset(stage: Stage, project: Project = PROJECT) -> dg.AssetsDefinition
     return made
 
 
-STAGE_ASSETS = [stage_asset(stage) for stage in PROJECT.stages.values()]
+STAGE_ASSETS = [_stage_asset(stage) for stage in PROJECT.stages.values()]
 EXTERNAL_ASSETS = [
     dg.AssetSpec(
         name,

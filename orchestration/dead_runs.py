@@ -15,7 +15,7 @@ _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagste
 _SLACK = 2.0  # seconds between the start of a process and what is noted of it, at most
 
 
-def bury(instance: dg.DagsterInstance) -> list[str]:
+def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Report runs of `instance` without a process as failed and free their slots; returns the runs' ids."""
     dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=_AT_WORK)) if _is_dead(instance, run.run_id)]
     for run in dead:

@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from orchestration.project import Project
+from orchestration.project import LastRun, Project
 from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.knowledge.snapshot import unsaved
@@ -167,23 +166,23 @@ def every_data_set_is_in_a_snapshot(root: Path) -> Finding:
 def upstream_is_clean(root: Path, stage: str) -> Finding:
     """What it was made from is what lies there now, and was made by the code and parameters that lie there now."""
     project = Project.load(root)
-    made = project.made()
+    last_runs = project.last_runs()
     problems = []
     for name in _ancestors(project, stage):
-        if name not in made:
+        if name not in last_runs:
             problems += _problem("never run", [name])
             continue
-        old = [up for up, read in made[name].inputs.items() if read != _version(project, made, up)]
+        old = [up for up, read in last_runs[name].inputs.items() if read != _version(project, last_runs, up)]
         problems += _problem(f"{name} was made from other versions of", old)
-        if name != stage and made[name].code_version != project.stages[name].code_version:
+        if name != stage and last_runs[name].code_version != project.stages[name].code_version:
             problems += _problem("made by other code or parameters", [name])
     return _finding(problems, "everything upstream is as dvc.lock has it", {})
 
 
-def _version(project: Project, made: Mapping[str, Any], name: str) -> str | None:
-    return (
-        project.external.get(name) if name not in project.stages else made[name].data_version if name in made else None
-    )
+def _version(project: Project, last_runs: Mapping[str, LastRun], name: str) -> str | None:
+    if name not in project.stages:
+        return project.external.get(name)
+    return last_runs[name].data_version if name in last_runs else None
 
 
 def _ancestors(project: Project, stage: str) -> list[str]:

@@ -135,5 +135,5 @@ def _is_json(path: Path) -> bool:
 
 
 def _committed(root: Path) -> bytes | None:
-    found = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, capture_output=True, check=False)
-    return found.stdout if found.returncode == 0 else None
+    done = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=root, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else None

@@ -17,8 +17,8 @@ from orchestration.project import EXTERNAL, Stage
 from rag_diffusion.layout import RUNS
 from rag_diffusion.runs import not_in_store
 
-PICTURE_WIDTH = 900  # pixels; the event log keeps every picture
-PICTURES_SHOWN = 8
+_PICTURE_WIDTH = 900  # pixels; the event log keeps every picture
+_PICTURES_SHOWN = 8
 MLFLOW_PAGE = "RAG_DIFFUSION_MLFLOW"  # set by `make ui`, e.g. http://127.0.0.1:5000
 
 
@@ -65,10 +65,10 @@ def numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def embedded(picture: Path) -> str:
-    """The file `picture` as Markdown that carries its own bytes, at most `PICTURE_WIDTH` wide."""
+    """The file `picture` as Markdown that carries its own bytes, at most `_PICTURE_WIDTH` wide."""
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
-        image.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
+        image.thumbnail((_PICTURE_WIDTH, 4 * _PICTURE_WIDTH))
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=85)
     return f"![{picture.stem}](data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()})"
@@ -93,4 +93,4 @@ def _pictures(root: Path, stage: Stage) -> Iterator[Path]:
     """Pictures among the reports that a stage makes."""
     reports = [root / out for out in stage.outs if out.startswith("reports/")]
     pictures = [p for out in reports for p in (sorted(out.rglob("*.png")) if out.is_dir() else [out])]
-    yield from [p for p in pictures if p.suffix == ".png" and p.is_file()][:PICTURES_SHOWN]
+    yield from [p for p in pictures if p.suffix == ".png" and p.is_file()][:_PICTURES_SHOWN]

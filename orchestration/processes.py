@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-SECONDS_TO_STOP = 15.0
+_SECONDS_TO_STOP = 15.0
 
 
 def environment() -> dict[str, str]:
@@ -57,7 +57,7 @@ def end_group(
 
     Args:
         process: the group's leader, started with `start_new_session=True`.
-        stops: the signals; each group member has `SECONDS_TO_STOP` before the next one.
+        stops: the signals; each group member has `_SECONDS_TO_STOP` before the next one.
     """
     for stop in stops:
         with suppress(ProcessLookupError, PermissionError):
@@ -67,7 +67,7 @@ def end_group(
 
 def _wait(process: subprocess.Popen[str]) -> None:
     """Give the group time to end; an empty group raises ProcessLookupError."""
-    give_up = time.monotonic() + SECONDS_TO_STOP
+    give_up = time.monotonic() + _SECONDS_TO_STOP
     while time.monotonic() < give_up:
         process.poll()
         os.killpg(process.pid, 0)

@@ -59,7 +59,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class LastRun:
     """What dvc.lock says of the outs of a stage: their version, and what they were made from.
 
     Attributes:
@@ -119,14 +119,14 @@ class Project:
             return cls(root=root, stages=stages, external=external)
 
     def data_version(self, name: str) -> str | None:
-        """`Made.data_version` of the stage `name`, None before its first run."""
+        """`LastRun.data_version` of the stage `name`, None before its first run."""
         lock = self._lock().get(name)
         return None if lock is None else _data_version(lock)
 
-    def made(self) -> dict[str, Made]:
+    def last_runs(self) -> dict[str, LastRun]:
         """What dvc.lock says of every stage that has run, those that another one needs before it."""
         locks = self._lock()
-        return {name: self._made(stage, locks) for name, stage in self.stages.items() if name in locks}
+        return {name: self._last_run(stage, locks) for name, stage in self.stages.items() if name in locks}
 
     def missing(self, name: str) -> dict[str, list[str]]:
         """Stage or external asset -> paths of it that the stage `name` needs and that are not there."""
@@ -145,11 +145,11 @@ class Project:
 
         return _undisturbed(self.root, read)
 
-    def _made(self, stage: Stage, locks: Mapping[str, Any]) -> Made:
+    def _last_run(self, stage: Stage, locks: Mapping[str, Any]) -> LastRun:
         lock = locks[stage.name]
         deps = {dep["path"]: dep["md5"] for dep in lock.get("deps", [])}
         own = {path: md5 for path, md5 in deps.items() if path in stage.own_deps} | lock.get("params", {})
-        return Made(
+        return LastRun(
             data_version=_data_version(lock),
             code_version=digest({"cmd": lock["cmd"], **own}),
             inputs={name: _input_version(name, paths, deps, locks) for name, paths in stage.reads.items()},

@@ -36,7 +36,7 @@ def promote(root: Path) -> str:
         )
     from rag_diffusion.serving import registry
 
-    made = project.made()
+    last_runs = project.last_runs()
     report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
     retrieved = report["variants"]["retrieved"]
     score = {key: report[key] for key in MEASURED_BY} | {
@@ -45,7 +45,7 @@ def promote(root: Path) -> str:
     }
     record = root / RUNS / "finetune.run.json"
     run = json.loads(record.read_text(encoding="utf-8")).get("run_id") if record.is_file() else None
-    tags = {f"{label(name)}.data_version": result.data_version for name, result in made.items()} | {
+    tags = {f"{label(name)}.data_version": run.data_version for name, run in last_runs.items()} | {
         f"retrieved.{name}": str(score[name]) for name in ("joint", "entity", "style")
     }
     version = registry.promote(root, load_config(root / "params.yaml"), run, tags)

@@ -23,9 +23,9 @@ from orchestration.processes import run_shown
 from orchestration.project import EXTERNAL, Project
 from rag_diffusion.origin import DAGSTER_RUN
 
-SECONDS_BETWEEN_TRIES = 10.0
-TRIES_WHEN_KILLED = 2
-SECONDS_OF_BUSY = 6 * 3600.0
+_SECONDS_BETWEEN_TRIES = 10.0
+_TRIES_WHEN_KILLED = 2
+_SECONDS_OF_BUSY = 6 * 3600.0
 LINES_KEPT = 40
 _EXIT = re.compile(r"exited with (-?\d+)")
 _SIGNALS = 128  # a shell adds the number of the signal to this
@@ -76,7 +76,7 @@ def reproduce(context: dg.AssetExecutionContext, project: Project) -> dg.Materia
     if outcome.code != 0:
         failure = dg.Failure(f"dvc repro {stage.name} ended with exit code {outcome.code}:\n{outcome.tail}")
         if outcome.killed:
-            raise dg.RetryRequested(max_retries=TRIES_WHEN_KILLED, seconds_to_wait=5) from failure
+            raise dg.RetryRequested(max_retries=_TRIES_WHEN_KILLED, seconds_to_wait=5) from failure
         raise failure
     version = project.data_version(stage.name)
     return dg.MaterializeResult(
@@ -121,13 +121,13 @@ def _repro_when_free(
     context: dg.AssetExecutionContext, root: Path, stage: str, variables: Mapping[str, str]
 ) -> Outcome:
     """`dvc repro`, again and again while another DVC process holds the stage's paths."""
-    give_up = time.monotonic() + SECONDS_OF_BUSY
+    give_up = time.monotonic() + _SECONDS_OF_BUSY
     while True:
         outcome = repro(root, stage, variables)
         if not outcome.busy or time.monotonic() > give_up:
             return outcome
         context.log.info(f"{stage}: another DVC process is at work here; trying again")
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def repro(root: Path, stage: str, variables: Mapping[str, str]) -> Outcome:

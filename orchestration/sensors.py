@@ -3,13 +3,13 @@
 import dagster as dg
 
 from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
-from orchestration.dead_runs import bury
+from orchestration.dead_runs import fail_dead_runs
 from orchestration.project import EXTERNAL, Project, digest
 from orchestration.sync import sync
 from rag_diffusion.knowledge.folders import MANIFEST
 from rag_diffusion.layout import KB, SNAPSHOTS
 
-SECONDS_BETWEEN_TICKS = 30
+_SECONDS_BETWEEN_TICKS = 30
 
 
 SOURCES = "data/sources"
@@ -44,10 +44,10 @@ def _state() -> str:
     return digest([(str(file), file.stat().st_mtime_ns) for file in files if file.is_file()])
 
 
-@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(minimum_interval_seconds=_SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dvc_results(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Reports what DVC in a shell and `rag-diffusion kb` changed as materializations without a run, with checks."""
-    bury(context.instance)
+    fail_dead_runs(context.instance)
     state = _state()
     if context.cursor == state:
         return dg.SkipReason("neither dvc.lock nor a data set has changed")

@@ -26,9 +26,9 @@ from orchestration.data_sets import (
     encoder_version,
     manifests,
 )
-from orchestration.dead_runs import bury
+from orchestration.dead_runs import fail_dead_runs
 from orchestration.metadata import card_metadata, stage_metadata
-from orchestration.project import Made, Project
+from orchestration.project import LastRun, Project
 from orchestration.reproduce import asset_key, stage_name
 from orchestration.verdicts import verdicts
 
@@ -53,18 +53,18 @@ def news(instance: dg.DagsterInstance, project: Project) -> Iterator[dg.AssetMat
                 metadata=card_metadata(project.root, name),
                 tags={_DATA: version} | _BY_USER,
             )
-    for name, made in project.made().items():
-        if not _known(instance, name, _tags(made)):
+    for name, run in project.last_runs().items():
+        if not _known(instance, name, _tags(run)):
             stage = project.stages[name]
             yield dg.AssetMaterialization(
                 asset_key(name),
                 description="reported from dvc.lock",
                 metadata=stage_metadata(project.root, stage) if _all_there(project, name) else {},
-                tags=_inputs_of(made.inputs) | _tags(made) | _BY_USER,
+                tags=_inputs_of(run.inputs) | _tags(run) | _BY_USER,
             )
 
 
-def data_set_news(
+def _data_set_news(
     instance: dg.DagsterInstance, project: Project
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
     """Data sets of the knowledge base that came, changed or went, as Dagster does not know them yet.
@@ -111,7 +111,7 @@ def sync(instance: dg.DagsterInstance, project: Project) -> list[str]:
 
 def _sync_data_sets(instance: dg.DagsterInstance, project: Project) -> list[str]:
     names = []
-    for event in data_set_news(instance, project):
+    for event in _data_set_news(instance, project):
         name = str(event.partition)
         if isinstance(event, dg.AssetMaterialization):
             instance.add_dynamic_partitions(_PARTITIONS, [name])
@@ -137,9 +137,9 @@ def _last_verdict(instance: dg.DagsterInstance, verdict: dg.AssetCheckEvaluation
     return record.event.asset_check_evaluation.passed, record.event.asset_check_evaluation.description
 
 
-def _tags(made: Made) -> dict[str, str]:
+def _tags(run: LastRun) -> dict[str, str]:
     """What the newest materialization must say."""
-    return {_DATA: made.data_version, _CODE: made.code_version} | _known_inputs(made.inputs)
+    return {_DATA: run.data_version, _CODE: run.code_version} | _known_inputs(run.inputs)
 
 
 def _known_inputs(inputs: Mapping[str, str | None]) -> dict[str, str]:
@@ -180,7 +180,7 @@ def main(root: Path) -> None:
     """Sync the project at `root`, and print what was reported."""
     os.environ.setdefault("DAGSTER_HOME", str(root.resolve() / ".dagster"))
     with dg.DagsterInstance.get() as instance:
-        for run in bury(instance):
+        for run in fail_dead_runs(instance):
             print(f"run {run} has failed: its process is gone")
         names = sync(instance, Project.load(root))
     print(f"told Dagster of {', '.join(names)}" if names else "Dagster knows everything that lies here")

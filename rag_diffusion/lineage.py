@@ -110,10 +110,10 @@ def trace(root: Path | str, what: str, *, pictures: bool = False) -> Lineage:
     maker = next((step.name for step in steps.values() if _is_run(what, step.record)), None)
     if maker is None:
         runs = {step.name: str(step.record.get("run_id") or "")[:8] for step in steps.values()}
-        known = ", ".join(f"{name} {run}" for name, run in runs.items() if run)
+        made = ", ".join(f"{name} {run}" for name, run in runs.items() if run)
         raise DataError(
             f"{what}: expected a file of this project or an MLflow run that made what lies in it now, got neither; "
-            f"these runs did: {known or 'none'}"
+            f"these runs did: {made or 'none'}"
         )
     return Lineage(result=what, steps=_up_to(steps, maker))
 

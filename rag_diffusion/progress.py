@@ -13,11 +13,11 @@ from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 10.0
 
 T = TypeVar("T")
-Listener = Callable[[str], None]
-_listeners: list[Listener] = []
+_Listener = Callable[[str], None]
+_listeners: list[_Listener] = []
 
 
 def progress(
@@ -48,7 +48,7 @@ def progress(
 class Progress:
     """Counts finished items; a context manager.
 
-    On a terminal it is a tqdm bar. Elsewhere it is a line every `SECONDS_BETWEEN_LINES`, and one at
+    On a terminal it is a tqdm bar. Elsewhere it is a line every `_SECONDS_BETWEEN_LINES`, and one at
     the end. Each line also goes to whoever listens, e.g. Dagster's event log.
 
     Args:
@@ -91,7 +91,7 @@ class Progress:
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-        if time.monotonic() - self._spoke >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self._spoke >= _SECONDS_BETWEEN_LINES:
             self._speak()
 
     def note(self, text: str) -> None:
@@ -144,7 +144,7 @@ def show_log() -> None:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(listener: _Listener) -> Iterator[None]:
     """Give every progress line to `listener` as well."""
     _listeners.append(listener)
     try:

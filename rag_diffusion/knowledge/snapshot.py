@@ -25,7 +25,7 @@ from rag_diffusion.layout import SNAPSHOTS
 from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 
 
-def snapshot_folder(root: Path, name: str) -> Path:
+def _snapshot_folder(root: Path, name: str) -> Path:
     """Where the snapshot of the data set `name` lies in the project at `root`."""
     return root / SNAPSHOTS / name
 
@@ -45,7 +45,7 @@ def take(root: Path, name: str, *, wait: float) -> Manifest:
     """
     if name == CORPUS_NAME:
         raise ConfigError("kb snapshot: expected a data set of your own, got 'corpus', which DVC tracks as data/corpus")
-    folders, folder = DataSetFolders(root), snapshot_folder(root, check_name(name))
+    folders, folder = DataSetFolders(root), _snapshot_folder(root, check_name(name))
     with folders.writing(name, wait):
         manifest = Manifest.read(folders.manifest(name))
         recover_dir(folder)
@@ -116,7 +116,7 @@ def put_back(root: Path, name: str, *, wait: float, force: bool = False) -> Mani
         LineageError: another version of this package made it.
         BusyError: another process writes the data set.
     """
-    folders, folder = DataSetFolders(root), snapshot_folder(root, check_name(name))
+    folders, folder = DataSetFolders(root), _snapshot_folder(root, check_name(name))
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder}: expected a snapshot, found none; run `dvc pull {dvc_path(name)}`")
     with folders.writing(name, wait):

@@ -16,13 +16,13 @@ from rag_diffusion.tracking.tracker import ARTIFACTS, STORE, Setup
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SECONDS_FOR_LOCK = 120.0
+_SECONDS_FOR_LOCK = 120.0
 KIND, NOTE = "mlflow.experimentKind", "mlflow.note.content"  # tags that MLflow's pages read
 _SEE = (
     "Each run is one run of a stage: `rag-diffusion lineage RUN_ID` says which corpus, model, parameters and commit it "
     "comes from, `dvc metrics show` has the same numbers, and `make ui` opens Dagster beside this page."
 )
-NOTES = {
+_NOTES = {
     "knowledge_base": f"Corpus, encoder, index and neighbors. Recall and latency are metrics. {_SEE}",
     "generator": f"Trainings and drawings: loss and neighbor gain by step, pictures by step, traces of samples. {_SEE}",
     "evaluation": f"Accuracies and distances of every variant, the column that counts is `retrieved.joint`. {_SEE}",
@@ -64,7 +64,7 @@ def connect(setup: Setup) -> tuple[MlflowClient, str]:
 def _tags(experiment: str, experiment_id: str) -> dict[str, str]:
     """What MLflow's pages need to know: that these are runs of a model, not of an agent, and what they are about."""
     family = experiment.rpartition("/")[2]
-    tags = {KIND: "custom_model_development", NOTE: NOTES.get(family, NOTES[""])}
+    tags = {KIND: "custom_model_development", NOTE: _NOTES.get(family, _NOTES[""])}
     if family in views.COLUMNS:
         link = f"[Runs with what counts](#/experiments/{experiment_id}/runs?{views.KEY})"
         tags |= {views.TAG: views.view(family), NOTE: f"{link}. {tags[NOTE]}"}
@@ -93,7 +93,7 @@ def locked(setup: Setup) -> Iterator[None]:
     """Alone with the store of `setup`, among all processes of this project."""
     folder = Path(setup.root) / "mlruns"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock", timeout=SECONDS_FOR_LOCK):
+    with FileLock(folder / ".lock", timeout=_SECONDS_FOR_LOCK):
         yield
 
 
@@ -106,7 +106,7 @@ def follow(root: Path) -> None:
     store, here = root / STORE, (root / ARTIFACTS).as_uri()
     if not store.is_file():
         return
-    with closing(sqlite3.connect(store, timeout=SECONDS_FOR_LOCK)) as database, database:
+    with closing(sqlite3.connect(store, timeout=_SECONDS_FOR_LOCK)) as database, database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "experiments" not in tables:
             return

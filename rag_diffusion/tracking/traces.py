@@ -10,7 +10,7 @@ from rag_diffusion.spans import Span
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TRACES_PER_BATCH = 100
+_TRACES_PER_BATCH = 100
 
 
 def write_traces(
@@ -42,8 +42,8 @@ def write_traces(
         client.end_trace(trace.trace_id, outputs=root.outputs, end_time_ns=root.end)
         ids.append(trace.trace_id)
     mlflow.flush_trace_async_logging()
-    for start in range(0, len(ids) if run_id else 0, TRACES_PER_BATCH):
-        client.link_traces_to_run(ids[start : start + TRACES_PER_BATCH], run_id)
+    for start in range(0, len(ids) if run_id else 0, _TRACES_PER_BATCH):
+        client.link_traces_to_run(ids[start : start + _TRACES_PER_BATCH], run_id)
 
 
 def _write(client: MlflowClient, part: Span, trace_id: str, parent_id: str) -> None:

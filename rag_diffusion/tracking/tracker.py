@@ -36,8 +36,8 @@ _LOG = logging.getLogger(__name__)
 STORE = "mlruns/mlflow.db"
 ARTIFACTS = "mlruns/artifacts"
 SPOOL = "mlruns/.spool"
-SECONDS_TO_FLUSH = 300.0
-SECONDS_TO_END = 10.0
+_SECONDS_TO_FLUSH = 300.0
+_SECONDS_TO_END = 10.0
 
 
 class Tracker:
@@ -193,7 +193,7 @@ class MlflowTracker(Tracker):
         self._ask("close", status, f"{type(error).__name__}: {error}" if error else "")
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):  # it goes on alone and ends with its last message
-            self._process.wait(SECONDS_TO_END)
+            self._process.wait(_SECONDS_TO_END)
         if self.errors:
             _LOG.error(
                 f"*** TRACKING FAILED: {len(self.errors)} message(s) of stage {self._setup.stage} did not reach "
@@ -212,8 +212,8 @@ class MlflowTracker(Tracker):
     def _ask(self, kind: str, *content: object) -> None:
         if not self._send(kind, *content):
             return
-        if not self._pipe.poll(SECONDS_TO_FLUSH):
-            self._lost(f"no answer within {SECONDS_TO_FLUSH:.0f} s; it goes on in the background")
+        if not self._pipe.poll(_SECONDS_TO_FLUSH):
+            self._lost(f"no answer within {_SECONDS_TO_FLUSH:.0f} s; it goes on in the background")
             return
         try:
             reply = self._pipe.recv()

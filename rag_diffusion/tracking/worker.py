@@ -27,13 +27,13 @@ _LOG = logging.getLogger(__name__)
 
 WAITING = ("tags", "dataset")  # what a stage says of itself before it has a result
 PATIENCE = float(os.environ.get("RAG_DIFFUSION_TRACKING_PATIENCE", "600"))  # seconds after the stage's end
-SECONDS_BETWEEN = 2.0  # two tries
-SECONDS_TO_ANSWER = 10.0  # a stage that asks waits so long for a store that does not answer
+_SECONDS_BETWEEN = 2.0  # two tries
+_SECONDS_TO_ANSWER = 10.0  # a stage that asks waits so long for a store that does not answer
 
 Message = tuple[Any, ...]
 
 
-class Worker:
+class _Worker:
     """Reads messages until the pipe closes; keeps a list of those that could not be logged."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -134,9 +134,9 @@ class Worker:
             if not (silent and self._patient()):
                 self._told(message)
                 return
-            if self._asked_at is not None and time.monotonic() - self._asked_at > SECONDS_TO_ANSWER:
+            if self._asked_at is not None and time.monotonic() - self._asked_at > _SECONDS_TO_ANSWER:
                 self._reply(late=True)
-            time.sleep(SECONDS_BETWEEN)
+            time.sleep(_SECONDS_BETWEEN)
 
     def _patient(self) -> bool:
         return self._ended_at is None or time.monotonic() - self._ended_at < PATIENCE
@@ -159,4 +159,4 @@ class Worker:
 if __name__ == "__main__":
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)
-    Worker(Connection(int(sys.argv[1]))).run()
+    _Worker(Connection(int(sys.argv[1]))).run()

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-ENTITIES_PER_BATCH = 100
+_ENTITIES_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
-DIGEST_LENGTH = 36  # MLflow's limit; the whole digest goes into a tag
+_DIGEST_LENGTH = 36  # MLflow's limit; the whole digest goes into a tag
 
 
 class MlflowWriter:
@@ -56,8 +56,8 @@ class MlflowWriter:
         run = self.client.get_run(self.begin())
         changed = {k: v for k, v in params.items() if run.data.params.get(k, v) != v}
         new = [Param(k, v) for k, v in params.items() if k not in run.data.params]
-        for start in range(0, len(new), ENTITIES_PER_BATCH):
-            self.client.log_batch(run.info.run_id, params=new[start : start + ENTITIES_PER_BATCH])
+        for start in range(0, len(new), _ENTITIES_PER_BATCH):
+            self.client.log_batch(run.info.run_id, params=new[start : start + _ENTITIES_PER_BATCH])
         if changed:
             self.tags({f"resumed_with.{key}": value for key, value in changed.items()})
 
@@ -119,7 +119,7 @@ class MlflowWriter:
 
         dataset = Dataset(
             name=name,
-            digest=digest[:DIGEST_LENGTH],
+            digest=digest[:_DIGEST_LENGTH],
             source_type="local",
             source=json.dumps({"uri": source}),
             profile=_profile(Path(self.setup.root) / source, digest),
@@ -159,8 +159,8 @@ class MlflowWriter:
             tags=tags | _tags(self.setup.root),
         )
         params = [Param(key, value) for key, value in self.setup.params.items()]
-        for start in range(0, len(params), ENTITIES_PER_BATCH):
-            self.client.log_batch(run.info.run_id, params=params[start : start + ENTITIES_PER_BATCH])
+        for start in range(0, len(params), _ENTITIES_PER_BATCH):
+            self.client.log_batch(run.info.run_id, params=params[start : start + _ENTITIES_PER_BATCH])
         return str(run.info.run_id)
 
     def _continued(self) -> str | None:

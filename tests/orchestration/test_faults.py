@@ -20,7 +20,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from orchestration.dead_runs import bury
+from orchestration.dead_runs import fail_dead_runs
 from orchestration.mend import SECONDS_BETWEEN_LOOKS, mend
 from orchestration.project import Project
 from rag_diffusion.errors import DataError
@@ -56,7 +56,7 @@ def versions(project: Path) -> dict[str, str]:
 
 def done(project: Path) -> set[str]:
     """Stages that dvc.lock knows; a DVC that outlived its parent may just be writing it."""
-    return set(Project.load(project).made())
+    return set(Project.load(project).last_runs())
 
 
 def kill_after(command: list[str], folder: Path, environment: Mapping[str, str], seconds: float) -> bool:
@@ -140,16 +140,16 @@ def test_the_gpu_is_free_again_after_the_run_that_had_it_was_killed(
         while not (project / "sleeping").exists():
             assert run.poll() is None
             time.sleep(0.1)
-        assert bury(instance) == [], "it is at work"
+        assert fail_dead_runs(instance) == [], "it is at work"
         os.killpg(run.pid, signal.SIGKILL)
     for process in processes(project):
         os.kill(process, signal.SIGKILL)
     settle(project)
     assert storage.get_concurrency_info("gpu").active_slot_count == 1
     (project / "sleep-finetune").unlink()
-    assert len(bury(instance)) == 1
+    assert len(fail_dead_runs(instance)) == 1
     assert storage.get_concurrency_info("gpu").active_slot_count == 0
-    assert bury(instance) == []
+    assert fail_dead_runs(instance) == []
     assert materialize(project_root, environment, "--select", "finetune").startswith("0\n")
 
 
@@ -215,7 +215,7 @@ def test_a_lock_that_dvc_is_writing_is_waited_for(project: Path, environment: di
     whole = lock.read_bytes()
     with Repo(str(project)) as repo, repo.lock, ThreadPoolExecutor() as pool:
         lock.write_bytes(whole[:100])
-        seen = pool.submit(lambda: Project.load(project).made())
+        seen = pool.submit(lambda: Project.load(project).last_runs())
         time.sleep(3 * SECONDS_BETWEEN_LOOKS)
         assert not seen.done()
         lock.write_bytes(whole)
