@@ -54,14 +54,14 @@ def encoder_version(project: Project, manifest: Manifest) -> str | None:
         manifest: of the data set.
 
     Returns:
-        That of the present encoder; None where another one made them, or there are none.
+        That of the present encoder, which also scores what a remote sends; None where another one made the vectors.
     """
     try:
         present = EncoderFolder(project.root / ENCODER).hash
     except ModelError:
         return None
     versions = [project.data_version(name) for name in encoder_stages(project)]
-    return versions[0] if versions and manifest.encoder_hash == present else None
+    return versions[0] if versions and (manifest.remote or manifest.encoder_hash == present) else None
 
 
 def data_set_metadata(manifest: Manifest) -> dict[str, Any]:

@@ -147,6 +147,11 @@ def test_another_encoder_leaves_the_data_sets_behind(
     (root / "weights").write_text("second")
     dvc(root, environment, "repro")
     assert sync(instance, Project.load(root)) == ["align", "kb"], "the data set is what it was, its check is not"
+    base(root).writer.add_remote("there", "https://images.example.org")
+    assert sync(instance, Project.load(root)) == ["kb/there"]
+    assert sync(instance, Project.load(root)) == []
+    remote = event_of(instance, "there").metadata
+    assert (remote["origin"].value, "pairs" in remote) == ("https://images.example.org", False)
     verdict = checks_of(instance)["every_data_set_can_be_searched"]
     assert not verdict.passed
     assert "rag-diffusion kb rebuild mine" in str(verdict.description)
