@@ -75,7 +75,7 @@ for out in map(Path, outs):
     elif out.suffix:
         out.write_text(text)
     else:
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)  # DVC leaves a persistent out where it is
         (out / "a.txt").write_text(text)
         forms.get(out.name, lambda folder: None)(out)
         if out.name == "sheets":
