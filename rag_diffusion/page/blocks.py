@@ -121,19 +121,34 @@ class _DrawTab:
                 gr.Markdown("### Neighbors")
                 self.near = gr.HTML(cards.neighbors([]), elem_id="neighbors", js_on_load=cards.PRESSED)
                 with gr.Group(visible=False, elem_id="control") as self.control:
-                    caption = gr.Textbox(label="Caption of this neighbor")
                     weight = gr.Slider(0, 4, value=1, step=0.1, label="Weight of this neighbor", elem_id="weight")
                     mask = gr.Dropdown(
-                        list(MASKS), value="everywhere", label="Mask: where in the picture it may act",
-                        allow_custom_value=True, elem_id="mask", info="or left, top, right, bottom: 0.2, 0.2, 0.8, 0.8",
+                        list(MASKS), value="everywhere", label="Mask (or left, top, right, bottom: 0.2, 0.2, 0.8, 0.8)",
+                        allow_custom_value=True, elem_id="mask",
                     )  # fmt: skip
-                    curve = gr.Dropdown(list(CURVES), value="all steps", label="Weight by step", elem_id="curve")
-                    maps = gr.Dropdown(list(MAPS), value="both", label="Weight by map: what it gives", elem_id="maps")
+                    with gr.Row():
+                        curve = gr.Dropdown(
+                            list(CURVES),
+                            value="all steps",
+                            label="Weight by step",
+                            allow_custom_value=True,
+                            elem_id="curve",
+                            min_width=120,
+                        )
+                        maps = gr.Dropdown(
+                            list(MAPS),
+                            value="both",
+                            label="Weight by map",
+                            allow_custom_value=True,
+                            elem_id="maps",
+                            min_width=120,
+                        )
                     negative = gr.Checkbox(label="Negative: guide away from it", elem_id="negative")
+                    caption = gr.Textbox(label="Caption of this neighbor")
                     again = gr.Button("Draw again, the same noise", variant="primary", elem_id="again")
         self.past = gr.HTML(render=False, elem_id="past", js_on_load=cards.PRESSED)
         self.view = [self.picture, self.near, self.past]
-        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed]
+        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size]
         shared: dict[str, Any] = {
             "concurrency_id": "draw", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
@@ -158,10 +173,12 @@ class _DrawTab:
         def changed(
             found: Session, words: str, number: float, where: str, by_step: str, by_map: str, away: bool
         ) -> str:
-            handlers.change(
-                found, caption=words, weight=float(number), mask=as_box(where), weight_by_step=CURVES[by_step],
-                weight_by_map=MAPS[by_map], negative=away,
-            )  # fmt: skip
+            control = {"caption": words, "weight": float(number), "mask": as_box(where), "negative": away}
+            named = {
+                "weight_by_step": CURVES.get(by_step),
+                "weight_by_map": MAPS.get(by_map),
+            }  # None: as params.yaml says
+            handlers.change(found, **control, **{name: value for name, value in named.items() if value is not None})
             return handlers.view(found).neighbors
 
         def dropped(found: Session, paths: list[str] | None, terms: str | None) -> tuple[Any, ...]:
@@ -305,10 +322,11 @@ def _pieces(view: View) -> tuple[str, str, str]:
 
 
 def _form(fields: tuple[Any, ...]) -> Form:
-    prompt, kind, number, mode, text, near, steps, seed = fields
+    prompt, kind, number, mode, text, near, steps, seed, stages = fields
     return Form(
         prompt=prompt, variant=as_variant(kind), num_neighbors=int(number), mode=mode, text_guidance_scale=float(text),
         neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=None if seed is None else int(seed),
+        stages=None if stages is None else int(stages),
     )  # fmt: skip
 
 
@@ -320,7 +338,7 @@ def _controls(neighbor: Neighbor) -> list[Any]:
 
 def _sizes(handlers: Handlers) -> gr.Dropdown:
     sizes = handlers.sizes()
-    return gr.Dropdown(sizes, value=sizes[0], interactive=len(sizes) > 1)
+    return gr.Dropdown(sizes, value=sizes[-1][1], interactive=len(sizes) > 1)
 
 
 def _kind(handlers: Handlers) -> str:

@@ -37,7 +37,8 @@ _FIGURES = """<div class="figures">{% for one in figures %}<figure{% if one.grow
 <img alt="{{ one.alt }}" src="{{ one.image }}" width="384" height="384">
 <figcaption>{% if one.growing %}<div class="progress" role="progressbar" aria-label="denoising" aria-valuemin="0"
  aria-valuemax="{{ one.num_steps }}" aria-valuenow="{{ one.step }}"><div style="width: {{ one.percent }}%"></div></div>
-<span role="status">{{ one.words }}: step {{ one.step }} of {{ one.num_steps }}</span>{% else %}
+<span role="status">{{ one.words }}:{% if one.stage > 1 %} stage {{ one.stage }},{% endif %}
+ step {{ one.step }} of {{ one.num_steps }}</span>{% else %}
 <b>{{ one.words }}</b>
 <span class="fine">seed {{ one.seed }}{% if one.looked %} · {{ one.looked }}{% endif %}</span>
 <a class="save" download="{{ one.file }}" href="{{ one.png }}">Save PNG with provenance</a>{% endif %}
@@ -98,6 +99,7 @@ def figures(entries: Sequence[Entry], growing: tuple[Preview, str] | None = None
                 "alt": "the picture so far",
                 "words": VARIANTS[variant].capitalize(),
                 "step": preview.step,
+                "stage": preview.stage,
                 "num_steps": preview.num_steps,
                 "percent": round(100 * preview.step / preview.num_steps),
             }

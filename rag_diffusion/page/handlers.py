@@ -44,6 +44,7 @@ class Form:
         neighbor_guidance_scale: w_n.
         num_inference_steps: T.
         seed: None draws one.
+        stages: of a cascade; None is all.
     """
 
     prompt: str
@@ -54,6 +55,7 @@ class Form:
     neighbor_guidance_scale: float
     num_inference_steps: int
     seed: int | None
+    stages: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class Form:
             neighbor_guidance_scale=self.neighbor_guidance_scale,
         )
         steps = int(self.num_inference_steps)
-        return {"guidance": guidance, "num_inference_steps": steps, "keep_pictures": True}
+        return {"guidance": guidance, "num_inference_steps": steps, "keep_pictures": True, "stages": self.stages}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +109,17 @@ class Handlers:
         Raises:
             ModelError: there is none.
         """
-        generator = self.drawer.pipeline.generator
         trouble = nothing_to_retrieve(self.base)
-        size = f"{generator.image_size} × {generator.image_size} pixels"
+        size = f"{self.sizes()[-1][0]} pixels"
         if trouble:
             return f"The model draws {size}. Nothing can be retrieved here yet: drop pictures of your own as neighbors."
         return f"The model draws {size}; {len(self.base.corpus):,} pairs can be retrieved."
 
-    def sizes(self) -> list[str]:
-        """What the model can draw; waits until it is there."""
-        side = self.drawer.pipeline.generator.image_size
-        return [f"{side} × {side}"]
+    def sizes(self) -> list[tuple[str, int]]:
+        """What the model can draw, and how many stages of a cascade that takes; waits until it is there."""
+        pipeline = self.drawer.pipeline
+        sides = [pipeline.generator.image_size, *(stage.model.image_size for stage in pipeline.stages)]
+        return [(f"{side} × {side}", number) for number, side in enumerate(sides, start=1)]
 
     def can_retrieve(self) -> bool:
         """Whether there is anything to retrieve."""

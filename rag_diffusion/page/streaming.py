@@ -29,14 +29,16 @@ class Preview:
     """What a picture looks like so far.
 
     Attributes:
-        pixels: (H, W, 3) uint8, the estimate of x_0.
+        pixels: (H, W, 3) uint8, the estimate of x_0; in a further stage of a cascade what the first one drew.
         step: of so many that is done, from 1.
         num_steps: T.
+        stage: of a cascade, from 1.
     """
 
     pixels: Pixels
     step: int
     num_steps: int
+    stage: int = 1
 
 
 class Drawer:
@@ -88,17 +90,19 @@ class Drawer:
             RagDiffusionError, ValueError: as the pipeline.
         """
         told: SimpleQueue[Preview | Picture | Exception | None] = SimpleQueue()
-        left = Event()
+        left, last = Event(), list[Pixels]()
         self._under_way.add(left)
 
-        def look(
-            pipe: RetrievalPipeline, number: int, timestep: Tensor, values: dict[str, Tensor]
-        ) -> dict[str, Tensor]:
+        def look(pipe: RetrievalPipeline, number: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Tensor]:
             if left.is_set():
                 raise _LeftError
-            images = pipe.generator.codec.decode(values["pred_original_sample"]).float()
-            pixels = images_to_pixels(images).cpu().numpy()[0]
-            told.put(Preview(pixels=pixels, step=number + 1, num_steps=pipe.scheduler.num_inference_steps))
+            stage, num_steps = values["stage"], pipe.scheduler.num_inference_steps
+            if stage == 1:
+                images = pipe.generator.codec.decode(values["pred_original_sample"]).float()
+                last[:] = [images_to_pixels(images).cpu().numpy()[0]]
+            else:
+                num_steps = pipe.stages[stage - 2].settings.num_inference_steps
+            told.put(Preview(pixels=last[0], step=number + 1, num_steps=num_steps, stage=stage))
             return {}
 
         def compute() -> None:

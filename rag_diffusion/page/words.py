@@ -80,7 +80,7 @@ def lineage_of(entry: Entry) -> list[str]:
     origin = entry.picture.provenance
     settings = origin.settings
     guidance = settings.get("guidance", {})
-    size = settings.get("image_size", "?")
+    size = [settings, *settings.get("stages", ())][-1].get("image_size", "?")
     told = [f"Drawn for “{origin.prompt}” from the noise of seed {origin.seed}, {entry.words}."]
     told += [f"{entry.lineage}."] * bool(entry.lineage)
     used = [

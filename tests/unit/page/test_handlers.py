@@ -10,14 +10,19 @@ import pytest
 
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.layout import BASE
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.page import cards
 from rag_diffusion.page.handlers import ALL, Handlers
 from rag_diffusion.page.session import KEPT, Session
 from rag_diffusion.page.streaming import Preview
 from rag_diffusion.page.words import as_box, lineage_of
+from rag_diffusion.sampling.cascade import CascadeStage, StageSettings
+from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.studio import Picture, draw
 from tests.unit.page.opened import PROMPT, form, handlers_of, make_project, own_pictures
+from tests.unit.sampling.cascades import small_stage
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,23 @@ def test_what_nobody_waits_for_is_computed_no_further(handlers: Handlers) -> Non
     hook.remove()
 
     assert 0 < len(calls) < 50
+
+
+def test_a_cascade_is_drawn_to_the_size_that_is_chosen(
+    tmp_path: Path, project_root: Path, tiny_generator: Generator, text_encoder: TextEncoder
+) -> None:
+    base = make_project(tmp_path, project_root, tiny_generator, with_sets=False)
+    stage = CascadeStage(model=small_stage(text_encoder), settings=StageSettings(num_inference_steps=3))
+    RetrievalPipeline(tiny_generator, stages=[stage]).save_pretrained(tmp_path / BASE)
+    with handlers_of(base) as handlers:
+        assert handlers.sizes() == [("64 × 64", 1), ("128 × 128", 2)]
+        session = Session()
+        told = drawn(handlers, session, variant="none")
+        assert [f"stage 2, step {step} of 3" in told[1 + step] for step in (1, 2, 3)] == [True] * 3
+        drawn(handlers, session, variant="none", stages=1)
+
+        assert [entry.picture.pixels.shape for entry in session.entries] == [(128, 128, 3), (64, 64, 3)]
+        assert ["128 × 128" in " ".join(lineage_of(entry)) for entry in session.entries] == [True, False]
 
 
 def test_a_drawing_stands_with_its_neighbors_their_licences_and_shares(handlers: Handlers) -> None:
