@@ -250,8 +250,8 @@ class NeighborAttention(nn.Module):
         null[..., _BIAS] = self.null_logit[:, None]  # its query channel is 1
         owners = F.one_hot(owner, extra).float().expand(*shape, extra)
         finer = [
-            self._gather(cast(FineTransfer, transfer).values(one), rows)
-            for transfer, one in zip(self.fine.values(), fine, strict=True)
+            self._gather(cast(FineTransfer, transfer).values(finer_maps), rows)
+            for transfer, finer_maps in zip(self.fine.values(), fine, strict=True)
         ]
         values = torch.cat([owners, values, *finer], dim=-1)
         nobody = torch.zeros_like(values[:, :, :1])

@@ -167,8 +167,8 @@ class Neighbor:
     @cached_property
     def digest(self) -> str:
         """Hash of what it shows and says."""
-        shown = _rgb(self.image)
-        content = str(shown.size).encode() + shown.tobytes() + self.caption.encode()
+        image = _rgb(self.image)
+        content = str(image.size).encode() + image.tobytes() + self.caption.encode()
         return hashlib.sha256(content).hexdigest()[:12]
 
     @property

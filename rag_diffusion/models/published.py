@@ -41,8 +41,8 @@ class PublishedText:
     def __call__(self, texts: Sequence[str]) -> TextFeatures:
         """Encode B texts; the pipeline itself says which part of a long one was cut."""
         pipeline, device = self._pipeline, self._pipeline._execution_device
-        asked = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        encoded = pipeline.encode_prompt(list(texts), **asked)
+        options = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        encoded = pipeline.encode_prompt(list(texts), **options)
         if not isinstance(pipeline, diffusers.StableDiffusionXLPipeline):
             return TextFeatures(encoded[0])
         states, pooled = encoded[0], encoded[2]

@@ -300,8 +300,8 @@ class RetrievalUNet(UNet2DConditionModel):
         maps = self._attended_maps(encoded)
         for name, attention in self.attentions():
             names = [name, *attention.fine]
-            found = attention(maps[name], neighbors[name], fine=[maps[finer] for finer in attention.fine])
-            maps |= dict(zip(names, found, strict=True))
+            attended = attention(maps[name], neighbors[name], fine=[maps[finer] for finer in attention.fine])
+            maps |= dict(zip(names, attended, strict=True))
         skips = [maps.get(str(number), skip) for number, skip in enumerate(encoded.skips)]
         return replace(encoded, skips=tuple(skips), mid=maps[BOTTLENECK])
 

@@ -116,7 +116,7 @@ class ControlledNeighbors:
         """Whether each image has a neighbor that counts at a `step`, by its number from 0, negative ones aside."""
         weights = self._weights(step)
         return [
-            any(weight > 0 and not one.negative for weight, one in zip(own, neighbors, strict=True))
+            any(weight > 0 and not neighbor.negative for weight, neighbor in zip(own, neighbors, strict=True))
             for own, neighbors in zip(weights, self.lists, strict=True)
         ]
 

@@ -84,7 +84,7 @@ class VariantSampler:
                 shown_pairs = [self._names(variant, prompt) for prompt in batch]
                 facts = {"prompts": [asdict(prompt) for prompt in batch], "neighbors": shown_pairs}
                 facts["style"] = [self._style(variant, prompt) for prompt in batch]
-                named = fingerprint(facts | _told(begin))
+                named = fingerprint(facts | _begin_facts(begin))
                 path = self._scratch / f"{variant}-{named}.npz"
                 if not path.exists():
                     _save(path, self._draw(variant, batch, begin))
@@ -116,12 +116,12 @@ class VariantSampler:
         return self._names(variant, prompt) + self._style(variant, prompt)
 
     def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
-        found = self.table.prompts[prompt.prompt_id]
-        return shown_to(variant, found)[: self.config.retrieval.content]
+        row = self.table.prompts[prompt.prompt_id]
+        return shown_to(variant, row)[: self.config.retrieval.content]
 
     def _neighbors(self, variant: str, prompt: Prompt) -> list[Neighbor]:
-        names, found = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]
-        scores = dict(zip(found.retrieved, found.scores, strict=True))
+        names, row = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]
+        scores = dict(zip(row.retrieved, row.scores, strict=True))
         content = neighbors_from(self.corpus, names, [scores.get(name) for name in names])
         style = neighbors_from(self.corpus, self._style(variant, prompt), role="style")
         sample = self.config.sample
@@ -194,7 +194,7 @@ def draw_texts(
     return as_arrays(drawn.images)
 
 
-def _told(begin: Mapping[str, Any]) -> dict[str, Any]:
+def _begin_facts(begin: Mapping[str, Any]) -> dict[str, Any]:
     """What a drawing begins with, for a fingerprint."""
     if not begin:
         return {}
@@ -219,8 +219,8 @@ def _trace(batch: Span, origin: Provenance) -> Span:
         start=batch.start,
         end=batch.start,
     )
-    asked = {"prompt": origin.prompt, "variant": origin.variant, "seed": origin.seed}
-    return replace(batch, inputs=asked, outputs=origin.as_dict(), children=[query, *batch.children])
+    inputs = {"prompt": origin.prompt, "variant": origin.variant, "seed": origin.seed}
+    return replace(batch, inputs=inputs, outputs=origin.as_dict(), children=[query, *batch.children])
 
 
 def _save(path: Path, drawn: Drawn) -> None:

@@ -84,8 +84,8 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     scaled = Image.fromarray(values / max(float(values.max()), 1e-9)).resize(size, Image.Resampling.BICUBIC)
     opacity = np.clip(np.asarray(scaled), 0, 1)[..., None] * _MOST
     grey = below.mean(axis=2, keepdims=True) * 0.6 + below * 0.4
-    found: Pixels = np.round(grey * (1 - opacity) + np.array(_GLOW) * opacity).astype(np.uint8)
-    return found
+    blended: Pixels = np.round(grey * (1 - opacity) + np.array(_GLOW) * opacity).astype(np.uint8)
+    return blended
 
 
 def _described(one: Picture) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def _described(one: Picture) -> dict[str, Any]:
     settings = origin.settings
     guidance = settings.get("guidance", {})
     variant = {"none": "without neighbors", "given": "neighbors by hand"}.get(one.variant, f"{one.variant} neighbors")
-    told = f"{settings.get('num_inference_steps', '?')} steps of {settings.get('scheduler', '?')}"
+    recipe = f"{settings.get('num_inference_steps', '?')} steps of {settings.get('scheduler', '?')}"
     return {
         "prompt": origin.prompt,
         "variant": variant,
         "seed": origin.seed,
-        "settings": f"{told}, guidance {guidance.get('mode', guidance) if isinstance(guidance, dict) else guidance}",
+        "settings": f"{recipe}, guidance {guidance.get('mode', guidance) if isinstance(guidance, dict) else guidance}",
         "image": _url(_scaled(one.pixels)),
         "null": round(100 * origin.null_attention),
         "trouble": settings.get("trouble", ()),

@@ -54,31 +54,31 @@ def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
     if not _is_one(given) and not isinstance(given, Sequence):
         raise ValueError(f"neighbors: expected pictures, got {type(given).__name__}; {EXAMPLES}")
     entries = [given] if _is_one(given) else list(given)  # type: ignore[arg-type]
-    if all(_is_one(one) for one in entries):
+    if all(_is_one(entry) for entry in entries):
         lists = [entries] * len(prompts)
     else:
-        lists = [list(one) for one in entries if isinstance(one, list | tuple)]
-        wrong = [one for one in itertools.chain(*lists) if not _is_one(one)]
+        lists = [list(entry) for entry in entries if isinstance(entry, list | tuple)]
+        wrong = [neighbor for neighbor in itertools.chain(*lists) if not _is_one(neighbor)]
         if wrong or len(lists) != len(entries) or len(lists) != len(prompts):
             got = type(wrong[0]).__name__ if wrong else f"{len(entries)} entries"
             raise ValueError(
                 f"neighbors: expected a list of them, or one such list for each of {len(prompts)} prompts, got {got}; "
                 f"{EXAMPLES}"
             )
-    found = [[_neighbor(one, prompt) for one in own] for own, prompt in zip(lists, prompts, strict=True)]
+    neighbors = [[_neighbor(entry, prompt) for entry in own] for own, prompt in zip(lists, prompts, strict=True)]
     known: dict[str, Neighbor] = {}
-    for one in itertools.chain(*found):
-        if known.setdefault(one.name, one) is not one and known[one.name].digest != one.digest:
-            raise ValueError(f"neighbors: expected one picture and caption for pair id {one.name!r}, got two")
-    for own in found:
-        marks = {(one.name, one.control_digest) for one in own}
+    for neighbor in itertools.chain(*neighbors):
+        if known.setdefault(neighbor.name, neighbor) is not neighbor and known[neighbor.name].digest != neighbor.digest:
+            raise ValueError(f"neighbors: expected one picture and caption for pair id {neighbor.name!r}, got two")
+    for own in neighbors:
+        marks = {(neighbor.name, neighbor.control_digest) for neighbor in own}
         names = [name for name, _ in marks]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(
                 f"neighbors: expected one mask and one set of weights for pair id {twice!r}, got two; give the second "
                 "another pair_id"
             )
-    return found
+    return neighbors
 
 
 def style_neighbors(given: One | Sequence[One], caption: str) -> list[Neighbor]:
@@ -135,9 +135,9 @@ def as_pictures(given: Pictures, count: int, size: int) -> Pixels:
     pictures = [given] if isinstance(given, Image.Image | np.ndarray) else list(given)
     if len(pictures) not in (1, count):
         raise ValueError(f"image: expected one picture, or one for each of {count} prompts, got {len(pictures)}")
-    for one in pictures:
-        check_picture(one, "image")
-    pixels = [square_pixels(one, size) for one in pictures]
+    for picture in pictures:
+        check_picture(picture, "image")
+    pixels = [square_pixels(picture, size) for picture in pictures]
     return np.stack(pixels * (count // len(pixels)))
 
 

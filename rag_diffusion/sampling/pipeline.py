@@ -179,8 +179,8 @@ class RetrievalPipeline(DiffusionPipeline):
     @property
     def dtype(self) -> torch.dtype:
         """Of the U-Net's weights."""
-        found: torch.dtype = self.unet.dtype
-        return found
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     def to(self, device: torch.device | str, *, silence_dtype_warnings: bool = False) -> RetrievalPipeline:
         """Move every part. Weights of another type are read so: `from_pretrained(..., torch_dtype=...)`.

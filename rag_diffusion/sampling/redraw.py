@@ -94,13 +94,13 @@ def make_plan(
         LineageError: it cannot be drawn again, with the reasons.
     """
     reasons = _reasons(origin, generator, latents)
-    found: dict[str, Neighbor] = {}
+    neighbors: dict[str, Neighbor] = {}
     for source in origin.neighbors:
-        one = _neighbor(source, generator.image_size, given, retriever)
-        if isinstance(one, str):
-            reasons.append(one)
+        neighbor = _neighbor(source, generator.image_size, given, retriever)
+        if isinstance(neighbor, str):
+            reasons.append(neighbor)
         else:
-            found[source.pair_id] = one
+            neighbors[source.pair_id] = neighbor
     begin = _begin(origin, generator.image_size, image)
     if isinstance(begin, str):
         reasons.append(begin)
@@ -111,7 +111,7 @@ def make_plan(
     request = SamplingRequest(
         prompts=[origin.prompt],
         source=RecordedNeighbors(
-            lists=[[found[name] for name in phase.pair_ids] for phase in origin.phases],
+            lists=[[neighbors[name] for name in phase.pair_ids] for phase in origin.phases],
             corpus_hash=origin.corpus_hash,
             searched=origin.data_sets,
             said=tuple(settings.get("trouble", ())),
@@ -161,13 +161,13 @@ def _neighbor(source: Source, size: int, given: Sequence[Neighbor], retriever: S
     """A neighbor as it was, or why it cannot be had."""
     names = ("pair_id", "source", "licence", "attribution", "score", "weight", "role", "weight_by_step",
              "weight_by_map", "fit_mask", "negative")  # fmt: skip
-    told = {name: getattr(source, name) for name in names}
-    told["mask"] = from_text(source.mask)[..., 0] if source.mask else None
+    facts = {name: getattr(source, name) for name in names}
+    facts["mask"] = from_text(source.mask)[..., 0] if source.mask else None
     if source.image:  # stands in its mask already
-        return Neighbor(image=from_text(source.image), caption=source.caption, **told | {"fit_mask": False})
+        return Neighbor(image=from_text(source.image), caption=source.caption, **facts | {"fit_mask": False})
     candidates = [*given, *_from(retriever, source.pair_id)]
     for candidate in candidates:
-        neighbor = Neighbor(image=candidate.image, caption=candidate.caption, **told)
+        neighbor = Neighbor(image=candidate.image, caption=candidate.caption, **facts)
         if seen_digest(neighbor.pixels(size), neighbor.caption) == source.digest:
             return neighbor
     what = "is another one now" if candidates else "is not there"
@@ -214,7 +214,7 @@ def _scheduler(settings: dict[str, Any], generator: Generator) -> Any:
 
 def _guidance(origin: Provenance) -> Guidance:
     """That of a drawing; until version 4 joint guidance had the scale of the text for both conditions."""
-    told = Guidance(**origin.settings["guidance"])
-    if told.mode == "joint" and origin.version < 5:
-        return replace(told, neighbor_guidance_scale=told.text_guidance_scale)
-    return told
+    guidance = Guidance(**origin.settings["guidance"])
+    if guidance.mode == "joint" and origin.version < 5:
+        return replace(guidance, neighbor_guidance_scale=guidance.text_guidance_scale)
+    return guidance

@@ -102,7 +102,7 @@ class SamplingRequest:
         Returns:
             JSON-able values by name.
         """
-        told: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "scheduler": type(scheduler).__name__,
             "scheduler_config": unusual(scheduler, generator),
             "num_inference_steps": self.num_inference_steps,
@@ -116,13 +116,13 @@ class SamplingRequest:
         }
         if self.pictures is not None:
             begin = self.pictures[row]
-            told |= {"strength": self.strength, "begin": seen_digest(begin, "")}
-            told |= {"begin_image": to_text(begin)} if self.keep else {}
+            settings |= {"strength": self.strength, "begin": seen_digest(begin, "")}
+            settings |= {"begin_image": to_text(begin)} if self.keep else {}
         if self.latents is not None:
-            told["latents"] = latents_digest(self.latents[row])
+            settings["latents"] = latents_digest(self.latents[row])
         if trouble := self.source.trouble[row]:
-            told["trouble"] = list(trouble)
-        return told
+            settings["trouble"] = list(trouble)
+        return settings
 
 
 def computed_in(precision: str, device: torch.device) -> str:
@@ -143,5 +143,5 @@ def unusual(scheduler: Any, generator: Generator) -> dict[str, Any]:
 
 def _plain(config: Any) -> dict[str, Any]:
     public = {key: value for key, value in dict(config).items() if not key.startswith("_")}
-    found: dict[str, Any] = json.loads(json.dumps(public, default=lambda value: np.asarray(value).tolist()))
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(public, default=lambda value: np.asarray(value).tolist()))
+    return plain

@@ -101,11 +101,11 @@ class NeighborSource:
     @property
     def trouble(self) -> list[tuple[str, ...]]:
         """For each of B images, which remotes did not send what they were asked for, and whether nothing fits."""
-        told: list[tuple[str, ...]] = [()] * len(self.prompts)
+        trouble: list[tuple[str, ...]] = [()] * len(self.prompts)
         for results in self._found:
             weak = [results.weak_match(row) for row in range(len(self.prompts))]
-            told = [(*results.trouble, *[one] * bool(one)) for one in weak]
-        return [one for one in told for _ in range(self.images_per_prompt)]
+            trouble = [(*results.trouble, *[one] * bool(one)) for one in weak]
+        return [one for one in trouble for _ in range(self.images_per_prompt)]
 
     def first(self) -> list[list[Neighbor]]:
         """Neighbors of B images at the first step."""
@@ -139,10 +139,10 @@ class NeighborSource:
     @property
     def _searched(self) -> list[Pairs | None]:
         """The pairs that the prompt of each of B images was searched in."""
-        found: list[Pairs | None] = [None] * len(self.prompts)
+        pairs: list[Pairs | None] = [None] * len(self.prompts)
         for results in self._found:
-            found = [results.pairs(row) for row in range(len(self.prompts))]
-        return [one for one in found for _ in range(self.images_per_prompt)]
+            pairs = [results.pairs(row) for row in range(len(self.prompts))]
+        return [one for one in pairs for _ in range(self.images_per_prompt)]
 
     @property
     def _style_pixels(self) -> Pixels | None:

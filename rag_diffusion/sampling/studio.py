@@ -94,9 +94,9 @@ def draw(
     Yields:
         The images, those of a prompt and seed in the order of `variants`.
     """
-    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start : start + BATCH]
+    drawings = [(prompt, seed) for prompt in prompts for seed in seeds]
+    for start in range(0, len(drawings), BATCH):
+        batch = drawings[start : start + BATCH]
         drawn = [_draw(pipeline, batch, variant, given, num_neighbors, options or {}) for variant in variants]
         for row in zip(*drawn, strict=True):
             yield from row
@@ -120,8 +120,8 @@ def _draw(
     left_out = _OF_RETRIEVAL if variant != "retrieved" else ()
     if variant == "none":
         left_out = (*left_out, "style_images")
-    asked = {name: value for name, value in options.items() if name not in left_out}
-    out = pipeline(prompts, **neighbors, **asked, generator=seeded(seeds))
+    kept = {name: value for name, value in options.items() if name not in left_out}
+    out = pipeline(prompts, **neighbors, **kept, generator=seeded(seeds))
     images = as_arrays(out.images)
     return [
         Picture(variant=variant, pixels=pixels, provenance=origin, heat=heat)
