@@ -14,7 +14,9 @@ from rag_diffusion import layout
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.files import file_hash
+from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.pipeline.context import StageContext
+from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.stages import ingest
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
@@ -97,6 +99,11 @@ def test_a_damaged_original_is_told(tmp_path: Path, default_config: Config) -> N
     write_source(tmp_path / "mine")
     ingested(tmp_path, default_config, 16)
     shutil.rmtree(tmp_path / "mine")
-    (tmp_path / layout.CORPUS / "originals-00000.bin").write_bytes(b"cut")
+    catalogue, path = Catalogue(tmp_path, EncoderFolder(tmp_path), 16), tmp_path / layout.CORPUS / "originals-00000.bin"
+    catalogue.check("corpus")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"originals-00000.bin: expected sha256 .*run the stage `ingest` again"):
+        catalogue.check("corpus")
+    path.write_bytes(b"cut")
     with pytest.raises(DataError, match=r"originals-00000.bin: expected \d+ bytes, got 3 bytes"):
         ingested(tmp_path, default_config, 32)
