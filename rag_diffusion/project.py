@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_diffusion.errors import ConfigError, DataError, ModelError
 from rag_diffusion.layout import BASE, MODEL
@@ -50,6 +50,24 @@ def nothing_to_retrieve(base: KnowledgeBase) -> str:
     except (DataError, ConfigError, ModelError) as error:
         return str(error)
     return ""
+
+
+def retrieval_options(config: Config) -> dict[str, Any]:
+    """What params.yaml, `config`, says of retrieved neighbors, for every door alike.
+
+    Returns:
+        Arguments of `RetrievalPipeline.__call__`: style neighbors, filter, schedule, weights by step and map.
+    """
+    from rag_diffusion.sampling.schedule import RetrievalSchedule
+    from rag_diffusion.store.filters import Filter
+
+    return {
+        "num_style_neighbors": config.retrieval.style,
+        "where": Filter.from_config(config.retrieval.where),
+        "retrieval_schedule": RetrievalSchedule.from_config(config.retrieval.schedule),
+        "weight_by_step": config.sample.weight_by_step,
+        "weight_by_map": config.sample.weight_by_map,
+    }
 
 
 def open_pipeline(

@@ -14,7 +14,7 @@ from rag_diffusion.page.session import Session
 from rag_diffusion.page.streaming import Drawer, Preview
 from rag_diffusion.page.uploads import as_neighbors, opened
 from rag_diffusion.page.words import changes
-from rag_diffusion.project import nothing_to_retrieve
+from rag_diffusion.project import nothing_to_retrieve, retrieval_options
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.sampling.guidance import Guidance
@@ -186,9 +186,7 @@ class Handlers:
     ) -> Iterator[View]:
         (seed,) = choose_seeds(seed, 1)
         before, done = self.view(session), list[Picture]()
-        given, sample = tuple(given), self.base.config.sample
-        by_step_and_map = {"weight_by_step": sample.weight_by_step, "weight_by_map": sample.weight_by_map}
-        options = form.options | by_step_and_map  # of what is retrieved
+        given, options = tuple(given), form.options | retrieval_options(self.base.config)
         for news in self.drawer.stream(prompt, seed, variants, given, int(form.num_neighbors), options):
             if isinstance(news, Preview):
                 growing = (news, variants[len(done)])

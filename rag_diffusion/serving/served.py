@@ -34,17 +34,16 @@ from rag_diffusion.device import choose_device
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import MODEL
 from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.project import retrieval_options
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
-from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.serving.bounded_scoring import bound_scoring_server, failed
 from rag_diffusion.serving.draw_request import DEFAULTS, DrawRequest, DrawRequestError
 from rag_diffusion.serving.given_neighbors import read_neighbors
 from rag_diffusion.serving.memory import give_back
 from rag_diffusion.spans import Span, recording
-from rag_diffusion.store.filters import Filter
 from rag_diffusion.tracking.traces import write_traces
 
 TRACED = "RAG_DIFFUSION_TRACE_ANSWERS"
@@ -131,9 +130,10 @@ class RetrievalModel(PythonModel):
         if positive:
             options["neighbors"] = [positive]
         else:
-            options = {"weight_by_step": sample.weight_by_step, "weight_by_map": sample.weight_by_map} | options
-            options["where"] = request.filter or Filter.from_config(self.config.retrieval.where)
-            options["retrieval_schedule"] = RetrievalSchedule.from_config(self.config.retrieval.schedule)
+            options = retrieval_options(self.config) | options
+            options["where"] = request.filter or options["where"]
+            if neighbors == 0:
+                del options["num_style_neighbors"]
         negative = [neighbor for neighbor in by_hand if neighbor.negative]
         output = self.pipeline(
             [prompt],

@@ -12,7 +12,7 @@ import typer
 
 from rag_diffusion.errors import ConfigError, DataError, ModelError
 from rag_diffusion.layout import BASE, MODEL
-from rag_diffusion.project import config_of, model_of, nothing_to_retrieve, open_pipeline
+from rag_diffusion.project import config_of, model_of, nothing_to_retrieve, open_pipeline, retrieval_options
 from rag_diffusion.terminal.draw_files import STANDARD_OUTPUT, DrawnFiles
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.where import WHERE_HELP, parse_where
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rag_diffusion.models.neighbor_batch import Neighbor, Picture
     from rag_diffusion.sampling.guidance import Guidance
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
-    from rag_diffusion.sampling.schedule import RetrievalSchedule
     from rag_diffusion.sampling.studio import Variant
 
 _WEIGHTS = ("weight_by_step", "weight_by_map")
@@ -75,7 +74,9 @@ def draw(
         list[str] | None, typer.Option(help="Retrieve from this data set alone; may be repeated.")
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help=WHERE_HELP)] = None,
-    style_neighbors: Annotated[int, typer.Option(min=0, help="Pairs in the manner asked for, beside the others.")] = 0,
+    style_neighbors: Annotated[
+        int | None, typer.Option(min=0, help="Pairs in the manner asked for, beside the others; else retrieval.style.")
+    ] = None,
     style: Annotated[
         list[str] | None,
         typer.Option(help="That manner, or a picture in it, which may be repeated; else the one that the text names."),
@@ -111,15 +112,15 @@ def draw(
         by_hand = _controlled(_neighbors(neighbor or []), controls)
         writer = DrawnFiles(out, compare=compare, explain=explain, svg=svg, quiet=quiet)
         writer.check(len(texts) * num_images)
-        if by_hand and (neighbors is not None or source or where):
+        if by_hand and (neighbors is not None or source or where or style_neighbors is not None):
             raise ConfigError(
-                "--neighbor: expected pictures by hand or --neighbors, --source and --where, got both; leave one out"
+                "--neighbor: expected pictures by hand or --neighbors, --style-neighbors, --source and --where, got "
+                "both; leave one out"
             )
         manner, examples = _style(style or [])
         if not quiet:
             _silence_libraries()
         from rag_diffusion.sampling import studio
-        from rag_diffusion.store.filters import Filter
 
         seeds, config = studio.choose_seeds(seed, num_images), config_of(root)
         retrieves = not by_hand and neighbors != 0
@@ -128,19 +129,20 @@ def draw(
         options = {
             "guidance": _guidance(config, mode=guidance, text=text_guidance_scale, neighbor=neighbor_guidance_scale),
             "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
-            "num_style_neighbors": style_neighbors,
             "style": manner,
             "style_images": examples or None,
             "source": source or (),
             "negative_neighbors": _neighbors(negative or []) or None,
-            "where": parse_where(where or [], None if config is None else Filter.from_config(config.retrieval.where)),
-            "retrieval_schedule": None if config is None else _schedule(config),
             "keep_pictures": explain,
             "image": None if image is None else _open(image),
             "strength": strength,
         }
         if not by_hand:
-            options |= _weights_of_retrieved(config, controls)
+            of_project = {} if config is None else retrieval_options(config)
+            options |= of_project | _weights_of_retrieved(controls)
+            options["where"] = parse_where(where or [], of_project.get("where"))
+            if style_neighbors is not None or not retrieves:
+                options["num_style_neighbors"] = style_neighbors or 0
         number = (3 if config is None else config.retrieval.content) if neighbors is None else neighbors
         variants = _variants(by_hand=bool(by_hand), retrieves=retrieves, compare=compare)
         try:
@@ -208,15 +210,15 @@ def _controlled(given: Sequence[Neighbor], controls: Mapping[str, Sequence[Any] 
     return neighbors
 
 
-def _weights_of_retrieved(config: Config | None, controls: Mapping[str, Sequence[Any] | None]) -> dict[str, str]:
-    """Weights by step and map of neighbors that are retrieved: what is given, else as params.yaml says.
+def _weights_of_retrieved(controls: Mapping[str, Sequence[Any] | None]) -> dict[str, str]:
+    """Weights by step and map that are given for all neighbors that are retrieved.
 
     Raises:
         ConfigError: more than one is given, or what only neighbors by hand have.
     """
     if alone := [name for name in ("mask", "weight") if controls[name]]:
         raise ConfigError(f"--{alone[0]}: expected --neighbor with it, got none")
-    weights = {} if config is None else {name: getattr(config.sample, name) for name in _WEIGHTS}
+    weights = {}
     for name in _WEIGHTS:
         values = controls[name] or ()
         if len(values) > 1:
@@ -245,13 +247,6 @@ def _style(given: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(names) > 1:
         raise ConfigError(f"--style: expected one manner, and files of pictures in it, got {', '.join(names)}")
     return (names[0] if names else None), examples
-
-
-def _schedule(config: Config) -> RetrievalSchedule:
-    """How neighbors change over the steps, of params.yaml."""
-    from rag_diffusion.sampling.schedule import RetrievalSchedule
-
-    return RetrievalSchedule.from_config(config.retrieval.schedule)
 
 
 def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]:

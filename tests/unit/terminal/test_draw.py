@@ -166,6 +166,20 @@ def test_weights_are_said_of_what_is_retrieved(project: Path, tmp_path: Path) ->
     assert {one.weight_by_step for one in read_png(out).neighbors} == {((0.2, 0.0), (0.2, 1.0))}
 
 
+def test_style_neighbors_are_as_many_as_params_yaml_says(project: Path, tmp_path: Path) -> None:
+    params = project / "params.yaml"
+    plain = params.read_text()
+    params.write_text(re.sub(r"^  style: 0\b", "  style: 1", plain, flags=re.M))
+    try:
+        refused = typed(project, PROMPT, *QUICK, "-o", str(tmp_path / "a.png"))
+        done = typed(project, PROMPT, *QUICK, "--style-neighbors", "0", "-o", str(tmp_path / "a.png"))
+    finally:
+        params.write_text(plain)
+
+    assert "expected content neighbors alone, got one of style" in refused.output  # the tiny generator knows no roles
+    assert done.exit_code == 0, done.output
+
+
 def test_without_neighbors_nothing_is_opened_to_find_any(bare: Path) -> None:
     done = typed(bare, "a cat", *QUICK, "--neighbors", "0", "-o", str(bare / "a.png"))
 
