@@ -130,7 +130,7 @@ def test_a_picture_is_drawn_again_from_its_provenance(
     origin = Provenance.from_dict(json.loads(drawn.provenance[0].as_json()))
     again = pipeline.redraw(origin)
     assert np.array_equal(as_arrays(again.images), as_arrays(drawn.images))
-    assert again.provenance[0].settings == drawn.provenance[0].settings
+    assert again.provenance == drawn.provenance
     pipeline.stages[0].model.fingerprint = "0" * 64
     with pytest.raises(LineageError, match="expected stage 2 to be model"):
         pipeline.redraw(origin)
