@@ -37,10 +37,10 @@ def model_of(root: Path) -> str:
     Raises:
         ModelError: there is neither.
     """
-    found = next((str(root / place) for place in (MODEL, BASE) if (root / place).is_dir()), None)
-    if found is None:
+    folder = next((str(root / place) for place in (MODEL, BASE) if (root / place).is_dir()), None)
+    if folder is None:
         raise ModelError(_NO_MODEL.format(root=root.resolve(), model=MODEL, base=BASE))
-    return found
+    return folder
 
 
 def nothing_to_retrieve(base: KnowledgeBase) -> str:
@@ -96,8 +96,8 @@ def open_pipeline(
     config = config_of(root)
     scheduler = scheduler or (None if config is None else config.sample.scheduler)
     device = choose_device("auto" if config is None else config.device)
-    found = RetrievalPipeline.from_pretrained(
+    pipeline = RetrievalPipeline.from_pretrained(
         model or model_of(root), retriever, scheduler=scheduler, precision=precision, device=device
     )
-    assert isinstance(found, RetrievalPipeline)
-    return found
+    assert isinstance(pipeline, RetrievalPipeline)
+    return pipeline

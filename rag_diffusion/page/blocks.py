@@ -23,7 +23,7 @@ from rag_diffusion.sampling.guidance import MODES
 
 CSS = Path(__file__).with_name("page.css")
 WAITING = 16  # requests of all visitors in the queue
-KEPT = 3600.0  # seconds that a visitor's drawings are kept after the last one
+KEPT = 3600.0  # seconds that a visit's drawings are kept after the last one
 _LOG = logging.getLogger("uvicorn.error")
 _KINDS = [("Retrieved", "retrieved"), ("By hand", "given"), ("Random", "random"), ("None", "none")]
 _LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0", "all rights reserved"]
@@ -34,11 +34,11 @@ _TO_PICTURE = """() => { if (window.innerWidth < 900) setTimeout(() =>
 def theme() -> gr.Theme:
     """Colours, and the fonts of the reader's own system: none is fetched."""
     sans, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
-    found = gr.themes.Default(
+    theme = gr.themes.Default(
         primary_hue="orange", secondary_hue="orange", neutral_hue="slate", font=sans, font_mono=mono
     )
     filled = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
-    return found.set(**filled, **{f"{name}_dark": colour for name, colour in filled.items()})
+    return theme.set(**filled, **{f"{name}_dark": colour for name, colour in filled.items()})
 
 
 def build(handlers: Handlers, config: Config, *, may_add: Callable[[str | None], bool]) -> gr.Blocks:
@@ -60,7 +60,7 @@ def build(handlers: Handlers, config: Config, *, may_add: Callable[[str | None],
             with gr.Tab("History", id="history"):
                 _add_history(handlers, session, drawing, tabs)
         base.take.click(
-            _in_words(lambda found: _taken(handlers, found)),
+            _in_words(lambda visit: _taken(handlers, visit)),
             session,
             [drawing.kind, *drawing.view, drawing.control, tabs],
             api_visibility="private",
@@ -68,7 +68,7 @@ def build(handlers: Handlers, config: Config, *, may_add: Callable[[str | None],
         page.load(
             _in_words(lambda: (_kind(handlers), _sizes(handlers), *base.state())),
             None,
-            [drawing.kind, drawing.size, *base.told],
+            [drawing.kind, drawing.size, *base.state_fields],
             api_visibility="private",
         )
     page.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
@@ -103,7 +103,7 @@ class _DrawTab:
                     )
                     files = gr.File(label="Pictures or an archive", file_count="multiple", elem_id="files", height=120)
                     folder = gr.File(label="A folder", file_count="directory", elem_id="folder", height=120)
-                    told = gr.Markdown(elem_classes="fine")
+                    answer = gr.Markdown(elem_classes="fine")
                 with gr.Accordion("Guidance, steps and seed", open=False):
                     mode = gr.Dropdown(list(MODES), value=sample.guidance, label="Guidance")
                     text = gr.Slider(1, 15, value=sample.text_guidance_scale, step=0.5, label="Text guidance scale")
@@ -153,39 +153,39 @@ class _DrawTab:
             "concurrency_id": "draw", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
 
-        def drawn(found: Session, *fields: Any) -> Iterator[tuple[Any, ...]]:
-            for view in handlers.draw(found, _form(fields)):
+        def drawn(visit: Session, *fields: Any) -> Iterator[tuple[Any, ...]]:
+            for view in handlers.draw(visit, _form(fields)):
                 yield *_pieces(view), gr.Group(visible=False)
 
-        def compared(found: Session, *fields: Any) -> Iterator[tuple[Any, ...]]:
-            for view in handlers.draw(found, _form(fields), compare=True):
+        def compared(visit: Session, *fields: Any) -> Iterator[tuple[Any, ...]]:
+            for view in handlers.draw(visit, _form(fields), compare=True):
                 yield *_pieces(view), gr.Group(visible=False)
 
-        def redrawn(found: Session, *fields: Any) -> Iterator[tuple[Any, ...]]:
-            for view in handlers.draw_again(found, _form(fields)):
+        def redrawn(visit: Session, *fields: Any) -> Iterator[tuple[Any, ...]]:
+            for view in handlers.draw_again(visit, _form(fields)):
                 yield *_pieces(view), gr.Group(visible=False)
 
-        def touched(found: Session, event: gr.EventData) -> tuple[Any, ...]:
-            neighbor = handlers.touch(found, int(event.index))
+        def touched(visit: Session, event: gr.EventData) -> tuple[Any, ...]:
+            neighbor = handlers.touch(visit, int(event.index))
             fields = [gr.skip()] * 6 if neighbor is None else _controls(neighbor)
-            return *_pieces(handlers.view(found)), gr.Group(visible=neighbor is not None), *fields
+            return *_pieces(handlers.view(visit)), gr.Group(visible=neighbor is not None), *fields
 
         def changed(
-            found: Session, words: str, number: float, where: str, by_step: str, by_map: str, away: bool
+            visit: Session, words: str, number: float, where: str, by_step: str, by_map: str, away: bool
         ) -> str:
             control = {"caption": words, "weight": float(number), "mask": as_box(where), "negative": away}
             named = {
                 "weight_by_step": CURVES.get(by_step),
                 "weight_by_map": MAPS.get(by_map),
             }  # None: as params.yaml says
-            handlers.change(found, **control, **{name: value for name, value in named.items() if value is not None})
-            return handlers.view(found).neighbors
+            handlers.change(visit, **control, **{name: value for name, value in named.items() if value is not None})
+            return handlers.view(visit).neighbors
 
-        def dropped(found: Session, paths: list[str] | None, terms: str | None) -> tuple[Any, ...]:
+        def dropped(visit: Session, paths: list[str] | None, terms: str | None) -> tuple[Any, ...]:
             if not paths:
                 return gr.skip(), *[gr.skip()] * 3, gr.skip(), gr.skip()
-            words = handlers.drop(found, paths, terms or "")
-            return words, *_pieces(handlers.view(found)), "given", gr.Group(visible=False)
+            words = handlers.drop(visit, paths, terms or "")
+            return words, *_pieces(handlers.view(visit)), "given", gr.Group(visible=False)
 
         outputs, controls = [*self.view, self.control], [caption, weight, mask, curve, maps, negative]
         inputs = [session, *self.fields]
@@ -196,7 +196,7 @@ class _DrawTab:
         ]
         gr.on([self.prompt.submit, draw.click, compare.click, again.click], None, js=_TO_PICTURE)
         stop.click(
-            lambda found: _pieces(handlers.view(found)), session, self.view, cancels=running, api_visibility="private",
+            lambda visit: _pieces(handlers.view(visit)), session, self.view, cancels=running, api_visibility="private",
             queue=False,
         )  # fmt: skip
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -208,7 +208,7 @@ class _DrawTab:
         )  # fmt: skip
         for source in (files, folder):
             source.upload(
-                _in_words(dropped), [session, source, licence], [told, *self.view, self.kind, self.control], **quick
+                _in_words(dropped), [session, source, licence], [answer, *self.view, self.kind, self.control], **quick
             )
 
 
@@ -216,7 +216,7 @@ class _BaseTab:
     """Search, and what is taken into the knowledge base.
 
     Attributes:
-        told: what `state` fills.
+        state_fields: what `state` fills.
     """
 
     def __init__(
@@ -245,17 +245,17 @@ class _BaseTab:
                     )
                     author = gr.Textbox(label="Attribution")
                     add = gr.Button("Add to the knowledge base", elem_id="add")
-                    told = gr.Markdown(elem_id="added")
+                    answer = gr.Markdown(elem_id="added")
 
-        self.told = [head, self.sets, self.data_set]
+        self.state_fields = [head, self.sets, self.data_set]
 
-        def found(visitor: Session, query: str, count: float, data_set: str) -> tuple[str, str]:
-            words = handlers.search(visitor, query, int(count), data_set)
-            return words, handlers.hits(visitor)
+        def searched(visit: Session, query: str, count: float, data_set: str) -> tuple[str, str]:
+            words = handlers.search(visit, query, int(count), data_set)
+            return words, handlers.hits(visit)
 
-        def picked(visitor: Session, event: gr.EventData) -> str:
-            handlers.pick(visitor, int(event.index))
-            return handlers.hits(visitor)
+        def picked(visit: Session, event: gr.EventData) -> str:
+            handlers.pick(visit, int(event.index))
+            return handlers.hits(visit)
 
         def added(
             paths: list[str] | None, more: list[str] | None, *said: str | None, request: gr.Request
@@ -268,7 +268,7 @@ class _BaseTab:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
             [text.submit, search.click],
-            _in_words(found),
+            _in_words(searched),
             [session, text, top_k, self.data_set],
             [trouble, hits],
             **quick,
@@ -276,7 +276,7 @@ class _BaseTab:
         hits.select(_in_words(picked), session, hits, **quick)
         add.click(
             _in_words(_with_request(added)), [files, folder, name, licence, author],
-            [told, files, folder, *self.told], concurrency_limit=1, api_visibility="private",
+            [answer, files, folder, *self.state_fields], concurrency_limit=1, api_visibility="private",
         )  # fmt: skip
 
     def state(self) -> tuple[Any, ...]:
@@ -299,18 +299,18 @@ def _add_history(handlers: Handlers, session: gr.State, drawing: _DrawTab, tabs:
             picture, words = gr.HTML(elem_id="old"), gr.HTML(elem_id="lineage")
             go_on = gr.Button("Go on from this one", visible=False, elem_id="go-on")
 
-    def touched(found: Session, event: gr.EventData) -> tuple[Any, ...]:
-        entry = found.entry(int(event.index))
-        shown = "" if entry is None else cards.figures([entry])
-        past = cards.history(found.entries, int(event.index))
-        return shown, cards.lineage(entry), past, int(event.index), gr.Button(visible=entry is not None)
+    def touched(visit: Session, event: gr.EventData) -> tuple[Any, ...]:
+        entry = visit.entry(int(event.index))
+        figure = "" if entry is None else cards.figures([entry])
+        past = cards.history(visit.entries, int(event.index))
+        return figure, cards.lineage(entry), past, int(event.index), gr.Button(visible=entry is not None)
 
-    def continued(found: Session, number: int) -> tuple[Any, ...]:
-        entry = found.entry(number)
+    def continued(visit: Session, number: int) -> tuple[Any, ...]:
+        entry = visit.entry(number)
         if entry is None:
             return gr.skip(), *[gr.skip()] * 3, gr.skip()
-        found.shown, found.neighbors, found.chosen = (number,), entry.neighbors, ""
-        return entry.picture.provenance.prompt, *_pieces(handlers.view(found)), gr.Tabs(selected="draw")
+        visit.shown, visit.neighbors, visit.chosen = (number,), entry.neighbors, ""
+        return entry.picture.provenance.prompt, *_pieces(handlers.view(visit)), gr.Tabs(selected="draw")
 
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     drawing.past.select(_in_words(touched), session, [picture, words, drawing.past, opened, go_on], **quick)
@@ -345,9 +345,9 @@ def _kind(handlers: Handlers) -> str:
     return "retrieved" if handlers.can_retrieve() else "none"
 
 
-def _taken(handlers: Handlers, found: Session) -> tuple[Any, ...]:
-    handlers.take_hits(found)
-    return "given", *_pieces(handlers.view(found)), gr.Group(visible=False), gr.Tabs(selected="draw")
+def _taken(handlers: Handlers, visit: Session) -> tuple[Any, ...]:
+    handlers.take_hits(visit)
+    return "given", *_pieces(handlers.view(visit)), gr.Group(visible=False), gr.Tabs(selected="draw")
 
 
 def _head(words: str) -> str:

@@ -89,10 +89,10 @@ def figures(entries: Sequence[Entry], growing: tuple[Preview, str] | None = None
         growing: what is being drawn, after them, and its variant.
         heat_of: name of the neighbor whose attention lies over the pictures; empty for none.
     """
-    shown = [_figure(entry, heat_of) for entry in entries]
+    figures_html = [_figure(entry, heat_of) for entry in entries]
     if growing is not None:
         preview, variant = growing
-        shown.append(
+        figures_html.append(
             {
                 "growing": True,
                 "image": _shown(preview.pixels, _SIDE // 2),
@@ -110,7 +110,7 @@ def figures(entries: Sequence[Entry], growing: tuple[Preview, str] | None = None
     )
     owed = [credit(entry.picture.provenance) for entry in settled if entry.picture.provenance.neighbors]
     return _TEMPLATES["figures"].render(
-        figures=shown, hint=BEFORE_FIRST, trouble=list(trouble), credit=owed[-1] if owed else ""
+        figures=figures_html, hint=BEFORE_FIRST, trouble=list(trouble), credit=owed[-1] if owed else ""
     )
 
 

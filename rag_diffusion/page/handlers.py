@@ -171,8 +171,8 @@ class Handlers:
             raise ConfigError("draw again: expected a picture, got none yet; draw one")
         origin = last.picture.provenance
         variants: list[Variant] = ["given" if session.neighbors else "none"]
-        told = changes(session.neighbors, last)
-        yield from self._draw(session, form, origin.prompt, origin.seed, variants, session.neighbors, told)
+        lineage = changes(session.neighbors, last)
+        yield from self._draw(session, form, origin.prompt, origin.seed, variants, session.neighbors, lineage)
 
     def _draw(
         self,

@@ -139,8 +139,8 @@ def _lead() -> Any:
 
 
 def _known(keys: list[Key], name: str, key: str) -> bool:
-    found = key_of(keys, key)
-    return found is not None and found.name == name
+    known_key = key_of(keys, key)
+    return known_key is not None and known_key.name == name
 
 
 def _may_add(keys: list[Key], access: Access, name: str | None) -> bool:

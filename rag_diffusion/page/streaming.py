@@ -89,7 +89,7 @@ class Drawer:
         Raises:
             RagDiffusionError, ValueError: as the pipeline.
         """
-        told: SimpleQueue[Preview | Picture | Exception | None] = SimpleQueue()
+        queue: SimpleQueue[Preview | Picture | Exception | None] = SimpleQueue()
         left, last = Event(), list[Pixels]()
         self._under_way.add(left)
 
@@ -102,7 +102,7 @@ class Drawer:
                 last[:] = [images_to_pixels(images).cpu().numpy()[0]]
             else:
                 num_steps = pipe.stages[stage - 2].settings.num_inference_steps
-            told.put(Preview(pixels=last[0], step=number + 1, num_steps=num_steps, stage=stage))
+            queue.put(Preview(pixels=last[0], step=number + 1, num_steps=num_steps, stage=stage))
             return {}
 
         def compute() -> None:
@@ -119,17 +119,17 @@ class Drawer:
                         num_neighbors=num_neighbors,
                         options={**options, "callback_on_step_end": look},
                     ):
-                        told.put(picture)
+                        queue.put(picture)
             except _LeftError:
                 pass
             except Exception as error:
-                told.put(error)
+                queue.put(error)
             finally:
-                told.put(None)
+                queue.put(None)
 
         self._thread.submit(compute)
         try:
-            while (news := told.get()) is not None:
+            while (news := queue.get()) is not None:
                 if isinstance(news, Exception):
                     raise news
                 yield news

@@ -22,10 +22,12 @@ MAPS = {"both": "both", "style alone": "style", "layout alone": "layout"}
 
 def controls_of(neighbor: Neighbor) -> list[str]:
     """How `neighbor` is used otherwise than usual, in words."""
-    told = [f"weight {neighbor.weight:g}"] * (neighbor.weight != 1) + ["style neighbor"] * (neighbor.role == "style")
+    sentences = [f"weight {neighbor.weight:g}"] * (neighbor.weight != 1) + ["style neighbor"] * (
+        neighbor.role == "style"
+    )
     for word, value in (("acts", mask_of(neighbor)), ("steps", curve_of(neighbor)), ("gives", map_of(neighbor))):
-        told += [f"{word} {value}"] * (value not in ("everywhere", "all steps", "both"))
-    return told + ["guided away from"] * neighbor.negative
+        sentences += [f"{word} {value}"] * (value not in ("everywhere", "all steps", "both"))
+    return sentences + ["guided away from"] * neighbor.negative
 
 
 def mask_of(neighbor: Neighbor) -> str:
@@ -81,25 +83,25 @@ def lineage_of(entry: Entry) -> list[str]:
     settings = origin.settings
     guidance = settings.get("guidance", {})
     size = [settings, *settings.get("stages", ())][-1].get("image_size", "?")
-    told = [f"Drawn for “{origin.prompt}” from the noise of seed {origin.seed}, {entry.words}."]
-    told += [f"{entry.lineage}."] * bool(entry.lineage)
+    sentences = [f"Drawn for “{origin.prompt}” from the noise of seed {origin.seed}, {entry.words}."]
+    sentences += [f"{entry.lineage}."] * bool(entry.lineage)
     used = [
         f"“{neighbor.caption}” {', '.join(words)}" for neighbor in entry.neighbors if (words := controls_of(neighbor))
     ]
-    told += [f"Used otherwise than usual: {'; '.join(used)}."] * bool(used)
-    told.append(
+    sentences += [f"Used otherwise than usual: {'; '.join(used)}."] * bool(used)
+    sentences.append(
         f"{settings.get('num_inference_steps')} steps of {settings.get('scheduler')}, guidance {guidance.get('mode')} "
         f"(text {guidance.get('text_guidance_scale'):g}, neighbors {guidance.get('neighbor_guidance_scale'):g}), "
         f"{size} × {size} pixels, weights {origin.model_hash[:12] or 'unnamed'}."
     )
     if origin.data_sets:
         sets = ", ".join(f"{one.name} ({one.num_pairs} pairs, {one.hash[:12]})" for one in origin.data_sets)
-        told.append(f"Searched in {sets}.")
-    told += [f"Looked at {_seen(source)}." for source in origin.neighbors]
+        sentences.append(f"Searched in {sets}.")
+    sentences += [f"Looked at {_seen(source)}." for source in origin.neighbors]
     if origin.neighbors:
-        told.append(f"{percent(origin.null_attention)} of the attention went to no neighbor.")
-        told.append(credit(origin))
-    return [*told, *map(str, settings.get("trouble", ()))]
+        sentences.append(f"{percent(origin.null_attention)} of the attention went to no neighbor.")
+        sentences.append(credit(origin))
+    return [*sentences, *map(str, settings.get("trouble", ()))]
 
 
 def credit(origin: Provenance) -> str:
@@ -114,8 +116,10 @@ def credit(origin: Provenance) -> str:
 def changes(now: Sequence[Neighbor], before: Entry) -> str:
     """What was changed by hand between the drawing `before` and the neighbors `now`, in words."""
     known = {neighbor.name: neighbor for neighbor in before.neighbors}
-    told = [text for neighbor in now for text in _changed(known.get(neighbor.name), neighbor)]
-    return f"Drawn again from picture {before.number}, the same noise" + (f"; {', '.join(told)}" if told else "")
+    sentences = [text for neighbor in now for text in _changed(known.get(neighbor.name), neighbor)]
+    return f"Drawn again from picture {before.number}, the same noise" + (
+        f"; {', '.join(sentences)}" if sentences else ""
+    )
 
 
 def _changed(before: Neighbor | None, after: Neighbor) -> list[str]:

@@ -164,7 +164,11 @@ def _neighbor(source: Source, size: int, given: Sequence[Neighbor], retriever: S
     facts = {name: getattr(source, name) for name in names}
     facts["mask"] = from_text(source.mask)[..., 0] if source.mask else None
     if source.image:  # stands in its mask already
-        return Neighbor(image=from_text(source.image), caption=source.caption, **facts | {"fit_mask": facts["fit_mask"] and not source.mask})
+        return Neighbor(
+            image=from_text(source.image),
+            caption=source.caption,
+            **facts | {"fit_mask": facts["fit_mask"] and not source.mask},
+        )
     candidates = [*given, *_from(retriever, source.pair_id)]
     for candidate in candidates:
         neighbor = Neighbor(image=candidate.image, caption=candidate.caption, **facts)
