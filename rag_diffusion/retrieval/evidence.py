@@ -3,8 +3,9 @@
 A text is cut into phrases at function words, punctuation and words of style. "a sticker for my laptop that shows an
 oncoming taxi, Noto style" has the phrases "sticker", "laptop" and "oncoming taxi"; "laptop" stands behind a
 preposition, so that it is where or what for, not what is asked. Each word counts as much as its idf, and one that no
-caption has as much as the rarest. The phrase rules are those of English; in another language a text is one phrase
-between its punctuation marks.
+caption has as much as the rarest; but one before the last word of its phrase is taken for an adjective and counts `_ADJECTIVE` of
+that: "a lucky shamrock" is a shamrock, "an apple blorptang" may be anything. The phrase rules are those of English; in
+another language a text is one phrase between its punctuation marks.
 
 Shapes: R hits of one query, F features.
 """
@@ -50,6 +51,7 @@ _FUNCTION_WORDS = _words(
 )
 _BORDERS = (STOP_WORDS | _FUNCTION_WORDS | _DETERMINERS | _CIRCUMSTANCE | _SIZES) - _JOINTS
 _PIECES = re.compile(r"\w+|[^\w\s]")
+_ADJECTIVE = 0.1  # weight of a word that no caption has, before the last of its phrase
 _LEAST = 0.05  # share of the rarest word's idf that every word has
 _SILENT = frozenset("-'’“”\"‘„«»")  # marks inside of a phrase
 
@@ -60,10 +62,12 @@ class Phrase:
 
     Attributes:
         words: as the lexical index knows them.
+        head: those of them that stand last.
         circumstance: whether they stand behind a preposition: where, when or what for.
     """
 
     words: frozenset[str]
+    head: frozenset[str]
     circumstance: bool
 
 
@@ -77,20 +81,21 @@ def phrases(text: str, style_words: Iterable[str] = ()) -> list[Phrase]:
     Returns:
         Those that have a word.
     """
-    borders, parts, words, circumstance = frozenset(style_words), list[Phrase](), list[str](), False
+    borders, parts, circumstance = frozenset(style_words), list[Phrase](), False
+    words, head = list[str](), frozenset[str]()
     for piece in _PIECES.findall(text):
         word = piece.lower()
         if word in _SILENT or word in _JOINTS:
             continue
         tokens = tokenize(piece) if piece[0].isalnum() else []
         if tokens and word not in _BORDERS and borders.isdisjoint(tokens):
-            words += tokens
+            words, head = words + tokens, frozenset(tokens)
             continue
         if words:
-            parts.append(Phrase(words=frozenset(words), circumstance=circumstance))
+            parts.append(Phrase(words=frozenset(words), head=head, circumstance=circumstance))
             words = []
         circumstance = word in _CIRCUMSTANCE or (circumstance and word in _DETERMINERS | _SIZES)
-    return parts + [Phrase(words=frozenset(words), circumstance=circumstance)] * bool(words)
+    return parts + [Phrase(words=frozenset(words), head=head, circumstance=circumstance)] * bool(words)
 
 
 def style_tokens(style_words: Mapping[str, str]) -> frozenset[str]:
@@ -145,7 +150,7 @@ class Evidence:
         for phrase in parts:
             own = sum(query.get(word, 0.0) for word in phrase.words if word in weights)
             if own > 0:
-                asked_for += sum(query.get(word, 0.0) for word in phrase.words)
+                asked_for += sum(self._asked(query, phrase).values())
                 shared += own
                 circumstance += own * phrase.circumstance
         matched = sum(weight for word, weight in weights.items() if word in query)
@@ -155,6 +160,12 @@ class Evidence:
             shared / asked_for if asked_for else 0.0,
             circumstance / shared if shared else 0.0,
         )
+
+    def _asked(self, query: Mapping[str, float], phrase: Phrase) -> dict[str, float]:
+        """The words of a phrase with their weights; unknown ones before the last are taken for adjectives."""
+        weights = {word: query[word] for word in phrase.words if word in query}
+        adjectives = [word for word in weights if weights[word] == self._unknown and word not in phrase.head]
+        return weights | {word: _ADJECTIVE * self._unknown for word in adjectives}
 
     def _weights(self, text: str, *, unknown: bool = False) -> dict[str, float]:
         """Idf of the words of a text but those of style and function, also those that no caption has if `unknown`."""

@@ -66,6 +66,13 @@ def test_words_that_no_caption_has_count_as_the_rarest() -> None:
     assert evidence.information("oncoming zebra") > evidence.information("zebra")
 
 
+def test_an_unknown_word_before_the_last_is_an_adjective() -> None:
+    lucky, other = shares("a lucky umbrella in Noto style"), shares("an umbrella blorptang in Noto style")
+    assert 0.8 < lucky["umbrella emoji"]["phrase_share"] < 1
+    assert other["umbrella emoji"]["phrase_share"] < 0.6
+    assert shares("an oncoming umbrella")["umbrella emoji"]["phrase_share"] < 0.6  # captions know what is oncoming
+
+
 def test_cosines_are_told_in_deviations_of_the_querys_own(rng: np.random.Generator) -> None:
     evidence = Evidence(LexicalIndex.build(CAPTIONS), STYLES)
     pool = np.append(np.linspace(0.2, 0.8, 200), np.full(500, -1.0))  # the last 500 are none of the best
