@@ -3,9 +3,9 @@
 A text is cut into phrases at function words, punctuation and words of style. "a sticker for my laptop that shows an
 oncoming taxi, Noto style" has the phrases "sticker", "laptop" and "oncoming taxi"; "laptop" stands behind a
 preposition, so that it is where or what for, not what is asked. Each word counts as much as its idf, and one that no
-caption has as much as the rarest; but one before the last word of its phrase is taken for an adjective and counts `_ADJECTIVE` of
-that: "a lucky shamrock" is a shamrock, "an apple blorptang" may be anything. The phrase rules are those of English; in
-another language a text is one phrase between its punctuation marks.
+caption has as much as the rarest; but one before the last word of its phrase is taken for an adjective and counts
+`_ADJECTIVE` of that: "a lucky shamrock" is a shamrock, "an apple blorptang" may be anything. The phrase rules are those
+of English; in another language a text is one phrase between its punctuation marks.
 
 Shapes: R hits of one query, F features.
 """
@@ -165,7 +165,7 @@ class Evidence:
         """The words of a phrase with their weights; unknown ones before the last are taken for adjectives."""
         weights = {word: query[word] for word in phrase.words if word in query}
         adjectives = [word for word in weights if weights[word] == self._unknown and word not in phrase.head]
-        return weights | {word: _ADJECTIVE * self._unknown for word in adjectives}
+        return weights | dict.fromkeys(adjectives, _ADJECTIVE * self._unknown)
 
     def _weights(self, text: str, *, unknown: bool = False) -> dict[str, float]:
         """Idf of the words of a text but those of style and function, also those that no caption has if `unknown`."""

@@ -68,7 +68,7 @@ def test_words_that_no_caption_has_count_as_the_rarest() -> None:
 
 def test_an_unknown_word_before_the_last_is_an_adjective() -> None:
     lucky, other = shares("a lucky umbrella in Noto style"), shares("an umbrella blorptang in Noto style")
-    assert 0.8 < lucky["umbrella emoji"]["phrase_share"] < 1
+    assert 0.75 < lucky["umbrella emoji"]["phrase_share"] < 1
     assert other["umbrella emoji"]["phrase_share"] < 0.6
     assert shares("an oncoming umbrella")["umbrella emoji"]["phrase_share"] < 0.6  # captions know what is oncoming
 
