@@ -97,6 +97,12 @@ class _DrawTab:
                     stop = gr.Button("Stop", min_width=70, elem_id="stop")
                 self.kind = gr.Radio(_KINDS, value="none", label="Neighbors", elem_id="kind")
                 number = gr.Slider(1, 8, value=config.retrieval.content, step=1, label="Number of neighbors")
+                where = gr.Textbox(
+                    label="Only pairs with (empty: any)",
+                    placeholder="licence=CC0-1.0, source=my-photos",
+                    max_length=500,
+                    elem_id="where",
+                )
                 with gr.Accordion("Pictures of your own as neighbors", open=False):
                     licence = gr.Dropdown(
                         _LICENCES, value=None, label="Licence of these pictures", allow_custom_value=True
@@ -148,7 +154,7 @@ class _DrawTab:
                     again = gr.Button("Draw again, the same noise", variant="primary", elem_id="again")
         self.past = gr.HTML(render=False, elem_id="past", js_on_load=cards.PRESSED)
         self.view = [self.picture, self.near, self.past]
-        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size]
+        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size, where]
         shared: dict[str, Any] = {
             "concurrency_id": "draw", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
@@ -322,11 +328,11 @@ def _pieces(view: View) -> tuple[str, str, str]:
 
 
 def _form(fields: tuple[Any, ...]) -> Form:
-    prompt, kind, number, mode, text, near, steps, seed, stages = fields
+    prompt, kind, number, mode, text, near, steps, seed, stages, where = fields
     return Form(
         prompt=prompt, variant=as_variant(kind), num_neighbors=int(number), mode=mode, text_guidance_scale=float(text),
         neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=None if seed is None else int(seed),
-        stages=None if stages is None else int(stages),
+        stages=None if stages is None else int(stages), where=where,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.studio import Picture, Variant, choose_seeds
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
+from rag_diffusion.where import parse_where
 
 ALL = "all data sets"
 LONGEST = 2000  # characters of a prompt
@@ -45,6 +46,7 @@ class Form:
         num_inference_steps: T.
         seed: None draws one.
         stages: of a cascade; None is all.
+        where: which pairs may be retrieved, as `licence=CC0-1.0, source=NAME`; empty is what params.yaml says.
     """
 
     prompt: str
@@ -56,6 +58,7 @@ class Form:
     num_inference_steps: int
     seed: int | None
     stages: int | None = None
+    where: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -187,6 +190,7 @@ class Handlers:
         (seed,) = choose_seeds(seed, 1)
         before, done = self.view(session), list[Picture]()
         given, options = tuple(given), form.options | retrieval_options(self.base.config)
+        options["where"] = parse_where([text for text in form.where.split(",") if text.strip()], options["where"])
         for news in self.drawer.stream(prompt, seed, variants, given, int(form.num_neighbors), options):
             if isinstance(news, Preview):
                 growing = (news, variants[len(done)])

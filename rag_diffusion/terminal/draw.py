@@ -15,7 +15,7 @@ from rag_diffusion.layout import BASE, MODEL
 from rag_diffusion.project import config_of, model_of, nothing_to_retrieve, open_pipeline, retrieval_options
 from rag_diffusion.terminal.draw_files import STANDARD_OUTPUT, DrawnFiles
 from rag_diffusion.terminal.errors import clean_errors
-from rag_diffusion.terminal.where import WHERE_HELP, parse_where
+from rag_diffusion.where import WHERE_HELP, parse_where
 
 if TYPE_CHECKING:
     from rag_diffusion.config import Config

@@ -11,7 +11,7 @@ from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.extras import need
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb_snapshot import restore, snapshot
-from rag_diffusion.terminal.where import WHERE_HELP, parse_where
+from rag_diffusion.where import WHERE_HELP, parse_where
 
 kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
 kb.command()(snapshot)

@@ -235,6 +235,19 @@ def test_what_cannot_be_drawn_is_told_in_words(
         list(bare.draw(Session(), form(**changed), compare=compare))
 
 
+def test_only_pairs_of_a_data_set_become_neighbors(handlers: Handlers) -> None:
+    session = Session()
+    list(handlers.draw(session, form(where="source=twemoji, source=nowhere")))
+    sources = {neighbor.source for neighbor in session.neighbors}
+    list(handlers.draw(session, form(where="source=noto")))
+    others = {neighbor.source for neighbor in session.neighbors}
+
+    assert sources == {"twemoji"}
+    assert others == {"noto"}
+    with pytest.raises(ConfigError, match="where: expected class=NAME"):
+        list(handlers.draw(session, form(where="colour=red")))
+
+
 def test_hits_of_a_search_are_touched_and_drawn_with(handlers: Handlers) -> None:
     session = Session()
     handlers.search(session, "a red circle", 3, "noto")

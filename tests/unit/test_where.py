@@ -6,7 +6,7 @@ import pytest
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.store.filters import Filter
-from rag_diffusion.terminal.where import parse_where
+from rag_diffusion.where import parse_where
 
 
 def test_columns_and_values_make_a_filter() -> None:
@@ -22,5 +22,5 @@ def test_what_is_given_takes_the_place_of_that_column_in_params_yaml() -> None:
 
 @pytest.mark.parametrize("text", ["food", "colour=red", "class=", "=food"])
 def test_anything_else_is_refused_with_what_would_do(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--where: expected class=NAME, source=NAME, licence=NAME, split=NAME, got"):
+    with pytest.raises(ConfigError, match=r"where: expected class=NAME, source=NAME, licence=NAME, split=NAME, got"):
         parse_where([text])

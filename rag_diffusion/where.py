@@ -1,4 +1,4 @@
-"""`--where class=food`: which pairs may be retrieved, as commands take it."""
+"""`class=food`: which pairs may be retrieved, as commands (`--where`) and the page take it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIELDS = {"class": "classes", "source": "sources", "licence": "licences", "spli
 
 
 def parse_where(texts: Sequence[str], base: Filter | None = None) -> Filter:
-    """The filter of what was given at the command line.
+    """The filter of what was typed.
 
     Args:
         texts: each a column and a value, as `class=food`; several of one column let each of their values through.
@@ -31,6 +31,6 @@ def parse_where(texts: Sequence[str], base: Filter | None = None) -> Filter:
     for text in texts:
         column, sign, value = text.partition("=")
         if column.strip() not in _FIELDS or not sign or not value.strip():
-            raise ConfigError(f"--where: expected {', '.join(f'{name}=NAME' for name in _FIELDS)}, got {text!r}")
+            raise ConfigError(f"where: expected {', '.join(f'{name}=NAME' for name in _FIELDS)}, got {text!r}")
         named.setdefault(_FIELDS[column.strip()], []).append(value.strip())
     return replace(base or Filter(), **{name: tuple(values) for name, values in named.items()})
