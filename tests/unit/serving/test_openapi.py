@@ -106,14 +106,11 @@ def test_numbers_and_switches_are_what_json_calls_so(app: Any) -> None:
 
 
 def test_other_machines_may_write_only_where_somebody_said_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import uvicorn
-
     from rag_diffusion.errors import ConfigError
     from rag_diffusion.serving import server
 
     started: list[str] = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, host, **_: started.append(host))
-    monkeypatch.setattr(server, "keep_small", lambda: None)
+    monkeypatch.setattr(server, "run", lambda app, host, port: started.append(host))
     base = make_base(tmp_path)
     keys = tmp_path / "keys"
     keys.write_text("studio " + "w" * 20)
