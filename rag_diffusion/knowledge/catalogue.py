@@ -18,7 +18,6 @@ from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store import pipeline_corpus
 from rag_diffusion.store.integrity import check_files, check_originals
 from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, REJECTED, REMOTE, Manifest, rebuild_hint
-from rag_diffusion.store.shards import check_shard
 
 if TYPE_CHECKING:
     from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -161,6 +160,8 @@ class Catalogue:
         """
         manifest = self.info(name)
         if manifest.form == PIPELINE:
+            from rag_diffusion.store.shards import check_shard  # reads Parquet; `kb list` does not
+
             for shard in manifest.shards:
                 check_shard(self.root / CORPUS / shard["name"], shard, remedy="run the stage `ingest` again")
             check_originals(self.root / CORPUS, manifest, whole=True)
