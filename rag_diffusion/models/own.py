@@ -8,6 +8,7 @@ generator.json         image size, patch size, text encoder
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
 
-SPEC, _CODEC = "generator.json", "codec.safetensors"
+SPEC, CODEC = "generator.json", "codec.safetensors"
 _TEXT_SIDE = 8  # the largest maps with attention to the text: on larger ones it costs most and helps least
 
 
@@ -90,22 +91,37 @@ def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, dev
 
 def save_own(generator: Generator, folder: Path) -> None:
     """Write `generator`, weights in float16, into `folder`, which exists."""
-    codec, text_encoder = generator.codec, generator.text_encoder
+    codec = generator.codec
     assert isinstance(codec, PatchCodec)
+    write_weights(generator, folder, SPEC, codec.state(), patch_size=codec.patch_size)
+
+
+def write_weights(
+    generator: Generator, folder: Path, spec: str, codec: Mapping[str, torch.Tensor], **facts: int
+) -> None:
+    """Write a generator of ours in parts: the U-Net in float16, the codec, and what both were made for.
+
+    Args:
+        generator: with a text encoder of ours.
+        folder: exists.
+        spec: name of the JSON file of facts.
+        codec: its tensors by name.
+        **facts: more of them than image size and text encoder.
+    """
+    text_encoder = generator.text_encoder
     assert isinstance(text_encoder, TextEncoder)
     state = {name: value.detach().to("cpu", torch.float16) for name, value in generator.unet.state_dict().items()}
     config = {name: value for name, value in generator.unet.config.items() if name != "_name_or_path"}
     half = RetrievalUNet.from_config(config)
     half.load_state_dict(state)
     half.half().save_pretrained(folder / "unet")
-    save_file({name: value.cpu().contiguous() for name, value in codec.state().items()}, folder / _CODEC)
-    spec = {
+    save_file({name: value.cpu().contiguous() for name, value in codec.items()}, folder / CODEC)
+    made_for = facts | {
         "image_size": generator.image_size,
-        "patch_size": codec.patch_size,
         "text_encoder": text_encoder.name,
         "max_text_tokens": text_encoder.max_tokens,
     }
-    (folder / SPEC).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
+    (folder / spec).write_text(json.dumps(made_for, indent=1, sort_keys=True) + "\n")
 
 
 def load_own(folder: Path, device: torch.device | str, text_encoder: str = "", **extensions: Any) -> Generator:
@@ -124,7 +140,7 @@ def load_own(folder: Path, device: torch.device | str, text_encoder: str = "", *
     try:
         spec = json.loads((folder / SPEC).read_text())
         unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32, **extensions)
-        codec = PatchCodec(patch_size=spec["patch_size"], **load_file(folder / _CODEC))
+        codec = PatchCodec(patch_size=spec["patch_size"], **load_file(folder / CODEC))
         name, tokens, image_size = text_encoder or spec["text_encoder"], spec["max_text_tokens"], spec["image_size"]
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(

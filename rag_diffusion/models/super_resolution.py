@@ -29,19 +29,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rag_diffusion.config import UpsampleModelConfig
 from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.own import CODEC, write_weights
 from rag_diffusion.models.precondition import Precondition
 from rag_diffusion.models.text_encoder import TextEncoder, TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet
 
 UPSAMPLER = "upsampler.json"
-_CODEC = "codec.safetensors"
 
 
 def upsample(low: Tensor, size: int) -> Tensor:
@@ -330,23 +330,9 @@ def build_upsampler(config: UpsampleModelConfig, codec: DetailCodec, device: tor
 
 def save_upsampler(stage: SuperResolution, folder: Path) -> None:
     """Write a `stage`, weights in float16, into an existing `folder`."""
-    codec, text_encoder = stage.codec, stage.text_encoder
-    assert isinstance(codec, DetailCodec)
-    assert isinstance(text_encoder, TextEncoder)
-    state = {name: value.detach().to("cpu", torch.float16) for name, value in stage.unet.state_dict().items()}
-    half = RetrievalUNet.from_config({k: v for k, v in stage.unet.config.items() if k != "_name_or_path"})
-    half.load_state_dict(state)
-    half.half().save_pretrained(folder / "unet")
-    save_file({name: value.cpu().contiguous() for name, value in codec.state().items()}, folder / _CODEC)
-    spec = {
-        "image_size": stage.image_size,
-        "low_size": stage.low_size,
-        "max_noise_level": stage.max_noise_level,
-        "patch_size": codec.patch_size,
-        "text_encoder": text_encoder.name,
-        "max_text_tokens": text_encoder.max_tokens,
-    }
-    (folder / UPSAMPLER).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
+    assert isinstance(stage.codec, DetailCodec)
+    facts = {"low_size": stage.low_size, "max_noise_level": stage.max_noise_level, "patch_size": stage.codec.patch_size}
+    write_weights(stage, folder, UPSAMPLER, stage.codec.state(), **facts)
 
 
 def load_upsampler(folder: Path, device: torch.device | str = "cpu") -> SuperResolution:
@@ -362,7 +348,7 @@ def load_upsampler(folder: Path, device: torch.device | str = "cpu") -> SuperRes
     try:
         spec = json.loads((folder / UPSAMPLER).read_text())
         unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-        codec = DetailCodec(patch_size=spec["patch_size"], **load_file(folder / _CODEC))
+        codec = DetailCodec(patch_size=spec["patch_size"], **load_file(folder / CODEC))
         name, tokens = spec["text_encoder"], spec["max_text_tokens"]
         sizes: dict[str, Any] = {key: int(spec[key]) for key in ("image_size", "low_size", "max_noise_level")}
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
