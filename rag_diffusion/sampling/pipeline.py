@@ -32,11 +32,10 @@ from rag_diffusion.sampling.cascade import (
     StageSettings,
     check_chain,
     execute,
-    load_stages,
-    save_stages,
     settings_of,
     settings_told,
 )
+from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance

@@ -14,7 +14,7 @@ import torch
 from rag_diffusion.errors import ConfigError, LineageError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
-from rag_diffusion.sampling import cascade
+from rag_diffusion.sampling import cascade, cascade_folder
 from rag_diffusion.sampling.cascade import CascadeStage, StageSettings, Upsampling
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -185,7 +185,7 @@ def test_memory_that_does_not_suffice_says_what_to_lower(
 @pytest.mark.parametrize("content", ["{", '{"stages": [{}]}', '{"stages": [{"folder": "x", "speed": 3}]}'])
 def test_a_damaged_cascade_is_told(both: RetrievalPipeline, tmp_path: Path, content: str) -> None:
     both.save_pretrained(tmp_path)
-    (tmp_path / cascade.CASCADE).write_text(content)
+    (tmp_path / cascade_folder.CASCADE).write_text(content)
     with pytest.raises(ModelError, match="expected the stages of a cascade"):
         RetrievalPipeline.from_pretrained(tmp_path)
 
@@ -195,11 +195,11 @@ def test_deepfloyd_stage_two_behind_the_own_stage_and_behind_stage_one(
 ) -> None:
     save_stage_two(tmp_path)
     settings = StageSettings(scheduler="DDPMScheduler", num_inference_steps=2, noise_level=250, text_guidance_scale=4)
-    second = CascadeStage(model=cascade.load_stage(tmp_path / "stage-two"), settings=settings)
+    second = CascadeStage(model=cascade_folder.load_stage(tmp_path / "stage-two"), settings=settings)
     first = quiet(RetrievalPipeline.from_pretrained(tmp_path / "first" / "pipeline"))
     both = quiet(RetrievalPipeline(first.generator, stages=[second]))
     assert both(PROMPTS[0], [], num_inference_steps=2).images[0].size == (32, 32)
-    behind = CascadeStage(model=cascade.load_stage(tmp_path / "stage-two", low_size=64), settings=settings)
+    behind = CascadeStage(model=cascade_folder.load_stage(tmp_path / "stage-two", low_size=64), settings=settings)
     mixed = quiet(RetrievalPipeline(tiny_generator, stages=[behind]))
     drawn = draw(mixed, neighbors, slice(0, 1))
     assert drawn.images[0].size == (32, 32)
