@@ -33,7 +33,7 @@ check: install  ## lint, types, layers and the fast tests
 	pytest -q -n 2 --dist worksteal -m "not slow and not gpu and not long"
 
 ui: install  ## MLflow and Dagster in the browser
-	@python -m orchestration.ui
+	@python -m rag_diffusion.orchestration.ui
 
 base: install  ## train the base generator again (a GPU takes hours), then promote it
 	dvc --cd pipelines --wait-for-lock repro pretrain/dvc.yaml

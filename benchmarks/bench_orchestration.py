@@ -68,8 +68,8 @@ defs = dg.Definitions(assets=[bare(number) for number in range(%d)], executor=dg
 """
 SEVERAL = """
 import dagster as dg
-from orchestration.assets import EXTERNAL_ASSETS, STAGE_ASSETS
-from orchestration.checks import asset_checks
+from rag_diffusion.orchestration.assets import EXTERNAL_ASSETS, STAGE_ASSETS
+from rag_diffusion.orchestration.checks import asset_checks
 
 defs = dg.Definitions(
     assets=[*STAGE_ASSETS, *EXTERNAL_ASSETS], asset_checks=asset_checks(), executor=dg.multiprocess_executor
@@ -78,7 +78,7 @@ defs = dg.Definitions(
 TICKS = """
 import json, time
 import dagster as dg
-from orchestration.sensors import dvc_results
+from rag_diffusion.orchestration.sensors import dvc_results
 
 times, cursor = {}, None
 with dg.instance_for_test() as instance:
@@ -94,7 +94,7 @@ print(json.dumps(times))
 LOAD = """
 import sys, time
 start = time.perf_counter()
-from orchestration.definitions import defs
+from rag_diffusion.orchestration.definitions import defs
 defs.resolve_all_asset_specs()
 print(time.perf_counter() - start)
 assert not {"torch", "mlflow"} & sys.modules.keys()

@@ -1,1 +1,1 @@
-"""Dagster over the stages of dvc.yaml. The only package that imports dagster or dvc."""
+"""The code location of this project that `dagster dev` loads."""

@@ -1,21 +1,14 @@
-"""What `dagster dev` loads."""
+"""What `dagster dev` loads: the stages of dvc.yaml as assets, with their checks, jobs, schedule and sensors.
 
-from __future__ import annotations
+`rag_diffusion.orchestration` makes them. Assets of your own join them here, a stage of your own in dvc.yaml:
+`defs = dg.Definitions.merge(defs, dg.Definitions(assets=[...]))`.
+"""
 
-import dagster as dg
+import os
+from pathlib import Path
 
-from orchestration.assets import DATA_SETS_ASSET, EXTERNAL_ASSETS, STAGE_ASSETS
-from orchestration.checks import asset_checks
-from orchestration.sensors import dvc_results, every_night, new_data, pipeline
-from orchestration.smoke import smoke
+os.environ.setdefault("RAG_DIFFUSION_ROOT", str(Path(__file__).resolve().parents[1]))
 
-# One process, one stage after the other: a stage uses every core, and a process for each step
-# costs 5 to 10 s.
-defs = dg.Definitions(
-    assets=[*STAGE_ASSETS, *EXTERNAL_ASSETS, DATA_SETS_ASSET],
-    asset_checks=asset_checks(),
-    jobs=[pipeline, smoke],
-    schedules=[every_night],
-    sensors=[dvc_results, new_data],
-    executor=dg.in_process_executor,
-)
+from rag_diffusion.orchestration.definitions import defs
+
+__all__ = ["defs"]

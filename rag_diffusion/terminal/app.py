@@ -215,14 +215,14 @@ def show(root: Root = Path()) -> None:
 
 
 def _orchestrated(module: str, root: Path) -> bool:
-    """Whether a module of the checkout's `orchestration` ended well."""
-    need("pipeline", "dagster")
-    if not (root / "orchestration").is_dir():
+    """Whether a module of `rag_diffusion.orchestration` ended well in the project at `root`."""
+    need("pipeline", "dagster", "dvc")
+    if not (root / "dvc.yaml").is_file():
         raise ConfigError(
-            f"{module}: expected a checkout of rag-diffusion, found no folder `orchestration` in {root.resolve()}; "
-            "name it by --root"
+            f"{module}: expected a project with a dvc.yaml, found none in {root.resolve()}; name one by --root, or "
+            "make one with `rag-diffusion init FOLDER`"
         )
-    return subprocess.run([sys.executable, "-m", f"orchestration.{module}"], cwd=root).returncode == 0
+    return subprocess.run([sys.executable, "-m", f"rag_diffusion.orchestration.{module}"], cwd=root).returncode == 0
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

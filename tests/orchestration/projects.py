@@ -14,8 +14,8 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from orchestration.project import Project
-from orchestration.reproduce import asset_key
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.reproduce import asset_key
 
 STAGE = '''"""Writes each out from the bytes of all deps; sleeps or fails where a file says so."""
 import hashlib, json, os, sys, time, yaml

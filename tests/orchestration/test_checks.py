@@ -15,10 +15,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import _validate_tag_name
 from safetensors.numpy import save_file
 
-from orchestration import findings
-from orchestration.findings import Finding
-from orchestration.project import Project
-from orchestration.promote import label
+from rag_diffusion.orchestration import findings
+from rag_diffusion.orchestration.findings import Finding
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.promote import label
 from tests.orchestration.projects import dvc, materialize, ran
 
 

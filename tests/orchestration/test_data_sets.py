@@ -13,12 +13,12 @@ import yaml
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from typer.testing import CliRunner
 
-from orchestration.data_sets import DATA_SETS, PARTITIONS
-from orchestration.project import Project
-from orchestration.sync import sync
 from rag_diffusion.files import tree_hash
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER, KB
+from rag_diffusion.orchestration.data_sets import DATA_SETS, PARTITIONS
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.sync import sync
 from rag_diffusion.terminal.app import app
 from tests.orchestration.projects import commit, dvc, latest
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base, write_params
@@ -171,7 +171,7 @@ def test_another_encoder_leaves_the_data_sets_behind(
 def test_the_sensor_looks_at_data_sets_and_their_snapshots(root: Path, environment: dict[str, str]) -> None:
     """In a process of its own: which project Dagster watches is chosen when its definitions load."""
     script = (
-        "import dagster as dg\nfrom orchestration.sensors import dvc_results\n"
+        "import dagster as dg\nfrom rag_diffusion.orchestration.sensors import dvc_results\n"
         "with dg.DagsterInstance.get() as instance:\n"
         "    cursor = None\n"
         "    for line in iter(input, 'end'):\n"

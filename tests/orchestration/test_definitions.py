@@ -9,14 +9,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from orchestration.project import Project
-from orchestration.reproduce import asset_key, stage_name
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.reproduce import asset_key, stage_name
 from tests.orchestration.projects import flat_outs
 
 LOAD = """
 import sys, time
 start = time.process_time()
-from orchestration.definitions import defs
+from rag_diffusion.orchestration.definitions import defs
 defs.resolve_all_asset_specs()
 print(time.process_time() - start)
 print([name for name in ("torch", "mlflow", "faiss", "diffusers") if name in sys.modules])
@@ -26,7 +26,7 @@ print([name for name in ("torch", "mlflow", "faiss", "diffusers") if name in sys
 @pytest.fixture(scope="module")
 def specs() -> dict[str, dg.AssetSpec]:
     """All assets of the definitions, by name."""
-    from orchestration.definitions import defs
+    from rag_diffusion.orchestration.definitions import defs
 
     return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
 
@@ -79,7 +79,7 @@ def test_texts_come_from_dvc(specs: dict[str, dg.AssetSpec], pipeline: dict[str,
 
 
 def test_the_job_holds_the_stages_and_nothing_else(pipeline: dict[str, dict[str, Any]]) -> None:
-    from orchestration.definitions import defs
+    from rag_diffusion.orchestration.definitions import defs
 
     job = defs.resolve_job_def("pipeline")
     assert {stage_name(key) for key in job.asset_layer.executable_asset_keys} == set(pipeline)
@@ -87,13 +87,13 @@ def test_the_job_holds_the_stages_and_nothing_else(pipeline: dict[str, dict[str,
 
 def test_no_asset_is_tried_again_by_policy() -> None:
     """It would start a stage again that a user has just cancelled."""
-    from orchestration.assets import STAGE_ASSETS
+    from rag_diffusion.orchestration.assets import STAGE_ASSETS
 
     assert [asset.op.retry_policy for asset in STAGE_ASSETS] == [None] * len(STAGE_ASSETS)
 
 
 def test_nothing_starts_by_itself_but_the_look_at_dvc() -> None:
-    from orchestration.sensors import dvc_results, every_night, new_data
+    from rag_diffusion.orchestration.sensors import dvc_results, every_night, new_data
 
     assert every_night.default_status == dg.DefaultScheduleStatus.STOPPED
     assert new_data.default_status == dg.DefaultSensorStatus.STOPPED
@@ -112,7 +112,7 @@ def test_selections_can_be_written_as_text() -> None:
     """Fails where dagster's parser and dvc's hydra disagree about the antlr runtime."""
     import omegaconf  # noqa: F401
 
-    from orchestration.assets import STAGE_ASSETS
+    from rag_diffusion.orchestration.assets import STAGE_ASSETS
 
     chosen = dg.AssetSelection.from_string("*").resolve(STAGE_ASSETS)
     assert len(chosen) == len(STAGE_ASSETS)

@@ -20,10 +20,10 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from orchestration.dead_runs import fail_dead_runs
-from orchestration.mend import SECONDS_BETWEEN_LOOKS, mend
-from orchestration.project import Project
 from rag_diffusion.errors import DataError
+from rag_diffusion.orchestration.dead_runs import fail_dead_runs
+from rag_diffusion.orchestration.mend import SECONDS_BETWEEN_LOOKS, mend
+from rag_diffusion.orchestration.project import Project
 from rag_diffusion.tracking import STORE
 from tests.orchestration.projects import ALL, KILLS, commit, dvc, materialize, processes, ran, running
 
@@ -239,7 +239,7 @@ def test_a_moved_checkout_is_still_up_to_date(
     made: Path, project_root: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     ran(made)
-    told = [sys.executable, "-m", "orchestration.sync"]
+    told = [sys.executable, "-m", "rag_diffusion.orchestration.sync"]
 
     def sync(root: Path) -> str:
         return subprocess.run(

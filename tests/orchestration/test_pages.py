@@ -33,7 +33,7 @@ def served(made: Path, project_root: Path, environment: dict[str, str]) -> Itera
     for name in ("orchestration", "pyproject.toml", "rag_diffusion"):
         if not (made / name).exists():
             (made / name).symlink_to(project_root / name)
-    command = [sys.executable, "-m", "orchestration.sync"]
+    command = [sys.executable, "-m", "rag_diffusion.orchestration.sync"]
     subprocess.run(command, cwd=made, env=environment, check=True, capture_output=True)
     with open_tracker(load_config(project_root / "params.yaml"), made, "sample") as tracker:
         tracker.log_metrics({"joint": 0.25, "retrieved.attention_to_neighbors": 0.5})
@@ -42,7 +42,7 @@ def served(made: Path, project_root: Path, environment: dict[str, str]) -> Itera
             part.outputs = [{"page_content": "Noto emoji of an apple", "metadata": {"score": 1.0}}]
         tracker.log_traces([root])
     assert tracker.errors == []
-    command = [sys.executable, "-m", "orchestration.ui"]
+    command = [sys.executable, "-m", "rag_diffusion.orchestration.ui"]
     with subprocess.Popen(command, cwd=made, env=environment, stdout=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
         pages = {"run": str(tracker.run_id)}

@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from orchestration.metadata import stage_metadata
-from orchestration.project import Project
+from rag_diffusion.orchestration.metadata import stage_metadata
+from rag_diffusion.orchestration.project import Project
 from tests.orchestration.projects import commit, dvc, ran
 
 

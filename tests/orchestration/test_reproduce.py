@@ -14,10 +14,10 @@ import dagster as dg
 import pytest
 import yaml
 
-from orchestration.metadata import numbers
-from orchestration.project import Project
-from orchestration.reproduce import repro
-from orchestration.smoke import run_apart
+from rag_diffusion.orchestration.metadata import numbers
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.reproduce import repro
+from rag_diffusion.orchestration.smoke import run_apart
 from tests.orchestration.projects import JOB, dvc, latest, logged, materialize, ran, running
 
 
@@ -29,7 +29,7 @@ def test_materialize_all_is_dvc_repro(
     instance: dg.DagsterInstance,
 ) -> None:
     """And what Dagster made itself is no news to a sync."""
-    command = [sys.executable, "-m", "orchestration.sync", str(project)]
+    command = [sys.executable, "-m", "rag_diffusion.orchestration.sync", str(project)]
 
     def told() -> str:
         return subprocess.run(command, cwd=project_root, env=environment, capture_output=True, text=True).stdout

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from dagster._core.definitions.data_version import StaleStatus
 
-from orchestration.project import Project
-from orchestration.sync import sync
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.sync import sync
 from tests.orchestration.projects import commit, dvc, materialize, ran, stale
 
 

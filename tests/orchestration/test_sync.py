@@ -10,10 +10,10 @@ import pytest
 import yaml
 from dagster._core.definitions.data_version import StaleStatus
 
-from orchestration.project import Project
-from orchestration.reproduce import asset_key
-from orchestration.sync import news, sync
-from orchestration.verdicts import verdicts
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.reproduce import asset_key
+from rag_diffusion.orchestration.sync import news, sync
+from rag_diffusion.orchestration.verdicts import verdicts
 from tests.orchestration.projects import dvc, latest, ran, stale
 
 

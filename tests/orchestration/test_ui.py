@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from orchestration.ui import HOST, free_port, runs_page
+from rag_diffusion.orchestration.ui import HOST, free_port, runs_page
 from tests.unit.guarded_http.wild import Behaviour, says, wild
 
 
@@ -53,7 +53,7 @@ def test_both_pages_answer_and_an_interrupt_ends_them(
     del environment["DAGSTER_HOME"]
     (tmp_path / "orchestration").symlink_to(project_root / "orchestration")
     (tmp_path / "pyproject.toml").symlink_to(project_root / "pyproject.toml")
-    command = [sys.executable, "-m", "orchestration.ui"]
+    command = [sys.executable, "-m", "rag_diffusion.orchestration.ui"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
         pages = {}

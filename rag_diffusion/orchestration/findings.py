@@ -14,11 +14,11 @@ from pathlib import Path
 
 import yaml
 
-from orchestration.project import LastRun, Project
 from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.knowledge.snapshot import unsaved
 from rag_diffusion.layout import CHAMPION, CORPUS, INDEX, NEIGHBORS, REPORTS, VECTORS
+from rag_diffusion.orchestration.project import LastRun, Project
 from rag_diffusion.store.manifest import CORPUS_NAME
 
 MEASURED_BY = ("corpus_hash", "ruler_sha256", "prompts")  # two tables agree in these, or say nothing of each other
@@ -36,7 +36,11 @@ class Finding:
 
 
 def corpus_is_whole(root: Path) -> Finding:
-    """There are pairs, each with a caption, and no family stands in two splits."""
+    """There are pairs, each with a caption, and no family stands in two splits.
+
+    Args:
+        root: of the project.
+    """
     table = _pairs(root, ["pair_id", "caption", "family", "split"])
     splits: dict[str, set[str]] = {}
     for family, split in zip(table["family"], table["split"], strict=True):
@@ -50,7 +54,11 @@ def corpus_is_whole(root: Path) -> Finding:
 
 
 def vectors_are_unit(root: Path) -> Finding:
-    """Every vector is finite and of length 1, one of each kind for every pair."""
+    """Every vector is finite and of length 1, one of each kind for every pair.
+
+    Args:
+        root: of the project.
+    """
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -67,7 +75,11 @@ def vectors_are_unit(root: Path) -> Finding:
 
 
 def recall_is_high(root: Path) -> Finding:
-    """The index finds what exhaustive search finds, as often as `index.min_recall` asks."""
+    """The index finds what exhaustive search finds, as often as `index.min_recall` asks.
+
+    Args:
+        root: of the project.
+    """
     report = json.loads((root / INDEX / "recall.json").read_text(encoding="utf-8"))
     least = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["index"]["min_recall"]
     recalls = {name: float(value) for name, value in report.items() if name.startswith("recall_")}
@@ -76,7 +88,11 @@ def recall_is_high(root: Path) -> Finding:
 
 
 def no_pair_is_its_own_neighbor(root: Path) -> Finding:
-    """Nor a near-duplicate of it."""
+    """Nor a near-duplicate of it.
+
+    Args:
+        root: of the project.
+    """
     import pyarrow.parquet as pq
 
     table = _pairs(root, ["pair_id", "duplicate_group"])
@@ -91,7 +107,11 @@ def no_pair_is_its_own_neighbor(root: Path) -> Finding:
 
 
 def no_target_is_shown(root: Path) -> Finding:
-    """No prompt is shown what it asks for: the knowledge base is not contaminated by targets."""
+    """No prompt is shown what it asks for: the knowledge base is not contaminated by targets.
+
+    Args:
+        root: of the project.
+    """
     prompts = json.loads((root / NEIGHBORS / "prompts.json").read_text(encoding="utf-8"))
     leaking = [
         name
@@ -103,7 +123,11 @@ def no_target_is_shown(root: Path) -> Finding:
 
 
 def loss_is_finite_and_falls(root: Path) -> Finding:
-    """The last quarter of the fine-tuning is not worse than the first by more than a tenth."""
+    """The last quarter of the fine-tuning is not worse than the first by more than a tenth.
+
+    Args:
+        root: of the project.
+    """
     with (root / REPORTS / "plots" / "loss.csv").open(encoding="utf-8") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     if not losses:
@@ -117,7 +141,11 @@ def loss_is_finite_and_falls(root: Path) -> Finding:
 
 
 def retrieval_helps(root: Path) -> Finding:
-    """Joint accuracy with retrieved neighbors is above that without, by an interval above zero."""
+    """Joint accuracy with retrieved neighbors is above that without, by an interval above zero.
+
+    Args:
+        root: of the project.
+    """
     report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
     if report.get("reason"):
         return Finding(True, f"not judged: {report['reason']}")
@@ -127,7 +155,11 @@ def retrieval_helps(root: Path) -> Finding:
 
 
 def no_worse_than_the_champion(root: Path) -> Finding:
-    """What was promoted did not score above this table's interval, where both were measured on the same prompts."""
+    """What was promoted did not score above this table's interval, where both were measured on the same prompts.
+
+    Args:
+        root: of the project.
+    """
     path = root / CHAMPION
     if not path.is_file():
         return Finding(True, "nothing has been promoted yet")
@@ -145,7 +177,11 @@ def no_worse_than_the_champion(root: Path) -> Finding:
 
 
 def every_data_set_can_be_searched(root: Path) -> Finding:
-    """The files of every data set are there, its vectors of the present encoder, its images of the present size."""
+    """The files of every data set are there, its vectors of the present encoder, its images of the present size.
+
+    Args:
+        root: of the project.
+    """
     if not DataSetFolders(root).names():
         return Finding(True, "no data set")
     listed = [entry for entry in Catalogue.light(root).list() if entry.manifest.name != CORPUS_NAME]
@@ -154,7 +190,11 @@ def every_data_set_can_be_searched(root: Path) -> Finding:
 
 
 def every_data_set_is_in_a_snapshot(root: Path) -> Finding:
-    """DVC tracks the present version of every data set, so that what was drawn with it can be drawn again."""
+    """DVC tracks the present version of every data set, so that what was drawn with it can be drawn again.
+
+    Args:
+        root: of the project.
+    """
     names = DataSetFolders(root).names()
     problems = _problem(
         "versions in no snapshot, `rag-diffusion kb snapshot` keeps them: data sets",
@@ -164,7 +204,12 @@ def every_data_set_is_in_a_snapshot(root: Path) -> Finding:
 
 
 def upstream_is_clean(root: Path, stage: str) -> Finding:
-    """What it was made from is what lies there now, and was made by the code and parameters that lie there now."""
+    """What it was made from is what lies there now, and was made by the code and parameters that lie there now.
+
+    Args:
+        root: of the project.
+        stage: its name, as in dvc.yaml.
+    """
     project = Project.load(root)
     last_runs = project.last_runs()
     problems = []

@@ -11,11 +11,11 @@ import dagster as dg
 from dagster import AssetCheckEvaluation, MetadataValue
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
-from orchestration import findings
-from orchestration.data_sets import DATA_SETS
-from orchestration.findings import Finding
-from orchestration.project import Project
-from orchestration.reproduce import asset_key
+from rag_diffusion.orchestration import findings
+from rag_diffusion.orchestration.data_sets import DATA_SETS
+from rag_diffusion.orchestration.findings import Finding
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.reproduce import asset_key
 
 Judge = Callable[[Path], Finding]
 
@@ -99,8 +99,8 @@ def verdicts(instance: dg.DagsterInstance, project: Project, name: str) -> Itera
 
 
 def _check(asset: str, function: Callable[..., Finding], judge: Judge, *, blocking: bool) -> Check:
-    """The check that a function names and describes."""
-    description = " ".join((function.__doc__ or "").split())
+    """The check that a function names, and the first paragraph of its docstring describes."""
+    description = " ".join((function.__doc__ or "").split("\n\n")[0].split())
     return Check(asset=asset, name=function.__name__, description=description, judge=judge, blocking=blocking)
 
 

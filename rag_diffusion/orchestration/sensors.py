@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
-from orchestration.dead_runs import fail_dead_runs
-from orchestration.project import EXTERNAL, Project, digest
-from orchestration.sync import sync
 from rag_diffusion.knowledge.folders import MANIFEST
 from rag_diffusion.layout import KB, SNAPSHOTS
+from rag_diffusion.orchestration.assets import PROJECT, ROOT, STAGE_ASSETS
+from rag_diffusion.orchestration.dead_runs import fail_dead_runs
+from rag_diffusion.orchestration.project import EXTERNAL, Project, digest
+from rag_diffusion.orchestration.sync import sync
 
 _SECONDS_BETWEEN_TICKS = 30
 
@@ -27,7 +27,11 @@ every_night = dg.ScheduleDefinition(
 
 @dg.sensor(job=pipeline, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)
 def new_data(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Runs everything when a file below data/sources comes, goes or changes; not for what lies there at first."""
+    """Runs everything when a file below data/sources comes, goes or changes; not for what lies there at first.
+
+    Args:
+        context: of the tick, with what the last one saw as its cursor.
+    """
     files = sorted(path for path in (ROOT / SOURCES).rglob("*") if path.is_file())
     state = digest([(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files])
     before = context.cursor
@@ -46,7 +50,11 @@ def _state() -> str:
 
 @dg.sensor(minimum_interval_seconds=_SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dvc_results(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Reports what DVC in a shell and `rag-diffusion kb` changed as materializations without a run, with checks."""
+    """Reports what DVC in a shell and `rag-diffusion kb` changed as materializations without a run, with checks.
+
+    Args:
+        context: of the tick, with what the last one saw as its cursor.
+    """
     fail_dead_runs(context.instance)
     state = _state()
     if context.cursor == state:

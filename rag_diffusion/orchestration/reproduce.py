@@ -17,10 +17,10 @@ from dagster_pipes import (
     PipesMappingParamsLoader,
 )
 
-from orchestration.mend import mend
-from orchestration.metadata import stage_metadata
-from orchestration.processes import run_shown
-from orchestration.project import EXTERNAL, Project
+from rag_diffusion.orchestration.mend import mend
+from rag_diffusion.orchestration.metadata import stage_metadata
+from rag_diffusion.orchestration.processes import run_shown
+from rag_diffusion.orchestration.project import EXTERNAL, Project
 from rag_diffusion.origin import DAGSTER_RUN
 
 _SECONDS_BETWEEN_TRIES = 10.0

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestration.findings import MEASURED_BY, Finding, upstream_is_clean
-from orchestration.project import Project
-from orchestration.verdicts import checks
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ModelError, RagDiffusionError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.layout import CHAMPION, REPORTS, RUNS
+from rag_diffusion.orchestration.findings import MEASURED_BY, Finding, upstream_is_clean
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.verdicts import checks
 
 LAST = "score"
 

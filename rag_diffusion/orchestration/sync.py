@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.metadata import normalize_metadata
 
-from orchestration.data_sets import (
+from rag_diffusion.orchestration.data_sets import (
     DATA_SETS,
     PARTITIONS,
     content_version,
@@ -26,11 +26,11 @@ from orchestration.data_sets import (
     encoder_version,
     manifests,
 )
-from orchestration.dead_runs import fail_dead_runs
-from orchestration.metadata import card_metadata, stage_metadata
-from orchestration.project import LastRun, Project
-from orchestration.reproduce import asset_key, stage_name
-from orchestration.verdicts import verdicts
+from rag_diffusion.orchestration.dead_runs import fail_dead_runs
+from rag_diffusion.orchestration.metadata import card_metadata, stage_metadata
+from rag_diffusion.orchestration.project import LastRun, Project
+from rag_diffusion.orchestration.reproduce import asset_key, stage_name
+from rag_diffusion.orchestration.verdicts import verdicts
 
 _DATA, _CODE = "dagster/data_version", "dagster/code_version"
 _INPUT, _POINTER = "dagster/input_data_version/", "dagster/input_event_pointer/"

@@ -13,8 +13,8 @@ from typing import Any
 import dagster as dg
 from PIL import Image
 
-from orchestration.project import EXTERNAL, Stage
 from rag_diffusion.layout import RUNS
+from rag_diffusion.orchestration.project import EXTERNAL, Stage
 from rag_diffusion.runs import not_in_store
 
 _PICTURE_WIDTH = 900  # pixels; the event log keeps every picture

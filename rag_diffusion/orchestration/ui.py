@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from orchestration.metadata import MLFLOW_PAGE
-from orchestration.processes import end_group, environment
+from rag_diffusion.orchestration.metadata import MLFLOW_PAGE
+from rag_diffusion.orchestration.processes import end_group, environment
 from rag_diffusion.tracking import ARTIFACTS, STORE, views
 
 HOST = "127.0.0.1"

@@ -13,10 +13,10 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.project import Project, digest
 from rag_diffusion.errors import ModelError, RagDiffusionError
 from rag_diffusion.knowledge.folders import DataSetFolders
 from rag_diffusion.layout import ENCODER, KB
+from rag_diffusion.orchestration.project import Project, digest
 from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store.manifest import Manifest
 

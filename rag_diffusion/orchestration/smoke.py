@@ -10,9 +10,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from orchestration.assets import PROJECT
-from orchestration.processes import environment, run_shown
-from orchestration.reproduce import LINES_KEPT
+from rag_diffusion.orchestration.assets import PROJECT
+from rag_diffusion.orchestration.processes import environment, run_shown
+from rag_diffusion.orchestration.reproduce import LINES_KEPT
 from rag_diffusion.origin import DAGSTER_RUN
 
 SMALLEST: Mapping[str, object] = {
@@ -51,7 +51,11 @@ def run_apart(root: Path, name: str, settings: Mapping[str, object], variables: 
 
 @dg.op(description="dvc exp run --temp with the smallest settings")
 def run_every_stage_small(context: dg.OpExecutionContext) -> None:
-    """Nothing is left behind but the MLflow runs."""
+    """Nothing is left behind but the MLflow runs.
+
+    Args:
+        context: of the step; the experiment is named after its run.
+    """
     run_apart(PROJECT.root, f"smoke-{context.run_id[:8]}", SMALLEST, {DAGSTER_RUN: context.run_id})
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from orchestration.data_sets import DATA_SETS, PARTITIONS, encoder_stages
-from orchestration.project import EXTERNAL, Project, Stage
-from orchestration.reproduce import asset_key, reproduce
 from rag_diffusion.layout import KB
+from rag_diffusion.orchestration.data_sets import DATA_SETS, PARTITIONS, encoder_stages
+from rag_diffusion.orchestration.project import EXTERNAL, Project, Stage
+from rag_diffusion.orchestration.reproduce import asset_key, reproduce
 
-ROOT = Path(os.environ.get("RAG_DIFFUSION_ROOT", Path(__file__).parent.parent))
+ROOT = Path(os.environ.get("RAG_DIFFUSION_ROOT", ""))  # orchestration/definitions.py of a project says it
 PROJECT = Project.load(ROOT)
 OWNER = "team:rag-diffusion"
 

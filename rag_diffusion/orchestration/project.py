@@ -14,9 +14,9 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import parse_yaml
 
-from orchestration.mend import is_whole, mend
 from rag_diffusion.declared import Declared
 from rag_diffusion.layout import BASE, RULER, RUNS
+from rag_diffusion.orchestration.mend import is_whole, mend
 
 if TYPE_CHECKING:
     from dvc.output import Output

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from orchestration.assets import PROJECT
-from orchestration.project import Project
-from orchestration.reproduce import asset_key
-from orchestration.verdicts import Check, checks
+from rag_diffusion.orchestration.assets import PROJECT
+from rag_diffusion.orchestration.project import Project
+from rag_diffusion.orchestration.reproduce import asset_key
+from rag_diffusion.orchestration.verdicts import Check, checks
 
 
 def asset_checks(project: Project = PROJECT) -> list[dg.AssetChecksDefinition]:

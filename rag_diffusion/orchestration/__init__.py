@@ -1,0 +1,1 @@
+"""Dagster over the stages of dvc.yaml. The only room that imports dagster or dvc."""
