@@ -23,7 +23,8 @@ from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.super_resolution import load_upsampler
 from rag_diffusion.readers.images import render_svg
-from rag_diffusion.sampling.cascade import CascadeStage, StageSettings, Upsampling
+from rag_diffusion.sampling.cascade import Upsampling
+from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
 from rag_diffusion.store.corpus import Corpus
 
 PLAIN = {

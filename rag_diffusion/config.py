@@ -239,6 +239,7 @@ class FinetuneConfig(TrainConfig):
     neighbor_skips: list[int]
     trainable: Literal["all", "neighbors", "lora"]
     lora_rank: int = Positive
+    cascade: str
 
 
 class UpsampleModelConfig(_Section):
@@ -265,6 +266,15 @@ class UpsampleTrainConfig(OptimizationConfig):
     model: UpsampleModelConfig
 
 
+class UpsamplingConfig(_Section):
+    """How the further stages of a cascade draw; the fields are those of `sampling.cascade.StageSettings`."""
+
+    num_inference_steps: int = Positive
+    noise_level: int = Field(ge=0, le=999)
+    text_guidance_scale: float
+    batch_size: int = Positive
+
+
 class SampleConfig(_Section):
     """What is drawn, and how."""
 
@@ -281,6 +291,7 @@ class SampleConfig(_Section):
     weight_by_map: str
     precision: Literal["auto", "fp32", "bf16"]
     batch_size: int = Positive
+    upsampling: UpsamplingConfig
 
 
 class ScoreConfig(_Section):

@@ -80,6 +80,9 @@ def open_pipeline(
 ) -> RetrievalPipeline:
     """The project's own model, or what is named, where `device` of params.yaml says.
 
+    The stages of a cascade draw as `sample.upsampling` says. A project's base is followed by what `finetune.cascade`
+    names, as its fine-tuned model is.
+
     Args:
         root: of the project.
         model: a folder, or a published pipeline; None is `model_of`.
@@ -91,6 +94,8 @@ def open_pipeline(
         ModelError: there are no such weights.
     """
     from rag_diffusion.device import choose_device
+    from rag_diffusion.sampling.cascade_folder import project_stages
+    from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
 
     config = config_of(root)
@@ -100,4 +105,10 @@ def open_pipeline(
         model or model_of(root), retriever, scheduler=scheduler, precision=precision, device=device
     )
     assert isinstance(pipeline, RetrievalPipeline)
-    return pipeline
+    stages = pipeline.stages
+    if model is None and not stages:  # the base, before `finetune`
+        stages = tuple(project_stages(root, "auto" if config is None else config.finetune.cascade, pipeline.generator))
+    if config is not None:
+        settings = StageSettings.from_config(config.sample.upsampling)
+        stages = tuple(CascadeStage(model=stage.model, settings=settings) for stage in stages)
+    return pipeline.followed_by(stages)

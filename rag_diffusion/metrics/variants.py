@@ -151,7 +151,11 @@ def snapped(corpus: Corpus, rows: Ints, styles: Sequence[str], *, num_colors: in
 
 
 def read_samples(
-    path: Path, prompts: Sequence[Prompt], without: Mapping[str, Collection[str]] | None = None
+    path: Path,
+    prompts: Sequence[Prompt],
+    without: Mapping[str, Collection[str]] | None = None,
+    *,
+    finished: bool = False,
 ) -> dict[str, tuple[Pixels, Ints]]:
     """Images of every variant that the generator drew, in the order of the prompts.
 
@@ -159,6 +163,7 @@ def read_samples(
         path: samples.parquet.
         prompts: the prompts of the run.
         without: by variant, ids of prompts that it could not answer.
+        finished: what the last stage of a cascade drew, in place of what the first one did.
 
     Returns:
         Variant name to (N, H, W, 3) images and the (N,) numbers of the prompts that they answer.
@@ -168,13 +173,14 @@ def read_samples(
         LineageError: it holds other prompts.
     """
     try:
-        table = pq.read_table(path, columns=["prompt_id", "variant", "image"]).to_pylist()
+        table = pq.read_table(path, columns=["prompt_id", "variant", "image", "first_stage"]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: expected samples, got {error}; run the stage `sample`") from None
     wanted = [prompt.prompt_id for prompt in prompts]
     files: dict[str, dict[str, bytes]] = {}
     for row in table:
-        files.setdefault(row["variant"], {})[row["prompt_id"]] = row["image"]
+        first = None if finished else row["first_stage"]
+        files.setdefault(row["variant"], {})[row["prompt_id"]] = first or row["image"]
     samples: dict[str, tuple[Pixels, Ints]] = {}
     for name, images in files.items():
         due = set(wanted) - set((without or {}).get(name, ()))

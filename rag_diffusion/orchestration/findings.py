@@ -24,6 +24,7 @@ from rag_diffusion.store.manifest import CORPUS_NAME
 MEASURED_BY = ("corpus_hash", "ruler_sha256", "prompts")  # two tables agree in these, or say nothing of each other
 _TOLERANCE = 1e-3  # of a vector's length
 _NUM_EXAMPLES = 5
+_ENLARGED = 0.01  # of accuracy, that enlarging may cost
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,22 @@ def retrieval_helps(root: Path) -> Finding:
     gain = report["differences"]["retrieved-none"]["joint"]
     difference = f"retrieved - none: {gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
     return Finding(gain["low"] > 0, difference, {"gain": float(gain["mean"])})
+
+
+def enlarging_keeps_what_is_drawn(root: Path) -> Finding:
+    """Pictures of a cascade, scaled down again, are right as often as those of its first stage, but for .01.
+
+    Args:
+        root: of the project.
+    """
+    report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
+    enlarged = report.get("enlarged")
+    if enlarged is None:
+        return Finding(True, f"not judged: {report.get('reason') or 'the model is no cascade'}")
+    changes = {name: float(enlarged["changes"][name]) for name in ("joint", "entity", "style")}
+    low = [f"{name} {change:+.3f}" for name, change in changes.items() if change < -_ENLARGED]
+    kept = ", ".join(f"{name} {change:+.3f}" for name, change in changes.items())
+    return _finding(_problem("fallen by more than .01", low), f"{enlarged['image_size']} px: {kept}", changes)
 
 
 def no_worse_than_the_champion(root: Path) -> Finding:

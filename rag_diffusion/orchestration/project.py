@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dvc.output import Output
 
 T = TypeVar("T")
-EXTERNAL = {Path(path).name: path for path in (BASE, RULER)}  # made by pipelines of their own, tracked by git
+EXTERNAL = {Path(path).name: path for path in (BASE, RULER)}  # of pipelines of their own, in git
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ BLOCKING: dict[str, list[Judge]] = {
 }
 WARNING: dict[str, list[Judge]] = {
     "finetune": [findings.loss_is_finite_and_falls],
-    "score": [findings.retrieval_helps, findings.no_worse_than_the_champion],
+    "score": [findings.retrieval_helps, findings.enlarging_keeps_what_is_drawn, findings.no_worse_than_the_champion],
     DATA_SETS: [findings.every_data_set_can_be_searched, findings.every_data_set_is_in_a_snapshot],
 }
 

@@ -10,9 +10,9 @@ Shapes: B images, l side of a low-resolution image, H of a large one, D/h/w the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,146 +22,24 @@ from torch import Tensor
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.device import autocast
-from rag_diffusion.errors import LineageError, ModelError
+from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import PixelCodec, images_to_pixels, pixels_to_images
-from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
-from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.models.text_encoder import TextFeatures
-from rag_diffusion.sampling.denoise import (
-    DEFAULT_SCHEDULER,
-    check_fits,
-    check_scheduler,
-    denoise,
-    make_scheduler,
-    takes_variance,
-)
+from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings, settings_facts
+from rag_diffusion.sampling.denoise import check_fits, denoise, make_scheduler, takes_variance
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import combine
 from rag_diffusion.sampling.output import RetrievalPipelineOutput, as_arrays, to_output
-from rag_diffusion.sampling.request import SamplingRequest, computed_in
+from rag_diffusion.sampling.provenance import Provenance
+from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.seeds import initial_noise, seeded
-from rag_diffusion.sampling.threshold import Thresholding, check_thresholding, threshold
+from rag_diffusion.sampling.threshold import threshold
 from rag_diffusion.spans import span
 
 _SEED_STRIDE = 0x5EED_CA5C  # between the noise of an image's stages
 
 OnStageStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageSettings:
-    """How a super-resolution stage draws.
-
-    Attributes:
-        scheduler: one of `denoise.SCHEDULERS`.
-        num_inference_steps: T.
-        text_guidance_scale: w; 1 is no guidance, which costs one call of the network a step.
-        thresholding: `static`, `dynamic` or `none`.
-        noise_level: s, how far the low-resolution image is noised, in timesteps of the variance schedule; 0 trusts it.
-        batch_size: images drawn at once, which bounds the memory; no pixel depends on it.
-
-    Raises:
-        ValueError: a number is out of range.
-        ConfigError: there is no such scheduler.
-
-    Example:
-        >>> from rag_diffusion.sampling.cascade import StageSettings
-        >>> StageSettings(num_inference_steps=5, noise_level=40).scheduler
-        'DDIMScheduler'
-    """
-
-    scheduler: str = DEFAULT_SCHEDULER
-    num_inference_steps: int = 10
-    text_guidance_scale: float = 1.0
-    thresholding: Thresholding = "static"
-    noise_level: int = 0
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        check_scheduler(self.scheduler)
-        check_thresholding(self.thresholding)
-        for name in ("num_inference_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if not np.isfinite(self.text_guidance_scale):
-            raise ValueError(f"text_guidance_scale: expected a finite number, got {self.text_guidance_scale}")
-
-
-@dataclass(kw_only=True)
-class CascadeStage:
-    """A super-resolution model and how it draws."""
-
-    model: SuperResolution
-    settings: StageSettings
-
-    def check(self, settings: StageSettings) -> None:
-        """Refuse `settings` that the model was not trained for.
-
-        Raises:
-            ValueError: s is outside of what was trained.
-        """
-        if not 0 <= settings.noise_level <= self.model.max_noise_level:
-            raise ValueError(
-                f"noise_level: expected 0 to {self.model.max_noise_level}, as the super-resolution stage for "
-                f"{self.model.image_size} px was trained, got {settings.noise_level}"
-            )
-
-
-def check_chain(generator: Generator, stages: Sequence[CascadeStage]) -> None:
-    """Refuse stages that cannot follow each other.
-
-    Args:
-        generator: the first stage.
-        stages: the others.
-
-    Raises:
-        ModelError: a stage takes images of another size than the one before draws, or cannot read its text encoder.
-        ValueError: a setting is outside of what a stage was trained for.
-    """
-    size = generator.image_size
-    for number, stage in enumerate(stages, start=2):
-        model = stage.model
-        if model.low_size != size:
-            raise ModelError(
-                f"cascade: expected stage {number} to take images of {size} px, which the stage before draws, got one "
-                f"for {model.low_size} px; leave it out, or put the stage between"
-            )
-        width, wanted = getattr(model.text_encoder, "width", None), model.unet.config.encoder_hid_dim
-        if width is not None and wanted is not None and width != wanted:
-            raise ModelError(
-                f"cascade: expected stage {number} with a text encoder of width {wanted}, which its network reads, got "
-                f"one of width {width}; load it with its own text encoder"
-            )
-        stage.check(stage.settings)
-        size = model.image_size
-
-
-def settings_of(
-    stages: Sequence[CascadeStage], count: int | None, given: Sequence[StageSettings] | None
-) -> list[tuple[CascadeStage, StageSettings]]:
-    """The further stages that a call draws with.
-
-    Args:
-        stages: those that there are, from the second on.
-        count: stages in all, the first one counted; None: all of them.
-        given: settings of the stages from the second on; None: their own.
-
-    Raises:
-        ValueError: there are not so many, or a setting does not fit.
-    """
-    most = len(stages) + 1
-    if count is not None and not 1 <= count <= most:
-        raise ValueError(f"stages: expected 1 to {most}, as many as this pipeline has, got {count}")
-    chosen = list(stages[: (count or most) - 1])
-    if given is not None and len(given) != len(chosen):
-        raise ValueError(
-            f"stage_settings: expected settings for {len(chosen)} super-resolution stages, got {len(given)}"
-        )
-    pairs = [(stage, stage.settings if given is None else given[row]) for row, stage in enumerate(chosen)]
-    for stage, settings in pairs:
-        stage.check(settings)
-    return pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,23 +176,78 @@ def execute(
     if request.output_type == "latent":
         raise ValueError("output_type: expected pil, np or pt of a cascade, got latent; draw with stages=1")
     drawn = execution.run(replace(request, output_type="pil"))
-    low = as_arrays(drawn.images)
     changed = [execution.changed]
+    images = enlarge(
+        as_arrays(drawn.images),
+        request.prompts,
+        request.seeds,
+        further,
+        noise=request.noise,
+        precision=execution.precision,
+        progress=execution.progress,
+        on_step=None if on_step is None else partial(_noticed, on_step, changed),
+    )
+    provenance = further_told(drawn.provenance, further, execution.precision, changed=changed[0])
+    return replace(drawn, images=to_output(PixelCodec(), images, request.output_type), provenance=provenance)
+
+
+def enlarge(
+    low: Pixels,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    further: Sequence[tuple[CascadeStage, StageSettings]],
+    *,
+    noise: str = "cpu",
+    precision: str = "fp32",
+    progress: Callable[[int], AbstractContextManager[Any]] | None = None,
+    on_step: OnStageStep | None = None,
+) -> Tensor:
+    """Images of the first stage through the further ones.
+
+    Args:
+        low: (B, l, l, 3) uint8 images of the first stage.
+        prompts: B texts.
+        seeds: B, those of the images.
+        further: one or more super-resolution stages with their settings.
+        noise: type of device where noise is drawn.
+        precision: of autocast.
+        progress: makes a bar for so many calls of the network.
+        on_step: as `Upsampling.on_step`.
+
+    Returns:
+        (B, 3, H, H) in [-1, 1], on the CPU.
+
+    Raises:
+        ValueError: images of another size than the first of the stages takes.
+        ModelError: out of memory.
+    """
     for number, (stage, settings) in enumerate(further, start=2):
         images = Upsampling(
-            stage=stage,
-            settings=settings,
-            number=number,
-            precision=execution.precision,
-            progress=execution.progress,
-            on_step=None if on_step is None else partial(_noticed, on_step, changed),
-        ).run(low, request.prompts, request.seeds, request.noise)
+            stage=stage, settings=settings, number=number, precision=precision, progress=progress, on_step=on_step
+        ).run(low, prompts, seeds, noise)
         low = images_to_pixels(images).numpy()
-    facts: dict[str, Any] = {"stages": [_told(stage, settings, execution.precision) for stage, settings in further]}
-    if changed[0]:
+    return images
+
+
+def further_told(
+    provenance: Sequence[Provenance],
+    further: Sequence[tuple[CascadeStage, StageSettings]],
+    precision: str,
+    *,
+    changed: bool = False,
+) -> list[Provenance]:
+    """The `provenance` of first-stage images, telling of the `further` stages too.
+
+    Args:
+        provenance: B.
+        further: the stages that drew, with their settings.
+        precision: of autocast.
+        changed: a callback changed what was drawn.
+    """
+    facts: dict[str, Any] = {"stages": [settings_facts(*pair, precision) for pair in further]}
+    if changed:
         facts["changed_by_callback"] = True
-    provenance = [replace(origin, settings=origin.settings | facts) for origin in drawn.provenance]
-    return replace(drawn, images=to_output(PixelCodec(), images, request.output_type), provenance=provenance)
+    return [replace(origin, settings=origin.settings | facts) for origin in provenance]
 
 
 def _noticed(
@@ -330,43 +263,3 @@ def _noticed(
     found = on_step(stage, number, timestep, sample, clean)
     changed[0] |= found is not sample
     return found
-
-
-def _told(stage: CascadeStage, settings: StageSettings, precision: str) -> dict[str, Any]:
-    """What decides the pixels of a stage, for the provenance."""
-    facts = {name: value for name, value in asdict(settings).items() if name != "batch_size"}
-    return facts | {
-        "model_hash": stage.model.fingerprint,
-        "image_size": stage.model.image_size,
-        "precision": computed_in(precision, stage.model.device),
-        "weights": str(stage.model.unet.dtype).removeprefix("torch."),
-    }
-
-
-def settings_told(
-    stages: Sequence[CascadeStage], told_stages: Sequence[Mapping[str, Any]]
-) -> list[tuple[CascadeStage, StageSettings]]:
-    """The stages that drew an image, with the settings that they had.
-
-    Args:
-        stages: those of this pipeline, from the second on.
-        told_stages: of the provenance.
-
-    Raises:
-        LineageError: this pipeline has other ones.
-    """
-    if len(told_stages) > len(stages):
-        raise LineageError(
-            f"redraw: expected the {len(told_stages) + 1} stages that drew the picture, and this pipeline has "
-            f"{len(stages) + 1}; load the cascade that drew it"
-        )
-    pairs = []
-    names = {field.name for field in fields(StageSettings)}
-    for number, (stage, facts) in enumerate(zip(stages, told_stages, strict=False), start=2):
-        if facts["model_hash"] != stage.model.fingerprint:
-            raise LineageError(
-                f"redraw: expected stage {number} to be model {facts['model_hash'][:12]}, which drew the picture, got "
-                f"{stage.model.fingerprint[:12] or 'one without a hash'}; load that one"
-            )
-        pairs.append((stage, StageSettings(**{name: value for name, value in facts.items() if name in names})))
-    return pairs

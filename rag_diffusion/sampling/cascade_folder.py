@@ -8,6 +8,7 @@ cascade.json stands beside the first stage's files and names the folders of the 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,16 @@ from typing import Any
 
 import torch
 
+from rag_diffusion import layout
 from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.files import tree_hash
+from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.published import save_published
 from rag_diffusion.models.published_upsampler import PublishedUpsampler, load_published_upsampler
 from rag_diffusion.models.super_resolution import UPSAMPLER, SuperResolution, load_upsampler, save_upsampler
-from rag_diffusion.sampling.cascade import CascadeStage, StageSettings
+from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings, check_chain
+
+_LOG = logging.getLogger(__name__)
 
 CASCADE = "cascade.json"
 
@@ -68,6 +73,37 @@ def save_stages(stages: Sequence[CascadeStage], folder: Path) -> None:
             save_upsampler(stage.model, folder / name)
         entries.append({"folder": name, "low_size": stage.model.low_size} | asdict(stage.settings))
     (folder / CASCADE).write_text(json.dumps({"stages": entries}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def project_stages(root: Path, cascade: str, generator: Generator) -> list[CascadeStage]:
+    """The super-resolution stage that a project adds to a generator that has none.
+
+    Args:
+        root: of the project.
+        cascade: `finetune.cascade` of params.yaml: `none`; `auto`, data/upsampler where it fits the generator; or a
+            folder, or DeepFloyd IF stage II by folder or hub name.
+        generator: the first stage.
+
+    Returns:
+        One stage, with the defaults of `StageSettings`, or none.
+
+    Raises:
+        ModelError: it is damaged, or was named and does not fit.
+    """
+    auto = cascade == "auto"
+    path = root / (layout.UPSAMPLER if auto else cascade)
+    if cascade == "none" or (auto and not path.is_dir()):
+        return []
+    model = load_stage(path if path.is_dir() else cascade, device=generator.device)
+    stages = [CascadeStage(model=model, settings=StageSettings())]
+    try:
+        check_chain(generator, stages)
+    except ModelError as error:
+        if not auto:
+            raise
+        _LOG.info("%s is left out, pictures stay at %d px: %s", layout.UPSAMPLER, generator.image_size, error)
+        return []
+    return stages
 
 
 def load_stage(

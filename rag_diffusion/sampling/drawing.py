@@ -18,12 +18,16 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config
 from rag_diffusion.device import choose_device
 from rag_diffusion.files import atomic_write, code_hash, fingerprint, tree_hash
+from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.progress import Progress
 from rag_diffusion.retrieval.controls import shown_to
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
+from rag_diffusion.sampling.cascade import enlarge, further_told
+from rag_diffusion.sampling.cascade_folder import load_stages
+from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings, settings_of
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -90,10 +94,40 @@ class VariantSampler:
                     _save(path, self._draw(variant, batch, begin))
                 parts.append(_load(path))
                 shown.update(len(batch))
-        return Drawn(
-            pixels=np.concatenate([part.pixels for part in parts]),
-            provenance=[origin for part in parts for origin in part.provenance],
-        )
+        return _joined(parts)
+
+    def enlarge(self, variant: str, drawn: Drawn) -> Drawn | None:
+        """The images of P prompts through the further stages of the model's cascade; None where it has none.
+
+        Args:
+            variant: name of it.
+            drawn: by `draw`.
+        """
+        if not self._further:
+            return None
+        parts: list[Drawn] = []
+        count, size = len(drawn.pixels), self.config.sample.batch_size
+        with Progress(total=count, desc=f"enlarging, {variant} neighbors", unit="img") as shown:
+            for start in range(0, count, size):
+                batch = Drawn(
+                    pixels=drawn.pixels[start : start + size], provenance=drawn.provenance[start : start + size]
+                )
+                pictures = hashlib.sha256(batch.pixels.tobytes()).hexdigest()
+                facts = [[origin.prompt, origin.seed] for origin in batch.provenance]
+                path = self._scratch / f"{variant}-{fingerprint({'pictures': pictures, 'facts': facts})}-enlarged.npz"
+                if not path.exists():
+                    _save(path, self._enlarge(batch))
+                parts.append(_load(path))
+                shown.update(len(batch.pixels))
+        return _joined(parts)
+
+    def _enlarge(self, drawn: Drawn) -> Drawn:
+        precision = self.config.sample.precision
+        seeds = [origin.seed for origin in drawn.provenance if origin.seed is not None]
+        texts = [origin.prompt for origin in drawn.provenance]
+        images = enlarge(drawn.pixels, texts, seeds, self._further, precision=precision)
+        origins = further_told(drawn.provenance, self._further, precision)
+        return Drawn(pixels=images_to_pixels(images).numpy(), provenance=origins)
 
     def _draw(self, variant: str, prompts: Sequence[Prompt], begin: dict[str, Any]) -> Drawn:
         with recording("sample") as batch:
@@ -143,6 +177,12 @@ class VariantSampler:
         pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    @cached_property
+    def _further(self) -> list[tuple[CascadeStage, StageSettings]]:
+        settings = StageSettings.from_config(self.config.sample.upsampling)
+        stages = load_stages(self.model, choose_device(self.config.device))
+        return settings_of(stages, None, [settings] * len(stages))
 
     @cached_property
     def _schedule(self) -> RetrievalSchedule:
@@ -221,6 +261,13 @@ def _trace(batch: Span, origin: Provenance) -> Span:
     )
     inputs = {"prompt": origin.prompt, "variant": origin.variant, "seed": origin.seed}
     return replace(batch, inputs=inputs, outputs=origin.as_dict(), children=[query, *batch.children])
+
+
+def _joined(parts: Sequence[Drawn]) -> Drawn:
+    return Drawn(
+        pixels=np.concatenate([part.pixels for part in parts]),
+        provenance=[origin for part in parts for origin in part.provenance],
+    )
 
 
 def _save(path: Path, drawn: Drawn) -> None:

@@ -26,16 +26,15 @@ from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.query import Searcher
-from rag_diffusion.sampling.cascade import (
+from rag_diffusion.sampling.cascade import OnStageStep, execute
+from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
+from rag_diffusion.sampling.cascade_stages import (
     CascadeStage,
-    OnStageStep,
     StageSettings,
     check_chain,
-    execute,
     settings_of,
     settings_told,
 )
-from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance
@@ -103,9 +102,7 @@ class RetrievalPipeline(DiffusionPipeline):
         if retriever is not None and not hasattr(retriever, "search"):
             raise ValueError(f"retriever: expected one, got {retriever!r}; give KnowledgeBase.open({str(retriever)!r})")
         self.generator, self.retriever, self.precision = generator, retriever, precision
-        check_chain(generator, stages)
-        self.stages = tuple(stages)
-        self.model_cpu_offload_seq = "->".join([type(self).model_cpu_offload_seq, *self._stage_unets])
+        self.followed_by(stages)
         self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
 
     @classmethod
@@ -140,6 +137,18 @@ class RetrievalPipeline(DiffusionPipeline):
         chosen = scheduler or _fitting(generator.saved_scheduler)
         stages = load_stages(pretrained_model_name_or_path, device)
         return cls(generator, retriever, chosen, precision, stages)
+
+    def followed_by(self, stages: Sequence[CascadeStage]) -> RetrievalPipeline:
+        """This pipeline, with these super-resolution `stages` after the first one.
+
+        Raises:
+            ModelError: the sizes do not chain.
+            ValueError: a setting is outside of what a stage was trained for.
+        """
+        check_chain(self.generator, stages)
+        self.stages = tuple(stages)
+        self.model_cpu_offload_seq = "->".join([type(self).model_cpu_offload_seq, *self._stage_unets])
+        return self
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write generator and scheduler into the folder `save_directory`; `from_pretrained` reads them again."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from PIL import Image
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.files import atomic_dir
+from rag_diffusion.readers.images import decode, render_svg, to_square
+from rag_diffusion.readers.svg import is_drawing
 from rag_diffusion.retrieval.drawings import Drawings
 from rag_diffusion.retrieval.neighbor_table import NeighborTable, PromptNeighbors
 from rag_diffusion.sampling.provenance import VERSION, Provenance, to_png
-from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet
+from rag_diffusion.sampling.sheets import Card, comparison_sheet, contact_sheet, shown_side
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
@@ -27,6 +31,7 @@ SCHEMA = pa.schema(
         ("prompt_id", pa.string()),
         ("variant", pa.string()),
         ("image", pa.binary()),
+        ("first_stage", pa.binary()),  # null where the model is no cascade
         ("neighbors", pa.list_(pa.string())),
         ("seed", pa.int64()),
     ]
@@ -34,7 +39,22 @@ SCHEMA = pa.schema(
 IMAGES = "images"  # in data/samples: every drawing as a PNG file, a folder for each variant
 _COMPARED = 24  # prompts on the comparison sheet
 
-Sample = tuple[Pixels, Provenance]
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One drawing.
+
+    Attributes:
+        pixels: (H, W, 3) the finished image.
+        provenance: of it.
+        first_stage: (h, w, 3) what the first stage of a cascade drew; None where it is no cascade.
+    """
+
+    pixels: Pixels
+    provenance: Provenance
+    first_stage: Pixels | None = None
+
+
 Samples = dict[str, dict[str, Sample]]  # by variant and prompt id
 
 
@@ -47,7 +67,7 @@ def sample_metrics(drawn: Samples, num_prompts: int) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     for variant, samples in drawn.items():
-        attention = [1 - origin.null_attention for _, origin in samples.values()]
+        attention = [1 - sample.provenance.null_attention for sample in samples.values()]
         metrics |= {
             f"{variant}.images": len(samples),
             f"{variant}.without_neighbors": num_prompts - len(samples),
@@ -74,23 +94,26 @@ def write_samples(folder: Path, prompts: Sequence[Prompt], drawn: Samples, stamp
     seeds = {prompt.prompt_id: prompt.seed for prompt in prompts}
     names = {prompt.prompt_id: file_name(number, prompt.text) for number, prompt in enumerate(prompts)}
     files = {
-        (variant, name): to_png(pixels, origin)
+        (variant, name): to_png(sample.pixels, sample.provenance)
         for variant, samples in drawn.items()
-        for name, (pixels, origin) in samples.items()
+        for name, sample in samples.items()
     }
     rows = [
         {
             "prompt_id": name,
             "variant": variant,
             "image": files[variant, name],
-            "neighbors": [source.pair_id for source in origin.neighbors],
+            "first_stage": None if sample.first_stage is None else _png(sample.first_stage),
+            "neighbors": [source.pair_id for source in sample.provenance.neighbors],
             "seed": seeds[name],
         }
         for variant, samples in drawn.items()
-        for name, (_, origin) in samples.items()
+        for name, sample in samples.items()
     ]
     origins = [
-        {"prompt_id": name} | made.as_dict() for samples in drawn.values() for name, (_, made) in samples.items()
+        {"prompt_id": name} | sample.provenance.as_dict()
+        for samples in drawn.values()
+        for name, sample in samples.items()
     ]
     content = {"version": VERSION, **stamp, "images": origins}
     with atomic_dir(folder) as beside:
@@ -120,12 +143,13 @@ def sample_sheets(
     """
     captions = dict(zip(corpus.column("pair_id"), corpus.column("caption"), strict=True))
     sheets = {}
+    thumb = shown_side(sample.pixels for samples in drawn.values() for sample in samples.values()) // 2
     for variant, samples in drawn.items():
         cards = [
             Card(
                 title=prompt.text,
-                neighbors=corpus.pixels(corpus.rows(names)),
-                image=samples[prompt.prompt_id][0] if prompt.prompt_id in samples else None,
+                neighbors=pictures_at(corpus, names, thumb),
+                image=samples[prompt.prompt_id].pixels if prompt.prompt_id in samples else None,
                 neighbor_names=_named(captions, names, table.prompts[prompt.prompt_id]),
             )
             for prompt, names in zip(prompts, lists[variant], strict=True)
@@ -134,25 +158,60 @@ def sample_sheets(
     return sheets | {"comparison": _comparison(corpus, prompts, drawn, lists)}
 
 
+def _png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _named(captions: Mapping[str, str], names: Sequence[str], neighbors: PromptNeighbors) -> tuple[str, ...]:
     """Captions of neighbors, those that were retrieved with the cosine of prompt and caption."""
     cosines = dict(zip(neighbors.retrieved, neighbors.raw.get("text_to_text", ()), strict=False))
     return tuple(f"{cosines[name]:.2f} {captions[name]}" if name in cosines else captions[name] for name in names)
 
 
+def pictures_at(corpus: Corpus, names: Sequence[str], side: int) -> list[Pixels]:
+    """Pairs as they look at another size: rendered again where they are drawings, else as the corpus has them.
+
+    Args:
+        corpus: of the pairs.
+        names: N pair ids.
+        side: pixels.
+
+    Returns:
+        N images (H, W, 3).
+    """
+    if side <= corpus.image_size:
+        return list(corpus.pixels(corpus.rows(names))) if names else []
+    return [_picture_at(corpus, name, side) for name in names]
+
+
+def _picture_at(corpus: Corpus, name: str, side: int) -> Pixels:
+    original = corpus.pair(name).original
+    if original is None:
+        own: Pixels = corpus.pixels(corpus.rows([name]))[0]
+        return own
+    drawing = is_drawing(original)
+    return np.asarray(render_svg(original, side, name) if drawing else to_square(decode(original, name), side))
+
+
+def _one(images: Sequence[Pixels]) -> Pixels | None:
+    return images[0] if images else None
+
+
 def _comparison(
     corpus: Corpus, prompts: Sequence[Prompt], drawn: Samples, lists: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> Image.Image:
     chosen = range(0, len(prompts), max(1, len(prompts) // _COMPARED))
-    drawings = Drawings(corpus)
+    drawings, side = Drawings(corpus), shown_side([sample.pixels for sample in next(iter(drawn.values())).values()], 0)
 
     def row(number: int) -> list[Pixels | None]:
         name = prompts[number].prompt_id
         neighbors = lists.get("retrieved", lists[next(iter(lists))])[number]
-        images = [samples[name][0] if name in samples else None for samples in drawn.values()]
+        images = [samples[name].pixels if name in samples else None for samples in drawn.values()]
         target = drawings.target(prompts[number])
-        real = None if target is None else corpus.pixels([target])[0]
-        return [corpus.pixels(corpus.rows(neighbors[:1]))[0] if neighbors else None, *images, real]
+        real = () if target is None else corpus.ids(np.array([target]))
+        return [_one(pictures_at(corpus, neighbors[:1], side)), *images, _one(pictures_at(corpus, real, side))]
 
     return comparison_sheet(
         "the same prompt and noise, different neighbors",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,38 +11,53 @@ from PIL import Image, ImageDraw, ImageFont
 from rag_diffusion.arrays import Pixels
 
 _MARGIN, _GAP, _COLUMNS = 12, 6, 4
-_THUMB, _RESULT = 64, 128  # pixels
+_RESULT, _CELL = 128, 96  # pixels that a drawing is shown at, at least: beside its neighbors, in a comparison
+_LARGEST = 256  # at most
 NOTHING = "no neighbors:\nnot drawn"
 _INK, _PALE, _LINE = (32, 32, 32), (120, 120, 120), (214, 214, 214)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One result: its prompt, the neighbors it was shown (N, H, W, 3) and the drawing (H, W, 3).
+    """One result: its prompt, the N neighbors it was shown (H, W, 3) and the drawing (H, W, 3).
 
     Without a drawing, since there was no neighbor to show, its place is marked so.
     """
 
     title: str
-    neighbors: Pixels
+    neighbors: Sequence[Pixels]
     neighbor_names: tuple[str, ...]
     image: Pixels | None
 
 
 def contact_sheet(heading: str, cards: Sequence[Card]) -> Image.Image:
-    """All `cards` of a variant in a grid of four columns, below a `heading`."""
+    """All `cards` of a variant in a grid of four columns, below a `heading`; neighbors at half the drawing's side."""
     most = max((len(card.neighbors) for card in cards), default=0)
-    across = min(most, 3)
-    width = across * (_THUMB + _GAP) + _RESULT + 2 * _MARGIN
-    height = _RESULT + 44 + _MARGIN
+    across, side = min(most, 3), shown_side([card.image for card in cards], _RESULT)
+    width = across * (side // 2 + _GAP) + side + 2 * _MARGIN
+    height = side + 44 + _MARGIN
     rows = -(-len(cards) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * width + _MARGIN, rows * height + 48), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, 12), heading, fill=_INK, font=_font(18))
     for number, card in enumerate(cards):
         place = (_MARGIN + number % _COLUMNS * width, 44 + number // _COLUMNS * height)
-        _draw_card(sheet, pen, card, place, across, width)
+        _draw_card(sheet, pen, card, place, across, side, width)
     return sheet
+
+
+def shown_side(images: Iterable[Pixels | None], least: int = _RESULT) -> int:
+    """Pixels that drawings are shown at on a sheet.
+
+    Args:
+        images: drawings (H, W, 3).
+        least: that small ones are scaled up to.
+
+    Returns:
+        Their own side where it lies between `least` and 256.
+    """
+    own = max((image.shape[1] for image in images if image is not None), default=0)
+    return min(max(own, least), _LARGEST)
 
 
 def comparison_sheet(
@@ -56,7 +71,7 @@ def comparison_sheet(
         titles: R prompts.
         rows: R x V images (H, W, 3); None where a variant has no neighbors to show.
     """
-    label, side = 300, 96
+    label, side = 300, shown_side([image for row in rows for image in row], _CELL)
     sheet = Image.new(
         "RGB",
         (label + len(columns) * (side + _GAP) + _MARGIN, 84 + len(rows) * (side + _GAP)),
@@ -80,16 +95,17 @@ def _draw_card(
     card: Card,
     place: tuple[int, int],
     across: int,
+    side: int,
     width: int,
 ) -> None:
-    left, top = place
+    (left, top), thumb = place, side // 2
     for number, image in enumerate(card.neighbors[:across]):
-        _paste(sheet, pen, image, (left + number * (_THUMB + _GAP), top + 8), _THUMB)
-    names = "\n".join(textwrap.shorten(name, 34, placeholder="…") for name in card.neighbor_names[:across])
-    pen.multiline_text((left, top + _THUMB + 12), names, fill=_PALE, font=_font(10))
-    _paste(sheet, pen, card.image, (left + across * (_THUMB + _GAP), top), _RESULT)
+        _paste(sheet, pen, image, (left + number * (thumb + _GAP), top + 8), thumb)
+    names = "\n".join(textwrap.shorten(name, 17 * side // 64, placeholder="…") for name in card.neighbor_names[:across])
+    pen.multiline_text((left, top + thumb + 12), names, fill=_PALE, font=_font(10 if side < _LARGEST else 13))
+    _paste(sheet, pen, card.image, (left + across * (thumb + _GAP), top), side)
     characters = max(20, (width - _MARGIN) // 7)
-    pen.multiline_text((left, top + _RESULT + 6), textwrap.fill(card.title, characters), fill=_INK, font=_font(13))
+    pen.multiline_text((left, top + side + 6), textwrap.fill(card.title, characters), fill=_INK, font=_font(13))
 
 
 def _paste(

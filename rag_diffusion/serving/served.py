@@ -30,13 +30,10 @@ from mlflow.protos.databricks_pb2 import DEADLINE_EXCEEDED
 from mlflow.pyfunc import PythonModel, scoring_server
 
 from rag_diffusion.config import load_config
-from rag_diffusion.device import choose_device
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.layout import MODEL
 from rag_diffusion.models.neighbor_batch import Neighbor
-from rag_diffusion.project import retrieval_options
+from rag_diffusion.project import open_pipeline, retrieval_options
 from rag_diffusion.sampling.guidance import Guidance
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.serving.bounded_scoring import bound_scoring_server, failed
@@ -65,13 +62,7 @@ class RetrievalModel(PythonModel):
         self.config = load_config(self.root / "params.yaml")
         base = KnowledgeBase.open(self.root)
         base.retriever()  # says at once what is the matter
-        self.pipeline = RetrievalPipeline.from_pretrained(
-            self.root / MODEL,
-            base,
-            scheduler=self.config.sample.scheduler,
-            precision=self.config.sample.precision,
-            device=choose_device(self.config.device),
-        )
+        self.pipeline = open_pipeline(self.root, retriever=base, precision=self.config.sample.precision)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One image for each prompt.

@@ -6,6 +6,7 @@ started with `accelerate launch -m rag_diffusion run finetune`, several: see `tr
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from rag_diffusion import layout
 from rag_diffusion.config import FinetuneConfig
-from rag_diffusion.errors import ModelError
+from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.files import code_hash, tree_hash
 from rag_diffusion.metrics.validation_scores import ValidationScores
 from rag_diffusion.models.generator import Generator
@@ -24,10 +25,14 @@ from rag_diffusion.models.trainable import train_parts
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
+from rag_diffusion.sampling.cascade_folder import project_stages
+from rag_diffusion.sampling.cascade_stages import CascadeStage
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.training.card import CARD, card_of_published, read_card, refuse_seen
+from rag_diffusion.training.card import CARD, brief, card_of_published, read_card, refuse_seen
 from rag_diffusion.training.processes import open_accelerator
 from rag_diffusion.training.stage import run_training, save_model, write_losses
+
+_LOG = logging.getLogger(__name__)
 
 SEVERAL_PROCESSES = True  # it may be started by a launcher, see `training.processes`
 
@@ -42,6 +47,7 @@ def run(ctx: StageContext) -> None:
     card = _base_card(base, config.base)
     refuse_seen(card, corpus, config.base)
     generator = _load(base, config, corpus.image_size, accelerator.device)
+    stages, stage_cards = _cascade(ctx.root, config.cascade, generator, corpus)
     torch.manual_seed(ctx.config.seed)  # of new adapters
     train_parts(generator.unet, config.trainable, config.lora_rank)
     base_hash = tree_hash(base) if isinstance(base, Path) else base
@@ -60,7 +66,26 @@ def run(ctx: StageContext) -> None:
     )
     if accelerator.is_main_process:
         write_losses(ctx.root / layout.REPORTS / "plots" / "loss.csv", result)
-        save_model(ctx.root / layout.MODEL, result.generator, card)
+        save_model(ctx.root / layout.MODEL, result.generator, card | {"stages": stage_cards}, stages)
+
+
+def _cascade(
+    root: Path, name: str, generator: Generator, corpus: Corpus
+) -> tuple[list[CascadeStage], list[dict[str, Any]]]:
+    """The super-resolution stages that follow, and what is said of them; weights that have seen too much do not."""
+    stages = project_stages(root, name, generator)
+    if not stages:
+        return [], []
+    place = layout.UPSAMPLER if name == "auto" else name
+    card = _base_card(root / place if (root / place).exists() else place, place)
+    try:
+        refuse_seen(card, corpus, place)
+    except LineageError as error:
+        if name != "auto":
+            raise
+        _LOG.warning("pictures stay at %d px: %s", generator.image_size, error)
+        return [], []
+    return stages, [brief(card)]
 
 
 def _base_card(base: Path | str, name: str) -> dict[str, Any]:

@@ -55,8 +55,13 @@ def run(ctx: StageContext) -> None:
 
 
 def _drawn(drawing: VariantSampler, variant: str, prompts: Sequence[Prompt], rows: Ints) -> dict[str, Sample]:
-    drawn = drawing.draw(variant, [prompts[row] for row in rows])
-    samples = zip(drawn.pixels, drawn.provenance, strict=True)
+    first = drawing.draw(variant, [prompts[row] for row in rows])
+    last = drawing.enlarge(variant, first)
+    lasts = first if last is None else last
+    samples = [
+        Sample(pixels=pixels, provenance=origin, first_stage=None if last is None else small)
+        for pixels, origin, small in zip(lasts.pixels, lasts.provenance, first.pixels, strict=True)
+    ]
     return {prompts[row].prompt_id: sample for row, sample in zip(rows, samples, strict=True)}
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from rag_diffusion import layout
 from rag_diffusion.files import atomic_write
 from rag_diffusion.metrics.archive import check_provenance, read_archive
-from rag_diffusion.metrics.judge import Verdicts
+from rag_diffusion.metrics.judge import METRICS, Judge, Verdicts
 from rag_diffusion.metrics.plots import accuracy_plot, as_image
 from rag_diffusion.metrics.report import as_csv, flat_metrics, flat_rows, headline, verdict
 from rag_diffusion.metrics.scoring import Bench, refuse_blunt_ruler
@@ -21,6 +25,7 @@ from rag_diffusion.tracking import Tracker
 _LOG = logging.getLogger(__name__)
 
 REPORT = f"{layout.REPORTS}/metrics.json"
+_SCALED_BY = Image.Resampling.BOX
 SCORES = f"{layout.REPORTS}/scores.json"
 CSV = f"{layout.REPORTS}/plots/accuracy.csv"
 PLOT = f"{layout.REPORTS}/plots/accuracy.png"
@@ -50,12 +55,30 @@ def run(ctx: StageContext) -> None:
         judge = bench.judge(archive.prototypes)
         verdicts = {name: judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
         checks = {"chance": judge.chance, "real_test": archive.real_test}
+        checks |= _enlarged(ctx.root, bench, judge, verdicts, provenance.get("without", {}))
     report = bench.report(variants, verdicts, archive.absent | provenance.get("absent", {})) | checks
     report["verdict"] = verdict(report["differences"]) if bench.reason is None else f"not judged: {bench.reason}"
     _write(ctx.root, report)
     _track(ctx.tracker, ctx.root, report)
     for sentence in (*report["notes"], report["verdict"]):
         _LOG.info(sentence)
+
+
+def _enlarged(
+    root: Path, bench: Bench, judge: Judge, verdicts: Mapping[str, Verdicts], without: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a cascade changes: its pictures, scaled down again, against those of its first stage."""
+    finished = read_samples(root / layout.SAMPLES / "samples.parquet", bench.prompts, without, finished=True)
+    name = "retrieved" if "retrieved" in finished else next(iter(finished))
+    pixels, rows = finished[name]
+    side = bench.corpus.image_size
+    if pixels.shape[1] == side:
+        return {}
+    scaled = np.stack([np.asarray(Image.fromarray(image).resize((side, side), _SCALED_BY)) for image in pixels])
+    again = judge.verdicts(bench.ruler.look(bench.trunk, scaled, desc=f"look at enlarged samples, {name}"), rows)
+    means = {metric: float(again.values(metric).mean()) for metric in METRICS}
+    changes = {metric: means[metric] - float(verdicts[name].values(metric).mean()) for metric in METRICS}
+    return {"enlarged": {"variant": name, "image_size": pixels.shape[1], "means": means, "changes": changes}}
 
 
 def _write(root: Path, report: dict[str, Any]) -> None:
@@ -71,6 +94,9 @@ def _track(tracker: Tracker, root: Path, report: dict[str, Any]) -> None:
     tracker.log_metrics(flat_metrics(report["variants"]))
     tracker.log_metrics(
         {f"difference.{name}": values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
+    )
+    tracker.log_metrics(
+        {f"enlarged.{metric}": value for metric, value in report.get("enlarged", {}).get("means", {}).items()}
     )
     tracker.log_table(flat_rows(report["variants"]), "scores")
     tracker.log_image(as_image((root / PLOT).read_bytes()), "accuracy", step=0)

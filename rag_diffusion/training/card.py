@@ -59,8 +59,13 @@ def make_card(
         "neighbor_gain": _thinned_rows(result.gains),
         "settings": settings,
         "torch": torch.__version__,
-        "base": None if base is None else {key: base[key] for key in _BASE_FIELDS if key in base},
+        "base": None if base is None else brief(base),
     }
+
+
+def brief(card: dict[str, Any]) -> dict[str, Any]:
+    """What the card of weights that were made of others says of these, whose own is `card`."""
+    return {key: card[key] for key in _BASE_FIELDS if key in card}
 
 
 def card_of_published(name: str) -> dict[str, Any]:

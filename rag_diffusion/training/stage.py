@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
+from rag_diffusion.sampling.cascade_folder import save_stages
+from rag_diffusion.sampling.cascade_stages import CascadeStage
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import make_card, write_card
 from rag_diffusion.training.data import Batches
@@ -88,16 +90,18 @@ def run_training(
     return result, make_card(corpus, table.training, result, settings, base=base)
 
 
-def save_model(folder: Path, generator: Generator, card: dict[str, Any]) -> None:
+def save_model(folder: Path, generator: Generator, card: dict[str, Any], stages: Sequence[CascadeStage] = ()) -> None:
     """Write weights and card as one folder, or not at all.
 
     Args:
         folder: to make or replace.
         generator: whose weights they are.
         card: of `make_card`.
+        stages: super-resolution stages that follow it in a cascade.
     """
     with atomic_dir(folder) as beside:
         save_generator(generator, beside)
+        save_stages(stages, beside)
         write_card(beside, card)
 
 

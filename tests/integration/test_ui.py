@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Error as BrowserError
 
 from rag_diffusion.layout import BASE
 from tests.tiny import draw
@@ -87,11 +88,20 @@ def set_steps(page: Page, steps: int) -> None:
     page.locator("#steps input[type=number]").fill(str(steps))
 
 
-def wait_for_picture(page: Page, count: int = 1) -> Locator:
-    """The link to save a picture, once it grew step by step."""
-    page.locator("#picture [role=progressbar]").first.wait_for()
-    page.locator("#picture .save").nth(count - 1).wait_for()
-    return page.locator("#picture .save")
+@contextmanager
+def new_pictures(page: Page, count: int = 1) -> Iterator[Locator]:
+    """The links to save pictures; on leaving, `count` of them are there that were not before."""
+    saved = page.locator("#picture .save")
+    before = [link.get_attribute("href") for link in saved.all()]
+    yield saved
+    try:
+        page.wait_for_function(
+            """([before, count]) => Array.from(document.querySelectorAll("#picture .save"))
+            .filter((link) => !before.includes(link.getAttribute("href"))).length >= count""",
+            arg=[before, count],
+        )
+    except BrowserError as error:
+        raise AssertionError(f"no picture came; the page says: {page.inner_text('body')}") from error
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -108,10 +118,12 @@ def test_a_visitor_draws_looks_and_changes(browser: Browser, url: str) -> None:
         assert page.evaluate("document.activeElement.closest('#prompt') !== null")  # one may write at once
         page.keyboard.press("Enter")
         page.get_by_text("expected a text, as").wait_for()
+        page.wait_for_timeout(500)  # somebody reads it
         set_steps(page, 2)
         page.get_by_label("Prompt").fill("a red square in noto style")
-        page.keyboard.press("Enter")
-        name = wait_for_picture(page).get_attribute("download")
+        with new_pictures(page) as saved:
+            page.keyboard.press("Enter")
+        name = saved.get_attribute("download")
         assert name is not None
         assert name.startswith("a-red-square-in-noto-style-")
 
@@ -130,12 +142,12 @@ def test_a_visitor_draws_looks_and_changes(browser: Browser, url: str) -> None:
         page.locator("#mask input").click()
         page.get_by_role("option", name="left").click()
         page.get_by_text("acts left").wait_for()
-        page.locator("#again").click()
-        wait_for_picture(page)
+        with new_pictures(page):
+            page.locator("#again").click()
         assert page.locator("#picture").get_by_text("Drawn again").count() == 1
 
-        page.locator("#compare").click()
-        wait_for_picture(page, 2)
+        with new_pictures(page, 2):
+            page.locator("#compare").click()
         seeds = page.locator("#picture figcaption .fine").all_inner_texts()
         assert len(seeds) == 2
         assert seeds[0] == seeds[1] == f"seed {name.removesuffix('.png').rsplit('-', 2)[-2]}"
@@ -162,8 +174,8 @@ def test_own_pictures_are_looked_at_added_and_found(browser: Browser, url: str, 
         page.locator("#files input[type=file]").set_input_files(files)
         page.get_by_text("2 neighbors by hand").wait_for()
         page.get_by_label("Prompt").fill("a red balloon")
-        page.locator("#draw").click()
-        wait_for_picture(page)
+        with new_pictures(page):
+            page.locator("#draw").click()
         texts = page.locator("#neighbors button").all_inner_texts()
         assert {text.split("\n")[0] for text in texts} == {"a red circle", "a green triangle"}
 
@@ -191,8 +203,8 @@ def test_on_a_telephone_nothing_is_wider_than_it(browser: Browser, url: str) -> 
     with opened(browser, url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True) as page:
         set_steps(page, 1)
         page.get_by_label("Prompt").fill("a red square in noto style")
-        page.locator("#compare").click()
-        wait_for_picture(page, 2)
+        with new_pictures(page, 2):
+            page.locator("#compare").click()
         for tab in ("Draw", "Knowledge base", "History"):
             open_tab(page, tab)
             page.wait_for_timeout(300)
@@ -204,8 +216,8 @@ def test_a_visitor_who_stops_or_leaves_is_drawn_for_no_further(browser: Browser,
         page.get_by_label("Prompt").fill("a red square in noto style")
         set_steps(page, 4)
         begun = time.monotonic()
-        page.locator("#draw").click()
-        wait_for_picture(page)
+        with new_pictures(page):
+            page.locator("#draw").click()
         alone = time.monotonic() - begun
         set_steps(page, 100)
         page.locator("#draw").click()
@@ -222,6 +234,6 @@ def test_a_visitor_who_stops_or_leaves_is_drawn_for_no_further(browser: Browser,
             second.locator("#picture [role=progressbar]").wait_for(timeout=PATIENCE)
         set_steps(page, 4)
         begun = time.monotonic()
-        page.locator("#draw").click()
-        wait_for_picture(page)
+        with new_pictures(page):
+            page.locator("#draw").click()
         assert time.monotonic() - begun < 4 * alone + 10  # 200 steps more would take fifty times as long

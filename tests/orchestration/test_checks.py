@@ -51,9 +51,11 @@ def write_losses(root: Path, *losses: float) -> None:
         csv.writer(file).writerows([("step", "loss"), *enumerate(losses, 1)])
 
 
-def write_gain(root: Path, low: float) -> None:
+def write_gain(root: Path, low: float, enlarging: float = -0.01) -> None:
     gain = {"mean": low + 0.1, "low": low, "high": low + 0.2}
-    (root / "reports/metrics.json").write_text(json.dumps({"differences": {"retrieved-none": {"joint": gain}}}))
+    enlarged = {"image_size": 256, "changes": {"joint": enlarging, "entity": 0.0, "style": 0.02}}
+    report = {"differences": {"retrieved-none": {"joint": gain}}, "enlarged": enlarged}
+    (root / "reports/metrics.json").write_text(json.dumps(report))
 
 
 def spoil_corpus(root: Path) -> None:
@@ -82,6 +84,7 @@ def spoil_lists(root: Path) -> None:
         (findings.loss_is_finite_and_falls, lambda root: write_losses(root, 0.3, 0.4, 0.5, 0.6), "the loss has risen"),
         (findings.loss_is_finite_and_falls, lambda root: write_losses(root, 0.3, float("nan"), 0.2, 0.2), "step 2"),
         (findings.retrieval_helps, lambda root: write_gain(root, -0.05), "retrieved - none: +0.050 [-0.050, +0.150]"),
+        (findings.enlarging_keeps_what_is_drawn, lambda root: write_gain(root, 0.1, -0.02), "joint -0.020"),
     ],
 )  # fmt: skip
 def test_each_finding_holds_until_it_is_spoilt(
@@ -100,6 +103,9 @@ def test_no_steps_and_no_judge_are_no_fault(root: Path) -> None:
     assert findings.loss_is_finite_and_falls(root).passed
     (root / "reports/metrics.json").write_text(json.dumps({"reason": "other styles"}))
     assert findings.retrieval_helps(root) == Finding(True, "not judged: other styles")
+    assert findings.enlarging_keeps_what_is_drawn(root) == Finding(True, "not judged: other styles")
+    (root / "reports/metrics.json").write_text(json.dumps({"reason": None}))
+    assert findings.enlarging_keeps_what_is_drawn(root) == Finding(True, "not judged: the model is no cascade")
 
 
 @pytest.mark.slow

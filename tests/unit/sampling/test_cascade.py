@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import torch
 
 from rag_diffusion.errors import ConfigError, LineageError, ModelError
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.load import save_generator
 from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.models.super_resolution import save_upsampler
+from rag_diffusion.project import open_pipeline
 from rag_diffusion.sampling import cascade, cascade_folder
-from rag_diffusion.sampling.cascade import CascadeStage, StageSettings, Upsampling
+from rag_diffusion.sampling.cascade import Upsampling
+from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
@@ -188,6 +193,44 @@ def test_a_damaged_cascade_is_told(both: RetrievalPipeline, tmp_path: Path, cont
     (tmp_path / cascade_folder.CASCADE).write_text(content)
     with pytest.raises(ModelError, match="expected the stages of a cascade"):
         RetrievalPipeline.from_pretrained(tmp_path)
+
+
+def test_a_project_adds_the_stage_that_fits(
+    tiny_generator: Generator, stage: CascadeStage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def sizes(cascade: str) -> list[int]:
+        return [found.model.image_size for found in cascade_folder.project_stages(tmp_path, cascade, tiny_generator)]
+
+    caplog.set_level("INFO")
+    assert sizes("auto") == [], "there is none"
+    for name, model in (("data/upsampler", stage.model), ("other", small_stage(tiny_generator.text_encoder, 32, 64))):  # type: ignore[arg-type]
+        (tmp_path / name).mkdir(parents=True)
+        save_upsampler(model, tmp_path / name)
+    assert (sizes("auto"), sizes("none"), sizes("data/upsampler")) == ([128], [], [128])
+    with pytest.raises(ModelError, match="expected stage 2 to take images of 64 px, .* got one for 32 px"):
+        sizes("other")
+    shutil.rmtree(tmp_path / "data/upsampler")
+    (tmp_path / "other").rename(tmp_path / "data/upsampler")
+    assert sizes("auto") == []
+    assert "data/upsampler is left out, pictures stay at 64 px" in caplog.text
+
+
+def test_a_project_draws_as_its_parameters_say(
+    both: RetrievalPipeline, tiny_generator: Generator, tmp_path: Path, project_root: Path
+) -> None:
+    text = (project_root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("noise_level: 0 ", "noise_level: 7 "))
+    for name in ("data/base", "data/upsampler"):
+        (tmp_path / name).mkdir(parents=True)
+    save_generator(tiny_generator, tmp_path / "data/base")
+    save_upsampler(both.stages[0].model, tmp_path / "data/upsampler")
+    (of_base,) = open_pipeline(tmp_path).stages
+    assert (of_base.model.image_size, of_base.settings.noise_level) == (128, 7)
+    both.save_pretrained(tmp_path / "data/model")
+    shutil.rmtree(tmp_path / "data/upsampler")
+    (of_model,) = open_pipeline(tmp_path).stages
+    assert of_model.settings == of_base.settings != SETTINGS
+    assert open_pipeline(tmp_path, str(tmp_path / "data/base")).stages == ()
 
 
 def test_deepfloyd_stage_two_behind_the_own_stage_and_behind_stage_one(

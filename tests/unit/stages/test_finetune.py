@@ -13,20 +13,25 @@ from torch import Tensor
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
-from rag_diffusion.errors import ModelError
+from rag_diffusion.errors import LineageError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
+from rag_diffusion.models.super_resolution import save_upsampler
+from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbor_table import write_neighbors
+from rag_diffusion.sampling.cascade_folder import load_stages
 from rag_diffusion.stages import finetune
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
+from rag_diffusion.training.card import read_card, write_card
 from rag_diffusion.training.data import Batches
 from rag_diffusion.training.step import TrainingStep, draw_noised
 from rag_diffusion.training.text_cache import TextCache
 from rag_diffusion.types import Hits
 from tests.tiny import tiny_pairs
 from tests.unit.models.pipelines import save
+from tests.unit.sampling.cascades import small_stage
 
 SIDE = 16  # pixels
 
@@ -97,8 +102,8 @@ def test_a_published_base_is_tuned_saved_and_read_again(
     root = Path(shutil.copytree(project, tmp_path / "project"))
     trained: list[Generator] = []
     saving = finetune.save_model
-    monkeypatch.setattr(finetune, "save_model", lambda folder, generator, card: (
-        trained.append(generator), saving(folder, generator, card)))  # fmt: skip
+    monkeypatch.setattr(finetune, "save_model", lambda folder, generator, *rest: (
+        trained.append(generator), saving(folder, generator, *rest)))  # fmt: skip
     finetune.run(tuned(config, root, trainable=parts, base=f"{family}/pipeline"))
     corpus = Corpus.open(root / layout.CORPUS)
     loaded = load_generator(root / layout.MODEL, "cpu")
@@ -130,6 +135,29 @@ def test_the_card_says_that_nobody_knows_what_the_base_has_seen(project: Path, t
     again = tuned(config, root, base=layout.MODEL, neighbor_skips=[], steps=1)
     finetune.run(again)  # its own neighbor attention is kept, and its card is known
     assert set(load_generator(root / layout.MODEL).unet.neighbor_attention) == {"0", "2", "mid"}
+
+
+@pytest.mark.filterwarnings("ignore:.*nobody knows")
+def test_the_projects_super_resolution_stage_follows_unless_it_has_seen_too_much(
+    project: Path, tmp_path: Path, config: Config, text_encoder: TextEncoder
+) -> None:
+    root = Path(shutil.copytree(project, tmp_path / "project"))
+    corpus = Corpus.open(root / layout.CORPUS)
+    (root / layout.UPSAMPLER).mkdir()
+    save_upsampler(small_stage(text_encoder, SIDE, 32), root / layout.UPSAMPLER)
+    write_card(root / layout.UPSAMPLER, {"train_entities": [], "steps": 12, "loss_curve": []})
+    finetune.run(tuned(config, root))
+    (stage,) = load_stages(root / layout.MODEL)
+    assert (stage.model.low_size, stage.model.image_size) == (SIDE, 32)
+    assert read_card(root / layout.MODEL)["stages"] == [{"steps": 12}]
+
+    held_out = corpus.table.loc[corpus.table["split"] == "test", "entity"].tolist()
+    write_card(root / layout.UPSAMPLER, {"train_entities": held_out, "steps": 12})
+    finetune.run(tuned(config, root))
+    assert load_stages(root / layout.MODEL) == []
+    assert read_card(root / layout.MODEL)["stages"] == []
+    with pytest.raises(LineageError, match="data/upsampler: expected weights that have never seen a held-out entity"):
+        finetune.run(tuned(config, root, cascade=layout.UPSAMPLER))
 
 
 @pytest.mark.filterwarnings("ignore:.*nobody knows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageOps
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config, load_config
@@ -33,7 +35,7 @@ def context(root: Path, config: Config) -> StageContext:
 
 def write_samples(root: Path, corpus: Corpus, prompts: list[Prompt], **images: np.ndarray) -> None:
     """What the stage `sample` leaves."""
-    rows = [{"prompt_id": prompt.prompt_id, "variant": name, "image": encode_png(drawn[number])}
+    rows = [{"prompt_id": prompt.prompt_id, "variant": name, "image": encode_png(drawn[number]), "first_stage": None}
             for name, drawn in images.items() for number, prompt in enumerate(prompts)]  # fmt: skip
     folder = root / layout.SAMPLES
     folder.mkdir(parents=True)
@@ -135,6 +137,34 @@ def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(
         .startswith("variant,metric,mean,low,high\nnone,joint,")
     )
     assert (ready / layout.REPORTS / "plots/accuracy.png").stat().st_size > 10_000
+
+
+def test_a_cascade_is_scored_by_its_first_stage_and_says_what_enlarging_changed(
+    ready: Path, scoring_config: Config
+) -> None:
+    path = ready / layout.SAMPLES / "samples.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        small = Image.open(io.BytesIO(row["image"]))
+        large = small.resize((256, 256), Image.Resampling.NEAREST)
+        shown = ImageOps.flip(large).rotate(90) if row["variant"] == "retrieved" else large
+        row |= {"first_stage": row["image"], "image": encode_png(np.asarray(shown))}
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+    score.run(context(ready, scoring_config))
+    found = report(ready, "metrics")
+    for metric in ("joint", "entity"):
+        first = found["variants"]["retrieved"][metric]["mean"]
+        assert first == found["variants"]["real"][metric]["mean"], "the first stage's pictures are in the table"
+        assert found["enlarged"]["means"][metric] == pytest.approx(first + found["enlarged"]["changes"][metric])
+    assert (found["enlarged"]["variant"], found["enlarged"]["image_size"]) == ("retrieved", 256)
+    assert found["enlarged"]["changes"]["entity"] < 0, "upside down they are taken for other things"
+
+    rows = [row | {"image": encode_png(np.asarray(Image.open(io.BytesIO(row["first_stage"])).resize((256, 256), 0)))}
+            for row in rows]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    score.run(context(ready, scoring_config))
+    assert set(report(ready, "metrics")["enlarged"]["changes"].values()) == {0.0}, "nearest, then box: the same pixels"
 
 
 def test_a_variant_is_scored_on_the_prompts_that_it_has_neighbors_for(
