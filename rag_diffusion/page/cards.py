@@ -17,8 +17,9 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page.session import VARIANTS, Entry
 from rag_diffusion.page.streaming import Preview
-from rag_diffusion.page.words import controls_of, credit, lineage_of, percent, score_of
+from rag_diffusion.page.words import controls_of, lineage_of, percent, score_of
 from rag_diffusion.readers.images import encode_png
+from rag_diffusion.sampling.credit import NO_LICENCE, credit
 from rag_diffusion.sampling.explain_page import overlay
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.studio import file_name
@@ -45,7 +46,7 @@ _FIGURES = """<div class="figures">{% for one in figures %}<figure{% if one.grow
 </figcaption></figure>
 {% else %}<p class="hint">{{ hint }}</p>{% endfor %}</div>
 {% for text in trouble %}<p class="trouble" role="note">{{ text }}</p>{% endfor %}
-{% if credit %}<p class="fine">{{ credit }}</p>{% endif %}"""
+{% for sentence in credit %}<p class="fine">{{ sentence }}</p>{% endfor %}"""
 
 _NEIGHBORS = """<ul class="cards {{ kind }}">{% for one in cards %}
 <li><button type="button" data-index="{{ loop.index0 }}"
@@ -108,9 +109,9 @@ def figures(entries: Sequence[Entry], growing: tuple[Preview, str] | None = None
     trouble = dict.fromkeys(
         str(text) for entry in settled for text in entry.picture.provenance.settings.get("trouble", ())
     )
-    owed = [credit(entry.picture.provenance) for entry in settled if entry.picture.provenance.neighbors]
+    looked_at = [source for entry in settled for source in entry.picture.provenance.neighbors]
     return _TEMPLATES["figures"].render(
-        figures=figures_html, hint=BEFORE_FIRST, trouble=list(trouble), credit=owed[-1] if owed else ""
+        figures=figures_html, hint=BEFORE_FIRST, trouble=list(trouble), credit=credit(looked_at)
     )
 
 
@@ -137,7 +138,7 @@ def neighbors(
             "image": _shown(neighbor.pixels(_THUMB), _THUMB),
             "caption": neighbor.caption or "(shows what the prompt asks for)",
             "where": neighbor.pair_id or neighbor.source or "your own picture",
-            "licence": ", ".join(filter(None, (neighbor.licence or "no licence given", neighbor.attribution))),
+            "licence": ", ".join(filter(None, (neighbor.licence or NO_LICENCE, neighbor.attribution))),
             "score": score_of(neighbor.score),
             "percent": "" if share is None else percent(share),
             "control": controls_of(neighbor),

@@ -10,10 +10,8 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.models.neighbor_control import as_curve, as_mask
 from rag_diffusion.page.session import Entry
-from rag_diffusion.sampling.provenance import Provenance, Source
-
-_NO_LICENCE = "no licence given"
-
+from rag_diffusion.sampling.credit import NO_LICENCE, credit
+from rag_diffusion.sampling.provenance import Source
 
 MASKS = {"everywhere": None, **{name: as_mask(name) for name in ("left", "right", "top", "bottom")}}
 CURVES = {"all steps": "constant", "early": "early", "late": "late", "falling": "linear"}
@@ -100,17 +98,8 @@ def lineage_of(entry: Entry) -> list[str]:
     sentences += [f"Looked at {_seen(source)}." for source in origin.neighbors]
     if origin.neighbors:
         sentences.append(f"{percent(origin.null_attention)} of the attention went to no neighbor.")
-        sentences.append(credit(origin))
+        sentences += credit(origin.neighbors)
     return [*sentences, *map(str, settings.get("trouble", ()))]
-
-
-def credit(origin: Provenance) -> str:
-    """Whom a picture of the provenance `origin` owes what: authors and licences of its neighbors, each once."""
-    owed = dict.fromkeys(
-        f"{source.attribution or source.source or source.pair_id} ({source.licence or _NO_LICENCE})"
-        for source in origin.neighbors
-    )
-    return f"Credit: {'; '.join(owed)}."
 
 
 def changes(now: Sequence[Neighbor], before: Entry) -> str:
@@ -132,7 +121,7 @@ def _changed(before: Neighbor | None, after: Neighbor) -> list[str]:
 
 def _seen(source: Source) -> str:
     return (
-        f"“{source.caption}” ({source.pair_id}, {source.licence or _NO_LICENCE}"
+        f"“{source.caption}” ({source.pair_id}, {source.licence or NO_LICENCE}"
         f"{f', by {source.attribution}' if source.attribution else ''}, {score_of(source.score)}): "
         f"{percent(source.attention)} of the attention"
     )

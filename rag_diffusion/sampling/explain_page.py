@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.readers.images import encode_png
+from rag_diffusion.sampling.credit import credit
 from rag_diffusion.sampling.provenance import Source
 from rag_diffusion.sampling.studio import Picture
 
@@ -52,6 +53,7 @@ figcaption { margin-top: .4rem; overflow-wrap: anywhere; } small { opacity: .75;
 <small>{{ near.percent }} % of the attention</small></figcaption></figure>
 {% else %}<p>Drawn by the prompt alone: no neighbor was shown.</p>{% endfor %}</div>
 {% if one.neighbors %}<p><small>{{ one.null }} % of the attention went to no neighbor.</small></p>{% endif %}
+{% for text in one.credit %}<p><small>{{ text }}</small></p>{% endfor %}
 {% for text in one.trouble %}<p class="trouble">{{ text }}</p>{% endfor %}</section>
 {% endfor %}</body></html>
 """
@@ -101,6 +103,7 @@ def _described(one: Picture) -> dict[str, Any]:
         "settings": f"{recipe}, guidance {guidance.get('mode', guidance) if isinstance(guidance, dict) else guidance}",
         "image": _url(_scaled(one.pixels)),
         "null": round(100 * origin.null_attention),
+        "credit": credit(origin.neighbors),
         "trouble": settings.get("trouble", ()),
         "neighbors": [_neighbor(one.pixels, *both) for both in zip(origin.neighbors, one.heat, strict=True)],
     }

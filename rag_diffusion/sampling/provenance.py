@@ -6,7 +6,7 @@ One JSON schema, version `VERSION`, beside the image and inside the PNG (text ch
      "data_sets": [{"name", "hash", "num_pairs", "added"}, ...],
      "neighbors": [{"pair_id", "caption", "source", "licence", "attribution", "role", "score", "attention", "weight",
                     "digest", "image", "weight_by_step", "weight_by_map", "mask", "fit_mask", "negative"}, ...],
-     "phases": [{"start", "pair_ids"}, ...]}
+     "phases": [{"start", "pair_ids"}, ...], "credit": [sentence, ...]}
 
 Together with the generator it draws the image again, see `redraw`.
 
@@ -20,6 +20,7 @@ base64 where the caller chose so. `phases` says from which step on which neighbo
 all neighbors and `null_attention` sum to 1; that of `negative` ones is 0. `weight_by_step` has the points (fraction,
 weight) of a curve, none where it is constant; `weight_by_map` a preset or (side, weight) pairs; `mask` a gray PNG in
 base64, empty where there is none, and `fit_mask` whether the picture stood in the box around it.
+`credit` says what the neighbors' licences ask, see `credit`; it follows from them, and is not read.
 Former versions are read too: until 5 neighbors had none of these five; 3 and 4 have no `data_sets`; 3 has no `phases`,
 `weight` and `digest` either, and its `seed` may be null.
 """
@@ -44,6 +45,7 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.files import atomic_write
 from rag_diffusion.models.neighbor_control import BOTH, Points
 from rag_diffusion.readers.images import encode_png
+from rag_diffusion.sampling.credit import credit
 from rag_diffusion.types import DataSetVersion
 
 VERSION = 6
@@ -110,7 +112,7 @@ class Provenance:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, in the order of the schema."""
-        return asdict(self)
+        return asdict(self) | {"credit": credit(self.neighbors)}
 
     def as_json(self, indent: int | None = None) -> str:
         """The same as text, on lines with an `indent`; None is one line."""
@@ -133,7 +135,8 @@ class Provenance:
                 PhaseNeighbors(start=one["start"], pair_ids=tuple(one["pair_ids"])) for one in content.get("phases", ())
             )
             data_sets = tuple(DataSetVersion(**one) for one in content.get("data_sets", ()))
-            return cls(**content | {"neighbors": neighbors, "phases": phases, "data_sets": data_sets})
+            own = {name: value for name, value in content.items() if name != "credit"}
+            return cls(**own | {"neighbors": neighbors, "phases": phases, "data_sets": data_sets})
         except (KeyError, TypeError) as error:
             raise DataError(f"provenance: expected the fields of version {VERSION}, got {error}") from None
 

@@ -89,6 +89,8 @@ class DrawnFiles:
 
     def _say(self, where: str, picture: Picture) -> None:
         """A line for a picture, and one for each of its neighbors."""
+        from rag_diffusion.sampling.credit import NO_LICENCE, credit
+
         origin = picture.provenance
         if where != "-":
             typer.echo(where)
@@ -98,8 +100,10 @@ class DrawnFiles:
         for neighbor in origin.neighbors:
             score = chosen if neighbor.score is None else f"score {neighbor.score:.2f}"
             facts = (printable(neighbor.pair_id), score, f"{neighbor.attention:.0%} of attention")
-            licence = printable(neighbor.licence) or "no licence given"
+            licence = printable(neighbor.licence) or NO_LICENCE
             _say(f"          {printable(neighbor.caption)} ({', '.join((*facts, licence))})")
+        for sentence in credit(origin.neighbors):
+            _say(f"licence   {printable(sentence)}")
         for text in origin.settings.get("trouble", ()):
             _say(f"note      {printable(text)}")
 

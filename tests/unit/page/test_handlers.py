@@ -113,7 +113,7 @@ def test_a_drawing_stands_with_its_neighbors_their_licences_and_shares(handlers:
     assert "from the noise of seed 7, retrieved neighbors" in told
     assert "2 steps of DDIMScheduler, guidance alternate (text 3, neighbors 6), 64 × 64 pixels" in told
     assert "noto (60 pairs, " in told
-    assert "Credit: unspecified (CC0-1.0)" in told
+    assert "Credit: noto (CC0-1.0); twemoji (CC0-1.0)." in told
 
 
 def test_comparing_draws_without_and_with_from_the_same_noise(handlers: Handlers) -> None:
