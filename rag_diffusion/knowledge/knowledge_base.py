@@ -51,7 +51,7 @@ class KnowledgeBase:
         catalogue: which data sets there are.
         writer: makes, replaces and removes them.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import KnowledgeBase, Query
         >>> from rag_diffusion.readers.forms import open_reader
         >>> base = KnowledgeBase.open(".")

@@ -32,7 +32,7 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
     Raises:
         ModelError: there is none, it cannot be reached, is incomplete, or its weights have another shape.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import load_generator
         >>> generator = load_generator("data/base")
         >>> generator.image_size, generator.prediction_type

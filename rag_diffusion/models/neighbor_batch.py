@@ -91,7 +91,7 @@ class Neighbor:
         ValueError: one of them is out of its range, or the mask is empty or not square.
         DataError: the mask's file is no picture.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import Neighbor
         >>> neighbor = Neighbor.from_file("photos/red.png", licence="CC0-1.0", weight=2)  # captioned by photos/red.txt
         >>> neighbor.caption, neighbor.pixels(64).shape

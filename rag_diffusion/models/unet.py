@@ -74,7 +74,7 @@ class RetrievalUNet(UNet2DConditionModel):
     Raises:
         ValueError: an index names no skip map, a finer one is not finer, or a head does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rag_diffusion import RetrievalUNet
         >>> unet = RetrievalUNet.from_pretrained("data/base/unet")

@@ -42,7 +42,7 @@ class Query:
     Raises:
         ValueError: there is another number of something than of texts.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import Filter, KnowledgeBase, Query
         >>> base = KnowledgeBase.open(".")
         >>> query = Query(["a red circle", "a blue square"], top_k=1, where=Filter(sources=("photos",)))

@@ -51,7 +51,7 @@ class Retriever:
         embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
         calibration: gives the probability that a hit shows what was asked for; None where nothing is calibrated.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import KnowledgeBase, Query
         >>> retriever = KnowledgeBase.open(".").retriever(["photos"])  # or of all data sets of a project
         >>> (hits,) = retriever.search(Query(["a red circle"], top_k=2)).hits

@@ -33,7 +33,7 @@ class StageSettings:
         ValueError: a number is out of range.
         ConfigError: there is no such scheduler.
 
-    Example:
+    Examples:
         >>> from rag_diffusion.sampling.cascade_stages import StageSettings
         >>> StageSettings(num_inference_steps=5, noise_level=40).scheduler
         'DDIMScheduler'

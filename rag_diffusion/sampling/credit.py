@@ -72,7 +72,7 @@ class Terms:
 def terms_of(licence: str) -> Terms:
     """What `licence` asks, an SPDX identifier or words.
 
-    Example:
+    Examples:
         >>> from rag_diffusion.sampling.credit import terms_of
         >>> terms_of("CC-BY-NC-4.0").non_commercial, terms_of("CC0-1.0").attribution, terms_of("my own").known
         (True, False, False)
@@ -102,7 +102,7 @@ def credit(neighbors: Iterable[Credited]) -> list[str]:
         No sentence where there are no neighbors; the last one begins with `Credit:` and names each author and licence
         once.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import Neighbor
         >>> from rag_diffusion.sampling.credit import credit
         >>> credit([Neighbor(image="red.png", caption="a fox", licence="CC-BY-NC-4.0", attribution="Ada")])

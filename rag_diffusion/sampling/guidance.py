@@ -63,7 +63,7 @@ class Guidance:
     Raises:
         ValueError: there is no such mode, a scale is not finite, or a share is outside of [0, 1].
 
-    Example:
+    Examples:
         >>> from rag_diffusion import Guidance
         >>> guidance = Guidance(mode="alternate", text_guidance_scale=3, neighbor_guidance_scale=6)
         >>> [step.value for (step,) in guidance.plan(num_steps=4, seeds=[0])]

@@ -74,7 +74,7 @@ class RetrievalPipeline(DiffusionPipeline):
             at it.
         stages: super-resolution stages of a cascade, in their order; each takes images of the size before it.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from rag_diffusion import Neighbor, RetrievalPipeline
         >>> pipe = RetrievalPipeline.from_pretrained("data/base")

@@ -46,7 +46,7 @@ class RetrievalSchedule:
     Raises:
         ValueError: a share is outside of [0, 1), a query stands at 0, or a number is negative or no whole one.
 
-    Example:
+    Examples:
         Three neighbors, one from seven tenths of the steps on, and another search after four tenths:
 
         >>> from rag_diffusion import RetrievalSchedule

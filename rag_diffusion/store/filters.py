@@ -29,7 +29,7 @@ class Filter:
         licences: as they stand in the pairs.
         splits: `train`, `validation`, `test`.
 
-    Example:
+    Examples:
         >>> from rag_diffusion import Filter
         >>> bool(Filter()), bool(Filter(licences=("CC0-1.0", "MIT"), splits=("train",)))
         (False, True)

@@ -16,6 +16,7 @@ from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
 from rag_diffusion.extras import need
 from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
+from rag_diffusion.terminal.init import init
 from rag_diffusion.terminal.kb import kb
 from rag_diffusion.terminal.ui import ui
 
@@ -63,6 +64,7 @@ def before_each_command(
 
 app.command()(draw)
 app.command()(ui)
+app.command()(init)
 
 
 @app.command()

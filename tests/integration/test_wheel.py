@@ -25,6 +25,7 @@ from PIL import Image
 from rag_diffusion import __version__
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
+from rag_diffusion.new_project import CARRIED, CHANGED, PICTURES
 from tests.tiny import draw, tiny_pairs
 from tests.unit.knowledge.bases import write_params
 
@@ -75,13 +76,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def there(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment that has the wheel and its requirements alone; its folder `bin` has the programs."""
-    folder = tmp_path_factory.mktemp("there")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
-    site = next(folder.glob("lib/python*/site-packages"))
-    link(required(wheel), site)
-    command = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--quiet"]
-    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
-    return folder
+    return installed(wheel, tmp_path_factory.mktemp("there"))
+
+
+@pytest.fixture(scope="module")
+def with_pipeline(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that has the wheel with the extra `pipeline`, and what both require."""
+    return installed(wheel, tmp_path_factory.mktemp("with-pipeline"), "pipeline")
 
 
 @pytest.fixture
@@ -92,18 +93,28 @@ def elsewhere(tmp_path: Path, project_root: Path) -> Path:
     return tmp_path
 
 
-def required(wheel: Path) -> set[str]:
-    """Names of all distributions that the wheel needs without an extra, as they are installed here."""
+def installed(wheel: Path, folder: Path, extra: str = "") -> Path:
+    """Make an environment in a folder; packages that the wheel does not ask for are missing in it."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    site = next(folder.glob("lib/python*/site-packages"))
+    link(required(wheel, extra), site)
+    command = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--quiet"]
+    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
+    return folder
+
+
+def required(wheel: Path, extra: str = "") -> set[str]:
+    """Names of all distributions that the wheel needs with an extra or none, as they are installed here."""
     with zipfile.ZipFile(wheel) as files:
         name = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
         asked = re.findall(r"^Requires-Dist: (.+)$", files.read(name).decode(), re.MULTILINE)
-    return closure(asked)
+    return closure(asked, extra)
 
 
-def closure(asked: list[str]) -> set[str]:
-    """The distributions of some requirements, and what those require."""
+def closure(asked: list[str], chosen: str = "") -> set[str]:
+    """The distributions of some requirements, with one of their extras or none, and what those require."""
     found: set[tuple[str, str]] = set()
-    waiting = [(Requirement(line), "") for line in asked]
+    waiting = [(Requirement(line), extra) for line in asked for extra in {"", chosen}]
     while waiting:
         one, extra = waiting.pop()
         if one.marker is not None and not one.marker.evaluate({"extra": extra}):
@@ -136,7 +147,7 @@ def recorded(one: metadata.Distribution) -> list[str]:
 def python(there: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the environment's Python, or the program that its first word names, without what this shell adds."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment["OMP_NUM_THREADS"] = "1"
+    environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{there / 'bin'}{os.pathsep}{environment['PATH']}"}
     program, *arguments = words
     command = [str(there / "bin" / program), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
@@ -194,6 +205,26 @@ def test_a_command_that_needs_an_extra_says_which(there: Path, tmp_path: Path, w
     assert re.fullmatch(rf"error: expected the {expected}.\n", done.stderr)
 
 
+def test_a_project_of_ones_own_runs_by_dvc_and_is_told_to_dagster(
+    with_pipeline: Path, tmp_path: Path, project_root: Path
+) -> None:
+    """An empty folder, a folder of drawings, the stage that reads them; each tool finds what `init` wrote."""
+    made = python(with_pipeline, tmp_path, "rag-diffusion", "init", "mine", "--base", str(project_root))
+    assert "base generator: data/base" in made.stdout, made.stderr[-3000:]
+    project = tmp_path / "mine"
+    for number, pair in enumerate(tiny_pairs()[:105]):
+        (project / PICTURES / f"{number}.png").write_bytes(pair.image)
+        (project / PICTURES / f"{number}.txt").write_text(pair.caption)
+    ran = python(with_pipeline, project, "python", "-m", "dvc", "repro", "ingest")
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
+    told = python(with_pipeline, project, "rag-diffusion", "sync")
+    assert told.stdout.splitlines()[-1:] == ["told Dagster of base, ruler, ingest"], (told.stdout + told.stderr)[-3000:]
+    refused = python(with_pipeline, project, "rag-diffusion", "promote")
+    assert "expected every check to pass" in refused.stderr
+    found = python(with_pipeline, project, "python", "-m", "dagster", "definitions", "validate")
+    assert found.returncode == 0, (found.stdout + found.stderr)[-3000:]
+
+
 def test_it_says_its_version_and_carries_types_and_licences(there: Path, wheel: Path, tmp_path: Path) -> None:
     assert python(there, tmp_path, "rag-diffusion", "--version").stdout == f"rag-diffusion {__version__}\n"
     with zipfile.ZipFile(wheel) as files:
@@ -202,4 +233,7 @@ def test_it_says_its_version_and_carries_types_and_licences(there: Path, wheel: 
     assert {"rag_diffusion/py.typed", f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"rag_diffusion", info}
     no_modules = {name for name in names if not name.startswith(info) and not name.endswith(".py")}
-    assert no_modules == {"rag_diffusion/py.typed", "rag_diffusion/page/page.css"}
+    carried = {f"rag_diffusion/project_files/{name}" for name in (*CARRIED, *CHANGED)}
+    assert no_modules == {"rag_diffusion/py.typed", "rag_diffusion/page/page.css"} | {
+        name for name in carried if not name.endswith(".py")
+    }
