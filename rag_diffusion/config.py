@@ -237,6 +237,9 @@ class FinetuneConfig(TrainConfig):
     steps: int = Field(ge=0)
     base: str
     neighbor_skips: list[int]
+    neighbor_free_heads: float = Probability
+    neighbor_prior_strength: float = Field(ge=0.0)
+    prior_learning_rate: float = Positive
     trainable: Literal["all", "neighbors", "lora"]
     lora_rank: int = Positive
     cascade: str

@@ -13,7 +13,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import SPEC, load_own, save_own
 from rag_diffusion.models.published import load_published, save_published
 
-EXTENSIONS = ("neighbor_fine_skips", "neighbor_fine_dim", "neighbor_roles")
+EXTENSIONS = ("neighbor_fine_skips", "neighbor_fine_dim", "neighbor_roles", "neighbor_prior_strength")
 
 
 def load_generator(name: Path | str, device: torch.device | str = "cpu", **options: Any) -> Generator:
@@ -24,7 +24,7 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
             pipeline.
         device: where it is to live.
         **options: for a published pipeline, of `RetrievalUNet.from_pretrained`, e.g. `neighbor_skips=(2, 5)` and
-            `torch_dtype`; for a generator of this project, what it is extended by: `EXTENSIONS`.
+            `torch_dtype`; for a generator of this project, what it is extended or set by: `EXTENSIONS`.
 
     Returns:
         U-Net, codec, text encoder and variance schedule, in evaluation mode.

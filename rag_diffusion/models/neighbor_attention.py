@@ -3,17 +3,18 @@
 Equation, per head with width d, for a query at cell p and a key of neighbor n, of role o_n, at cell r (patent
 [0069-70], claim 8):
 
-    logit(p, n, r) = q_p . (k_{n,r} + k_o) / sqrt(d) + b_o - |p - r|^2 / (2 sigma^2) + log w_n + log c_n(p)
+    logit(p, n, r) = q_p . (k_{n,r} + k_o) / sqrt(d) + b_o - g |p - r|^2 / (2 sigma^2) + log w_n + log c_n(p)
     logit(p, null) = learned, one a head; its value is 0
     out_p = W_out concat_heads sum_{n,r} softmax(logit)_{n,r} (v_{n,r} + v_o)         W_out without bias
 
-The Gaussian term makes a query look at its own place in each neighbor first; sigma is learned, one a head, in cells.
+The Gaussian term, the local prior, makes a query look at its own place in each neighbor first; its width sigma is
+learned, one a head, in cells, and its strength g is a setting: 1 as learned, 0 lets content alone decide.
 Heads that start with a wide one are free of it: they find by content what stands elsewhere or in another size. k_o,
 v_o and b_o are learned and say which role a neighbor has: content (it shows the thing) or style (it shows the
 manner). A weight w_n of 2 counts a neighbor twice, 0 hides it; c_n(p) is a further one that may differ from step to
 step and from cell to cell of the target: a mask, a curve, a weight by map (`models.neighbor_control`). The null token
 lets a query attend to nothing; a row without neighbors attends to it alone, so its output is exactly zero. The Gaussian
-is an inner product,
+is an inner product (here g = 1),
 
     -|p - r|^2 / (2 sigma^2) = (p / sigma^2) . r  -  |r|^2 / (2 sigma^2)  -  |p|^2 / (2 sigma^2),
 
@@ -99,13 +100,14 @@ class NeighborAttention(nn.Module):
         roles: whether neighbors have roles; without, all of them show content.
         fine: finer maps that the same weights select, name -> (channels, how many times finer).
         fine_dim: channels a head and finer map.
+        prior_strength: g, how strongly place counts.
 
     Attributes:
         listener: told at each call who is looked at where, (B, H, W, K + 1) float32, the mass of the equation; its last
             column is the null token.
 
     Raises:
-        ValueError: a head does not fit.
+        ValueError: a head does not fit, or the strength is no number of at least 0.
     """
 
     listener: Callable[[Tensor], None] | None = None
@@ -120,11 +122,18 @@ class NeighborAttention(nn.Module):
         roles: bool = False,
         fine: Mapping[str, tuple[int, int]] | None = None,
         fine_dim: int = 24,
+        prior_strength: float = 1.0,
     ) -> None:
         super().__init__()
+        if not (math.isfinite(prior_strength) and prior_strength >= 0):
+            raise ValueError(
+                f"neighbor_prior_strength: expected a finite number of at least 0, got {prior_strength}; 0 lets "
+                "content alone decide"
+            )
         if channels % head_dim:
             raise ValueError(f"neighbor_head_dim: expected a divisor of {channels} channels, got {head_dim}")
         self.heads, self.head_dim = channels // head_dim, head_dim
+        self.prior_strength = prior_strength
         self.norm_query = nn.LayerNorm(channels)
         self.norm_key = nn.LayerNorm(channels)
         self.to_query = nn.Linear(channels, channels, bias=False)
@@ -314,8 +323,9 @@ class NeighborAttention(nn.Module):
         return tokens[rows].flatten(1, 2).transpose(1, 2).float()
 
     def _precision(self) -> Tensor:
-        """1 / sigma^2 of each head, (h,), float32."""
-        return torch.exp(-2 * self.log_sigma.float())
+        """g / sigma^2 of each head, (h,), float32."""
+        learned = torch.exp(-2 * self.log_sigma.float())
+        return learned if self.prior_strength == 1 else learned * self.prior_strength
 
     @staticmethod
     def _places(height: int, width: int, device: torch.device) -> Tensor:

@@ -43,6 +43,7 @@ _DEFAULTS: dict[str, Any] = {
     "neighbor_fine_dim": 24,
     "neighbor_free_heads": 0.0,
     "neighbor_roles": False,
+    "neighbor_prior_strength": 1.0,
 }
 
 NeighborFeatures = Mapping[str, NeighborKV]
@@ -69,6 +70,8 @@ class RetrievalUNet(UNet2DConditionModel):
         neighbor_fine_dim: channels a head and finer map.
         neighbor_free_heads: share of the heads that start without local prior.
         neighbor_roles: whether neighbors are told apart into content and style.
+        neighbor_prior_strength: how strongly place counts in the attention: 1 as the widths of the local prior say, 0
+            not at all.
         **base: every argument of `UNet2DConditionModel`.
 
     Raises:
@@ -95,6 +98,7 @@ class RetrievalUNet(UNet2DConditionModel):
         neighbor_fine_dim: int = 24,
         neighbor_free_heads: float = 0.0,
         neighbor_roles: bool = False,
+        neighbor_prior_strength: float = 1.0,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -114,6 +118,7 @@ class RetrievalUNet(UNet2DConditionModel):
                     roles=neighbor_roles,
                     fine=fine if name == finest else None,
                     fine_dim=neighbor_fine_dim,
+                    prior_strength=neighbor_prior_strength,
                 )
                 for name, width in widths.items()
             }

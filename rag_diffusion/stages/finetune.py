@@ -101,9 +101,10 @@ def _base_card(base: Path | str, name: str) -> dict[str, Any]:
 
 
 def _load(base: Path | str, config: FinetuneConfig, image_size: int, device: torch.device) -> Generator:
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"neighbor_prior_strength": config.neighbor_prior_strength}
     if not (Path(base) / SPEC).exists() and not _has_neighbor_attention(base):
         options["neighbor_skips"] = tuple(config.neighbor_skips)
+        options["neighbor_free_heads"] = config.neighbor_free_heads
     generator = load_generator(base, device, **options)
     if generator.image_size != image_size:
         raise ModelError(

@@ -4,8 +4,9 @@ Muon (see `training.muon`) replaces the momentum of a matrix by the nearest orth
 alike, also those in which few images pull, where Adam follows the many. Its updates have the size of AdamW's. A
 convolution (out, in, h, w) counts as the matrix (out, h * w * in), a view of the kernel.
 
-The widths of the neighbor attention's local prior and its other single logits take ten times AdamW's rate: with the
-plain one they hardly leave where they start.
+The widths of the neighbor attention's local prior and its other single logits have a rate of their own, ten times
+AdamW's where none is given: with the plain one they hardly leave where they start. Each step of Adam moves a width's
+logarithm by about that rate, so at 0.01 a hundred steps can widen or narrow a prior e-fold.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from rag_diffusion.training.muon import Muon
 
 _FAST = ("log_sigma", "null_logit", "role.logit")  # single numbers in front of a softmax, which have far to go
-_FAST_RATE = 10.0  # of AdamW's learning rate
+_FAST_RATE = 10.0  # of AdamW's learning rate, where none is given
 _EMBEDDINGS = ("role.",)  # of the neighbor attention
 _OUTER = ("conv_in.", "conv_out.", "time_embedding.", "add_embedding.", "encoder_hid_proj.")  # not hidden layers
 _WEIGHT_DECAY = 0.01
@@ -34,18 +35,27 @@ class Optimizer:
         weights: parameters by their names in the network; updated in place.
         name: `adamw` or `muon`.
         learning_rate: of AdamW; Muon takes five times that.
+        prior_learning_rate: of the local prior's widths and the other single logits, where the rest has
+            `learning_rate`; both follow the same warm-up and decay. None: ten times that.
     """
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], name: str, learning_rate: float) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, nn.Parameter],
+        name: str,
+        learning_rate: float,
+        prior_learning_rate: float | None = None,
+    ) -> None:
         self._weights = dict(weights)
         chosen = {key: value for key, value in self._weights.items() if name == "muon" and _is_hidden(key, value)}
         self._muon = Muon({key: _matrix(value.detach(), value) for key, value in chosen.items()}, _WEIGHT_DECAY)
         rest = {key: value for key, value in self._weights.items() if key not in chosen}
         fast = [value for key, value in rest.items() if key.endswith(_FAST)]
         slow = [value for key, value in rest.items() if not key.endswith(_FAST)]
+        fast_rate = _FAST_RATE if prior_learning_rate is None else prior_learning_rate / learning_rate
         groups = [
             {"params": slow, "weight_decay": _WEIGHT_DECAY, "factor": 1.0},
-            {"params": fast, "weight_decay": 0.0, "factor": _FAST_RATE},
+            {"params": fast, "weight_decay": 0.0, "factor": fast_rate},
         ]
         self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=_BETAS)
 

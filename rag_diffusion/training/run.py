@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rag_diffusion.config import OptimizationConfig
+from rag_diffusion.config import FinetuneConfig, OptimizationConfig
 from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import recover_dir
@@ -113,7 +113,8 @@ def begin(
     # channels last: a third faster on CPUs, tensor cores like it too
     unet = generator.unet.train().to(memory_format=torch.channels_last)
     weights = {name: value for name, value in unet.named_parameters() if value.requires_grad}
-    optimizer = Optimizer(weights, config.optimizer, config.learning_rate)
+    prior_rate = config.prior_learning_rate if isinstance(config, FinetuneConfig) else None
+    optimizer = Optimizer(weights, config.optimizer, config.learning_rate, prior_rate)
     average = {name: value.detach().clone() for name, value in weights.items()}
     if accelerator.is_main_process:
         recover_dir(scratch)

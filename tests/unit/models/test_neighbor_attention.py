@@ -202,3 +202,24 @@ def test_finer_maps_start_as_they_are_where_a_trained_base_is_extended() -> None
 def test_a_head_width_that_does_not_divide_the_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a divisor of 8 channels, got 3"):
         NeighborAttention(channels=8, head_dim=3)
+
+
+def test_the_strength_of_the_prior_says_how_far_place_counts() -> None:
+    """At strength 0 the cells of a neighbor may be shuffled; at strength g the widths are those of sigma / sqrt(g)."""
+    torch.manual_seed(0)
+    plain = NeighborAttention(channels=8, head_dim=4, zero_init=False)
+    blind, firm = (NeighborAttention(channels=8, head_dim=4, zero_init=False, prior_strength=g) for g in (0.0, 4.0))
+    for module in (blind, firm):
+        module.load_state_dict(plain.state_dict())
+    sample, maps = torch.randn(1, 8, 4, 4), torch.randn(1, 1, 8, 4, 4)
+    shuffled = maps.flatten(-2)[..., torch.randperm(16)].unflatten(-1, (4, 4))
+    torch.testing.assert_close(see(blind, sample, maps, ONE), see(blind, sample, shuffled, ONE))
+    assert not torch.allclose(see(plain, sample, maps, ONE), see(plain, sample, shuffled, ONE), atol=1e-3)
+    with torch.no_grad():
+        plain.log_sigma -= math.log(2)
+    torch.testing.assert_close(see(firm, sample, maps, ONE), see(plain, sample, maps, ONE))
+    with pytest.raises(ValueError, match="neighbor_prior_strength: expected a finite number of at least 0, got -1"):
+        NeighborAttention(channels=8, head_dim=4, prior_strength=-1)
+
+
+ONE = torch.ones(1, 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from rag_diffusion.models.neighbor_attention import NeighborAttention
 from rag_diffusion.training.optimizer import Optimizer
 
 
@@ -105,3 +106,16 @@ def test_logits_of_the_attention_move_ten_times_as_fast_and_keep_their_size() ->
     expected = dict(zip(shapes, (0.9, 0.9, slow), strict=True))
     for name, weight in weights.items():
         assert torch.allclose(weight, torch.full_like(weight, expected[name]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 0.1), (0.02, 0.02)])
+def test_the_local_prior_has_a_learning_rate_of_its_own(own: float | None, expected: float) -> None:
+    """Adam's first step moves each number by its rate."""
+    attention = NeighborAttention(channels=8, head_dim=4)
+    before = weights(attention)
+    optimizer = Optimizer(dict(attention.named_parameters()), "adamw", 0.01, own)
+    gradients(attention, 0)
+    optimizer.step(0.01)
+    moved = {name: (value - before[name]).abs() for name, value in weights(attention).items()}
+    torch.testing.assert_close(moved["log_sigma"], torch.full((2,), expected), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moved["to_out.weight"], torch.full((8, 8), 0.01), atol=1e-5, rtol=1e-3)
