@@ -54,6 +54,7 @@ class Upsampling:
         progress: makes a bar for so many calls of the network.
         on_step: gets the number of the stage and of a finished step, its timestep, z_t and the estimate of z_0, and
             returns the z_t that goes on; all images are then drawn at once.
+        interrupted: asked after each step; true takes no other.
     """
 
     stage: CascadeStage
@@ -62,6 +63,7 @@ class Upsampling:
     precision: str = "fp32"
     progress: Callable[[int], AbstractContextManager[Any]] | None = None
     on_step: OnStageStep | None = None
+    interrupted: Callable[[], bool] | None = None
 
     @torch.no_grad()
     def run(self, low: Pixels, prompts: Sequence[str], seeds: Sequence[int], noise: str = "cpu") -> Tensor:
@@ -149,7 +151,7 @@ class Upsampling:
                 bar.update()
             return sample if self.on_step is None else self.on_step(self.number, number, timestep, sample, last[0])
 
-        clean = denoise(scheduler, begin, predict, generators=generators, on_step=after)
+        clean = denoise(scheduler, begin, predict, generators=generators, on_step=after, interrupted=self.interrupted)
         return bound.codec.decode(clean).float().clamp(-1, 1).cpu()
 
 
@@ -176,6 +178,9 @@ def execute(
     if request.output_type == "latent":
         raise ValueError("output_type: expected pil, np or pt of a cascade, got latent; draw with stages=1")
     drawn = execution.run(replace(request, output_type="pil"))
+    if execution.state.interrupted:  # what there is, of the first stage
+        images = pixels_to_images(torch.from_numpy(as_arrays(drawn.images)))
+        return replace(drawn, images=to_output(PixelCodec(), images, request.output_type))
     changed = [execution.changed]
     images = enlarge(
         as_arrays(drawn.images),
@@ -186,6 +191,7 @@ def execute(
         precision=execution.precision,
         progress=execution.progress,
         on_step=None if on_step is None else partial(_noticed, on_step, changed),
+        interrupted=lambda: execution.state.interrupted,
     )
     provenance = further_told(drawn.provenance, further, execution.precision, changed=changed[0])
     return replace(drawn, images=to_output(PixelCodec(), images, request.output_type), provenance=provenance)
@@ -201,6 +207,7 @@ def enlarge(
     precision: str = "fp32",
     progress: Callable[[int], AbstractContextManager[Any]] | None = None,
     on_step: OnStageStep | None = None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Images of the first stage through the further ones.
 
@@ -213,6 +220,7 @@ def enlarge(
         precision: of autocast.
         progress: makes a bar for so many calls of the network.
         on_step: as `Upsampling.on_step`.
+        interrupted: as `Upsampling.interrupted`.
 
     Returns:
         (B, 3, H, H) in [-1, 1], on the CPU.
@@ -223,7 +231,13 @@ def enlarge(
     """
     for number, (stage, settings) in enumerate(further, start=2):
         images = Upsampling(
-            stage=stage, settings=settings, number=number, precision=precision, progress=progress, on_step=on_step
+            stage=stage,
+            settings=settings,
+            number=number,
+            precision=precision,
+            progress=progress,
+            on_step=on_step,
+            interrupted=interrupted,
         ).run(low, prompts, seeds, noise)
         low = images_to_pixels(images).numpy()
     return images

@@ -19,6 +19,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from rag_diffusion.errors import ConfigError
+from rag_diffusion.sampling.inpainting import Kept
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -107,9 +108,48 @@ def check_fits(scheduler: Any, schedule: DDPMScheduler) -> None:
         )
 
 
+def set_timesteps(
+    scheduler: Any,
+    count: int,
+    device: torch.device,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> None:
+    """Set the timesteps of a scheduler, in place.
+
+    Args:
+        scheduler: of diffusers.
+        count: T, where neither of the others is given.
+        device: where they are to live.
+        timesteps: those of the network's calls, falling; None spaces them.
+        sigmas: noise levels in their place.
+
+    Raises:
+        ConfigError: the scheduler takes none, or not these.
+    """
+    given = {"timesteps": timesteps, "sigmas": sigmas}
+    chosen = {name: list(values) for name, values in given.items() if values is not None}
+    if not chosen:
+        scheduler.set_timesteps(count, device=device)
+        return
+    name = " and ".join(chosen)
+    takes = [
+        known for known in SCHEDULERS
+        if set(chosen) <= set(inspect.signature(getattr(diffusers, known).set_timesteps).parameters)
+    ]  # fmt: skip
+    if len(chosen) > 1 or type(scheduler).__name__ not in takes:
+        wanted = "one of the two" if len(chosen) > 1 else f"a scheduler that takes them ({', '.join(takes)})"
+        raise ConfigError(f"{name}: expected {wanted}, got {type(scheduler).__name__}; give num_inference_steps alone")
+    try:
+        scheduler.set_timesteps(**chosen, device=device)
+    except ValueError as error:
+        raise ConfigError(f"{name}: expected what {type(scheduler).__name__} takes, got: {error}") from None
+
+
 def _gap(scheduler: Any) -> float:
     """DDIM and DDPM step down by a whole number of timesteps, also where the next one lies a fraction further."""
-    if type(scheduler).__name__ not in ("DDIMScheduler", "DDPMScheduler"):
+    spaced = type(scheduler).__name__ in ("DDIMScheduler", "DDPMScheduler")
+    if not spaced or getattr(scheduler, "custom_timesteps", False):
         return 0.0
     total, count = scheduler.config.num_train_timesteps, scheduler.num_inference_steps
     return float(1 - (total // count) * count / total)
@@ -157,6 +197,9 @@ def denoise(
     first: int = 0,
     generators: Sequence[torch.Generator] | None = None,
     on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    eta: float = 0.0,
+    kept: Kept | None = None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Run the steps of a scheduler.
 
@@ -168,9 +211,15 @@ def denoise(
         first: the call that is the first one, of `start_at`; numbers count from there.
         generators: of the noise that an ancestral scheduler adds, one an image.
         on_step: gets the number of each finished step, its timestep and the sample after it, which it may change.
+        eta: of DDIM, how much of the noise is drawn anew at each step: 0 none, 1 as much as DDPM.
+        kept: the part of pictures that stays; None draws all.
+        interrupted: asked after each step; true takes no other.
 
     Returns:
         (B, D, h, w) x_0.
+
+    Raises:
+        ConfigError: the scheduler knows no eta, and it is not 0.
     """
     timesteps = scheduler.timesteps[first:]
     if clean is None:
@@ -178,10 +227,18 @@ def denoise(
     else:
         sample = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(noise)))
     ancestral = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": list(generators)} if generators and ancestral else {}
+    extra: dict[str, Any] = {"generator": list(generators)} if generators and ancestral else {}
+    if eta:
+        if "eta" not in inspect.signature(scheduler.step).parameters:
+            raise ConfigError(f"eta: expected 0, or the DDIMScheduler, which alone knows it, got {eta}")
+        extra["eta"] = eta
     for number, timestep in enumerate(timesteps):
         seen = scheduler.scale_model_input(sample, timestep)
         sample = scheduler.step(predict(number, seen, timestep), timestep, sample, **extra).prev_sample
+        if kept is not None:
+            sample = kept.restore(sample, scheduler, timesteps[number + 1] if number + 1 < len(timesteps) else None)
         if on_step is not None:
             sample = on_step(number, timestep, sample)
+        if interrupted is not None and interrupted():
+            break
     return sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,14 +14,16 @@ from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.conditioning import Conditioning
-from rag_diffusion.sampling.denoise import check_fits, solver_steps, start_at
+from rag_diffusion.sampling.denoise import check_fits, set_timesteps, solver_steps, start_at
 from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.inpainting import cells_anew
 from rag_diffusion.sampling.loop import Loop
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import RetrievalPipelineOutput, enough_memory, to_output
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.seeds import initial_noise, seeded
+from rag_diffusion.sampling.steering import DrawingState
 from rag_diffusion.spans import span
 
 
@@ -34,6 +36,10 @@ class Execution:
         scheduler: of diffusers.
         precision: of autocast.
         progress: makes a bar for so many calls of the network.
+
+    Attributes:
+        changed: whether a callback has changed what is drawn.
+        state: guidance and texts of the drawing, which a callback may change.
     """
 
     generator: Generator
@@ -41,6 +47,7 @@ class Execution:
     precision: str
     progress: Callable[[int], AbstractContextManager[Any]]
     changed: bool = False
+    state: DrawingState = field(default_factory=lambda: DrawingState(guidance=Guidance()))
 
     def run(self, request: SamplingRequest) -> RetrievalPipelineOutput:
         """Draw.
@@ -57,7 +64,8 @@ class Execution:
             ModelError: out of memory.
         """
         model, scheduler = self.generator, self.scheduler
-        scheduler.set_timesteps(request.num_inference_steps, device=model.device)
+        self.state = request.state or DrawingState(guidance=request.guidance)
+        set_timesteps(scheduler, request.num_inference_steps, model.device, request.timesteps, request.sigmas)
         check_fits(scheduler, model.schedule)
         first = 0 if request.pictures is None else start_at(scheduler, request.strength)
         calls = solver_steps(scheduler)[first:]
@@ -92,12 +100,15 @@ class Execution:
             generator=self.generator,
             scheduler=self.scheduler,
             prompts=request.prompts,
-            guidance=request.guidance,
+            state=self.state,
             thresholding=request.thresholding,
             seeds=request.seeds,
             precision=self.precision,
             clean=self._clean(request),
+            anew=self._anew(request),
             first=first,
+            negative=request.negative_prompts,
+            eta=request.eta,
             on_step=after,
         )
 
@@ -108,9 +119,17 @@ class Execution:
         images = pixels_to_images(torch.from_numpy(request.pictures)).to(self.generator.device)
         return self.generator.codec.encode(images).float()
 
+    def _anew(self, request: SamplingRequest) -> Tensor | None:
+        """Which cells of the pictures are drawn, (B, 1, h, w)."""
+        if request.masks is None:
+            return None
+        _, height, width = self.generator.sample_shape
+        return cells_anew(request.masks, (height, width), self.generator.device)
+
     def _told(self, request: SamplingRequest, images: Any, conditioning: Conditioning) -> RetrievalPipelineOutput:
         looked, model = conditioning.looked(), self.generator
-        by_hand = {"changed_by_callback": True} if self.changed else {}
+        by_hand = {"changed_by_callback": True} if self.changed or self.state.changed else {}
+        by_hand |= {"interrupted": True} if self.state.interrupted else {}
         provenance = [
             Provenance(
                 prompt=request.prompts[row],

@@ -17,10 +17,12 @@ from rag_diffusion.device import autocast
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
+from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.denoise import denoise, solver_steps, takes_variance
-from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.guided import GuidedPrediction
+from rag_diffusion.sampling.inpainting import Kept
+from rag_diffusion.sampling.steering import DrawingState
 from rag_diffusion.sampling.threshold import Thresholding, threshold
 
 
@@ -35,7 +37,11 @@ class Loop:
         seeds: of the coin, one an image.
         precision: of autocast.
         clean: (B, D, h, w) x_0 of the pictures to begin with; None begins with noise.
+        anew: (B, 1, h, w) which cells of these are drawn; None draws all.
         first: the first call of the network, of `start_at`.
+        state: guidance and texts, which a callback may change.
+        negative: B texts in place of the empty ones; None is these.
+        eta: of `denoise`.
         on_step: gets the number of each finished step, its timestep, x_t and the estimate of x_0 that it was made with,
             and returns the x_t that goes on.
     """
@@ -43,12 +49,15 @@ class Loop:
     generator: Generator
     scheduler: Any
     prompts: Sequence[str]
-    guidance: Guidance
+    state: DrawingState
     thresholding: Thresholding
     seeds: list[int]
     precision: str
     clean: Tensor | None = None
+    anew: Tensor | None = None
     first: int = 0
+    negative: Sequence[str] | None = None
+    eta: float = 0.0
     on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
     def run(self, noise: Tensor, generators: Sequence[torch.Generator], conditioning: Conditioning) -> Tensor:
@@ -63,15 +72,11 @@ class Loop:
             (B, D, h, w) x_0.
         """
         model = self.generator
-        guided = GuidedPrediction(
-            generator=model,
-            guidance=self.guidance,
-            text=model.text_encoder(self.prompts).to(model.device),
-            null=model.text_encoder([""] * len(self.prompts)).to(model.device),
-        )
+        state = self.state
+        state.text, state.null = self._texts()
         calls = solver_steps(self.scheduler)[self.first :]
         step_of = [step - calls[0] for step in calls]
-        plan = self.guidance.plan(conditioning.num_steps, self.seeds)
+        plan = state.guidance.plan(conditioning.num_steps, self.seeds)
         learned = takes_variance(self.scheduler)
         last: list[Tensor] = [noise]
 
@@ -83,6 +88,7 @@ class Loop:
                 if number == 0 or step_of[number] > step_of[number - 1]:
                     conditioning.at(step_of[number], so_far)
                 seen, shown, recorder = conditioning.seen, conditioning.shown, conditioning.recorder
+                guided = self._guided()
                 output = guided(sample, timestep, plan[step_of[number]], seen, shown, recorder)
             mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
             mean = threshold(model, self.thresholding, sample, timestep, mean)
@@ -97,4 +103,25 @@ class Loop:
             first=self.first,
             generators=generators,
             on_step=lambda number, timestep, sample: self.on_step(number, timestep, sample, last[0]),
+            eta=self.eta,
+            kept=self._kept(noise),
+            interrupted=lambda: state.interrupted,
         )
+
+    def _texts(self) -> tuple[TextFeatures, TextFeatures]:
+        """Features of the prompts, and of what guidance goes away from."""
+        model = self.generator
+        null = [""] * len(self.prompts) if self.negative is None else self.negative
+        return model.text_encoder(self.prompts).to(model.device), model.text_encoder(null).to(model.device)
+
+    def _guided(self) -> GuidedPrediction:
+        state = self.state
+        assert state.text is not None
+        assert state.null is not None
+        return GuidedPrediction(generator=self.generator, guidance=state.guidance, text=state.text, null=state.null)
+
+    def _kept(self, noise: Tensor) -> Kept | None:
+        if self.anew is None:
+            return None
+        assert self.clean is not None
+        return Kept(anew=self.anew, clean=self.clean, noise=noise)

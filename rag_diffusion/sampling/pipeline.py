@@ -26,6 +26,7 @@ from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.query import Searcher
+from rag_diffusion.sampling.arguments import guidance_of, negative_texts, num_steps_of, refuse, strength_of
 from rag_diffusion.sampling.cascade import OnStageStep, execute
 from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
 from rag_diffusion.sampling.cascade_stages import (
@@ -38,6 +39,7 @@ from rag_diffusion.sampling.cascade_stages import (
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance
+from rag_diffusion.sampling.inpainting import MaskImage, as_masks
 from rag_diffusion.sampling.inputs import (
     Exclude,
     Given,
@@ -56,6 +58,7 @@ from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
+from rag_diffusion.sampling.steering import CALLBACK_TENSORS, DrawingState, check_callback_tensors
 from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
 from rag_diffusion.store.filters import Filter
 
@@ -88,6 +91,10 @@ class RetrievalPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _callback_tensor_inputs = CALLBACK_TENSORS
+    _interrupt = False
+    _guidance_scale = 1.0
+    _num_timesteps = 0
 
     def __init__(
         self,
@@ -168,6 +175,21 @@ class RetrievalPipeline(DiffusionPipeline):
         self.generator.unet = unet
 
     @property
+    def guidance_scale(self) -> float:
+        """Scale of the text in the last drawing, or in the one that is going on."""
+        return self._guidance_scale
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the last drawing was ended by a callback before its last step."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Calls of the network in the last drawing, or in the one that is going on."""
+        return self._num_timesteps
+
+    @property
     def components(self) -> dict[str, Any]:
         """The parts that hooks act on."""
         published = self.generator.published
@@ -229,13 +251,22 @@ class RetrievalPipeline(DiffusionPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         image: Pictures | None = None,
-        strength: float = 0.8,
+        mask_image: MaskImage | Sequence[MaskImage] | None = None,
+        strength: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
+        eta: float = 0.0,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
         thresholding: Thresholding = "static",
         output_type: OutputType = "pil",
+        return_dict: bool = True,
         callback_on_step_end: OnStep | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         keep_pictures: bool = False,
         stages: int | None = None,
         stage_settings: Sequence[StageSettings] | None = None,
+        **unknown: Any,
     ) -> RetrievalPipelineOutput:
         """Draw.
 
@@ -265,24 +296,42 @@ class RetrievalPipeline(DiffusionPipeline):
                 draws seeds. An image depends on nothing else in the batch; its seed stands in its provenance.
             latents: (B, D, h, w) initial noise in place of the generators' own.
             image: a picture, or one for each of P prompts, to begin with instead of noise: PIL or uint8, any size.
-            strength: how far it is noised, the share of the T steps that are taken; without effect without `image`.
+            mask_image: in-painting: white where `image` is drawn anew, with the neighbors, and black where it stays;
+                one, or one for each of P prompts, scaled to the drawing.
+            strength: how far `image` is noised, the share of the T steps that are taken; None is 0.8, with a mask 1.
+            negative_prompt: a text, or one for each of P prompts, that text-enhanced steps go away from in place of the
+                empty one; see `negative_neighbors`.
+            guidance_scale: diffusers' name of `Guidance.text_guidance_scale`; 1 or less draws without any guidance.
+            eta: of DDIM, how much noise is drawn anew at each step: 0 none, 1 as much as DDPM.
+            timesteps: of the network's calls, falling, in place of `num_inference_steps`; some schedulers take them.
+            sigmas: noise levels in their place; those that lie between the timesteps of training are refused.
             thresholding: of the x_0 estimate of pixel models: `static`, `dynamic` or `none`.
             output_type: `pil`, `np`, `pt` or `latent`.
+            return_dict: False returns a tuple of the output's fields, images first.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t,
                 "pred_original_sample": the estimate of x_0, both (B, D, h, w), "stage": its number}, and returns
-                a dictionary whose "latents", where it has any, go on. What it raises ends the drawing.
+                a dictionary whose "latents", where it has any, go on. What it raises ends the drawing; after it sets
+                `_interrupt` of the pipeline, no further step is taken, and what is there is returned.
+            callback_on_step_end_tensor_inputs: what it gets in their place, of `_callback_tensor_inputs`; embeddings
+                that it returns go on as well, and so does another `_guidance_scale` of the pipeline.
             keep_pictures: whether the provenance keeps the pixels of the neighbors and of `image`, so that the file of
                 a drawing alone draws it again.
             stages: how many stages of a cascade draw, the first one counted; None: all that there are. The arguments
                 above are those of the first one but `prompt`, `generator`, `output_type` and the callback.
             stage_settings: of the stages from the second on; None: their own.
+            **unknown: refused, those that diffusers' pipelines have with the reason.
 
         Raises:
+            TypeError: an argument that there is not.
             ValueError: an argument does not fit another.
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
         """
         # arguments
+        refuse(unknown)
+        chosen_guidance = guidance_of(guidance, guidance_scale)
+        strength = strength_of(strength, image, mask_image)
+        check_callback_tensors(callback_on_step_end_tensor_inputs)
         check_counts(
             num_neighbors=num_neighbors,
             num_style_neighbors=num_style_neighbors,
@@ -315,27 +364,38 @@ class RetrievalPipeline(DiffusionPipeline):
 
         # all that the B images depend on
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
-        seeds = image_seeds(generator, len(repeated))
+        seeds, state = image_seeds(generator, len(repeated)), DrawingState(guidance=chosen_guidance)
         request = SamplingRequest(
             prompts=repeated,
             source=neighbor_source,
             phases=partial(changes.phases, count=count),
-            guidance=guidance or Guidance(),
-            num_inference_steps=num_inference_steps,
+            guidance=chosen_guidance,
+            num_inference_steps=num_steps_of(num_inference_steps, timesteps, sigmas),
             seeds=seeds,
             noise=noise_device(generator),
             latents=latents,
             pictures=None if image is None else self._pictures(image, len(prompts), num_images_per_prompt),
             strength=strength,
+            masks=None if mask_image is None else self._masks(mask_image, len(prompts), num_images_per_prompt),
+            negative_prompts=negative_texts(negative_prompt, len(prompts), num_images_per_prompt),
+            eta=eta,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            state=state,
             thresholding=thresholding,
             output_type=output_type,
-            on_step=None if callback_on_step_end is None else partial(self._tell, callback_on_step_end, 1),
+            on_step=None,
             keep=keep_pictures,
         )
+        if callback_on_step_end is not None:
+            tell = partial(self._tell, callback_on_step_end, callback_on_step_end_tensor_inputs, state)
+            request = replace(request, on_step=partial(tell, 1))
 
         # f(c_n, 0) once, then T steps of the scheduler, then decoding; then the further stages
-        on_stage_step = None if callback_on_step_end is None else partial(self._tell, callback_on_step_end)
-        return self._carry_out(request, self.scheduler, self.precision, further, on_stage_step)
+        self._interrupt, self._guidance_scale = False, chosen_guidance.text_guidance_scale
+        on_stage_step = None if callback_on_step_end is None else tell
+        found = self._carry_out(request, self.scheduler, self.precision, further, on_stage_step)
+        return found if return_dict else found.to_tuple()
 
     @torch.no_grad()
     def redraw(
@@ -385,21 +445,44 @@ class RetrievalPipeline(DiffusionPipeline):
             generator=self.generator,
             scheduler=scheduler,
             precision=precision,
-            progress=lambda total: self.progress_bar(total=total),
+            progress=self._progress,
         )
         found = execute(execution, request, further, on_step)
         self.maybe_free_model_hooks()
         return found
 
+    def _progress(self, total: int) -> Any:
+        """A bar for the calls of the network by one stage."""
+        self._num_timesteps = total
+        return self.progress_bar(total=total)
+
     def _pictures(self, image: Pictures, prompts: int, times: int) -> Pixels:
         """Pictures to begin with, (B, H, W, 3)."""
         return as_pictures(image, prompts, self.generator.image_size).repeat(times, axis=0)
 
-    def _tell(self, tell: OnStep, stage: int, number: int, timestep: Tensor, sample: Tensor, clean: Tensor) -> Tensor:
-        """Let the caller change x_t."""
-        told = {"latents": sample, "pred_original_sample": clean, "stage": stage}
-        changed = tell(self, number, timestep, told) or {}
-        return changed.get("latents", sample)
+    def _masks(self, masks: MaskImage | Sequence[MaskImage], prompts: int, times: int) -> Pixels:
+        """Where pictures are drawn anew, (B, H, W)."""
+        side = self.generator.image_size
+        return as_masks(masks, prompts, (side, side)).repeat(times, axis=0)
+
+    def _tell(
+        self,
+        tell: OnStep,
+        names: Sequence[str] | None,
+        state: DrawingState,
+        stage: int,
+        number: int,
+        timestep: Tensor,
+        sample: Tensor,
+        clean: Tensor,
+    ) -> Tensor:
+        """Let the caller change x_t, and what the next steps are made with."""
+        told = state.tensors(("latents", "pred_original_sample") if names is None else names, sample, clean)
+        returned = tell(self, number, timestep, {**told, "stage": stage} if names is None else told) or {}
+        state.accept(told, returned, self._guidance_scale)
+        state.interrupted |= self._interrupt
+        found: Tensor = returned.get("latents", sample)
+        return found
 
 
 def _filter(source: str | Sequence[str], where: Filter | None) -> Filter:

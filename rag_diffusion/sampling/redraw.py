@@ -126,6 +126,11 @@ def make_plan(
         latents=latents,
         pictures=begin,
         strength=settings.get("strength", 1.0),
+        masks=from_text(settings["mask"])[None, ..., 0] if "mask" in settings else None,
+        negative_prompts=[settings["negative_prompt"]] if "negative_prompt" in settings else None,
+        eta=settings.get("eta", 0.0),
+        timesteps=settings.get("timesteps"),
+        sigmas=settings.get("sigmas"),
         thresholding=settings["thresholding"],
         keep=any(source.image for source in origin.neighbors),
     )
@@ -152,6 +157,8 @@ def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -
         reasons.append(f"the weights were {settings['weights']}, and are {weights}; set torch_dtype")
     if settings.get("changed_by_callback"):
         reasons.append("a callback changed it on the way, and nobody knows how")
+    if settings.get("interrupted"):
+        reasons.append("it was interrupted before its last step")
     if "latents" in settings and (latents is None or latents_digest(latents[0]) != settings["latents"]):
         reasons.append(f"it began with noise given by hand, of hash {settings['latents']}; give it by latents=")
     return reasons

@@ -24,6 +24,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import OutputType
 from rag_diffusion.sampling.provenance import seen_digest, to_text
 from rag_diffusion.sampling.schedule import Phase
+from rag_diffusion.sampling.steering import DrawingState
 from rag_diffusion.sampling.threshold import Thresholding
 from rag_diffusion.types import DataSetVersion
 
@@ -70,6 +71,11 @@ class SamplingRequest:
         latents: (B, D, h, w) in place of that noise.
         pictures: (B, H, W, 3) uint8 to begin with; None begins with noise.
         strength: how far these are noised.
+        masks: (B, H, W) uint8, 255 where these are drawn anew; None draws all.
+        negative_prompts: B texts that guidance goes away from; None goes away from empty ones.
+        eta: of `denoise`.
+        timesteps, sigmas: of `denoise.set_timesteps`.
+        state: what a callback may change; None is a new one with `guidance`.
         on_step: gets the number of a finished step, its timestep, x_t and the estimate of x_0, and returns the x_t that
             goes on.
         keep: whether the provenance keeps the pixels of neighbors and of `pictures`.
@@ -85,6 +91,12 @@ class SamplingRequest:
     latents: Tensor | None = None
     pictures: Pixels | None = None
     strength: float = 1.0
+    masks: Pixels | None = None
+    negative_prompts: list[str] | None = None
+    eta: float = 0.0
+    timesteps: Sequence[int] | None = None
+    sigmas: Sequence[float] | None = None
+    state: DrawingState | None = None
     thresholding: Thresholding = "static"
     output_type: OutputType = "pil"
     on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
@@ -118,6 +130,14 @@ class SamplingRequest:
             begin = self.pictures[row]
             settings |= {"strength": self.strength, "begin": seen_digest(begin, "")}
             settings |= {"begin_image": to_text(begin)} if self.keep else {}
+        if self.masks is not None:
+            settings["mask"] = to_text(self.masks[row])
+        if self.negative_prompts is not None:
+            settings["negative_prompt"] = self.negative_prompts[row]
+        settings |= {
+            name: list(value) for name in ("timesteps", "sigmas") if (value := getattr(self, name)) is not None
+        }
+        settings |= {"eta": self.eta} if self.eta else {}
         if self.latents is not None:
             settings["latents"] = latents_digest(self.latents[row])
         if trouble := self.source.trouble[row]:
