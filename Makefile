@@ -1,4 +1,4 @@
-# `make demo` and `make test` are the two commands; both install what they need.
+# `make demo` and `make test` are the two commands; both install what they need. TORCH=cpu installs PyTorch without CUDA.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
