@@ -253,6 +253,7 @@ class UpsampleModelConfig(_Section):
     patch_size: int = Positive
     block_out_channels: list[int] = Field(min_length=1)
     layers_per_block: list[int] = Field(min_length=1)
+    neighbor_skips: list[int]
     text_encoder: str
     max_text_tokens: int = Field(ge=4, le=512)
     max_noise_level: int = Field(ge=0, le=999)
@@ -264,6 +265,8 @@ class UpsampleTrainConfig(OptimizationConfig):
     crop_size: int = Positive
     crop_choices: int = Positive
     whole_share: float = Probability
+    num_neighbors: int = Field(ge=0)
+    drop_neighbors: float = Probability
     drop_text: float = Probability
     augment_turn: bool
     model: UpsampleModelConfig
@@ -276,6 +279,7 @@ class UpsamplingConfig(_Section):
     noise_level: int = Field(ge=0, le=999)
     text_guidance_scale: float
     batch_size: int = Positive
+    tile_size: int = Field(ge=0)
 
 
 class SampleConfig(_Section):

@@ -20,8 +20,7 @@ Shapes: B batch, l side of the low-resolution image, H of the high one, p patch,
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from torch import Tensor
 
 from rag_diffusion.config import UpsampleModelConfig
 from rag_diffusion.errors import ConfigError, ModelError
+from rag_diffusion.models.detail_codec import DetailCodec, upsample
 from rag_diffusion.models.generator import Generator, noise_schedule
 from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.own import CODEC, write_weights
@@ -44,127 +44,6 @@ from rag_diffusion.models.unet import RetrievalUNet
 UPSAMPLER = "upsampler.json"
 
 
-def upsample(low: Tensor, size: int) -> Tensor:
-    """Bicubic upsampling of `low` (B, 3, l, l) to (B, 3, `size`, `size`); values may leave [-1, 1]."""
-    return F.interpolate(low, (size, size), mode="bicubic", align_corners=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetailCodec:
-    """Details beside an upsampled image <-> the U-Net's input.
-
-    Attributes:
-        patch_size: p.
-        basis: (D, D) orthonormal rows: principal components of patches of x - up(low), largest first.
-        std: (D,) their standard deviations.
-        noise_std: (D,) of upsampled noise of deviation one.
-        picture_mean, picture_std: (D,) of upsampled images in the same basis.
-        beside: (B, 3, H, W) u_s of a batch; None where it is not known yet.
-        sigma: (B,) deviation of the noise in it.
-        lossless: True: `encode` and `decode` undo each other.
-    """
-
-    patch_size: int
-    basis: Tensor
-    std_clean: Tensor
-    noise_std: Tensor
-    picture_mean: Tensor
-    picture_std: Tensor
-    beside: Tensor | None = None
-    sigma: Tensor | None = None
-    lossless: bool = True
-
-    @classmethod
-    def fit(cls, pairs: Iterable[tuple[Tensor, Tensor]], patch_size: int) -> DetailCodec:
-        """Fit to images.
-
-        Args:
-            pairs: batches of (low (B, 3, l, l), images (B, 3, H, H)), both in [-1, 1].
-            patch_size: p.
-        """
-        size = 3 * patch_size**2
-        products, squares, noises = (torch.zeros(size, size).double() for _ in range(3))
-        mean, count, draws = torch.zeros(size).double(), 0, torch.Generator().manual_seed(0)
-        for low, images in pairs:
-            upsampled = upsample(low, images.shape[-1])
-            noise = upsample(torch.randn(low.shape, generator=draws), images.shape[-1])
-            details, pictures, noises_up = (_rows(part, patch_size) for part in (images - upsampled, upsampled, noise))
-            products += details.T @ details
-            squares += pictures.T @ pictures
-            noises += noises_up.T @ noises_up
-            mean, count = mean + pictures.sum(0), count + len(pictures)
-        variances, vectors = torch.linalg.eigh(products / count)
-        basis = vectors.T.flip(0)
-        basis = basis * torch.where(basis.sum(1, keepdim=True) < 0, -1.0, 1.0)
-        picture_mean = basis @ mean / count
-        picture_variances = torch.diagonal(basis @ squares @ basis.T) / count - picture_mean**2
-        return cls(
-            patch_size=patch_size,
-            basis=basis.float(),
-            std_clean=variances.flip(0).clamp(min=1e-8).sqrt().float(),
-            noise_std=(torch.diagonal(basis @ noises @ basis.T) / count).clamp(min=1e-8).sqrt().float(),
-            picture_mean=picture_mean.float(),
-            picture_std=picture_variances.clamp(min=1e-8).sqrt().float(),
-        )
-
-    def given(self, beside: Tensor, sigma: Tensor) -> DetailCodec:
-        """The codec of a batch with u_s, `beside` (B, 3, H, W), noised with deviations `sigma` (B,)."""
-        return replace(self.to(beside.device), beside=beside, sigma=sigma.to(beside.device))
-
-    @property
-    def std(self) -> Tensor:
-        """(B, D) deviations of z by channel."""
-        return self._deviations / self._gain[:, None]
-
-    def encode(self, images: Tensor) -> Tensor:
-        """`images` (B, 3, H, W) in [-1, 1] -> z, (B, D, h, w)."""
-        return self._rotated(images - self._beside) / self._gain.view(-1, 1, 1, 1)
-
-    def decode(self, sample: Tensor) -> Tensor:
-        """z, `sample` (B, D, h, w) -> (B, 3, H, W)."""
-        patches = torch.einsum("ed,behw->bdhw", self.basis, sample * self._gain.view(-1, 1, 1, 1))
-        return self._beside + F.pixel_shuffle(patches, self.patch_size)
-
-    def shown(self) -> Tensor:
-        """u_s as the U-Net sees it, (B, D, h, w) with mean 0 and variance 1 by channel."""
-        deviation = (self.picture_std**2 + self._sigma[:, None] ** 2 * self.noise_std**2).sqrt()
-        centred = self._rotated(self._beside) - self.picture_mean.view(1, -1, 1, 1)
-        return centred / deviation[..., None, None]
-
-    def to(self, device: torch.device | str) -> DetailCodec:
-        """The same on another `device`."""
-        moved: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
-
-    def state(self) -> dict[str, Tensor]:
-        """Tensors by name, for safetensors."""
-        names = ("basis", "std_clean", "noise_std", "picture_mean", "picture_std")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def _beside(self) -> Tensor:
-        if self.beside is None:
-            raise ValueError("a super-resolution stage: expected a low-resolution image, got none; call `beside` first")
-        return self.beside
-
-    @property
-    def _sigma(self) -> Tensor:
-        assert self.sigma is not None
-        return self.sigma
-
-    @property
-    def _deviations(self) -> Tensor:
-        return (self.std_clean**2 + self._sigma[:, None] ** 2 * self.noise_std**2).sqrt()
-
-    @property
-    def _gain(self) -> Tensor:
-        """(B,) g(s)."""
-        return self._deviations.square().mean(1).sqrt()
-
-    def _rotated(self, images: Tensor) -> Tensor:
-        return torch.einsum("ed,bdhw->behw", self.basis, F.pixel_unshuffle(images, self.patch_size))
-
-
 @dataclass(kw_only=True)
 class SuperResolution(Generator):
     """A generator of the high-resolution image; bound to low-resolution images by `beside`.
@@ -172,12 +51,14 @@ class SuperResolution(Generator):
     Attributes:
         low_size: side l of the images that it is given.
         max_noise_level: the highest s that it was trained with.
+        num_neighbors: the most neighbors that it was trained with; 0: it looks at none.
         shown: (B, ., h, w) u_s as the U-Net sees it; None before `beside`.
         levels: (B,) s.
     """
 
     low_size: int
     max_noise_level: int
+    num_neighbors: int = 0
     shown: Tensor | None = None
     levels: Tensor | None = None
 
@@ -231,6 +112,26 @@ class SuperResolution(Generator):
         deviation: Tensor = ((1 - signal) / signal).sqrt() * (levels > 0).to(signal.device)
         return deviation
 
+    def neighbor_maps(self, images: Tensor, captions: TextFeatures) -> dict[str, Tensor]:
+        """f(c_n, 0) of N neighbors, seen as the picture is: upsampled from the low resolution, and with their details.
+
+        Args:
+            images: (N, 3, H, W) in [-1, 1], of any size that the factor divides; in training crops.
+            captions: of the N neighbors.
+
+        Returns:
+            Attended map -> (N, C', H', W').
+        """
+        images = images.to(self.device)
+        size, never = images.shape[-1], torch.zeros(len(images), dtype=torch.long, device=self.device)
+        low = F.interpolate(images, size * self.low_size // self.image_size, mode="area")
+        bound = self.beside_upsampled(upsample(low, size), never)
+        assert bound.shown is not None
+        assert bound.codec.std is not None
+        clean = bound.codec.encode(images) * Precondition.at(self.alphas_cumprod(never), bound.codec.std).scale_in
+        seen = torch.cat([clean, bound.shown], dim=1).to(self.unet.dtype)
+        return self.unet.encode_neighbors(seen, captions.states, captions.mask, class_labels=never)
+
     def predict(
         self,
         sample: Tensor,
@@ -272,13 +173,16 @@ class SuperResolution(Generator):
         return torch.cat([known.velocity(sample, part) for part in parts])
 
 
-def build_upsampler(config: UpsampleModelConfig, codec: DetailCodec, device: torch.device | str) -> SuperResolution:
+def build_upsampler(
+    config: UpsampleModelConfig, codec: DetailCodec, device: torch.device | str, num_neighbors: int = 0
+) -> SuperResolution:
     """A new stage with random weights, which gives the upsampled image back.
 
     Args:
         config: architecture and sizes.
         codec: fitted to the images it is to draw.
         device: where it is to live.
+        num_neighbors: the most that it will be trained with.
 
     Raises:
         ConfigError: the sizes do not fit each other.
@@ -311,12 +215,14 @@ def build_upsampler(config: UpsampleModelConfig, codec: DetailCodec, device: tor
             cross_attention_dim=256,
             addition_embed_type="text",
             addition_embed_type_num_heads=8,
-            neighbor_head_dim=math.gcd(32, widths[-1]),
+            neighbor_skips=tuple(config.neighbor_skips),
         )
     except ValueError as error:
         raise ConfigError(f"upsample.model: expected sizes that fit each other, got: {error}") from None
     for values in unet.conv_out.parameters():  # F = 0: start as the linear filter
         torch.nn.init.zeros_(values)
+    if num_neighbors:
+        unet.randomize_output()  # from scratch there is no base to preserve
     return SuperResolution(
         unet=unet.to(device),
         codec=codec.to(device),
@@ -325,13 +231,15 @@ def build_upsampler(config: UpsampleModelConfig, codec: DetailCodec, device: tor
         image_size=config.image_size,
         low_size=config.low_size,
         max_noise_level=config.max_noise_level,
+        num_neighbors=num_neighbors,
     )
 
 
 def save_upsampler(stage: SuperResolution, folder: Path) -> None:
     """Write a `stage`, weights in float16, into an existing `folder`."""
     assert isinstance(stage.codec, DetailCodec)
-    facts = {"low_size": stage.low_size, "max_noise_level": stage.max_noise_level, "patch_size": stage.codec.patch_size}
+    names = ("low_size", "max_noise_level", "num_neighbors")
+    facts = {name: getattr(stage, name) for name in names} | {"patch_size": stage.codec.patch_size}
     write_weights(stage, folder, UPSAMPLER, stage.codec.state(), **facts)
 
 
@@ -351,6 +259,7 @@ def load_upsampler(folder: Path, device: torch.device | str = "cpu") -> SuperRes
         codec = DetailCodec(patch_size=spec["patch_size"], **load_file(folder / CODEC))
         name, tokens = spec["text_encoder"], spec["max_text_tokens"]
         sizes: dict[str, Any] = {key: int(spec[key]) for key in ("image_size", "low_size", "max_noise_level")}
+        sizes["num_neighbors"] = int(spec.get("num_neighbors", 0))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: expected a super-resolution stage that fits unet/config.json, got: "
@@ -363,9 +272,3 @@ def load_upsampler(folder: Path, device: torch.device | str = "cpu") -> SuperRes
         schedule=noise_schedule(),
         **sizes,
     )
-
-
-def _rows(images: Tensor, patch_size: int) -> Tensor:
-    """(n, D) float64 patches."""
-    patches = F.pixel_unshuffle(images, patch_size)
-    return patches.permute(0, 2, 3, 1).flatten(0, 2).double()

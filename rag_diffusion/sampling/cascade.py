@@ -11,7 +11,7 @@ Shapes: B images, l side of a low-resolution image, H of a large one, D/h/w the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,17 +24,22 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.device import autocast
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import PixelCodec, images_to_pixels, pixels_to_images
+from rag_diffusion.models.neighbor_batch import Neighbor
+from rag_diffusion.models.neighbor_control import BOTH
 from rag_diffusion.models.parametrisation import to_clean
+from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings, settings_facts
 from rag_diffusion.sampling.denoise import check_fits, denoise, make_scheduler, takes_variance
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import combine
+from rag_diffusion.sampling.neighbor_cache import NeighborCache
 from rag_diffusion.sampling.output import RetrievalPipelineOutput, as_arrays, to_output
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.seeds import initial_noise, seeded
 from rag_diffusion.sampling.threshold import threshold
+from rag_diffusion.sampling.tiles import tiled
 from rag_diffusion.spans import span
 
 _SEED_STRIDE = 0x5EED_CA5C  # between the noise of an image's stages
@@ -66,7 +71,14 @@ class Upsampling:
     interrupted: Callable[[], bool] | None = None
 
     @torch.no_grad()
-    def run(self, low: Pixels, prompts: Sequence[str], seeds: Sequence[int], noise: str = "cpu") -> Tensor:
+    def run(
+        self,
+        low: Pixels,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        noise: str = "cpu",
+        neighbors: Sequence[Sequence[Neighbor]] | None = None,
+    ) -> Tensor:
         """Draw.
 
         Args:
@@ -74,6 +86,8 @@ class Upsampling:
             prompts: B texts.
             seeds: B, those of the images.
             noise: type of device where noise is drawn.
+            neighbors: of each image; a stage that was trained without neighbors looks at none. Masks and weights by
+                step or map are the first stage's affair, negative neighbors too.
 
         Returns:
             (B, 3, H, H) in [-1, 1], on the CPU.
@@ -93,19 +107,28 @@ class Upsampling:
         scheduler = make_scheduler(settings.scheduler, model.schedule)
         scheduler.set_timesteps(settings.num_inference_steps, device=model.device)
         check_fits(scheduler, model.schedule)
+        shown = _looked_at(model, settings, neighbors) or [[]] * len(low)
         parts = [slice(start, start + size) for start in range(0, len(low), size)]
-        bar = None if self.progress is None else self.progress(len(parts) * len(scheduler.timesteps))
-        with span("upsample", stage=self.number, images=len(low)):
-            if bar is None:
-                return torch.cat([self._part(low[part], prompts[part], seeds[part], noise, None) for part in parts])
-            with bar as shown:
-                if hasattr(shown, "set_description"):
-                    shown.set_description(f"stage {self.number}, {model.image_size} px")
-                return torch.cat([self._part(low[part], prompts[part], seeds[part], noise, shown) for part in parts])
+        calls = len(parts) * len(scheduler.timesteps)
+        bar: AbstractContextManager[Any] = nullcontext() if self.progress is None else self.progress(calls)
+        with span("upsample", stage=self.number, images=len(low)), bar as told:
+            if hasattr(told, "set_description"):
+                told.set_description(f"stage {self.number}, {model.image_size} px")
+            return torch.cat(
+                [self._part(low[part], prompts[part], seeds[part], shown[part], noise, told) for part in parts]
+            )
 
-    def _part(self, low: Pixels, prompts: Sequence[str], seeds: Sequence[int], noise: str, bar: Any) -> Tensor:
+    def _part(
+        self,
+        low: Pixels,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        neighbors: Sequence[Sequence[Neighbor]],
+        noise: str,
+        bar: Any,
+    ) -> Tensor:
         try:
-            return self._drawn(low, prompts, seeds, noise, bar)
+            return self._drawn(low, prompts, seeds, neighbors, noise, bar)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(
                 error
@@ -113,11 +136,19 @@ class Upsampling:
                 raise
             raise ModelError(
                 f"out of memory while stage {self.number} draws {len(low)} images of {self.stage.model.image_size} px "
-                "at once: lower batch_size in its StageSettings, use precision bf16, draw fewer stages by stages=, or "
-                "call enable_model_cpu_offload()"
+                "at once: lower batch_size in its StageSettings, set tile_size there, use precision bf16, draw fewer "
+                "stages by stages=, or call enable_model_cpu_offload()"
             ) from error
 
-    def _drawn(self, low: Pixels, prompts: Sequence[str], seeds: Sequence[int], noise: str, bar: Any) -> Tensor:
+    def _drawn(
+        self,
+        low: Pixels,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        neighbors: Sequence[Sequence[Neighbor]],
+        noise: str,
+        bar: Any,
+    ) -> Tensor:
         model, settings, device = self.stage.model, self.settings, self.stage.model.device
         scheduler = make_scheduler(settings.scheduler, model.schedule)
         scheduler.set_timesteps(settings.num_inference_steps, device=device)
@@ -132,12 +163,19 @@ class Upsampling:
         text = model.text_encoder(prompts).to(device)
         if guided:
             text = TextFeatures.cat([text, model.text_encoder([""] * len(prompts)).to(device)])
+        with autocast(self.precision, device):
+            features = NeighborCache(model).features([*neighbors] * (1 + guided))
         last = [begin]
         learned, channels = takes_variance(scheduler), model.sample_shape[0]
 
         def predict(number: int, sample: Tensor, timestep: Tensor) -> Tensor:
+            copies = torch.cat([sample] * (1 + guided))
+
+            def at(part: SuperResolution, there: Tensor) -> Tensor:
+                return part.predict(there, timestep, text, features)
+
             with autocast(self.precision, device):
-                output = bound.predict(torch.cat([sample] * (1 + guided)), timestep, text, None)
+                output = tiled(bound, copies, settings.tile_size, at) if settings.tile_size else at(bound, copies)
             full = output[: len(sample)]
             mean, variance = full[:, :channels], full[:, channels:]
             if guided:
@@ -153,6 +191,24 @@ class Upsampling:
 
         clean = denoise(scheduler, begin, predict, generators=generators, on_step=after, interrupted=self.interrupted)
         return bound.codec.decode(clean).float().clamp(-1, 1).cpu()
+
+
+def _looked_at(
+    model: SuperResolution, settings: StageSettings, neighbors: Sequence[Sequence[Neighbor]] | None
+) -> list[list[Neighbor]] | None:
+    """The neighbors that a stage looks at: plain ones, as many as it was trained with."""
+    if not model.num_neighbors or neighbors is None:
+        return None
+    if settings.tile_size:
+        raise ValueError("tile_size: expected 0 of a stage that looks at neighbors, which see the picture as a whole")
+    return [
+        [
+            replace(neighbor, weight_by_step=(), weight_by_map=BOTH, mask=None)
+            for neighbor in chosen
+            if not neighbor.negative and neighbor.role == "content"
+        ][: model.num_neighbors]
+        for chosen in neighbors
+    ]
 
 
 def execute(
@@ -188,6 +244,7 @@ def execute(
         request.seeds,
         further,
         noise=request.noise,
+        neighbors=request.source.first() if any(stage.model.num_neighbors for stage, _ in further) else None,
         precision=execution.precision,
         progress=execution.progress,
         on_step=None if on_step is None else partial(_noticed, on_step, changed),
@@ -203,6 +260,7 @@ def enlarge(
     seeds: Sequence[int],
     further: Sequence[tuple[CascadeStage, StageSettings]],
     *,
+    neighbors: Sequence[Sequence[Neighbor]] | None = None,
     noise: str = "cpu",
     precision: str = "fp32",
     progress: Callable[[int], AbstractContextManager[Any]] | None = None,
@@ -216,6 +274,7 @@ def enlarge(
         prompts: B texts.
         seeds: B, those of the images.
         further: one or more super-resolution stages with their settings.
+        neighbors: of each image, for stages that were trained with neighbors.
         noise: type of device where noise is drawn.
         precision: of autocast.
         progress: makes a bar for so many calls of the network.
@@ -238,7 +297,7 @@ def enlarge(
             progress=progress,
             on_step=on_step,
             interrupted=interrupted,
-        ).run(low, prompts, seeds, noise)
+        ).run(low, prompts, seeds, noise, neighbors)
         low = images_to_pixels(images).numpy()
     return images
 

@@ -28,6 +28,7 @@ class StageSettings:
         thresholding: `static`, `dynamic` or `none`.
         noise_level: s, how far the low-resolution image is noised, in timesteps of the variance schedule; 0 trusts it.
         batch_size: images drawn at once, which bounds the memory; no pixel depends on it.
+        tile_size: side in pixels of the overlapping tiles that a large image is predicted by; 0 is the whole at once.
 
     Raises:
         ValueError: a number is out of range.
@@ -45,6 +46,7 @@ class StageSettings:
     thresholding: Thresholding = "static"
     noise_level: int = 0
     batch_size: int = 8
+    tile_size: int = 0
 
     def __post_init__(self) -> None:
         check_scheduler(self.scheduler)

@@ -96,12 +96,13 @@ class VariantSampler:
                 shown.update(len(batch))
         return _joined(parts)
 
-    def enlarge(self, variant: str, drawn: Drawn) -> Drawn | None:
+    def enlarge(self, variant: str, prompts: Sequence[Prompt], drawn: Drawn) -> Drawn | None:
         """The images of P prompts through the further stages of the model's cascade; None where it has none.
 
         Args:
-            variant: name of it.
-            drawn: by `draw`.
+            variant: as in `retrieval.controls`.
+            prompts: P.
+            drawn: by `draw`, of these.
         """
         if not self._further:
             return None
@@ -114,18 +115,19 @@ class VariantSampler:
                 )
                 pictures = hashlib.sha256(batch.pixels.tobytes()).hexdigest()
                 facts = [[origin.prompt, origin.seed] for origin in batch.provenance]
+                neighbors = [self._neighbors(variant, prompt) for prompt in prompts[start : start + size]]
                 path = self._scratch / f"{variant}-{fingerprint({'pictures': pictures, 'facts': facts})}-enlarged.npz"
                 if not path.exists():
-                    _save(path, self._enlarge(batch))
+                    _save(path, self._enlarge(batch, neighbors))
                 parts.append(_load(path))
                 shown.update(len(batch.pixels))
         return _joined(parts)
 
-    def _enlarge(self, drawn: Drawn) -> Drawn:
+    def _enlarge(self, drawn: Drawn, neighbors: list[list[Neighbor]]) -> Drawn:
         precision = self.config.sample.precision
         seeds = [origin.seed for origin in drawn.provenance if origin.seed is not None]
         texts = [origin.prompt for origin in drawn.provenance]
-        images = enlarge(drawn.pixels, texts, seeds, self._further, precision=precision)
+        images = enlarge(drawn.pixels, texts, seeds, self._further, neighbors=neighbors, precision=precision)
         origins = further_told(drawn.provenance, self._further, precision)
         return Drawn(pixels=images_to_pixels(images).numpy(), provenance=origins)
 

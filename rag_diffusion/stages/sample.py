@@ -55,8 +55,9 @@ def run(ctx: StageContext) -> None:
 
 
 def _drawn(drawing: VariantSampler, variant: str, prompts: Sequence[Prompt], rows: Ints) -> dict[str, Sample]:
-    first = drawing.draw(variant, [prompts[row] for row in rows])
-    last = drawing.enlarge(variant, first)
+    chosen = [prompts[row] for row in rows]
+    first = drawing.draw(variant, chosen)
+    last = drawing.enlarge(variant, chosen, first)
     lasts = first if last is None else last
     samples = [
         Sample(pixels=pixels, provenance=origin, first_stage=None if last is None else small)

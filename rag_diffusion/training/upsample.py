@@ -6,9 +6,11 @@ Noise, noise levels, timesteps and crops of a step follow from (seed, step) alon
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,9 +23,12 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import UpsampleTrainConfig
 from rag_diffusion.device import autocast
 from rag_diffusion.models.codec import images_to_pixels, pixels_to_images
+from rag_diffusion.models.detail_codec import upsample
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.models.parametrisation import to_clean
-from rag_diffusion.models.super_resolution import SuperResolution, upsample
+from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training import run as state
@@ -41,11 +46,12 @@ _PROBE_PART = 8  # whole images at once
 
 @dataclass(frozen=True, kw_only=True)
 class UpsampleProbe:
-    """N whole validation images: low (N, l, l, 3), high (N, H, H, 3), captions."""
+    """N whole validation images: low (N, l, l, 3), high (N, H, H, 3), captions, and their neighbors, if any."""
 
     low: Pixels
     high: Pixels
     captions: tuple[str, ...]
+    neighbors: NeighborBatch | None = None
 
 
 def train_upsampler(
@@ -124,8 +130,10 @@ def _loss(stage: SuperResolution, run: Run, crops: Crops, seed: int) -> Tensor:
     timesteps = stratified_timesteps(count, stage.schedule.config.num_train_timesteps, draws)
     noised = add_noise(stage.schedule, clean, torch.randn(clean.shape, generator=draws, device=device), timesteps)
     text = run.texts(crops.captions, device)
+    captions = None if crops.neighbors is None else run.texts(crops.neighbors.captions, device)
     with autocast(run.config.precision, device):
-        prediction = bound.predict(noised.sample, noised.timesteps, text, None)
+        features = None if captions is None else stage.neighbor_features(cast(NeighborBatch, crops.neighbors), captions)
+        prediction = bound.predict(noised.sample, noised.timesteps, text, features)
     return weighted_loss(stage.prediction_type, prediction, noised).mean()
 
 
@@ -145,6 +153,8 @@ def upsampling_errors(
 ) -> tuple[dict[str, float], Pixels]:
     """Mean squared error in [-1, 1] of x_0 estimated in one call from timestep t, low-resolution images noised to s.
 
+    With neighbors both are told: `error_s<s>_t<t>` with them, and `..._none` without.
+
     Args:
         stage: the super-resolution stage.
         probe: N whole images.
@@ -158,11 +168,19 @@ def upsampling_errors(
     device, size = stage.device, stage.image_size
     sums: dict[str, float] = {}
     pictures: Sequence[Pixels] = ()
+    maps = None
+    if probe.neighbors is not None:
+        captions = stage.text_encoder(probe.neighbors.captions).to(device)
+        maps = stage.neighbor_maps(probe.neighbors.images, captions)
     for start in range(0, len(probe.low), _PROBE_PART):
         part = slice(start, start + _PROBE_PART)
         low, high = (
             pixels_to_images(torch.from_numpy(np.array(pixels[part]))).to(device) for pixels in (probe.low, probe.high)
         )
+        seen: dict[str, Mapping[str, NeighborKV] | None] = {"": None}
+        if probe.neighbors is not None and maps is not None:
+            own = replace(probe.neighbors, rows=probe.neighbors.rows[part], weights=probe.neighbors.weights[part])
+            seen = {"": stage.project(maps, own), "_none": None}
         plain = upsample(low, size).clamp(-1, 1)
         sums["bicubic"] = sums.get("bicubic", 0.0) + float(F.mse_loss(plain, high)) * len(low)
         for level in (0, round(stage.max_noise_level * _PROBE_LEVEL_SHARE)):
@@ -171,17 +189,16 @@ def upsampling_errors(
             bound = stage.beside(low, levels, torch.randn(low.shape, generator=draws).to(device))
             clean = bound.codec.encode(high)
             noise = torch.randn(clean.shape, generator=draws).to(device)
-            for timestep in _PROBE_TIMESTEPS:
+            for timestep, (mark, features) in product(_PROBE_TIMESTEPS, seen.items()):
                 noised = add_noise(stage.schedule, clean, noise, torch.full((len(low),), timestep, device=device))
                 with autocast(precision, device):
-                    output = bound.predict(noised.sample, noised.timesteps, text[part], None)
+                    output = bound.predict(noised.sample, noised.timesteps, text[part], features)
                 signal = noised.alpha_cumprod.view(-1, 1, 1, 1).float()
-                estimate = bound.codec.decode(to_clean(stage.prediction_type, noised.sample, output, signal)).clamp(
-                    -1, 1
-                )
-                name = f"error_s{level}_t{timestep}"
-                sums[name] = sums.get(name, 0.0) + float(F.mse_loss(estimate, high)) * len(low)
+                estimate = to_clean(stage.prediction_type, noised.sample, output, signal)
+                drawn = bound.codec.decode(estimate).clamp(-1, 1)
+                name = f"error_s{level}_t{timestep}{mark}"
+                sums[name] = sums.get(name, 0.0) + float(F.mse_loss(drawn, high)) * len(low)
                 if not pictures:
-                    pictures = [images_to_pixels(images).cpu().numpy() for images in (plain, estimate, high)]
+                    pictures = [images_to_pixels(images).cpu().numpy() for images in (plain, drawn, high)]
     grid = torch.cat([torch.cat([torch.from_numpy(picture) for picture in row], 1) for row in pictures], 0).numpy()
     return {name: value / len(probe.low) for name, value in sums.items()}, grid

@@ -8,7 +8,7 @@ Shapes: B batch, l side of a low-resolution image, H of a large one, N train pai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from rag_diffusion.config import UpsampleTrainConfig
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.models.codec import pixels_to_images
+from rag_diffusion.models.neighbor_batch import NeighborBatch
 from rag_diffusion.progress import progress
 from rag_diffusion.readers.images import render_svg
 from rag_diffusion.store.corpus import Corpus
@@ -39,12 +40,14 @@ class Crops:
         high: (B, 3, H', H') in [-1, 1].
         captions: B, empty where dropped.
         margin: pixels of `low` that are to be cut off after upsampling, times the factor.
+        neighbors: cropped at the same places; None where the stage is trained without any.
     """
 
     low: Tensor
     high: Tensor
     captions: tuple[str, ...]
     margin: int
+    neighbors: NeighborBatch | None = None
 
 
 def rendered(corpus: Corpus, rows: Ints, size: int, folder: Path) -> Pixels:
@@ -94,12 +97,22 @@ class CropBatches:
         captions: N.
         config: crop size and shares.
         seed: of every draw.
+        candidates: of each of the N, the numbers of its neighbors among them, best first; None is none of any.
 
     Raises:
         ConfigError: the crop does not fit the images, or the patches.
     """
 
-    def __init__(self, low: Pixels, high: Pixels, captions: list[str], config: UpsampleTrainConfig, seed: int) -> None:
+    def __init__(
+        self,
+        low: Pixels,
+        high: Pixels,
+        captions: list[str],
+        config: UpsampleTrainConfig,
+        seed: int,
+        candidates: Sequence[Ints] | None = None,
+    ) -> None:
+        self._candidates = candidates
         self._low, self._high, self._captions, self._config, self._seed = low, high, captions, config, seed
         self._factor, rest = divmod(high.shape[1], low.shape[1])
         unit = max(self._factor, config.model.patch_size * 2 ** (len(config.model.block_out_channels) - 1))
@@ -117,30 +130,83 @@ class CropBatches:
         count = max(1, round(config.batch_size * (config.crop_size / self._high.shape[1]) ** 2))
         rows = rng.choice(len(self._low), count if whole else config.batch_size)
         margin = 0 if whole else _MARGIN
-        pairs = [self._crop(row, crop, margin, 1 if whole else config.crop_choices, rng) for row in rows]
+        places = [self._place(row, crop, 1 if whole else config.crop_choices, rng) for row in rows]
         dropped = rng.random(len(rows)) < config.drop_text
+        around = [np.pad(self._low[row], ((margin, margin), (margin, margin), (0, 0)), "edge") for row in rows]
+        both = list(zip(rows.tolist(), places, strict=True))
         return Crops(
-            low=_images([low for low, _ in pairs]),
-            high=_images([high for _, high in pairs]),
+            low=_images(
+                [place.of(image, crop + 2 * margin) for image, place in zip(around, places, strict=True)],
+            ),
+            high=_images([self._large(row, place, crop) for row, place in both]),
             captions=tuple("" if drop else self._captions[row] for row, drop in zip(rows, dropped, strict=True)),
             margin=margin,
+            neighbors=self._neighbors(both, crop, rng),
         )
 
-    def _crop(self, row: int, crop: int, margin: int, choices: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-        """Low and high of one crop: of several, the one with the largest variance."""
-        low, factor = self._low[row], self._factor
+    def _place(self, row: int, crop: int, choices: int, rng: np.random.Generator) -> _Place:
+        """Of several places, the one with the largest variance."""
+        low = self._low[row]
         corners = rng.integers(0, len(low) - crop + 1, (choices, 2)).tolist()
         top, left = max(corners, key=lambda corner: _part(low, corner[0], corner[1], crop).astype(np.float32).var())
-        around = np.pad(low, ((margin, margin), (margin, margin), (0, 0)), "edge")
-        crops = (
-            _part(around, top, left, crop + 2 * margin),
-            _part(self._high[row], factor * top, factor * left, factor * crop),
-        )
         if self._config.augment_turn:
-            turns, mirror = rng.integers(4).item(), rng.integers(2).item()
-            first, second = (np.rot90(part, turns)[:, :: 1 - 2 * mirror] for part in crops)
-            return first, second
-        return crops
+            return _Place(top, left, turns=rng.integers(4).item(), mirrored=bool(rng.integers(2)))
+        return _Place(top, left)
+
+    def _large(self, row: int, place: _Place, crop: int) -> Pixels:
+        return place.of(self._high[row], self._factor * crop, self._factor)
+
+    def _neighbors(self, both: list[tuple[int, _Place]], crop: int, rng: np.random.Generator) -> NeighborBatch | None:
+        most = self._config.num_neighbors
+        if not most or self._candidates is None:
+            return None
+        chosen: list[list[int]] = []
+        for row, _ in both:
+            count = 0 if rng.random() < self._config.drop_neighbors else rng.integers(1, most + 1).item()
+            near = self._candidates[row]
+            chosen.append(rng.choice(near, min(count, len(near)), replace=False).tolist())
+        images = [
+            self._large(other, place, crop) for (_, place), others in zip(both, chosen, strict=True) for other in others
+        ]
+        captions = tuple(self._captions[other] for others in chosen for other in others)
+        return as_batch([] if not images else [_images(images)], captions, [len(others) for others in chosen])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a crop lies in the low-resolution image, and how it is turned."""
+
+    top: int
+    left: int
+    turns: int = 0
+    mirrored: bool = False
+
+    def of(self, image: Pixels, side: int, factor: int = 1) -> Pixels:
+        part = _part(image, factor * self.top, factor * self.left, side)
+        return np.rot90(part, self.turns)[:, :: -1 if self.mirrored else 1]
+
+
+def as_batch(images: Sequence[Tensor], captions: tuple[str, ...], counts: Sequence[int]) -> NeighborBatch | None:
+    """Neighbors that no two images share.
+
+    Args:
+        images: their pixels, (., 3, H, W) in [-1, 1], in one part or several, those of the first image first.
+        captions: N texts.
+        counts: B, how many each image has.
+
+    Returns:
+        None where no image has any.
+    """
+    if not sum(counts):
+        return None
+    width, before = max(counts), 0
+    rows, weights = torch.zeros(len(counts), width, dtype=torch.long), torch.zeros(len(counts), width)
+    for number, count in enumerate(counts):
+        rows[number, :count] = torch.arange(before, before + count)
+        weights[number, :count] = 1
+        before += count
+    names = tuple(map(str, range(before)))
+    return NeighborBatch(pair_ids=names, captions=captions, images=torch.cat(list(images)), rows=rows, weights=weights)
 
 
 def fitting_pairs(low: Pixels, high: Pixels, seed: int, count: int = 192) -> Iterator[tuple[Tensor, Tensor]]:

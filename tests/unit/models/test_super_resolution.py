@@ -9,14 +9,8 @@ import torch
 
 from rag_diffusion.config import UpsampleModelConfig
 from rag_diffusion.errors import ConfigError, ModelError
-from rag_diffusion.models.super_resolution import (
-    DetailCodec,
-    SuperResolution,
-    build_upsampler,
-    load_upsampler,
-    save_upsampler,
-    upsample,
-)
+from rag_diffusion.models.detail_codec import DetailCodec, upsample
+from rag_diffusion.models.super_resolution import SuperResolution, build_upsampler, load_upsampler, save_upsampler
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.training.objective import add_noise
 
@@ -40,7 +34,7 @@ def pairs(count: int, low: int, high: int, seed: int = 0) -> tuple[torch.Tensor,
 def settings(default_config: object) -> UpsampleModelConfig:
     return UpsampleModelConfig(
         low_size=16, image_size=32, patch_size=2, block_out_channels=[16, 24], layers_per_block=[0, 1],
-        text_encoder="embedded", max_text_tokens=16, max_noise_level=200,
+        neighbor_skips=[1], text_encoder="embedded", max_text_tokens=16, max_noise_level=200,
     )  # fmt: skip
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from rag_diffusion.models.detail_codec import DetailCodec
 from rag_diffusion.models.generator import noise_schedule
-from rag_diffusion.models.super_resolution import DetailCodec, SuperResolution
+from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
 

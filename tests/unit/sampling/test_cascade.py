@@ -16,7 +16,7 @@ from rag_diffusion.errors import ConfigError, LineageError, ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
 from rag_diffusion.models.neighbor_batch import Neighbor
-from rag_diffusion.models.super_resolution import save_upsampler
+from rag_diffusion.models.super_resolution import SuperResolution, save_upsampler
 from rag_diffusion.project import open_pipeline
 from rag_diffusion.sampling import cascade, cascade_folder
 from rag_diffusion.sampling.cascade import Upsampling
@@ -25,6 +25,7 @@ from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.sampling.tiles import tiled
 from tests.unit.models.upsamplers import save_stage_two
 from tests.unit.sampling.cascades import small_stage
 from tests.unit.sampling.prompts import PROMPTS, quiet
@@ -231,6 +232,61 @@ def test_a_project_draws_as_its_parameters_say(
     (of_model,) = open_pipeline(tmp_path).stages
     assert of_model.settings == of_base.settings != SETTINGS
     assert open_pipeline(tmp_path, str(tmp_path / "data/base")).stages == ()
+
+
+def test_a_stage_that_was_trained_with_neighbors_looks_at_them_and_no_other_does(
+    both: RetrievalPipeline, stage: CascadeStage, neighbors: list[list[Neighbor]], tmp_path: Path
+) -> None:
+    first = as_arrays(draw(both, neighbors, stages=1).images)
+    stage.model.unet.randomize_output(0.5)
+
+    def drawn(seen: list[list[Neighbor]], settings: StageSettings = SETTINGS) -> np.ndarray:
+        work = Upsampling(stage=stage, settings=settings)
+        return cascade.images_to_pixels(work.run(first, PROMPTS, [5, 6, 7], neighbors=seen)).numpy()
+
+    without = drawn([[], [], []])
+    assert np.array_equal(drawn(neighbors), without)
+    stage.model.num_neighbors = 2
+    looked = drawn(neighbors)
+    assert not np.array_equal(looked, without)
+    assert np.array_equal(drawn([chosen[:2] for chosen in neighbors]), looked), "two were all that it sees"
+    assert np.array_equal(drawn([[], [], []]), without)
+    assert np.array_equal(as_arrays(draw(both, neighbors).images), looked), "those of the first stage"
+    both.save_pretrained(tmp_path)
+    assert cascade_folder.load_stages(tmp_path)[0].model.num_neighbors == 2
+    with pytest.raises(ValueError, match="tile_size: expected 0 of a stage that looks at neighbors"):
+        drawn(neighbors, replace(SETTINGS, tile_size=64))
+
+
+def test_tiles_draw_nearly_what_the_whole_does(
+    both: RetrievalPipeline, stage: CascadeStage, neighbors: list[list[Neighbor]]
+) -> None:
+    def pictures(tile_size: int) -> np.ndarray:
+        drawn = draw(both, neighbors, stage_settings=[replace(SETTINGS, tile_size=tile_size)])
+        assert drawn.provenance[0].settings["stages"][0]["tile_size"] == tile_size
+        return as_arrays(drawn.images).astype(int)
+
+    whole = pictures(0)
+    assert np.array_equal(pictures(128), whole), "one tile is the whole"
+    assert 0 < np.abs(pictures(64) - whole).mean() < 8
+    for wrong in (8, 72, 16):
+        with pytest.raises(ValueError, match=f"tile_size: expected a multiple of 16 .* 32 pixels, got {wrong}"):
+            pictures(wrong)
+
+
+def test_tiles_of_what_looks_nowhere_else_are_the_whole(stage: CascadeStage) -> None:
+    sides: list[int] = []
+
+    def local(bound: SuperResolution, sample: torch.Tensor) -> torch.Tensor:
+        assert bound.shown is not None
+        sides.append(sample.shape[-1])
+        return sample**2 + bound.shown[:, :192]
+
+    levels, size = torch.zeros(2, dtype=torch.long), stage.model.low_size
+    bound = stage.model.beside(torch.rand(2, 3, size, size), levels, torch.zeros(2, 3, size, size))
+    sample = torch.randn(2, 192, 16, 16)
+    torch.testing.assert_close(tiled(bound, sample, 48, local), local(bound, sample))
+    assert set(sides) == {6, 16}
 
 
 def test_deepfloyd_stage_two_behind_the_own_stage_and_behind_stage_one(

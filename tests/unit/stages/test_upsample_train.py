@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from rag_diffusion.models.super_resolution import load_upsampler
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.pipeline.promote import promote_upsampler
 from rag_diffusion.readers.images import encode_png, render_svg
+from rag_diffusion.retrieval.neighbor_table import write_neighbors
 from rag_diffusion.stages import upsample_train
-from rag_diffusion.store.corpus import write_corpus
+from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.tracking import NullTracker
-from rag_diffusion.types import Pair
+from rag_diffusion.types import Hits, Pair
 from tests.tiny import tiny_pairs
 
 SIDE = 16
@@ -43,9 +45,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def context(config: Config, root: Path, **sizes: Any) -> StageContext:
+def context(config: Config, root: Path, num_neighbors: int = 0, **sizes: Any) -> StageContext:
     given = config.model_dump()
     given["upsample"] |= {"steps": 2, "batch_size": 4, "crop_size": 32, "validate_every": 2, "max_minutes": 0.0}
+    given["upsample"]["num_neighbors"] = num_neighbors
     given["upsample"]["model"] |= {
         "low_size": SIDE, "image_size": 64, "block_out_channels": [16, 16], "layers_per_block": [0, 1],
     } | sizes  # fmt: skip
@@ -70,6 +73,28 @@ def test_the_result_is_a_stage_with_its_card_which_can_be_promoted(default_confi
     small = np.asarray(Image.fromarray(np.asarray(shown[0])).resize((SIDE, SIDE), Image.Resampling.BOX)).astype(int)
     assert shown.shape[1:] == (64, 64, 3)
     assert 255 > small.mean() > 100
+
+
+def test_with_neighbors_it_is_trained_and_measured_with_those_of_the_table(
+    default_config: Config, project: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(project, tmp_path / "project"))
+    corpus = Corpus.open(root / layout.CORPUS)
+    of_entity = corpus.table.groupby("entity")["pair_id"].apply(list)
+    lists = {split: {row.pair_id: hits([name for name in of_entity[row.entity] if name != row.pair_id])
+                     for row in corpus.table[corpus.table["split"] == split].itertuples()}
+             for split in ("train", "validation")}  # fmt: skip
+    (root / layout.NEIGHBORS).mkdir()
+    write_neighbors(root / layout.NEIGHBORS, corpus_hash=corpus.hash, training=lists["train"],
+                    validation=lists["validation"], prompts={})  # fmt: skip
+    upsample_train.run(context(default_config, root, num_neighbors=2))
+    assert load_upsampler(root / layout.UPSAMPLER_TRAINED).num_neighbors == 2
+    errors = json.loads((root / layout.UPSAMPLER_TRAINED / "card.json").read_text())["upsampling_errors"][-1]
+    assert errors["error_s0_t999"] != errors["error_s0_t999_none"]
+
+
+def hits(names: list[str]) -> Hits:
+    return Hits(pair_ids=tuple(names), scores=(1.0,) * len(names), parts={})
 
 
 def test_a_corpus_of_another_size_is_told(default_config: Config, project: Path) -> None:

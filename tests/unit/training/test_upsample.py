@@ -12,13 +12,14 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config, UpsampleTrainConfig
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.models.codec import pixels_to_images
-from rag_diffusion.models.super_resolution import DetailCodec, SuperResolution, build_upsampler, upsample
+from rag_diffusion.models.detail_codec import DetailCodec, upsample
+from rag_diffusion.models.super_resolution import SuperResolution, build_upsampler
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
 from rag_diffusion.training.loop import TrainResult
 from rag_diffusion.training.processes import open_accelerator
 from rag_diffusion.training.upsample import UpsampleProbe, train_upsampler, upsampling_errors
-from rag_diffusion.training.upsample_data import CropBatches, Crops, fitting_pairs, rendered
+from rag_diffusion.training.upsample_data import CropBatches, Crops, as_batch, fitting_pairs, rendered
 
 Drawings = tuple[Pixels, Pixels]
 
@@ -105,10 +106,8 @@ def test_a_crop_is_upsampled_as_the_whole_image_is(drawings: Drawings, config: U
     whole = upsample(low, 64)
     part = upsample(crops.low, 4 * crops.low.shape[-1])[..., 16:48, 16:48]
     for row in range(len(crops.low)):
-        windows = high.unfold(2, 32, 4).unfold(3, 32, 4)
-        distance = (windows - crops.high[row][None, :, None, None]).abs().sum(dim=(1, 4, 5))
-        number, top, left = np.unravel_index(int(distance.argmin()), distance.shape)
-        there = whole[number, :, 4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
+        number, top, left = _where(high, crops.high[row])
+        there = whole[number, :, top : top + 32, left : left + 32]
         torch.testing.assert_close(part[row], there, atol=1e-5, rtol=0)
 
 
@@ -118,6 +117,65 @@ def test_batches_depend_on_the_step_alone(drawings: Drawings, config: UpsampleTr
     assert torch.equal(one[5].high, two[5].high)
     assert one[5].captions == two[5].captions
     assert not torch.equal(one[5].low, one[6].low)
+
+
+def seeing(drawings: Drawings, config: UpsampleTrainConfig) -> tuple[CropBatches, UpsampleTrainConfig]:
+    """Batches in which every disc has the next three for neighbors."""
+    changed = config.model_copy(update={"num_neighbors": 2, "drop_neighbors": 0.25, "augment_turn": False})
+    candidates = [np.array([(row + step) % 24 for step in (1, 2, 3)]) for row in range(24)]
+    captions = [f"disc {row}" for row in range(24)]
+    return CropBatches(*drawings, captions, changed, seed=0, candidates=candidates), changed
+
+
+def test_neighbors_are_cropped_where_the_picture_is(drawings: Drawings, config: UpsampleTrainConfig) -> None:
+    made, _ = seeing(drawings, config)
+    high = pixels_to_images(torch.from_numpy(drawings[1]))
+    counts = set()
+    for step in range(8):
+        crops = made[step]
+        assert crops.neighbors is not None
+        for row, target in enumerate(crops.high):
+            number, top, left = _where(high, target)
+            side = target.shape[-1]
+            seen = crops.neighbors.rows[row][crops.neighbors.weights[row] > 0].tolist()
+            counts.add(len(seen))
+            around = [high[(number + step) % 24, :, top : top + side, left : left + side] for step in (1, 2, 3)]
+            for place in seen:
+                image = crops.neighbors.images[place]
+                assert min(float((image - other).abs().max()) for other in around) < 1e-6
+                assert crops.neighbors.captions[place] in {f"disc {(number + step) % 24}" for step in (1, 2, 3)}
+    assert counts == {0, 1, 2}
+
+
+def _where(high: torch.Tensor, target: torch.Tensor) -> tuple[int, int, int]:
+    side = target.shape[-1]
+    windows = high.unfold(2, side, 4).unfold(3, side, 4)
+    distance = (windows - target[None, :, None, None]).abs().sum(dim=(1, 4, 5))
+    number, top, left = np.unravel_index(int(distance.argmin()), distance.shape)
+    return int(number), 4 * int(top), 4 * int(left)
+
+
+def test_a_stage_is_trained_with_neighbors(drawings: Drawings, config: UpsampleTrainConfig, tmp_path: Path) -> None:
+    crops, seen = seeing(drawings, config)
+    torch.manual_seed(0)
+    codec = DetailCodec.fit(fitting_pairs(*drawings, seed=0), 2)
+    stage = build_upsampler(seen.model, codec, "cpu", seen.num_neighbors)
+    before = {name: value.clone() for name, value in stage.unet.named_parameters() if "neighbor_attention" in name}
+    low, high = drawings
+    images = [pixels_to_images(torch.from_numpy(high[4:9]))]
+    neighbors = as_batch(images, tuple(f"disc {row}" for row in range(4, 9)), [2, 0, 1, 2])
+    captions = ("disc 0", "disc 1", "disc 2", "disc 3")
+    probe = UpsampleProbe(low=low[:4], high=high[:4], captions=captions, neighbors=neighbors)
+    result = train_upsampler(
+        stage, crops, seen, seed=0, scratch=tmp_path, tracker=NullTracker(), probe=probe,
+        accelerator=open_accelerator("cpu"),
+    )  # fmt: skip
+    after = dict(stage.unet.named_parameters())
+    assert before
+    assert all(not torch.equal(value, after[name]) for name, value in before.items() if "to_out" in name)
+    gains = result.gains[-1]
+    assert {"error_s0_t999", "error_s0_t999_none", "error_s100_t300_none"} <= set(gains)
+    assert gains["error_s0_t999"] != gains["error_s0_t999_none"]
 
 
 @pytest.mark.parametrize("size", [30, 72, 4])
