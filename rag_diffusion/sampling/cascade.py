@@ -38,7 +38,7 @@ from rag_diffusion.sampling.output import RetrievalPipelineOutput, as_arrays, to
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.seeds import initial_noise, seeded
-from rag_diffusion.sampling.threshold import threshold
+from rag_diffusion.sampling.threshold import local_bounds, threshold
 from rag_diffusion.sampling.tiles import tiled
 from rag_diffusion.spans import span
 
@@ -159,6 +159,7 @@ class Upsampling:
         added = initial_noise(generators, (3, side, side), None).to(device)
         bound = model.beside(images, levels, added)
         begin = initial_noise(generators, model.sample_shape, None).to(device)
+        bounds = local_bounds(images, model.image_size)
         guided = settings.text_guidance_scale != 1
         text = model.text_encoder(prompts).to(device)
         if guided:
@@ -180,7 +181,7 @@ class Upsampling:
             mean, variance = full[:, :channels], full[:, channels:]
             if guided:
                 mean = combine(mean, output[len(sample) :, :channels], settings.text_guidance_scale)
-            mean = threshold(bound, settings.thresholding, sample, timestep, mean)
+            mean = threshold(bound, settings.thresholding, sample, timestep, mean, bounds)
             last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))
             return torch.cat([mean, variance], dim=1) if learned else mean
 

@@ -14,7 +14,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, check_scheduler
 from rag_diffusion.sampling.request import computed_in
-from rag_diffusion.sampling.threshold import Thresholding, check_thresholding
+from rag_diffusion.sampling.threshold import StageThresholding, check_thresholding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class StageSettings:
         scheduler: one of `denoise.SCHEDULERS`.
         num_inference_steps: T.
         text_guidance_scale: w; 1 is no guidance, which costs one call of the network a step.
-        thresholding: `static`, `dynamic` or `none`.
+        thresholding: `local`, `static`, `dynamic` or `none`, see `sampling.threshold`.
         noise_level: s, how far the low-resolution image is noised, in timesteps of the variance schedule; 0 trusts it.
         batch_size: images drawn at once, which bounds the memory; no pixel depends on it.
         tile_size: side in pixels of the overlapping tiles that a large image is predicted by; 0 is the whole at once.
@@ -43,14 +43,14 @@ class StageSettings:
     scheduler: str = DEFAULT_SCHEDULER
     num_inference_steps: int = 10
     text_guidance_scale: float = 1.0
-    thresholding: Thresholding = "static"
+    thresholding: StageThresholding = "local"
     noise_level: int = 0
     batch_size: int = 8
     tile_size: int = 0
 
     def __post_init__(self) -> None:
         check_scheduler(self.scheduler)
-        check_thresholding(self.thresholding)
+        check_thresholding(self.thresholding, local=True)
         for name in ("num_inference_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")

@@ -2,6 +2,8 @@
 
     static    x_0 <- clip(x_0, -1, 1)
     dynamic   s = max(1, the 99.5th percentile of |x_0| of each image);   x_0 <- clip(x_0, -s, s) / s
+    local     x_0 <- clip(x_0, m - (M - m) / 2, M + (M - m) / 2)    of super-resolution: m and M are the least and the
+              largest of the 3 x 3 low-resolution pixels around, by channel; a flat area stays flat
 
 Guidance pushes x_0 out of the range of pixels; what the network then sees it has never seen in training.
 """
@@ -10,45 +12,82 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import from_clean, to_clean
 
 Thresholding = Literal["static", "dynamic", "none"]
+StageThresholding = Literal["local", "static", "dynamic", "none"]
 _PERCENTILE = 0.995
+_WIDENED = 0.5  # of the local range, on either side: a line thinner than a low-resolution pixel is beyond it
 
 
-def threshold(generator: Generator, kind: Thresholding, sample: Tensor, timestep: Tensor, prediction: Tensor) -> Tensor:
+def threshold(
+    generator: Generator,
+    kind: StageThresholding,
+    sample: Tensor,
+    timestep: Tensor,
+    prediction: Tensor,
+    bounds: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """The prediction at x_t, `sample`, that means a thresholded x_0; unchanged for latents.
 
     Args:
         generator: whose prediction it is.
-        kind: `static`, `dynamic` or `none`.
+        kind: `static`, `dynamic`, `local` or `none`.
         sample: (B, D, h, w) x_t.
         timestep: ().
         prediction: (B, D, h, w) eps, v or x_0.
+        bounds: for `local`, of `local_bounds`.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: there is no such kind, or `local` without bounds.
     """
-    check_thresholding(kind)
+    check_thresholding(kind, local=bounds is not None)
     if kind == "none" or not generator.codec.lossless:
         return prediction
     alpha, codec = generator.alphas_cumprod(timestep), generator.codec
     pixels = codec.decode(to_clean(generator.prediction_type, sample, prediction, alpha))
-    clean = codec.encode(pixels.clamp(-1, 1) if kind == "static" else dynamic(pixels))
+    if kind == "dynamic":
+        pixels = dynamic(pixels)
+    else:
+        pixels = pixels.clamp(-1, 1) if bounds is None or kind == "static" else pixels.clamp(*bounds)
+    clean = codec.encode(pixels)
     return from_clean(generator.prediction_type, sample, clean, alpha)
 
 
-def check_thresholding(kind: str) -> None:
-    """Refuse a `kind` that is no thresholding.
+def check_thresholding(kind: str, *, local: bool = False) -> None:
+    """Refuse what is no thresholding.
+
+    Args:
+        kind: the name.
+        local: whether there are low-resolution images, which `local` needs.
 
     Raises:
         ValueError: it is none.
     """
-    if kind not in ("static", "dynamic", "none"):
-        raise ValueError(f"thresholding: expected static, dynamic or none, got {kind!r}")
+    kinds = ("local", "static", "dynamic", "none")[not local :]
+    if kind not in kinds:
+        raise ValueError(f"thresholding: expected {', '.join(kinds[:-1])} or {kinds[-1]}, got {kind!r}")
+
+
+def local_bounds(low: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Between which values the pixels of a super-resolved image lie.
+
+    Args:
+        low: (B, 3, l, l) low-resolution images in [-1, 1].
+        size: side H of the large ones.
+
+    Returns:
+        The least and the largest values, (B, 3, H, H) each.
+    """
+    around = F.pad(low, (1, 1, 1, 1), mode="replicate")
+    least, largest = -F.max_pool2d(-around, 3, 1), F.max_pool2d(around, 3, 1)
+    margin = _WIDENED * (largest - least)
+    limits = ((least - margin).clamp(min=-1), (largest + margin).clamp(max=1))
+    return F.interpolate(limits[0], size, mode="nearest"), F.interpolate(limits[1], size, mode="nearest")
 
 
 def dynamic(pixels: Tensor) -> Tensor:

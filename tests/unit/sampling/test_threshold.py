@@ -7,7 +7,8 @@ import torch
 
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
-from rag_diffusion.sampling.threshold import dynamic, threshold
+from rag_diffusion.sampling.threshold import dynamic, local_bounds, threshold
+from tests.unit.sampling.cascades import small_stage
 
 
 def test_static_thresholding_keeps_pixels_in_range_and_others_as_they_are(tiny_generator: Generator) -> None:
@@ -36,3 +37,26 @@ def test_dynamic_thresholding_by_hand() -> None:
     limit = float(wide.abs().flatten().quantile(0.995))
     torch.testing.assert_close(dynamic(wide), wide.clamp(-limit, limit) / limit)
     assert float(dynamic(wide).abs().max()) == 1
+
+
+def test_local_thresholding_keeps_flat_areas_flat_and_lines_within_what_lies_around(
+    tiny_generator: Generator,
+) -> None:
+    stage = small_stage(tiny_generator.text_encoder)  # type: ignore[arg-type]
+    low = torch.full((1, 3, 64, 64), 0.2)
+    low[..., 40:, :] = -0.4
+    levels, noise = torch.zeros(1, dtype=torch.long), torch.zeros_like(low)
+    bound = stage.beside(low, levels, noise)
+    draws = torch.Generator().manual_seed(0)
+    sample, output = (torch.randn(1, *stage.sample_shape, generator=draws) for _ in range(2))
+    timestep, bounds = torch.tensor(500), local_bounds(low, 128)
+    mean = threshold(bound, "local", sample, timestep, output, bounds)
+    alpha = stage.alphas_cumprod(timestep)
+    drawn = bound.codec.decode(to_clean("v_prediction", sample, mean, alpha))
+    assert float((drawn[..., :78, :] - 0.2).abs().max()) < 1e-4
+    assert float((drawn[..., 82:, :] + 0.4).abs().max()) < 1e-4
+    edge = drawn[..., 78:82, :]
+    assert -0.7 - 1e-4 <= float(edge.min()) < -0.5
+    assert 0.3 < float(edge.max()) <= 0.5 + 1e-4
+    with pytest.raises(ValueError, match="expected static, dynamic or none, got 'local'"):
+        threshold(tiny_generator, "local", sample, timestep, output)
