@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test check ui base upsampler ruler lock clean
+.PHONY: help install demo test check docs ui base upsampler ruler lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ check: install  ## lint, types, layers and the fast tests
 	mypy
 	lint-imports
 	pytest -q -n 2 --dist worksteal -m "not slow and not gpu and not long"
+
+docs: install  ## the documentation's site, in build/site
+	python docs/build_site.py
 
 ui: install  ## MLflow and Dagster in the browser
 	@python -m rag_diffusion.orchestration.ui

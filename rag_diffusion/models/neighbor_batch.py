@@ -73,10 +73,12 @@ class Neighbor:
     Attributes:
         image: PIL image or (H, W), (H, W, 3) or (H, W, 4) uint8 array of any size; transparency becomes white, gray
             becomes RGB, and an image that is not square stands in a white square.
-        caption: its text. pair_id: its name; two neighbors of one name are one neighbor. source, licence,
-        attribution: for the provenance. score: of the retrieval; None where it was given by hand. weight: how much it
-        counts: 2 counts twice, 0 not at all. role: `content` where it shows the thing that is drawn, `style` where it
-        shows another thing in the manner wanted.
+        caption: its text.
+        pair_id: its name; two neighbors of one name are one neighbor.
+        source, licence, attribution: for the provenance.
+        score: of the retrieval; None where it was given by hand.
+        weight: how much it counts: 2 counts twice, 0 not at all.
+        role: `content` where it shows the thing that is drawn, `style` where it shows another in the manner wanted.
         weight_by_step: factor of the weight over the denoising steps: `constant`, `linear`, `early`, `late`, an
             interval (start, end) or points (fraction, weight), see `neighbor_control.as_curve`.
         weight_by_map: factor by attended map: `both`, `style` (fine maps alone), `layout` (coarse ones alone), or side

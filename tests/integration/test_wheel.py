@@ -225,8 +225,13 @@ def test_a_project_of_ones_own_runs_by_dvc_and_is_told_to_dagster(
     assert found.returncode == 0, (found.stdout + found.stderr)[-3000:]
 
 
-def test_it_says_its_version_and_carries_types_and_licences(there: Path, wheel: Path, tmp_path: Path) -> None:
+def test_it_says_its_version_completes_commands_and_carries_types_and_licences(
+    there: Path, wheel: Path, tmp_path: Path
+) -> None:
     assert python(there, tmp_path, "rag-diffusion", "--version").stdout == f"rag-diffusion {__version__}\n"
+    words = {"COMP_WORDS": "rag-diffusion ini", "COMP_CWORD": "1", "_RAG_DIFFUSION_COMPLETE": "complete_bash"}
+    program = str(there / "bin/rag-diffusion")
+    assert subprocess.run([program], env=words, capture_output=True, text=True, check=True).stdout.split() == ["init"]
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
     info = f"rag_diffusion-{__version__}.dist-info"

@@ -7,34 +7,17 @@ import importlib
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
 
 import rag_diffusion
-from rag_diffusion.layout import BASE, ENCODER
-from rag_diffusion.models.dual_encoder import create_embedded, save_weights
-from rag_diffusion.readers.forms import open_reader
+from tests.small_project import small_project
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-CIRCLES = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base generator, an untrained encoder, a folder of captioned pictures, and a data set of them."""
-    root = tmp_path_factory.mktemp("project")
-    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    (root / ENCODER).mkdir(parents=True)
-    (root / BASE).symlink_to(ROOT / BASE)
-    save_weights(create_embedded(root / ENCODER, image_size=64, embed_dim=16, seed=0), root / ENCODER)
-    (root / "photos").mkdir()
-    for color in CIRCLES:
-        picture = Image.new("RGB", (64, 64), "white")
-        ImageDraw.Draw(picture).ellipse((8, 8, 56, 56), fill=color)
-        picture.save(root / "photos" / f"{color}.png")
-        (root / "photos" / f"{color}.txt").write_text(f"a {color} circle", encoding="utf-8")
-    rag_diffusion.KnowledgeBase.open(root).add("photos", open_reader("auto", root / "photos"), licence="CC0-1.0")
-    return root
+def project(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
+    """A small project of real parts."""
+    return small_project(tmp_path_factory.mktemp("project"), project_root)
 
 
 @pytest.fixture(autouse=True)
