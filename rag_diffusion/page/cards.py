@@ -16,13 +16,13 @@ from PIL import Image
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page.session import VARIANTS, Entry
-from rag_diffusion.page.streaming import Preview
 from rag_diffusion.page.words import controls_of, lineage_of, percent, score_of
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.sampling.credit import NO_LICENCE, credit
 from rag_diffusion.sampling.explain_page import overlay
 from rag_diffusion.sampling.provenance import to_png
 from rag_diffusion.sampling.studio import file_name
+from rag_diffusion.serving.drawing_queue import Preview
 
 _SIDE = 384  # pixels of a picture on the page
 _THUMB = 96  # of a neighbor

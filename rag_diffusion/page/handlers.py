@@ -11,7 +11,7 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.page import cards
 from rag_diffusion.page.session import Session
-from rag_diffusion.page.streaming import Drawer, Preview
+from rag_diffusion.page.streaming import Drawer
 from rag_diffusion.page.uploads import as_neighbors, opened
 from rag_diffusion.page.words import changes
 from rag_diffusion.project import nothing_to_retrieve, retrieval_options
@@ -19,6 +19,7 @@ from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.studio import Picture, Variant, choose_seeds
+from rag_diffusion.serving.drawing_queue import Preview
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.where import parse_where

@@ -22,6 +22,7 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.page.blocks import CSS, build, theme
 from rag_diffusion.page.handlers import Handlers
 from rag_diffusion.page.streaming import Drawer
+from rag_diffusion.serving.drawing_queue import BATCH, WAITING
 from rag_diffusion.serving.keys import Key, key_of, read_keys
 from rag_diffusion.serving.request_guard import refusal
 from rag_diffusion.serving.server import Access, check_access, create_app, run
@@ -36,9 +37,17 @@ _POLICY = (
 
 
 def serve_page(
-    root: Path, access: Access, *, host: str, port: int, open_to_all: bool = False, model: str | None = None
+    root: Path,
+    access: Access,
+    *,
+    host: str,
+    port: int,
+    open_to_all: bool = False,
+    model: str | None = None,
+    batch: int = BATCH,
+    waiting: int = WAITING,
 ) -> None:
-    """Serve the page and the knowledge base until interrupted.
+    """Serve the page, the API and the knowledge base until interrupted.
 
     Args:
         root: of the project.
@@ -47,15 +56,17 @@ def serve_page(
         port: 0 takes a free one.
         open_to_all: whether other machines may come without a key.
         model: weights by name; None is the project's own.
+        batch: pictures drawn at once.
+        waiting: pictures that may wait.
 
     Raises:
         ConfigError: there is no project here, or other machines could come without a key and nobody said that they may.
     """
     access = check_access(access, host, open_to_all, "ui")
     base = KnowledgeBase.open(root)
-    drawer = Drawer(root, base, model)
+    drawer = Drawer(root, base, model, batch=batch, waiting=waiting)
     try:
-        app = mounted(create_app(base, access, page=PATH), base, drawer, access)
+        app = mounted(create_app(base, access, page=PATH, drawing=drawer.queue), base, drawer, access)
         run(app, host, port, at_end=lambda: _part(app, drawer))
     finally:
         drawer.close()

@@ -1,4 +1,4 @@
-"""A drawing as it grows: every step's estimate, then the picture; one drawing at a time, and none for nobody.
+"""A drawing as it grows on a page: every step's estimate, then the picture.
 
 Whoever reads the stream may leave: the computation ends at the step that it is at.
 """
@@ -6,54 +6,32 @@ Whoever reads the stream may leave: the computation ends at the step that it is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
 from typing import Any
 
-from torch import Tensor
-
-from rag_diffusion.arrays import Pixels
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
-from rag_diffusion.project import open_pipeline
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.studio import Picture, Variant, draw
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """What a picture looks like so far.
-
-    Attributes:
-        pixels: (H, W, 3) uint8, the estimate of x_0; in a further stage of a cascade what the first one drew.
-        step: of so many that is done, from 1.
-        num_steps: T.
-        stage: of a cascade, from 1.
-    """
-
-    pixels: Pixels
-    step: int
-    num_steps: int
-    stage: int = 1
+from rag_diffusion.sampling.studio import Picture, PictureRequest, Variant
+from rag_diffusion.serving.drawing_queue import ALL, DrawingQueue, Preview
 
 
 class Drawer:
-    """A project's generator, opened beside the server's start, and one drawing at a time.
+    """What the page draws with: the server's queue of pictures, behind those that others asked for.
 
     Args:
         root: of the project.
         base: what neighbors are retrieved from.
         model: weights by name; None is the project's own.
+        **bounds: of `DrawingQueue`.
+
+    Attributes:
+        queue: of all pictures.
     """
 
-    def __init__(self, root: Path, base: KnowledgeBase, model: str | None = None) -> None:
-        self._thread = ThreadPoolExecutor(1, "drawing")
-        self._under_way: set[Event] = set()
-        self._opened: Future[RetrievalPipeline] = self._thread.submit(_opened, root, base, model)
+    def __init__(self, root: Path, base: KnowledgeBase, model: str | None = None, **bounds: int) -> None:
+        self.queue = DrawingQueue(root, base, model, **bounds)
 
     @property
     def pipeline(self) -> RetrievalPipeline:
@@ -62,7 +40,7 @@ class Drawer:
         Raises:
             ModelError: it cannot be opened.
         """
-        return self._opened.result()
+        return self.queue.pipeline
 
     def stream(
         self,
@@ -87,72 +65,35 @@ class Drawer:
             Of each variant a preview for every step, then the picture.
 
         Raises:
-            RagDiffusionError, ValueError: as the pipeline.
+            RagDiffusionError, ValueError: as the pipeline, or too many pictures wait.
         """
-        queue: SimpleQueue[Preview | Picture | Exception | None] = SimpleQueue()
-        left, last = Event(), list[Pixels]()
-        self._under_way.add(left)
+        for variant in variants:
+            request = PictureRequest(
+                prompt=prompt,
+                seed=seed,
+                variant=variant,
+                given=given,
+                num_neighbors=num_neighbors,
+                options=options,
+            )
+            yield from self._stream(request)
 
-        def look(pipe: RetrievalPipeline, number: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Tensor]:
-            if left.is_set():
-                raise _LeftError
-            stage, num_steps = values["stage"], pipe.scheduler.num_inference_steps
-            if stage == 1:
-                images = pipe.generator.codec.decode(values["pred_original_sample"]).float()
-                last[:] = [images_to_pixels(images).cpu().numpy()[0]]
-            else:
-                num_steps = pipe.stages[stage - 2].settings.num_inference_steps
-            queue.put(Preview(pixels=last[0], step=number + 1, num_steps=num_steps, stage=stage))
-            return {}
-
-        def compute() -> None:
-            try:
-                for variant in variants:
-                    if left.is_set():
-                        return
-                    for picture in draw(
-                        self.pipeline,
-                        [prompt],
-                        [seed],
-                        variants=[variant],
-                        given=given,
-                        num_neighbors=num_neighbors,
-                        options={**options, "callback_on_step_end": look},
-                    ):
-                        queue.put(picture)
-            except _LeftError:
-                pass
-            except Exception as error:
-                queue.put(error)
-            finally:
-                queue.put(None)
-
-        self._thread.submit(compute)
+    def _stream(self, request: PictureRequest) -> Iterator[Preview | Picture]:
+        news: SimpleQueue[Preview | None] = SimpleQueue()
+        (drawing,) = self.queue.submit([request], previews=ALL, tell=lambda number, preview: news.put(preview))
+        drawing.result.add_done_callback(lambda result: news.put(None))
         try:
-            while (news := queue.get()) is not None:
-                if isinstance(news, Exception):
-                    raise news
-                yield news
+            while (preview := news.get()) is not None:
+                yield preview
+            if not drawing.result.cancelled():
+                yield drawing.result.result()
         finally:
-            left.set()
-            self._under_way.discard(left)
+            self.queue.leave([drawing])
 
     def leave(self) -> None:
         """Compute no further what is being drawn."""
-        for left in tuple(self._under_way):
-            left.set()
+        self.queue.leave_all()
 
     def close(self) -> None:
         """End the thread that draws, at the step that it is at."""
-        self.leave()
-        self._thread.shutdown(cancel_futures=True)
-
-
-class _LeftError(Exception):
-    """Nobody waits for the drawing any more."""
-
-
-def _opened(root: Path, base: KnowledgeBase, model: str | None) -> RetrievalPipeline:
-    pipeline = open_pipeline(root, model, base)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+        self.queue.close()

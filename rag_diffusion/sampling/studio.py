@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.output import as_arrays
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, save_png
 from rag_diffusion.sampling.seeds import MOST, seeded
 
@@ -54,6 +54,38 @@ class Picture:
         free = free_path(path)
         save_png(free, self.pixels, self.provenance)
         return free
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureRequest:
+    """One picture that is asked for.
+
+    Attributes:
+        prompt: the text.
+        seed: of the noise.
+        variant: which neighbors it is shown, see `draw`.
+        given: neighbors by hand, of the variant `given`.
+        negative: by hand, to guide away from, beside all others.
+        exclude: pair ids that must not be retrieved.
+        num_neighbors: of `random` and `retrieved`.
+        image: to begin with instead of noise; None begins with noise.
+        options: more of `RetrievalPipeline.__call__`.
+    """
+
+    prompt: str
+    seed: int
+    variant: Variant
+    given: Sequence[Neighbor] = ()
+    negative: Sequence[Neighbor] = ()
+    exclude: Collection[str] = ()
+    num_neighbors: int = 3
+    image: Pixels | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def fits(self, other: PictureRequest) -> bool:
+        """Whether this one and the `other` may be drawn in one batch."""
+        mine, theirs = ((one.variant, one.num_neighbors, one.image is None, dict(one.options)) for one in (self, other))
+        return mine == theirs
 
 
 def choose_seeds(seed: int | None, count: int) -> list[int]:
@@ -97,35 +129,67 @@ def draw(
     drawings = [(prompt, seed) for prompt in prompts for seed in seeds]
     for start in range(0, len(drawings), BATCH):
         batch = drawings[start : start + BATCH]
-        drawn = [_draw(pipeline, batch, variant, given, num_neighbors, options or {}) for variant in variants]
+        drawn = [
+            draw_batch(
+                pipeline,
+                [
+                    PictureRequest(
+                        prompt=prompt,
+                        seed=seed,
+                        variant=variant,
+                        given=given,
+                        num_neighbors=num_neighbors,
+                        options=options or {},
+                    )
+                    for prompt, seed in batch
+                ],
+            )
+            for variant in variants
+        ]
         for row in zip(*drawn, strict=True):
             yield from row
 
 
-def _draw(
-    pipeline: RetrievalPipeline,
-    batch: Sequence[tuple[str, int]],
-    variant: Variant,
-    given: Sequence[Neighbor],
-    num_neighbors: int,
-    options: Mapping[str, Any],
+def draw_batch(
+    pipeline: RetrievalPipeline, requests: Sequence[PictureRequest], on_step: OnStep | None = None
 ) -> list[Picture]:
-    """One variant of a few prompts and seeds."""
-    prompts, seeds = [prompt for prompt, _ in batch], [seed for _, seed in batch]
-    neighbors: dict[str, Any] = {"num_neighbors": num_neighbors if variant == "retrieved" else 0}
+    """Draw pictures that fit each other in one batch; each is the one that it is alone.
+
+    Args:
+        pipeline: draws.
+        requests: B, of which every one `fits` the first.
+        on_step: as `callback_on_step_end` of the pipeline.
+
+    Returns:
+        B pictures, in their order.
+
+    Raises:
+        RagDiffusionError, ValueError: as the pipeline.
+    """
+    first = requests[0]
+    variant, number = first.variant, first.num_neighbors
+    how: dict[str, Any] = {"num_neighbors": number if variant == "retrieved" else 0}
     if variant == "given":
-        neighbors["neighbors"] = [list(given)] * len(batch)
+        how["neighbors"] = [list(request.given) for request in requests]
     if variant == "random":
-        neighbors["neighbors"] = [random_neighbors(pipeline, num_neighbors, seed) for seed in seeds]
+        how["neighbors"] = [random_neighbors(pipeline, number, request.seed) for request in requests]
+    if any(request.negative for request in requests):
+        how["negative_neighbors"] = [list(request.negative) for request in requests]
+    if variant == "retrieved" and any(request.exclude for request in requests):
+        how["exclude"] = [request.exclude for request in requests]
+    if first.image is not None:
+        how["image"] = [request.image for request in requests]
     left_out = _OF_RETRIEVAL if variant != "retrieved" else ()
     if variant == "none":
         left_out = (*left_out, "style_images")
-    kept = {name: value for name, value in options.items() if name not in left_out}
-    out = pipeline(prompts, **neighbors, **kept, generator=seeded(seeds))
-    images = as_arrays(out.images)
+    kept = {name: value for name, value in first.options.items() if name not in left_out and name not in how}
+    if on_step is not None:
+        kept["callback_on_step_end"] = on_step
+    seeds = seeded([request.seed for request in requests])
+    out = pipeline([request.prompt for request in requests], **how, **kept, generator=seeds)
     return [
         Picture(variant=variant, pixels=pixels, provenance=origin, heat=heat)
-        for pixels, origin, heat in zip(images, out.provenance, out.heat_maps, strict=True)
+        for pixels, origin, heat in zip(as_arrays(out.images), out.provenance, out.heat_maps, strict=True)
     ]
 
 

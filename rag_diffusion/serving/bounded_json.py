@@ -28,11 +28,12 @@ class BodyError(RagDiffusionError):
     Attributes:
         status: of the answer.
         retry_after: seconds until it may be taken, 0 where time alone changes nothing.
+        code: by which programs know the error; empty for none.
     """
 
-    def __init__(self, status: int, message: str, retry_after: int = 0) -> None:
+    def __init__(self, status: int, message: str, retry_after: int = 0, code: str = "") -> None:
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.code = status, retry_after, code
 
 
 def check_values(count: int) -> None:

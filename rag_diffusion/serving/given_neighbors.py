@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from PIL import Image
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.neighbor_batch import Neighbor
@@ -17,6 +20,7 @@ from rag_diffusion.readers.images import decode
 from rag_diffusion.serving.draw_request import MAX_NEIGHBORS, MAX_PROMPT, DrawRequestError
 
 MAX_BYTES = 32 * 2**20  # of one prompt's neighbors, as text
+Decode = Callable[[bytes, str], Image.Image]
 _PLAIN = ("weight", "role", "weight_by_step", "weight_by_map", "fit_mask", "negative", "licence", "attribution")
 
 
@@ -44,12 +48,29 @@ def read_neighbors(text: str, prompt: str) -> list[Neighbor]:
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DrawRequestError('neighbors: expected JSON, as [{"image": "<base64>", "caption": "my cat"}]')
+    return neighbors_of(entries, prompt)
+
+
+def neighbors_of(entries: Sequence[dict[str, Any]], prompt: str, decode: Decode = decode) -> list[Neighbor]:
+    """The neighbors of one prompt, each an object as `read_neighbors` has it.
+
+    Args:
+        entries: of them.
+        prompt: the caption of those that bring none.
+        decode: makes a picture of a file's bytes, which have the name that is its second argument.
+
+    Returns:
+        At most `MAX_NEIGHBORS`.
+
+    Raises:
+        DrawRequestError: one is something else, or there are too many.
+    """
     if len(entries) > MAX_NEIGHBORS:
         raise DrawRequestError(f"neighbors: expected at most {MAX_NEIGHBORS}, got {len(entries)}")
-    return [_neighbor(number, entry, prompt) for number, entry in enumerate(entries)]
+    return [_neighbor(number, entry, prompt, decode) for number, entry in enumerate(entries)]
 
 
-def _neighbor(number: int, entry: dict[str, Any], prompt: str) -> Neighbor:
+def _neighbor(number: int, entry: dict[str, Any], prompt: str, decode: Decode) -> Neighbor:
     known = ("image", "caption", "mask", *_PLAIN)
     if unknown := sorted(set(entry) - set(known)):
         raise DrawRequestError(f"neighbor {number}: expected {', '.join(known)}, got {unknown[0]!r}"[:300])

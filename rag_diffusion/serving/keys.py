@@ -21,8 +21,10 @@ from rag_diffusion.clip_protocol import KNN, METADATA
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.serving.request_guard import refusal
 
-ASKING = (f"/{KNN}", f"/{METADATA}")  # POST and yet write nothing; whatever else is no GET writes
-OPEN = ("/health",)  # for whoever watches the server
+DRAWING = ("/draw", "/v1/images/generations", "/v1/images/edits", "/v1/images/variations")
+ASKING = (f"/{KNN}", f"/{METADATA}", *DRAWING)  # POST and yet write nothing; whatever else is no GET writes
+OPEN = ("/health", "/ready")  # for whoever watches the server
+NAMED = "/v1/images/files/"  # below it names that nobody can guess, and only who drew a picture was told
 MIN_KEY = 16  # characters
 RATE = 600  # requests a minute of one key
 MAX_KEYS = 1000
@@ -153,7 +155,7 @@ def needs_key(method: str, path: str, *, to_read: bool) -> bool:
         path: of the request.
         to_read: whether reading needs one as well.
     """
-    return path not in OPEN and (to_read or is_writing(method, path))
+    return path not in OPEN and not path.startswith(NAMED) and (to_read or is_writing(method, path))
 
 
 def key_of(keys: Collection[Key], given: str) -> Key | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import PlainTextResponse
 
 from rag_diffusion.serving.keys import needs_key
 from rag_diffusion.serving.queries import MAX_BASE64, KnnRequest, MetadataRequest
@@ -26,7 +27,7 @@ ERRORS = {
     422: "Something in it is not as the schema says, or no picture; the message says what was expected.",
     429: "Too many at a time, or of one key; `Retry-After` says when to come again.",
     500: "Something is the matter with the server; its log has it.",
-    503: "Another process writes the data set; `Retry-After` says when to come again.",
+    503: "Another process writes the data set, or the model is not there; `Retry-After` says when to come again.",
 }
 _ALWAYS = (400, 401, 403, 405, 408, 413, 422, 429, 500)
 
@@ -67,6 +68,13 @@ class Health(BaseModel):
     status: str
     num_pairs: int
     data_sets: list[str]
+
+
+class Ready(BaseModel):
+    """Whether all is open, and how many pictures wait to be drawn."""
+
+    ready: bool
+    waiting: int
 
 
 class UploadResult(BaseModel):
@@ -157,6 +165,14 @@ def image_described(kinds: Sequence[str]) -> dict[str, Any]:
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     description["responses"][200] = {"description": "As asked.", "content": content}
     return description
+
+
+def metrics_described() -> dict[str, Any]:
+    """What `/metrics` says of its answer: text."""
+    description = described(None, "Counts for Prometheus")
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    description["responses"][200] = {"description": "As asked.", "content": content}
+    return description | {"response_class": PlainTextResponse}
 
 
 def json_body(

@@ -128,15 +128,37 @@ async def read_form(request: Request, file: str, most_text: int) -> AsyncIterato
     Raises:
         BodyError: it is none, or the file is missing.
     """
+    async with read_fields(request, 1, most_text) as fields:
+        upload = next((value for name, value in fields if name == file), None)
+        if not isinstance(upload, UploadFile):
+            names = sorted({name for name, _ in fields})
+            raise BodyError(400, f"expected a file in the field {file!r}, got {names or 'no field'}")
+        yield upload, {name: value for name, value in fields if isinstance(value, str)}
+
+
+@asynccontextmanager
+async def read_fields(
+    request: Request, most_files: int, most_text: int
+) -> AsyncIterator[list[tuple[str, UploadFile | str]]]:
+    """The fields of a multipart form; files beyond 1 MiB lie on disk.
+
+    Args:
+        request: with a body of multipart/form-data.
+        most_files: files that it may have.
+        most_text: characters of a field that is no file.
+
+    Yields:
+        Names and values, in the order they came.
+
+    Raises:
+        BodyError: it is none.
+    """
     try:
-        form = await request.form(max_files=1, max_fields=32, max_part_size=4 * most_text)
+        form = await request.form(max_files=most_files, max_fields=64, max_part_size=4 * most_text)
     except HTTPException as error:
         raise BodyError(400, f"expected a multipart form, got {error.detail}") from None
     try:
-        upload = form.get(file)
-        if not isinstance(upload, UploadFile):
-            raise BodyError(400, f"expected a file in the field {file!r}, got {sorted(form) or 'no field'}")
-        yield upload, {name: value for name, value in form.items() if isinstance(value, str)}
+        yield list(form.multi_items())
     finally:
         await form.close()
 

@@ -7,9 +7,10 @@ import threading
 import traceback
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,17 +89,24 @@ def unforeseen(request: Any, error: Exception) -> JSONResponse:
     return refusal(500, "something unexpected happened; the server's log has it")
 
 
-def refusal(status: int, message: str, **headers: str) -> JSONResponse:
+def foreign_origin(request: Request, origins: Collection[str] = ()) -> str:
+    """The site of whose page a `request` comes, where it is neither this server's nor one of `origins`; else empty."""
+    origin = request.headers.get("origin", "")
+    own = not origin or origin in origins or urlsplit(origin).netloc == request.headers.get("host")
+    return "" if own else origin[:100]
+
+
+def refusal(status: int, message: str, *, code: str = "", **headers: str) -> JSONResponse:
     """An error as this server tells it.
 
     Args:
         status: of HTTP.
         message: what was expected, what came, and what to do.
+        code: by which programs know it, where it has one.
         headers: by their names with `_` for `-`.
     """
-    return JSONResponse(
-        {"message": message}, status, {name.replace("_", "-"): value for name, value in headers.items()}
-    )
+    content = {"message": message} | ({"code": code} if code else {})
+    return JSONResponse(content, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def log(scope: Scope, error: BaseException) -> None:

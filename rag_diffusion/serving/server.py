@@ -4,7 +4,9 @@
     GET  /images/ID     a pair's image, PNG; where the `url` of every result points to; with `?original=1` what came
     POST /pairs         one image and its caption: multipart (field `image`) or JSON (`image` as base64)
     POST /archives      a tar or zip of images with captions, as the body itself
-    GET  /data-sets     what each data set says of itself        GET /health
+    GET  /data-sets     what each data set says of itself
+    GET  /health        whether it answers      GET /ready   whether it can draw      GET /metrics   for Prometheus
+    POST /draw   POST /v1/images/...            `drawing_doors`, where there is a queue that draws
 
 An error is JSON with a `message` that says what was expected. What needs an answer from disk or the encoder runs in a
 thread when it is its turn, so that one request never stops the others. What a request may cost is bounded before it is
@@ -14,17 +16,19 @@ spent: `bounded_json` bounds JSON, `pictures` images, `request_bodies` what come
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socket
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -40,10 +44,12 @@ from rag_diffusion.errors import (
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.serving import openapi
 from rag_diffusion.serving.admission import Admission, image_url
+from rag_diffusion.serving.api_errors import ApiErrors
 from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.connections import bounded_protocol
-from rag_diffusion.serving.keys import RATE, Keys, read_keys
+from rag_diffusion.serving.keys import DRAWING, RATE, Keys, read_keys
 from rag_diffusion.serving.memory import keep_small
+from rag_diffusion.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from rag_diffusion.serving.openapi import Hit, PairMetadata, described
 from rag_diffusion.serving.originals import KINDS, response_of
 from rag_diffusion.serving.queries import FIELDS, KnnRequest, MetadataRequest, messages
@@ -51,6 +57,9 @@ from rag_diffusion.serving.request_bodies import MEBIBYTE, BodyLimits
 from rag_diffusion.serving.request_guard import Guard, log, refusal, unforeseen
 from rag_diffusion.serving.service import Service
 from rag_diffusion.serving.uploads import add_uploads
+
+if TYPE_CHECKING:
+    from rag_diffusion.serving.drawing_queue import DrawingQueue
 
 MAX_ARCHIVE = 2 << 30  # bytes
 MAX_DROPPED = 256 << 20  # bytes of files that are dropped on a page at a time
@@ -76,6 +85,7 @@ class Access:
         keys: file of API keys, see `read_keys`; None asks nobody for one.
         key_to_read: whether reading needs a key as well as writing.
         rate: requests a minute of one key.
+        origins: pages of other sites that may ask, as https://example.org; empty for none (CORS).
     """
 
     allow_hosts: Collection[str] = ()
@@ -84,22 +94,31 @@ class Access:
     keys: Path | None = None
     key_to_read: bool = False
     rate: int = RATE
+    origins: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[\w.\-\[\]:]+", origin):
+                raise ConfigError(f"origin: expected a site as https://example.org, without a path, got {origin!r}")
 
 
-def create_app(kb: KnowledgeBase, access: Access | None = None, *, page: str = "") -> FastAPI:
+def create_app(
+    kb: KnowledgeBase, access: Access | None = None, *, page: str = "", drawing: DrawingQueue | None = None
+) -> FastAPI:
     """The server's application; `state.service` does its work.
 
     Args:
         kb: what is searched, and taken into.
         access: who may ask; anybody, and anything, where it is None.
         page: path below which a page will be mounted that asks for keys by itself; empty for none.
+        drawing: draws; None adds no door that does.
 
     Raises:
         ConfigError: the file of keys is none.
     """
     access = access or Access()
     keys = read_keys(access.keys) if access.keys is not None else []
-    service, admission = Service(kb, allow_hosts=access.allow_hosts), Admission()
+    service, admission, metrics = Service(kb, allow_hosts=access.allow_hosts), Admission(), Metrics(drawing)
     app = FastAPI(
         title="rag-diffusion knowledge base",
         docs_url=None,
@@ -114,11 +133,27 @@ def create_app(kb: KnowledgeBase, access: Access | None = None, *, page: str = "
         plain = app.openapi
         app.openapi = lambda: openapi.secured(plain(), access.key_to_read)  # type: ignore[method-assign]
     limits = {f"/{KNN}": MAX_BODY, f"/{METADATA}": MEBIBYTE, "/pairs": MAX_BODY, "/archives": MAX_ARCHIVE}
-    app.add_middleware(BodyLimits, limits=limits | ({f"{page}/gradio_api/upload": MAX_DROPPED} if page else {}))
+    limits |= {f"{page}/gradio_api/upload": MAX_DROPPED} if page else {}
+    if drawing is not None:
+        limits |= dict.fromkeys(DRAWING, MAX_BODY)
+    app.add_middleware(BodyLimits, limits=limits)
     app.add_middleware(Guard, hosts=access.hosts)
+    origins = list(access.origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )  # fmt: skip
+    app.add_middleware(ApiErrors)
+    app.add_middleware(Measured, metrics=metrics)
     _add_errors(app)
     _add_queries(app, service, admission)
-    add_uploads(app, service, admission, access.read_only)
+    _add_watching(app, service, drawing, metrics)
+    add_uploads(app, service, admission, access.read_only, origins)
+    if drawing is not None:
+        from rag_diffusion.serving.drawing_doors import add_drawing
+
+        add_drawing(app, drawing, admission, service.pictures, origins)
     return app
 
 
@@ -233,10 +268,6 @@ def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
     async def data_sets() -> Any:
         return await admission.search.answer(service.data_sets)
 
-    @app.get("/health", **described(openapi.Health, "Whether the server answers"))
-    async def health() -> Any:
-        return JSONResponse(service.health())
-
     @app.get("/images/{key}", response_class=PngResponse, **openapi.image_described(KINDS))
     async def image(
         key: Annotated[int, PathParameter(ge=0, lt=2**63)],
@@ -253,6 +284,22 @@ def _add_queries(app: FastAPI, service: Service, admission: Admission) -> None:
         return PngResponse(png, headers={"Cache-Control": "max-age=3600"})
 
 
+def _add_watching(app: FastAPI, service: Service, drawing: DrawingQueue | None, metrics: Metrics) -> None:
+    @app.get("/health", **described(openapi.Health, "Whether the server answers"))
+    async def health() -> Any:
+        return JSONResponse(service.health())
+
+    @app.get("/ready", **described(openapi.Ready, "Whether all that was started is open", 503))
+    async def ready() -> Any:
+        if drawing is not None and not drawing.ready:
+            return refusal(503, "expected a model that is open, got none yet; come again", Retry_After="5")
+        return JSONResponse({"ready": True, "waiting": 0 if drawing is None else drawing.waiting})
+
+    @app.get("/metrics", **openapi.metrics_described())
+    async def told() -> Any:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+
 def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
@@ -260,7 +307,7 @@ def _add_errors(app: FastAPI) -> None:
     async def known(request: Request, error: RagDiffusionError) -> JSONResponse:
         if isinstance(error, BodyError):
             again = {"Retry_After": str(error.retry_after)} if error.retry_after else {}
-            return refusal(error.status, str(error), **again)
+            return refusal(error.status, str(error), code=error.code, **again)
         status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
         if status == 500:  # of this machine's files, which are nobody else's matter
             log(request.scope, error)

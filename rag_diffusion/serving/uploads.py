@@ -5,10 +5,9 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +22,7 @@ from rag_diffusion.serving.admission import Admission, image_url
 from rag_diffusion.serving.bounded_json import BodyError, parse_object
 from rag_diffusion.serving.queries import MAX_BASE64, global_id
 from rag_diffusion.serving.request_bodies import read_form, received, save
+from rag_diffusion.serving.request_guard import foreign_origin
 from rag_diffusion.serving.service import Service, uploaded_name
 
 UPLOADED = "uploaded"  # data set of pairs that name none
@@ -59,7 +59,9 @@ class PairForm(BaseModel):
 FIELDS = dict.fromkeys(PairForm.model_fields, 12 * MAX_WORDS + 2) | {"image": MAX_BASE64}
 
 
-def add_uploads(app: FastAPI, service: Service, admission: Admission, read_only: bool) -> None:
+def add_uploads(
+    app: FastAPI, service: Service, admission: Admission, read_only: bool, origins: Collection[str] = ()
+) -> None:
     """Add the paths that take uploads.
 
     Args:
@@ -67,13 +69,13 @@ def add_uploads(app: FastAPI, service: Service, admission: Admission, read_only:
         service: takes what comes.
         admission: how many requests of each kind at a time.
         read_only: whether uploads are refused.
+        origins: of pages of other sites that may ask; empty for none.
     """
 
     def check(request: Request) -> None:
         if read_only:
             raise BodyError(403, "expected no upload: this server was started with --read-only")
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin := foreign_origin(request, origins):
             raise BodyError(403, f"expected an upload from this server's own pages or a program, got one from {origin}")
 
     @app.post(

@@ -226,7 +226,7 @@ def serve(
 ) -> None:
     """Serve it over HTTP in clip-retrieval's protocol, and take uploads; see docs/knowledge-base-http.md for keys."""
     with clean_errors():
-        need("server", "fastapi", "uvicorn", "multipart", "msgspec", "h11")
+        need("server", "fastapi", "uvicorn", "multipart", "msgspec", "h11", "prometheus_client")
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.serving.server import Access
         from rag_diffusion.serving.server import serve as run

@@ -1,4 +1,4 @@
-"""`rag-diffusion ui`: the page in a browser. Light to import: the command brings the rest."""
+"""`rag-diffusion ui`: the page in a browser and the API. Light to import: the command brings the rest."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ def ui(
         Path | None, typer.Option(help="A file of API keys: NAME KEY [read|write]; the page asks for one.")
     ] = None,
     open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may come without a key.")] = False,
+    rate: Annotated[int, typer.Option(min=1, help="Requests a minute of one key.")] = 600,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="A site whose pages may ask this server, https://example.org (CORS).")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Pictures drawn at once.")] = 8,
+    waiting: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures that may wait; then 429.")] = 64,
 ) -> None:
-    """Draw, search and add pictures on a page in the browser, served beside the knowledge base's HTTP."""
+    """Serve the page, the API that clients of OpenAI speak (/v1), /draw and the knowledge base in one process."""
     with clean_errors():
-        need("server", "fastapi", "uvicorn", "multipart", "msgspec", "h11", "gradio")
+        need("server", "fastapi", "uvicorn", "multipart", "msgspec", "h11", "gradio", "prometheus_client")
         if not (project / "params.yaml").exists():
             raise ConfigError(
                 f"ui: expected params.yaml in {project.resolve()}, found none; run this in a clone of rag-diffusion or "
@@ -41,5 +47,20 @@ def ui(
         model = model or model_of(project)  # says at once that there is none
         if port:
             typer.echo(f"the page is at http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/ui (Ctrl-C ends it)")  # noqa: S104
-        access = Access(read_only=read_only, keys=keys, key_to_read=keys is not None)
-        serve_page(project, access, host=host, port=port, open_to_all=open_to_all, model=model)
+        access = Access(
+            read_only=read_only,
+            keys=keys,
+            key_to_read=keys is not None,
+            rate=rate,
+            origins=tuple(allow_origin or ()),
+        )
+        serve_page(
+            project,
+            access,
+            host=host,
+            port=port,
+            open_to_all=open_to_all,
+            model=model,
+            batch=batch,
+            waiting=waiting,
+        )

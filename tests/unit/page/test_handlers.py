@@ -16,11 +16,11 @@ from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.page import cards
 from rag_diffusion.page.handlers import ALL, Handlers
 from rag_diffusion.page.session import KEPT, Session
-from rag_diffusion.page.streaming import Preview
 from rag_diffusion.page.words import as_box, lineage_of
 from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.studio import Picture, draw
+from rag_diffusion.serving.drawing_queue import Preview
 from tests.unit.page.opened import PROMPT, form, handlers_of, make_project, own_pictures
 from tests.unit.sampling.cascades import small_stage
 

@@ -9,31 +9,17 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 from starlette.testclient import TestClient
 
 from rag_diffusion.serving.queries import global_id
 from rag_diffusion.serving.server import Access, create_app
 from tests.unit.knowledge.bases import items, make_base
 from tests.unit.readers.pictures import mixed
+from tests.unit.serving.conformance import CHECKS
 
-# whether data is taken is not asked: no schema says which base64 is a picture, or which data set there is
-CHECKS = (
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-)
 DOORS = {
     "/knn-service": "post", "/metadata": "post", "/pairs": "post", "/archives": "post", "/indices-list": "get",
-    "/data-sets": "get", "/health": "get", "/images/{key}": "get",
+    "/data-sets": "get", "/health": "get", "/images/{key}": "get", "/ready": "get", "/metrics": "get",
 }  # fmt: skip
 
 
@@ -139,7 +125,7 @@ def test_the_schema_says_which_doors_need_a_key(app: Any, tmp_path: Path, to_rea
     told = {path for path, doors in schema["paths"].items() for door in doors.values() if door.get("security")}
     asked = {path for path, method in DOORS.items() if client.request(method, path.format(key=1)).status_code == 401}
     assert told == asked
-    assert told == (set(DOORS) - {"/health"} if to_read else {"/pairs", "/archives"})
+    assert told == (set(DOORS) - {"/health", "/ready"} if to_read else {"/pairs", "/archives"})
 
 
 def test_a_server_without_keys_names_none(app: Any) -> None:
