@@ -80,6 +80,16 @@ def decode(content: bytes, what: str, side: int | None = None) -> Image.Image:
         raise ImageError(what, _reason(error, content)) from None
 
 
+def transparency(content: bytes) -> Image.Image | None:
+    """How opaque each pixel of the file `content` is, gray and upright; None where all are. `decode` has checked it."""
+    with Image.open(io.BytesIO(content), formats=raster_formats()) as image:
+        image.load()
+        if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+            return None
+        turn, alpha = _turn(image), image.convert("RGBA").getchannel("A")
+        return alpha if turn is None else alpha.transpose(turn)
+
+
 @functools.cache
 def raster_formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are read."""

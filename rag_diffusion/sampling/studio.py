@@ -69,6 +69,7 @@ class PictureRequest:
         exclude: pair ids that must not be retrieved.
         num_neighbors: of `random` and `retrieved`.
         image: to begin with instead of noise; None begins with noise.
+        mask: (S, S), white where `image` is drawn anew; None is everywhere.
         options: more of `RetrievalPipeline.__call__`.
     """
 
@@ -80,11 +81,15 @@ class PictureRequest:
     exclude: Collection[str] = ()
     num_neighbors: int = 3
     image: Pixels | None = None
+    mask: Pixels | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def fits(self, other: PictureRequest) -> bool:
         """Whether this one and the `other` may be drawn in one batch."""
-        mine, theirs = ((one.variant, one.num_neighbors, one.image is None, dict(one.options)) for one in (self, other))
+        mine, theirs = (
+            (one.variant, one.num_neighbors, one.image is None, one.mask is None, dict(one.options))
+            for one in (self, other)
+        )
         return mine == theirs
 
 
@@ -179,6 +184,8 @@ def draw_batch(
         how["exclude"] = [request.exclude for request in requests]
     if first.image is not None:
         how["image"] = [request.image for request in requests]
+    if first.mask is not None:
+        how["mask_image"] = [request.mask for request in requests]
     left_out = _OF_RETRIEVAL if variant != "retrieved" else ()
     if variant == "none":
         left_out = (*left_out, "style_images")

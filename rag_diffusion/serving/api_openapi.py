@@ -139,7 +139,7 @@ def post_described(path: str, form: type[BaseModel] | None = None) -> dict[str, 
     kind = "application/json"
     if path in ("/v1/images/edits", "/v1/images/variations"):
         kind = "multipart/form-data"
-        file = {"image": _FILES if path.endswith("edits") else _FILE}
+        file = {"image": _FILES, "mask": _FILE} if path.endswith("edits") else {"image": _FILE}
         schema = schema | {
             "properties": schema["properties"] | file,
             "required": [*schema.get("required", []), "image"],

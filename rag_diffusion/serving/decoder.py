@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from rag_diffusion.readers.checked import checked_image
-from rag_diffusion.readers.images import ImageError
+from PIL import Image, ImageOps
 
-REQUEST = struct.Struct("<III")  # size and side, see `checked_image`, and bytes of the file
+from rag_diffusion.readers.checked import checked_image
+from rag_diffusion.readers.images import ImageError, decode, to_square, transparency
+
+REQUEST = struct.Struct("<III?")  # size and side, see `checked_image`, bytes of the file, whether it is a mask
 ANSWER = struct.Struct("<BI")  # one of the two below, bytes that follow
 PIXELS, REASON = 0, 1
 _UNABLE = "could not create decoder object"
@@ -34,20 +36,20 @@ def main(memory: int, seconds: int) -> None:
     """
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(REQUEST.size)) == REQUEST.size:
-        size, side, length = REQUEST.unpack(head)
-        kind, answer = _apart(source.read(length), size, side, memory, seconds)
+        size, side, length, mask = REQUEST.unpack(head)
+        kind, answer = _apart(source.read(length), size, side, mask, memory, seconds)
         sink.write(ANSWER.pack(kind, len(answer)) + answer)
         sink.flush()
 
 
-def _apart(content: bytes, size: int, side: int, memory: int, seconds: int) -> tuple[int, bytes]:
+def _apart(content: bytes, size: int, side: int, mask: bool, memory: int, seconds: int) -> tuple[int, bytes]:
     """What a child answers: `PIXELS` or `REASON`, and the bytes of it."""
     end, start = os.pipe()
     child = os.fork()
     if not child:
         os.close(end)
         _bound(memory, seconds)
-        _write(start, *_decoded(content, size, side))
+        _write(start, *_decoded(content, size, side, mask))
     os.close(start)
     with os.fdopen(end, "rb") as answers:
         answer = answers.read()
@@ -68,8 +70,29 @@ def _bound(memory: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _decoded(content: bytes, size: int, side: int) -> tuple[int, bytes]:
+def checked_mask(content: bytes, what: str, size: int) -> Image.Image:
+    """A mask that anybody may have made, as (size, size) gray: white where it is transparent.
+
+    One without any transparency stays as it is; what is missing to a square becomes black.
+
+    Args:
+        content: an encoded image file.
+        what: name used in the error.
+        size: side of the square in pixels.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    gray = decode(content, what).convert("L")
+    alpha = transparency(content)
+    stays = ImageOps.invert(gray) if alpha is None else alpha
+    return ImageOps.invert(to_square(stays.convert("RGB"), size).convert("L"))
+
+
+def _decoded(content: bytes, size: int, side: int, mask: bool) -> tuple[int, bytes]:
     try:
+        if mask:
+            return PIXELS, checked_mask(content, "mask", size).tobytes()
         return PIXELS, checked_image(content, "image", size, side).tobytes()
     except ImageError as error:
         unable = _UNABLE in error.reason  # what WebP says where there is no memory for all of its pixels

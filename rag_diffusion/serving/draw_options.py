@@ -27,7 +27,6 @@ MAX_PICTURES = 10  # of one request
 MAX_WORDS = 300  # characters of a short text
 MAX_STYLE_IMAGES = 4
 MAX_SCALE = 100.0
-STRENGTH = 0.8  # where none is named
 AUTO = "auto"
 
 Count = Annotated[int, Field(ge=0, le=MAX_NEIGHBORS)]
@@ -85,7 +84,11 @@ class DrawOptions(BaseModel):
     parallel_share: Share | None = None
     num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     thresholding: Thresholding | None = None
-    strength: float | None = Field(default=None, gt=0, le=1, description="How far a picture to begin with is noised.")
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    eta: Share | None = Field(default=None, description="Of DDIM, how much noise is drawn anew at each step.")
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How far a picture to begin with is noised; 0.8, and 1 with a mask."
+    )
 
     def requests(
         self,
@@ -97,6 +100,7 @@ class DrawOptions(BaseModel):
         by_hand: Sequence[Neighbor] = (),
         style_images: Sequence[Neighbor] = (),
         image: Pixels | None = None,
+        mask: Pixels | None = None,
         keep_pictures: bool = False,
     ) -> list[PictureRequest]:
         """The pictures that are asked for.
@@ -109,6 +113,7 @@ class DrawOptions(BaseModel):
             by_hand: `neighbors`, decoded.
             style_images: decoded.
             image: (H, W, 3) to begin with; None begins with noise.
+            mask: (H, W), white where `image` is drawn anew; None is everywhere.
             keep_pictures: whether the provenance keeps the pixels of the neighbors.
 
         Raises:
@@ -127,7 +132,9 @@ class DrawOptions(BaseModel):
         if style_images:
             options["style_images"] = list(style_images)
         if image is not None:
-            options["strength"] = STRENGTH if self.strength is None else self.strength
+            options["strength"] = self.strength
+        elif mask is not None:
+            raise BodyError(422, "mask: expected an image beside it, of which a part is drawn anew, got none")
         first = PictureRequest(
             prompt=prompt,
             seed=0,
@@ -137,6 +144,7 @@ class DrawOptions(BaseModel):
             exclude=self.exclude,
             num_neighbors=number,
             image=image,
+            mask=mask,
             options=options,
         )
         return [replace(first, seed=seed) for seed in choose_seeds(self.seed, count)]
@@ -153,7 +161,9 @@ class DrawOptions(BaseModel):
             "guidance": replace(Guidance.from_config(sample), **said),
             "num_inference_steps": self.num_inference_steps or sample.num_inference_steps,
         }
-        for name in ("num_style_neighbors", "style", "weight_by_step", "weight_by_map", "thresholding"):
+        for name in (
+            "num_style_neighbors", "style", "weight_by_step", "weight_by_map", "thresholding", "negative_prompt", "eta",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)
         if self.where is not None:

@@ -47,7 +47,7 @@ class DrawBody(Generic[Asked]):
         by_hand: its neighbors by hand.
         style_images: its pictures in the manner wanted.
         images: (S, S, 3) uint8 each, its pictures of the field `image`, at the size of the model's first stage.
-        mask: (S, S) uint8, where there is to be something else, of the field `mask`; None is none.
+        mask: (S, S) uint8, white where something else is to be, of the field `mask`; None is none.
     """
 
     asked: Asked
@@ -142,7 +142,7 @@ class BodyReader:
                 by_hand=neighbors_of(asked.neighbors, prompt, decode),
                 style_images=[Neighbor(image=one, caption=asked.style or "a picture", role="style") for one in style],
                 images=[np.asarray(decode(content, "image")) for content in images],
-                mask=None if mask is None else np.asarray(decode(mask, "mask").convert("L")),
+                mask=None if mask is None else np.asarray(self.pictures.mask(mask, "mask", size)),
             )
         except (DataError, DrawRequestError) as error:
             raise BodyError(422, str(error)) from None

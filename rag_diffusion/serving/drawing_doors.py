@@ -34,6 +34,9 @@ class DrawForm(PictureOptions):
     """What `/draw` takes."""
 
     image: Base64 | None = Field(default=None, description="To begin with instead of noise, base64.")
+    mask: Base64 | None = Field(
+        default=None, description="Transparent (or white, where it has no transparency) where `image` is drawn anew."
+    )
     keep_pictures: bool = Field(default=False, description="Whether the provenance keeps the neighbors' pixels.")
     heat_maps: bool = Field(default=False, description="Whether the answer has them.")
 
@@ -100,6 +103,7 @@ async def _drawn(queue: DrawingQueue, reader: BodyReader, request: Request) -> R
         by_hand=body.by_hand,
         style_images=body.style_images,
         image=body.images[0] if body.images else None,
+        mask=body.mask,
         keep_pictures=asked.keep_pictures,
     )
     await to_thread.run_sync(check_retrieval, queue, requests[0])

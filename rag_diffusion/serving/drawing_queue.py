@@ -24,6 +24,7 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.project import model_of, open_pipeline
+from rag_diffusion.sampling.arguments import strength_of
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.studio import Picture, PictureRequest, draw_batch
 from rag_diffusion.serving.bounded_json import BodyError
@@ -282,8 +283,9 @@ class _Looking:
         stage = values["stage"]
         if stage == 1:
             steps = pipe.scheduler.num_inference_steps
-            if self.batch[0].request.image is not None:
-                steps = max(1, round(self.batch[0].request.options["strength"] * steps))
+            first = self.batch[0].request
+            if first.image is not None:
+                steps = max(1, round(strength_of(first.options["strength"], first.image, first.mask) * steps))
         else:
             steps = pipe.stages[stage - 2].settings.num_inference_steps
         rows = [row for row, one in enumerate(self.batch) if not one.left and one.wants(stage, number + 1, steps)]

@@ -79,7 +79,11 @@ class ImageOptions(PictureOptions):
 
 
 class EditOptions(ImageOptions):
-    """Fields of a form that has pictures to look at; with `strength` the first of them is begun with."""
+    """Fields of a form that has pictures to look at.
+
+    With `mask` the first of them is drawn anew where the mask is transparent (or white, where it has no transparency),
+    and the others are looked at; where there are no others, pairs are retrieved. With `strength` it is begun with.
+    """
 
     input_fidelity: Literal["low", "high"] = Field(default="low", description=_WITHOUT_EFFECT)
 
@@ -116,17 +120,13 @@ class ImagesApi:
         return await self._answer(request, body, body.by_hand, None, sides, "image_generation")
 
     async def edit(self, request: Request) -> Response:
-        """Answer `/v1/images/edits`: the pictures are neighbors by hand."""
+        """Answer `/v1/images/edits`: the pictures are neighbors by hand, or with a mask the first is drawn anew there."""
         sides = await to_thread.run_sync(sides_of, self.queue)
         body = await self.reader.form(request, EditOptions, sides[0])
-        if body.mask is not None:
-            raise BodyError(
-                400,
-                "mask: expected none, as this model does not fill in a part of a picture, got one; leave it out, and "
-                "the pictures are looked at as a whole",
-            )
-        pictures = [Neighbor(image=one, caption=body.asked.prompt) for one in body.images]
-        image = body.images[0] if body.asked.strength is not None else None
+        masked = body.mask is not None
+        looked_at = body.images[1:] if masked else body.images
+        pictures = [Neighbor(image=one, caption=body.asked.prompt) for one in looked_at]
+        image = body.images[0] if masked or body.asked.strength is not None else None
         return await self._answer(request, body, [*pictures, *body.by_hand], image, sides, "image_edit")
 
     async def vary(self, request: Request) -> Response:
@@ -158,6 +158,7 @@ class ImagesApi:
             by_hand=by_hand,
             style_images=body.style_images,
             image=image,
+            mask=body.mask,
         )
         await to_thread.run_sync(check_retrieval, self.queue, requests[0])
         told = {

@@ -58,11 +58,31 @@ class Pictures:
         Raises:
             ImageError: as there; or it took too much memory or time, or its decoder came to harm.
         """
+        return Image.frombytes("RGB", (size, size), self._decoded(content, what, size, side))
+
+    def mask(self, content: bytes, what: str, size: int) -> Image.Image:
+        """Decode one mask, as `decoder.checked_mask`, in another process.
+
+        Args:
+            content: an encoded image file.
+            what: name used in the error.
+            size: side of the square in pixels.
+
+        Returns:
+            (size, size) gray.
+
+        Raises:
+            ImageError: as `checked`.
+        """
+        return Image.frombytes("L", (size, size), self._decoded(content, what, size, 0, mask=True))
+
+    def _decoded(self, content: bytes, what: str, size: int, side: int, mask: bool = False) -> bytes:
+        """The pixels' bytes."""
         worker = self._free.get()
         try:
             if worker is None:
                 worker = _Worker(self._words)
-            kind, answer = worker.decode(content, size, side)
+            kind, answer = worker.decode(content, size, side, mask)
         except (OSError, EOFError):
             if worker is not None:
                 worker.end()
@@ -71,7 +91,7 @@ class Pictures:
         finally:
             self._free.put(worker)
         if kind == PIXELS:
-            return Image.frombytes("RGB", (size, size), answer)
+            return answer
         raise ImageError(what, answer.decode("utf-8", "replace"))
 
     def close(self) -> None:
@@ -104,7 +124,7 @@ class _Worker:
         self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
         self._answers: BinaryIO = self._process.stdout  # type: ignore[assignment]
 
-    def decode(self, content: bytes, size: int, side: int) -> tuple[int, bytes]:
+    def decode(self, content: bytes, size: int, side: int, mask: bool) -> tuple[int, bytes]:
         """What it answers; it is ended where it does not.
 
         Raises:
@@ -114,7 +134,7 @@ class _Worker:
         watch.daemon = True
         watch.start()
         try:
-            self._requests.write(REQUEST.pack(size, side, len(content)))
+            self._requests.write(REQUEST.pack(size, side, len(content), mask))
             self._requests.write(content)
             self._requests.flush()
             kind, length = ANSWER.unpack(read_exactly(self._answers, ANSWER.size))

@@ -157,6 +157,43 @@ def test_edits_look_at_the_pictures_that_were_sent(client: TestClient) -> None:
     assert client.post("/v1/images/edits", json=QUICK).status_code == 400
 
 
+def test_a_part_of_a_picture_is_drawn_anew(client: TestClient) -> None:
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    plain = Image.new("L", (64, 64), 0)
+    plain.paste(255, (0, 0, 32, 64))
+    files: dict[str, bytes] = {"image": picture("blue")}
+    words = {name: str(value) for name, value in QUICK.items()}
+    drawn = []
+    for one in (mask, plain):
+        buffer = io.BytesIO()
+        one.save(buffer, format="PNG")
+        told = client.post("/v1/images/edits", files=files | {"mask": buffer.getvalue()}, data=words)
+        assert told.status_code == 200, told.text
+        drawn.append(told.json()["data"][0]["b64_json"])
+    pixels, before = (
+        np.asarray(opened(text).convert("RGB")).astype(int) for text in (drawn[0], _as_text(files["image"]))
+    )
+    origin = read_png(base64.b64decode(drawn[0]))
+
+    assert drawn[0] == drawn[1]
+    assert np.abs(pixels[:, 40:] - before[:, 40:]).max() <= 1
+    assert np.abs(pixels[:, :24] - before[:, :24]).mean() > 20
+    assert len(origin.neighbors) == 2  # retrieved
+    assert not origin.neighbors[0].pair_id.startswith("given/")
+    beside = [("image[]", files["image"]), ("image[]", picture("red")), ("mask", buffer.getvalue())]
+    told = client.post("/v1/images/edits", files=beside, data=words).json()["data"][0]
+    assert [one.caption for one in read_png(base64.b64decode(told["b64_json"])).neighbors] == [PROMPT]
+    alone = client.post("/draw", json=QUICK | {"mask": _as_text(buffer.getvalue())})
+    assert (alone.status_code, alone.json()["message"][:30]) == (422, "mask: expected an image beside")
+    whole = {"mask": _as_text(buffer.getvalue()), "image": _as_text(files["image"])}
+    assert client.post("/draw", json=QUICK | whole).json()["pictures"][0]["image"] == drawn[0]
+
+
+def _as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
 def test_variations_begin_with_the_picture(client: TestClient) -> None:
     words = {"n": "2", "seed": "3", "num_inference_steps": "4", "strength": "0.5"}
     told = client.post("/v1/images/variations", files={"image": picture()}, data=words)
