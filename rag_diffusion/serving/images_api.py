@@ -120,7 +120,7 @@ class ImagesApi:
         return await self._answer(request, body, body.by_hand, None, sides, "image_generation")
 
     async def edit(self, request: Request) -> Response:
-        """Answer `/v1/images/edits`: the pictures are neighbors by hand, or with a mask the first is drawn anew there."""
+        """Answer `/v1/images/edits`: the pictures are neighbors by hand, or with a mask the first is drawn anew."""
         sides = await to_thread.run_sync(sides_of, self.queue)
         body = await self.reader.form(request, EditOptions, sides[0])
         masked = body.mask is not None
