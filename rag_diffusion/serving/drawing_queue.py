@@ -73,7 +73,13 @@ class Drawing:
     left: bool = False
 
     def wants(self, stage: int, step: int, num_steps: int) -> bool:
-        """Whether a preview is wanted after a `step` of `num_steps` of a `stage`, both from 1."""
+        """Whether a preview is wanted now.
+
+        Args:
+            stage: of a cascade, from 1.
+            step: of that stage that is done, from 1.
+            num_steps: of that stage.
+        """
         if self.previews == ALL or self.previews == 0:
             return self.previews == ALL
         parts = self.previews + 1

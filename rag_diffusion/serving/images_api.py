@@ -114,13 +114,13 @@ class ImagesApi:
         return Usage(self.queue.pipeline)
 
     async def generate(self, request: Request) -> Response:
-        """Answer `/v1/images/generations`."""
+        """Answer a `request` to `/v1/images/generations`."""
         sides = await to_thread.run_sync(sides_of, self.queue)
         body = await self.reader.json(request, ImageOptions, sides[0])
         return await self._answer(request, body, body.by_hand, None, sides, "image_generation")
 
     async def edit(self, request: Request) -> Response:
-        """Answer `/v1/images/edits`: the pictures are neighbors by hand, or with a mask the first is drawn anew."""
+        """Answer a `request` to `/v1/images/edits`: neighbors by hand; with a mask the first is drawn anew in part."""
         sides = await to_thread.run_sync(sides_of, self.queue)
         body = await self.reader.form(request, EditOptions, sides[0])
         masked = body.mask is not None
@@ -130,7 +130,7 @@ class ImagesApi:
         return await self._answer(request, body, [*pictures, *body.by_hand], image, sides, "image_edit")
 
     async def vary(self, request: Request) -> Response:
-        """Answer `/v1/images/variations`: the picture is begun with, and a neighbor by hand."""
+        """Answer a `request` to `/v1/images/variations`: its picture is begun with, and a neighbor by hand."""
         sides = await to_thread.run_sync(sides_of, self.queue)
         body = await self.reader.form(request, VariationOptions, sides[0])
         if len(body.images) != 1 or body.mask is not None:
