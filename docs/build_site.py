@@ -48,6 +48,8 @@ def put_together(pages: Path) -> None:
     shutil.copytree(ROOT / "benchmarks", pages / "benchmarks", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     for name in OF_THE_ROOT:
         shutil.copy(ROOT / name, pages / name)
+    (pages / "reference/settings.md").write_text(settings(), encoding="utf-8")
+    (pages / "reference/commands.md").write_text(commands(), encoding="utf-8")
     for notebook in sorted((ROOT / "docs").rglob("*.ipynb")):
         place = pages / notebook.relative_to(ROOT / "docs").with_suffix(".md")
         place.write_text(as_markdown(notebook), encoding="utf-8")
@@ -61,6 +63,18 @@ def as_markdown(notebook: Path) -> str:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts) + "\n"
+
+
+def settings() -> str:
+    """A page of every setting with its default and its comment: params.yaml itself."""
+    return f"# Settings\n\n`params.yaml` of the default pipeline.\n\n```yaml\n{(ROOT / 'params.yaml').read_text()}```\n"
+
+
+def commands() -> str:
+    """A page of every command with its options, as `--help` has them."""
+    words = ["typer", "rag_diffusion.terminal.app", "utils", "docs", "--name", "rag-diffusion", "--title", "Commands"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 def with_equations(text: str) -> str:

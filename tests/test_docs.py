@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 import rag_diffusion
 from rag_diffusion.terminal.app import app
@@ -122,6 +123,18 @@ def test_badges_say_what_the_package_says(badge: str, fact: str, project_root: P
     project = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert (project["requires-python"], project["license"]) == (">=3.11,<3.14", "Apache-2.0")
     assert fact in (project_root / f"docs/badges/{badge}.svg").read_text(encoding="utf-8")
+
+
+def test_workflows_and_templates_can_be_read_and_run_what_is_there(project_root: Path) -> None:
+    files = {path: yaml.safe_load(path.read_text()) for path in (project_root / ".github").rglob("*.yml")}
+    workflow = files[project_root / ".github/workflows/ci.yml"]
+    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([a-z]+):", (project_root / "Makefile").read_text(), re.M))
+    assert {command.split()[1] for command in commands if command.startswith("make ")} <= targets
+    assert all((project_root / command).is_file() for command in commands if command.startswith(".ci/"))
+    forms = [form for path, form in files.items() if path.parent.name == "ISSUE_TEMPLATE" and path.stem != "config"]
+    assert forms
+    assert all({"name", "description", "body"} <= form.keys() for form in forms)
 
 
 def test_the_citation_has_the_version(project_root: Path) -> None:

@@ -154,6 +154,11 @@ def evaluate(root: Root = Path()) -> None:
     command = ["--cd", "pipelines", "--wait-for-lock", "repro", "evaluate/dvc.yaml"]
     with clean_errors():
         need("pipeline", "dvc")
+        if not (root / "pipelines/evaluate/dvc.yaml").is_file():
+            raise ConfigError(
+                f"evaluate: expected a clone of rag-diffusion, found no pipelines/evaluate in {root.resolve()}; in a "
+                "project of your own `dvc repro` measures what its corpus allows"
+            )
         if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root).returncode:
             raise ModelError("evaluate: expected the stage to end well; what went wrong stands above")
         typer.echo(f"published to {publish_evaluation(root)}")

@@ -54,6 +54,13 @@ pipe = RetrievalPipeline.from_pretrained("base", retriever=KnowledgeBase.open(".
 out = pipe("a red circle", num_inference_steps=2, num_neighbors=2)
 print(json.dumps([[one.pair_id for one in out.provenance[0].neighbors], "pandas" in sys.modules]))
 """
+SMALLEST = (
+    ("encoder", "epochs", "2"),
+    ("encoder", "batch_size", "32"),
+    ("finetune", "steps", "0"),
+    ("sample", "num_inference_steps", "2"),
+    ("score", "bootstrap_draws", "100"),
+)
 EVERY_MODULE = """
 import importlib, pkgutil, rag_diffusion
 for room in ("models", "sampling", "retrieval", "store", "readers", "corpus", "knowledge", "training", "packing"):
@@ -144,13 +151,13 @@ def recorded(one: metadata.Distribution) -> list[str]:
     return [row[0] for row in csv.reader((one.read_text("RECORD") or "").splitlines())]
 
 
-def python(there: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def python(there: Path, cwd: Path, *words: str, limit: float = 120) -> subprocess.CompletedProcess[str]:
     """Run the environment's Python, or the program that its first word names, without what this shell adds."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{there / 'bin'}{os.pathsep}{environment['PATH']}"}
     program, *arguments = words
     command = [str(there / "bin" / program), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=limit)
 
 
 def test_it_draws_with_neighbors_by_hand_where_no_extra_is_installed(there: Path, elsewhere: Path) -> None:
@@ -205,24 +212,48 @@ def test_a_command_that_needs_an_extra_says_which(there: Path, tmp_path: Path, w
     assert re.fullmatch(rf"error: expected the {expected}.\n", done.stderr)
 
 
-def test_a_project_of_ones_own_runs_by_dvc_and_is_told_to_dagster(
-    with_pipeline: Path, tmp_path: Path, project_root: Path
-) -> None:
-    """An empty folder, a folder of drawings, the stage that reads them; each tool finds what `init` wrote."""
+@pytest.fixture
+def own(with_pipeline: Path, tmp_path: Path, project_root: Path) -> Path:
+    """A project that `init` has made in an empty folder, with 105 drawings."""
     made = python(with_pipeline, tmp_path, "rag-diffusion", "init", "mine", "--base", str(project_root))
     assert "base generator: data/base" in made.stdout, made.stderr[-3000:]
-    project = tmp_path / "mine"
     for number, pair in enumerate(tiny_pairs()[:105]):
-        (project / PICTURES / f"{number}.png").write_bytes(pair.image)
-        (project / PICTURES / f"{number}.txt").write_text(pair.caption)
-    ran = python(with_pipeline, project, "python", "-m", "dvc", "repro", "ingest")
+        (tmp_path / "mine" / PICTURES / f"{number}.png").write_bytes(pair.image)
+        (tmp_path / "mine" / PICTURES / f"{number}.txt").write_text(pair.caption)
+    return tmp_path / "mine"
+
+
+def test_a_project_of_ones_own_runs_by_dvc_and_is_told_to_dagster(with_pipeline: Path, own: Path) -> None:
+    """The stage that reads the drawings; each tool finds what `init` wrote."""
+    ran = python(with_pipeline, own, "python", "-m", "dvc", "repro", "ingest")
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
-    told = python(with_pipeline, project, "rag-diffusion", "sync")
+    told = python(with_pipeline, own, "rag-diffusion", "sync")
     assert told.stdout.splitlines()[-1:] == ["told Dagster of base, ruler, ingest"], (told.stdout + told.stderr)[-3000:]
-    refused = python(with_pipeline, project, "rag-diffusion", "promote")
+    refused = python(with_pipeline, own, "rag-diffusion", "promote")
     assert "expected every check to pass" in refused.stderr
-    found = python(with_pipeline, project, "python", "-m", "dagster", "definitions", "validate")
+    found = python(with_pipeline, own, "python", "-m", "dagster", "definitions", "validate")
     assert found.returncode == 0, (found.stdout + found.stderr)[-3000:]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_every_stage_runs_in_a_project_of_ones_own_and_its_model_is_promoted(with_pipeline: Path, own: Path) -> None:
+    """With the smallest settings, and the base as it is."""
+    params = (own / "params.yaml").read_text()
+    for section, key, value in SMALLEST:
+        params, found = re.subn(
+            rf"(?m)^({section}:\n(?: .*\n)*?  {key}: )(?:\[.*?\]|\S+)", rf"\g<1>{value}", params, count=1
+        )
+        assert found
+    (own / "params.yaml").write_text(params)
+    ran = python(with_pipeline, own, "python", "-m", "dvc", "repro", limit=3000)
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
+    again = python(with_pipeline, own, "python", "-m", "dvc", "repro")
+    assert "Data and pipelines are up to date." in again.stdout, again.stdout[-3000:]
+    promoted = python(with_pipeline, own, "rag-diffusion", "promote", limit=600)
+    assert "draws and is @champion" in promoted.stdout, (promoted.stdout + promoted.stderr)[-3000:]
+    told = python(with_pipeline, own, "rag-diffusion", "lineage", "reports/scores.json")
+    assert "finetune" in told.stdout, told.stderr[-3000:]
 
 
 def test_it_says_its_version_completes_commands_and_carries_types_and_licences(

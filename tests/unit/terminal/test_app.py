@@ -106,6 +106,13 @@ def test_promoting_what_is_not_there_says_how_to_make_it(tmp_path: Path) -> None
     assert "make it with `make ruler`" in done.stderr
 
 
+def test_the_full_protocol_needs_a_clone_and_says_so(tmp_path: Path) -> None:
+    done = cli(tmp_path, "evaluate")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: evaluate: expected a clone of rag-diffusion, found no pipelines/evaluate in ")
+
+
 def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number() -> None:
     assert table(SCORES).splitlines() == [
         "variant    joint                 entity  kid    images",
