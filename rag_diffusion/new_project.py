@@ -114,7 +114,8 @@ def own_stages(text: str, base: str = "") -> str:
 
     Returns:
         It without files of code and the prompts of the default corpus, which one's own replaces, and without the sweep,
-        which the ruler of the default corpus judges.
+        which the ruler of the default corpus judges. Stages are run by the command, which is on PATH wherever the
+        package is, also where its Python is not (pipx).
     """
     gone = {"data/prompts"} | ({BASE} if base else set())
 
@@ -122,7 +123,7 @@ def own_stages(text: str, base: str = "") -> str:
         paths = [path for path in match[1].split(", ") if path not in gone and path.split("/")[0] != "rag_diffusion"]
         return f"deps: [{', '.join([REQUIREMENTS, *paths])}]"
 
-    stages = text[text.index("stages:\n") :]
+    stages = text[text.index("stages:\n") :].replace("python -m rag_diffusion run", "rag-diffusion run")
     stages = re.sub(r"(?m)^(?:  #.*\n)*  sweep:\n(?:    .*\n|\n)*", "", stages)
     return _HEADER.format(version=__version__) + re.sub(r"deps: \[(.*)\]", deps, stages).rstrip() + "\n"
 

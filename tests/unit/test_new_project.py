@@ -53,7 +53,9 @@ def test_stages_are_those_of_the_repository_but_for_files_of_code_and_what_the_d
     assert ours.keys() == theirs.keys() - {"sweep"}
     for name, stage in ours.items():
         files = [dep for dep in theirs[name]["deps"] if dep.startswith("data/") and dep != "data/prompts"]
-        assert stage == theirs[name] | {"deps": ["requirements.txt", *files]}
+        command = f"rag-diffusion run {name}"
+        assert theirs[name]["cmd"] == f"python -m {command.replace('-', '_', 1)}"
+        assert stage == theirs[name] | {"cmd": command, "deps": ["requirements.txt", *files]}
     assert "data/base" in ours["finetune"]["deps"]
 
 
