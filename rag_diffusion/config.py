@@ -329,6 +329,22 @@ class SweepConfig(_Section):
     num_prompts: int = Field(ge=1)
 
 
+class SafetyConfig(_Section):
+    """What is neither drawn nor retrieved; nothing is left out by default."""
+
+    checker: str = ""
+    words: list[str] = []
+    concepts: list[str] = []
+    concept_cosine: float = Field(default=0.45, gt=0.0, le=1.0)
+
+
+class MarksConfig(_Section):
+    """What every picture carries: an invisible watermark, signed credentials; neither by default."""
+
+    watermark: str = ""
+    credentials: str = ""
+
+
 class TrackingConfig(_Section):
     """Where runs are logged."""
 
@@ -355,6 +371,8 @@ class Config(_Section):
     sweep: SweepConfig
     evaluate: EvaluateConfig
     tracking: TrackingConfig
+    safety: SafetyConfig = SafetyConfig()
+    marks: MarksConfig = MarksConfig()
 
 
 def load_config(path: Path | str = "params.yaml", settings: Mapping[str, str] | None = None) -> Config:

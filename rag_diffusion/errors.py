@@ -35,3 +35,7 @@ class MissingExtraError(RagDiffusionError, ImportError):
 
 class QueryError(RagDiffusionError):
     """A query that cannot be answered: an unknown index, a vector of another width."""
+
+
+class BlockedError(RagDiffusionError, ValueError):
+    """A prompt, or what is said of a neighbor, is on a blocklist of the project."""

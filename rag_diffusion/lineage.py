@@ -150,9 +150,9 @@ def _of_picture(
     root: Path, what: str, path: Path, steps: Mapping[str, LineageStep], stage: str | None, *, pictures: bool
 ) -> Lineage:
     """Of a drawn picture; `stage` is the one that drew it, None for one that a person has drawn."""
-    from rag_diffusion.sampling.provenance import read_png
+    from rag_diffusion.sampling.provenance import read_provenance
 
-    origin = read_png(path)
+    origin = read_provenance(path)
     notes = [f"prompt {origin.prompt!r}, seed {origin.seed}"]
     notes += [f"neighbor {pair.pair_id} ({pair.licence}), attention {pair.attention:.2f}" for pair in origin.neighbors]
     settings = {key: value for key, value in origin.settings.items() if key not in _LONG}

@@ -70,6 +70,26 @@ def retrieval_options(config: Config) -> dict[str, Any]:
     }
 
 
+def make_safe(pipeline: RetrievalPipeline, config: Config) -> None:
+    """Let a pipeline draw what params.yaml lets it, with its watermark; for every door alike.
+
+    Args:
+        pipeline: gets the safety checker, the blocklist and the watermark.
+        config: of params.yaml.
+
+    Raises:
+        ModelError: the safety checker cannot be had.
+    """
+    from rag_diffusion.device import choose_device
+    from rag_diffusion.retrieval.blocklist import Blocklist
+    from rag_diffusion.sampling.safety import PublishedChecker
+
+    name = config.safety.checker
+    pipeline.safety_checker = PublishedChecker(name, choose_device(config.device)) if name else None
+    pipeline.blocklist = Blocklist.from_config(config.safety)
+    pipeline.watermark = config.marks.watermark
+
+
 def open_pipeline(
     root: Path,
     model: str | None = None,
@@ -111,4 +131,7 @@ def open_pipeline(
     if config is not None:
         settings = StageSettings.from_config(config.sample.upsampling)
         stages = tuple(CascadeStage(model=stage.model, settings=settings) for stage in stages)
-    return pipeline.followed_by(stages)
+    pipeline = pipeline.followed_by(stages)
+    if config is not None:
+        make_safe(pipeline, config)
+    return pipeline

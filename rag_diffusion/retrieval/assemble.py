@@ -14,6 +14,7 @@ from rag_diffusion.arrays import Doubles, Floats, Ints
 from rag_diffusion.config import Config
 from rag_diffusion.errors import DataError
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX
+from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, Calibration
 from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
@@ -89,7 +90,7 @@ def assembled(
     calibration: Calibration | None = None,
     embed: Callable[[Sequence[str]], Floats] | None = None,
 ) -> Retriever:
-    """One retriever, as `retrieval` in params.yaml says.
+    """One retriever, as `retrieval` and `safety` in params.yaml say.
 
     Args:
         parts: at least one data set, with vectors of the encoder.
@@ -117,6 +118,7 @@ def assembled(
         embed=embed or QueryVectors(encoder.texts),
         embed_images=encoder.images,
         calibration=calibration,
+        blocklist=Blocklist.from_config(config.safety),
     )
 
 

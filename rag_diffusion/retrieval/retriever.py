@@ -16,6 +16,7 @@ import numpy as np
 from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
 from rag_diffusion.retrieval.allowed import Allowed
 from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.retrieval.calibration import UNCALIBRATED, Calibration
 from rag_diffusion.retrieval.conjunctions import one_thing, take_turns, things
 from rag_diffusion.retrieval.evidence import Evidence
@@ -50,6 +51,7 @@ class Retriever:
         embed: texts to (Q, D) unit vectors.
         embed_images: (Q, H, W, 3) uint8 to (Q, D) unit vectors; None where nothing is found by image.
         calibration: gives the probability that a hit shows what was asked for; None where nothing is calibrated.
+        blocklist: names pairs that are never found; None names none.
 
     Examples:
         >>> from rag_diffusion import KnowledgeBase, Query
@@ -72,7 +74,9 @@ class Retriever:
         embed: Callable[[Sequence[str]], Floats],
         embed_images: Callable[[Pixels], Floats] | None = None,
         calibration: Calibration | None = None,
+        blocklist: Blocklist | None = None,
     ) -> None:
+        self._blocklist = blocklist
         self.corpus = corpus
         self.vectors = vectors
         self.lexical = dict(lexical) if isinstance(lexical, Mapping) else {"bm25": lexical}
@@ -214,7 +218,7 @@ class Retriever:
         if query_vectors is None:
             with span("embed query", "EMBEDDING"):
                 query_vectors = self.embed(queries)
-        vectors = query_vectors
+        vectors, within = query_vectors, self.allowed(within)
         depth, total = max(depth, POOL), len(self.corpus)
         inside = total if within is None else int(within.sum())
         everything = depth >= total
@@ -250,6 +254,16 @@ class Retriever:
                         raw["image_to_image"] = alike.astype(np.float64)
                     ranking = self._fuse(raw, rows, weights)
                 yield ranking
+
+    def allowed(self, within: Mask | None = None) -> Mask | None:
+        """(N,) which pairs of those in the mask `within` the blocklist lets through; None where all may come."""
+        if self._unblocked is None or within is None:
+            return within if self._unblocked is None else self._unblocked
+        return within & self._unblocked
+
+    @cached_property
+    def _unblocked(self) -> Mask | None:
+        return self._blocklist.mask(self.corpus, self.vectors.text, self.embed) if self._blocklist else None
 
     @cached_property
     def _evidence(self) -> Evidence:

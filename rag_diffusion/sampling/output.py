@@ -17,7 +17,7 @@ from torch import Tensor
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import Codec, images_to_pixels
-from rag_diffusion.sampling.provenance import Provenance, save_png
+from rag_diffusion.sampling.provenance import Provenance, save_picture
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
@@ -45,7 +45,7 @@ class RetrievalPipelineOutput(BaseOutput):
         """
         paths = [Path(folder) / f"{number:04d}.png" for number in range(len(self.images))]
         for path, image, origin in zip(paths, self.images, self.provenance, strict=True):
-            save_png(path, np.asarray(image), origin)
+            save_picture(path, np.asarray(image), origin)
         return paths
 
 

@@ -25,6 +25,7 @@ from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.arguments import guidance_of, negative_texts, num_steps_of, refuse, strength_of
 from rag_diffusion.sampling.cascade import OnStageStep, execute
@@ -52,9 +53,10 @@ from rag_diffusion.sampling.inputs import (
     style_neighbors,
 )
 from rag_diffusion.sampling.output import OutputType, RetrievalPipelineOutput, check_output_type
-from rag_diffusion.sampling.provenance import Provenance, read_png
+from rag_diffusion.sampling.provenance import Provenance, read_provenance
 from rag_diffusion.sampling.redraw import make_plan
 from rag_diffusion.sampling.request import SamplingRequest
+from rag_diffusion.sampling.safety import WATERMARK, SafetyChecker, check_can_look, finished
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
@@ -76,6 +78,9 @@ class RetrievalPipeline(DiffusionPipeline):
         precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
             at it.
         stages: super-resolution stages of a cascade, in their order; each takes images of the size before it.
+        safety_checker: (B, H, W, 3) uint8 -> which of B pictures are withheld, see `safety.PublishedChecker`.
+        blocklist: prompts, and captions of neighbors by hand, that are refused.
+        watermark: a text whose mark every picture carries, see `watermark`; empty marks none.
 
     Examples:
         >>> from PIL import Image
@@ -103,8 +108,13 @@ class RetrievalPipeline(DiffusionPipeline):
         scheduler: str = DEFAULT_SCHEDULER,
         precision: str = "fp32",
         stages: Sequence[CascadeStage] = (),
+        *,
+        safety_checker: SafetyChecker | None = None,
+        blocklist: Blocklist | None = None,
+        watermark: str = "",
     ) -> None:
         super().__init__()
+        self.safety_checker, self.blocklist, self.watermark = safety_checker, blocklist, watermark
         check_precision(precision)
         if retriever is not None and not hasattr(retriever, "search"):
             raise ValueError(f"retriever: expected one, got {retriever!r}; give KnowledgeBase.open({str(retriever)!r})")
@@ -326,6 +336,7 @@ class RetrievalPipeline(DiffusionPipeline):
             ValueError: an argument does not fit another.
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
+            BlockedError: a prompt, or the caption of a neighbor by hand, is on the blocklist.
         """
         # arguments
         refuse(unknown)
@@ -340,8 +351,14 @@ class RetrievalPipeline(DiffusionPipeline):
         )
         check_output_type(output_type)
         check_thresholding(thresholding)
+        check_can_look(output_type, self.safety_checker, self.watermark)
         further = settings_of(self.stages, stages, stage_settings)
         prompts, changes = as_prompts(prompt), retrieval_schedule or RetrievalSchedule()
+
+        if self.blocklist:
+            lists = [] if neighbors is None else by_prompt(neighbors, prompts)
+            said = [neighbor.caption for own in lists for neighbor in own]
+            self.blocklist.check([*dict.fromkeys([*prompts, *said, *([style] if style else [])])])
 
         # neighbors: given, or found by the retriever, of each of P prompts
         neighbor_source = NeighborSource(
@@ -394,7 +411,8 @@ class RetrievalPipeline(DiffusionPipeline):
         # f(c_n, 0) once, then T steps of the scheduler, then decoding; then the further stages
         self._interrupt, self._guidance_scale = False, chosen_guidance.text_guidance_scale
         on_stage_step = None if callback_on_step_end is None else tell
-        found = self._carry_out(request, self.scheduler, self.precision, further, on_stage_step)
+        drawn = self._carry_out(request, self.scheduler, self.precision, further, on_stage_step)
+        found = finished(drawn, self.safety_checker, self.watermark)
         return found if return_dict else found.to_tuple()
 
     @torch.no_grad()
@@ -427,11 +445,12 @@ class RetrievalPipeline(DiffusionPipeline):
             LineageError: it cannot be drawn again, with the reasons.
             DataError: the file holds no provenance.
         """
-        provenance = what if isinstance(what, Provenance) else read_png(Path(what))
+        provenance = what if isinstance(what, Provenance) else read_provenance(Path(what))
         given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
         plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
         further = settings_told(self.stages, provenance.settings.get("stages", ()))
-        return self._carry_out(plan.request, plan.scheduler, plan.precision, further)
+        drawn = self._carry_out(plan.request, plan.scheduler, plan.precision, further)
+        return finished(drawn, self.safety_checker, provenance.settings.get(WATERMARK, ""))
 
     def _carry_out(
         self,

@@ -1,6 +1,6 @@
 """Where an image came from: the pairs that conditioned it, their licences, and how much each was looked at.
 
-One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`):
+One JSON schema, version `VERSION`, beside the image and inside the PNG (text chunk `rag_diffusion`) or JPEG (comment):
 
     {"version": 6, "prompt", "variant", "seed", "corpus_hash", "model_hash", "settings", "null_attention",
      "data_sets": [{"name", "hash", "num_pairs", "added"}, ...],
@@ -31,8 +31,8 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ VERSION = 6
 READ = (3, 4, 5, VERSION)
 DRAWN_AGAIN = (4, 5, VERSION)  # versions that tell all that a picture needs
 CHUNK = "rag_diffusion"
+JPEG = (".jpg", ".jpeg")
+_LONGEST_COMMENT = 65_533  # bytes, of a JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,9 @@ class Provenance:
             raise DataError(f"provenance: expected the fields of version {VERSION}, got {error}") from None
 
 
+Sign = Callable[[bytes, Provenance], bytes]  # a PNG or JPEG and what made it -> the same with credentials inside
+
+
 def seen_digest(pixels: Pixels, caption: str) -> str:
     """Hash of a picture, `pixels` (H, W, 3) as the network saw them, and of the `caption` that was said of it."""
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes() + caption.encode()).hexdigest()[:16]
@@ -166,19 +171,38 @@ def to_png(pixels: Pixels, provenance: Provenance) -> bytes:
     return buffer.getvalue()
 
 
-def save_png(path: Path, pixels: Pixels, provenance: Provenance) -> None:
-    """Write an image with its provenance inside, and the same as JSON beside it.
+def to_jpeg(pixels: Pixels, provenance: Provenance) -> bytes:
+    """A JPEG file of an image with its provenance in a comment, without the pictures that do not fit into one.
 
     Args:
-        path: of the PNG file.
         pixels: (H, W, 3) uint8.
         provenance: of the image.
     """
-    atomic_write(path, to_png(pixels, provenance))
+    text = provenance.as_json().encode()
+    if len(text) > _LONGEST_COMMENT:
+        bare = tuple(replace(source, image="", mask="") for source in provenance.neighbors)
+        text = replace(provenance, neighbors=bare).as_json().encode()
+    buffer = io.BytesIO()
+    comment = text if len(text) <= _LONGEST_COMMENT else b""
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0, comment=comment)
+    return buffer.getvalue()
+
+
+def save_picture(path: Path, pixels: Pixels, provenance: Provenance, sign: Sign | None = None) -> None:
+    """Write an image with its provenance inside, and the same as JSON beside it.
+
+    Args:
+        path: of the file, a JPEG where it ends so, else a PNG.
+        pixels: (H, W, 3) uint8.
+        provenance: of the image.
+        sign: makes the file one with credentials; None leaves it as it is.
+    """
+    file = (to_jpeg if path.suffix.lower() in JPEG else to_png)(pixels, provenance)
+    atomic_write(path, file if sign is None else sign(file, provenance))
     atomic_write(path.with_suffix(".json"), provenance.as_json(indent=1) + "\n")
 
 
-def read_png(file: Path | bytes) -> Provenance:
+def read_provenance(file: Path | bytes) -> Provenance:
     """The provenance inside an image, a `file` or its bytes.
 
     Raises:
@@ -187,9 +211,15 @@ def read_png(file: Path | bytes) -> Provenance:
     name = "image" if isinstance(file, bytes) else file
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            text = image.info.get(CHUNK)
+            text = image.info.get(CHUNK) or image.info.get("comment")
     except OSError as error:
-        raise DataError(f"{name}: expected a PNG with its provenance inside, got {error}") from None
+        raise DataError(f"{name}: expected an image with its provenance inside, got {error}") from None
     if text is None:
         raise DataError(f"{name}: expected an image with its provenance inside, found none")
-    return Provenance.from_dict(json.loads(text))
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{name}: expected an image with its provenance inside, found other words")
+    return Provenance.from_dict(content)

@@ -22,7 +22,7 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
-from rag_diffusion.sampling.provenance import Provenance, save_png
+from rag_diffusion.sampling.provenance import Provenance, Sign, save_picture
 from rag_diffusion.sampling.seeds import MOST, seeded
 
 Variant = Literal["none", "random", "retrieved", "given"]
@@ -45,14 +45,18 @@ class Picture:
     provenance: Provenance
     heat: Sequence[Tensor]
 
-    def save(self, path: Path) -> Path:
-        """Write a PNG with its provenance inside, and the same as JSON beside it; a file that is there stays.
+    def save(self, path: Path, sign: Sign | None = None) -> Path:
+        """Write a PNG or JPEG with its provenance inside, and the same as JSON beside it; a file that is there stays.
+
+        Args:
+            path: wanted; its ending says the form.
+            sign: puts credentials inside; None puts none.
 
         Returns:
             Where it is: `path`, or the same name with a number where there is a file already.
         """
         free = free_path(path)
-        save_png(free, self.pixels, self.provenance)
+        save_picture(free, self.pixels, self.provenance, sign)
         return free
 
 
@@ -217,6 +221,9 @@ def random_neighbors(pipeline: RetrievalPipeline, count: int, seed: int) -> list
     assert pipeline.retriever is not None
     pairs = pipeline.retriever.corpus
     rows = np.random.default_rng(seed).choice(len(pairs), min(count, len(pairs)), replace=False)
+    if pipeline.blocklist:
+        reasons = pipeline.blocklist.reasons(pairs.cells("caption", rows))
+        rows = rows[[not reason for reason in reasons]]
     return neighbors_from(pairs, pairs.ids(np.sort(rows)))
 
 

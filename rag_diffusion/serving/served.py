@@ -31,6 +31,7 @@ from mlflow.pyfunc import PythonModel, scoring_server
 
 from rag_diffusion.config import load_config
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.marks.credentials import ContentCredentials
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.project import open_pipeline, retrieval_options
 from rag_diffusion.sampling.guidance import Guidance
@@ -60,6 +61,7 @@ class RetrievalModel(PythonModel):
         self._drawing = Lock()
         self.root = Path(context.artifacts["project"])
         self.config = load_config(self.root / "params.yaml")
+        self.sign = ContentCredentials.of_project(self.config.marks.credentials, self.root)
         base = KnowledgeBase.open(self.root)
         base.retriever()  # says at once what is the matter
         self.pipeline = open_pipeline(self.root, retriever=base, precision=self.config.sample.precision)
@@ -136,7 +138,8 @@ class RetrievalModel(PythonModel):
             **options,
         )
         (image,), (origin,) = output.images, output.provenance
-        return base64.b64encode(to_png(np.asarray(image), origin)).decode(), origin.as_dict()
+        file = to_png(np.asarray(image), origin)
+        return base64.b64encode(file if self.sign is None else self.sign(file, origin)).decode(), origin.as_dict()
 
     def _trace(self, root: Span) -> None:
         if os.environ.get("MLFLOW_TRACKING_URI") and os.environ.get(TRACED, "true") != "false":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rag_diffusion.models.neighbor_batch import Neighbor, Picture
     from rag_diffusion.sampling.guidance import Guidance
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
+    from rag_diffusion.sampling.provenance import Sign
     from rag_diffusion.sampling.studio import Variant
 
 _WEIGHTS = ("weight_by_step", "weight_by_map")
@@ -98,6 +99,11 @@ def draw(
     scheduler: Annotated[str | None, typer.Option(help="As DDIMScheduler, DPMSolverMultistepScheduler ...")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to begin with instead of noise.")] = None,
     strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="How far that picture is noised.")] = 0.8,
+    credentials: Annotated[
+        str | None,
+        typer.Option(help="Sign what made each picture (C2PA): a folder of certificate.pem, key.pem, or development."),
+    ] = None,
+    watermark: Annotated[str | None, typer.Option(help="A text whose mark is put into the pixels, invisibly.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word about the neighbors.")] = False,
     root: Annotated[Path, typer.Option(help="The directory that holds params.yaml.")] = Path(),
@@ -123,9 +129,12 @@ def draw(
         from rag_diffusion.sampling import studio
 
         seeds, config = studio.choose_seeds(seed, num_images), config_of(root)
+        writer.sign = _signing(root, credentials, config)
         retrieves = not by_hand and neighbors != 0
         pipe = _pipeline(root, model, retrieves, scheduler=scheduler, precision=precision or "fp32")
         pipe.set_progress_bar_config(disable=quiet, desc="draw", file=sys.stderr)
+        if watermark is not None:
+            pipe.watermark = watermark
         options = {
             "guidance": _guidance(config, mode=guidance, text=text_guidance_scale, neighbor=neighbor_guidance_scale),
             "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
@@ -153,6 +162,17 @@ def draw(
         except ValueError as error:  # what the pipeline says of an argument that does not fit
             raise ConfigError(str(error)) from None
         writer.finish()
+
+
+def _signing(root: Path, given: str | None, config: Config | None) -> Sign | None:
+    """What puts credentials into pictures: as is given, else as params.yaml says; a given folder is as typed."""
+    from rag_diffusion.marks.certificates import DEVELOPMENT
+    from rag_diffusion.marks.credentials import ContentCredentials
+
+    if given is None:
+        return None if config is None else ContentCredentials.of_project(config.marks.credentials, root)
+    named = given if given in ("", DEVELOPMENT) else str(Path(given).absolute())
+    return ContentCredentials.of_project(named, root)
 
 
 def _texts(prompts: Sequence[str], file: Path | None) -> list[str]:

@@ -15,8 +15,10 @@ from rag_diffusion.files import atomic_write
 from rag_diffusion.terminal.printable import printable
 
 if TYPE_CHECKING:
+    from rag_diffusion.sampling.provenance import Sign
     from rag_diffusion.sampling.studio import Picture
 
+JPEG = (".jpg", ".jpeg")
 STANDARD_OUTPUT = Path("-")
 
 
@@ -29,10 +31,15 @@ class DrawnFiles:
         explain: whether a page about the neighbors is.
         svg: whether a traced drawing stands beside each picture.
         quiet: nothing is said of the neighbors.
+
+    Attributes:
+        sign: puts credentials into each picture; None puts none.
     """
 
     def __init__(self, out: Path, *, compare: bool, explain: bool, svg: bool, quiet: bool) -> None:
         self._out, self._compare, self._explain, self._svg, self._quiet = out, compare, explain, svg, quiet
+        self._single_file = out.suffix.lower() in (".png", *JPEG)
+        self.sign: Sign | None = None
         self._pictures: list[Picture] = []
 
     def check(self, count: int) -> None:
@@ -44,15 +51,13 @@ class DrawnFiles:
         """
         if self._svg:
             need("svg", "vtracer")
-        single = self._out == STANDARD_OUTPUT or self._out.suffix.lower() == ".png"
+        single = self._out == STANDARD_OUTPUT or self._single_file
         if single and (count > 1 or self._compare):
             raise ConfigError(f"--out {self._out}: expected a folder for {count} pictures, got one file")
         if self._out == STANDARD_OUTPUT and (self._explain or self._svg):
             raise ConfigError("--out -: expected a folder with --explain or --svg, got standard output")
-        if self._out.suffix.lower() not in ("", ".png") and not self._out.is_dir():
-            raise ConfigError(
-                f"--out {self._out}: expected a folder or NAME.png; pictures keep their provenance in PNG"
-            )
+        if self._out.suffix and not self._single_file and not self._out.is_dir():
+            raise ConfigError(f"--out {self._out}: expected a folder, NAME.png or NAME.jpg, which keep provenance")
 
     def write(self, picture: Picture) -> None:
         """Write `picture`, and say where it is and what it was made from."""
@@ -62,12 +67,13 @@ class DrawnFiles:
         if self._compare or self._explain:
             self._pictures.append(picture)
         if self._out == STANDARD_OUTPUT:
-            sys.stdout.buffer.write(to_png(picture.pixels, picture.provenance))
+            file = to_png(picture.pixels, picture.provenance)
+            sys.stdout.buffer.write(file if self.sign is None else self.sign(file, picture.provenance))
             self._say("-", picture)
             return
         origin = picture.provenance
         name = file_name(origin.prompt, int(origin.seed or 0), picture.variant if self._compare else None)
-        path = picture.save(self._out if self._out.suffix.lower() == ".png" else self._out / name)
+        path = picture.save(self._out if self._single_file else self._out / name, self.sign)
         if self._svg:
             from rag_diffusion.sampling.trace import as_svg
 
@@ -76,7 +82,7 @@ class DrawnFiles:
 
     def finish(self) -> None:
         """Write the sheet and the page, where they are wanted."""
-        folder = self._out.parent if self._out.suffix.lower() == ".png" else self._out
+        folder = self._out.parent if self._single_file else self._out
         if self._compare:
             _say(f"sheet     {_sheet(self._pictures, folder)}")
         if self._explain:

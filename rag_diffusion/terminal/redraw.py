@@ -14,7 +14,7 @@ from rag_diffusion.errors import ModelError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import Provenance, read_png, save_png
+from rag_diffusion.sampling.provenance import Provenance, read_provenance, save_picture
 
 _ROUNDING = 1  # of 255: where a value lies between two
 
@@ -35,12 +35,12 @@ def redraw_file(root: Path, file: Path, out: Path) -> str:
         ModelError: it was drawn in float32 and came out as another one.
         DataError: the file holds no provenance.
     """
-    origin = read_png(file)
+    origin = read_provenance(file)
     device = choose_device(load_config(root / "params.yaml").device)
     pipeline = RetrievalPipeline.from_pretrained(root / layout.MODEL, _retriever(root, origin), device=device)
     drawn = pipeline.redraw(origin)
     pixels = as_arrays(drawn.images)[0]
-    save_png(out, pixels, drawn.provenance[0])
+    save_picture(out, pixels, drawn.provenance[0])
     with Image.open(file) as image:
         apart = np.abs(np.asarray(image.convert("RGB")).astype(int) - pixels)
     if apart.max() == 0:

@@ -20,7 +20,7 @@ from rag_diffusion.lineage import trace
 from rag_diffusion.models.dual_encoder import create_embedded, save_weights
 from rag_diffusion.readers.records import Item
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.sampling.provenance import Provenance, save_png
+from rag_diffusion.sampling.provenance import Provenance, save_picture
 from rag_diffusion.terminal.app import app
 from tests.tiny import tiny_pairs
 from tests.unit.knowledge.bases import write_params
@@ -179,7 +179,7 @@ def test_a_picture_is_traced_to_the_version_that_it_was_drawn_with(project: Path
         data_sets=(version,),
     )
     (project / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    save_png(project / "drawn.png", np.zeros((8, 8, 3), dtype=np.uint8), origin)
+    save_picture(project / "drawn.png", np.zeros((8, 8, 3), dtype=np.uint8), origin)
 
     def told() -> str:
         (line,) = [note for note in trace(project, "drawn.png").notes if note.startswith("data set mine")]

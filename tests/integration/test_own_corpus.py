@@ -30,7 +30,7 @@ from rag_diffusion.config import load_config
 from rag_diffusion.errors import LineageError
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
-from rag_diffusion.sampling.provenance import read_png
+from rag_diffusion.sampling.provenance import read_provenance
 from rag_diffusion.serving import registry
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import ARTIFACTS, STORE, NullTracker
@@ -94,7 +94,7 @@ def test_every_stage_leaves_what_a_user_looks_for(project: Path) -> None:
     files = sorted((project / "data/samples/images").rglob("*.png"))
     assert len(files) == len(samples)
     assert {row["image"] for row in samples} == {path.read_bytes() for path in files}
-    assert read_png(files[-1]).variant == files[-1].parent.name
+    assert read_provenance(files[-1]).variant == files[-1].parent.name
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import yaml
 from rag_diffusion.errors import DataError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.lineage import as_text, trace
-from rag_diffusion.sampling.provenance import Provenance, Source, save_png, to_text
+from rag_diffusion.sampling.provenance import Provenance, Source, save_picture, to_text
 from rag_diffusion.sampling.samples import file_name
 from rag_diffusion.terminal.lineage_svg import as_svg
 
@@ -78,7 +78,7 @@ def test_a_picture_tells_its_neighbors_and_leads_to_model_and_corpus(root: Path)
         prompt="an ant", seed=3, corpus_hash="the-corpus", model_hash=tree_hash(root / "data/model"),
         neighbors=(neighbor,), null_attention=0.25, settings={"steps": 20},
     )  # fmt: skip
-    save_png(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
+    save_picture(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
     found = trace(root, "drawn.png")
     assert set(found.steps) == {"ingest", "base", "finetune"}
     assert found.notes == (
@@ -101,7 +101,7 @@ def test_a_drawing_of_the_stage_tells_its_neighbors_and_the_stage(root: Path) ->
     (root / "data/samples/images/retrieved").mkdir(parents=True)
     name = f"data/samples/images/retrieved/{file_name(3, 'An ant, drawn: «ameise»')}"
     assert name.endswith("/0003-an-ant-drawn-ameise.png")
-    save_png(root / name, np.zeros((4, 4, 3), dtype=np.uint8), given)
+    save_picture(root / name, np.zeros((4, 4, 3), dtype=np.uint8), given)
     found = trace(root, name)
     assert set(found.steps) == {"ingest", "base", "finetune", "sample"}
     assert "neighbor a/b (MIT), attention 0.70" in found.notes
@@ -145,7 +145,7 @@ def test_a_picture_and_its_neighbors_are_nodes_of_the_drawing(root: Path) -> Non
     )  # fmt: skip
     given = Provenance(prompt="an ant", seed=3, corpus_hash="the-corpus", model_hash="gone", neighbors=sources,
                        null_attention=0.2)  # fmt: skip
-    save_png(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
+    save_picture(root / "drawn.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
     found = trace(root, "drawn.png", pictures=True)
     assert [bool(one.image) for one in found.neighbors] == [False, True]
     drawing = ElementTree.fromstring(as_svg(found))

@@ -16,7 +16,7 @@ from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import RetrievalPipelineOutput
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import Provenance, Source, read_png, save_png
+from rag_diffusion.sampling.provenance import Provenance, Source, read_provenance, save_picture
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
 
@@ -94,14 +94,14 @@ def test_provenance_travels_inside_the_png_and_beside_it(tmp_path: Path) -> None
     given = Provenance(
         prompt="draw", seed=3, corpus_hash="c", model_hash="m", neighbors=(source,), null_attention=0.25, variant="x"
     )
-    save_png(tmp_path / "one.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
-    assert read_png(tmp_path / "one.png") == given
+    save_picture(tmp_path / "one.png", np.zeros((4, 4, 3), dtype=np.uint8), given)
+    assert read_provenance(tmp_path / "one.png") == given
     assert Provenance.from_dict(json.loads((tmp_path / "one.json").read_text())) == given
     Image.new("RGB", (2, 2)).save(tmp_path / "bare.png")
     with pytest.raises(DataError, match="expected an image with its provenance inside"):
-        read_png(tmp_path / "bare.png")
+        read_provenance(tmp_path / "bare.png")
     for name in ("one.json", "missing.png"):
-        with pytest.raises(DataError, match=f"{name}: expected a PNG with its provenance inside, got"):
-            read_png(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: expected an image with its provenance inside, got"):
+            read_provenance(tmp_path / name)
     with pytest.raises(DataError, match="expected version 6, got 1"):
         Provenance.from_dict({"version": 1})

@@ -18,7 +18,7 @@ from rag_diffusion.sampling.denoise import SCHEDULERS
 from rag_diffusion.sampling.guidance import MODES, Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import Provenance, read_png
+from rag_diffusion.sampling.provenance import Provenance, read_provenance
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
@@ -87,7 +87,7 @@ def test_a_file_alone_is_enough_where_it_keeps_the_pictures(
     assert np.array_equal(as_arrays(pipeline.redraw(path).images), as_arrays(found.images))
     bare = pipeline(PROMPTS[0], neighbors[0], generator=seeded([3]), **given).provenance[0]
     assert not bare.neighbors[0].image
-    assert len(bare.as_json()) < len(read_png(path).as_json()) / 2
+    assert len(bare.as_json()) < len(read_provenance(path).as_json()) / 2
     with pytest.raises(LineageError, match="red-circle .* is not there; .*; it began with a picture"):
         pipeline.redraw(bare)
     again = pipeline.redraw(bare, neighbors[0], image=begin)

@@ -18,7 +18,7 @@ from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.sampling.cascade_folder import save_stages
 from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import read_png
+from rag_diffusion.sampling.provenance import read_provenance
 from rag_diffusion.sampling.samples import file_name
 from rag_diffusion.stages import sample
 from rag_diffusion.training.card import write_card
@@ -50,7 +50,7 @@ def test_a_cascade_is_drawn_large_and_keeps_what_its_first_stage_drew(
     alone, _ = read_samples(first / layout.SAMPLES / "samples.parquet", tiny_prompts)["retrieved"]
     assert np.array_equal(small, alone), "the first stage draws as it does alone"
     name = f"images/retrieved/{file_name(0, tiny_prompts[0].text)}"
-    origin = read_png(both / layout.SAMPLES / name)
+    origin = read_provenance(both / layout.SAMPLES / name)
     (told,) = origin.settings["stages"]
     assert (told["image_size"], told["num_inference_steps"], told["noise_level"]) == (128, 2, 20)
     pipeline = RetrievalPipeline.from_pretrained(both / layout.MODEL)
@@ -79,7 +79,7 @@ def test_every_variant_is_drawn_written_and_put_on_a_sheet(
     said = json.loads((folder / "provenance.json").read_text())
     assert (said["absent"], said["without"]) == ({}, {})
     assert len(said["images"]) == 2 * len(tiny_prompts)
-    origin = read_png(folder / "images/retrieved" / file_name(0, tiny_prompts[0].text))
+    origin = read_provenance(folder / "images/retrieved" / file_name(0, tiny_prompts[0].text))
     assert (origin.prompt, len(origin.neighbors)) == (tiny_prompts[0].text, 3)
     metrics = tracker.metrics[-1][1]
     assert metrics["none.attention_to_neighbors"] == 0 < metrics["retrieved.attention_to_neighbors"] <= 1

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from rag_diffusion.layout import BASE, MODEL
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
-from rag_diffusion.sampling.provenance import read_png
+from rag_diffusion.sampling.provenance import read_provenance
 from rag_diffusion.terminal.app import app
 from tests.unit.readers.pictures import picture
 from tests.unit.serving.served import two_data_sets
@@ -64,7 +64,7 @@ def test_a_text_becomes_a_picture_with_its_neighbors_inside(project: Path, tmp_p
     assert done.exit_code == 0, done.output
     path = tmp_path / "a-red-square-in-noto-style-7.png"
     assert done.stdout == f"{path}\n"
-    origin = read_png(path)
+    origin = read_provenance(path)
     assert (origin.prompt, origin.seed, len(origin.neighbors)) == (PROMPT, 7, 3)
     assert json.loads(path.with_suffix(".json").read_text())["seed"] == 7
     for one in origin.neighbors:
@@ -103,7 +103,7 @@ def test_variants_side_by_side_have_one_noise_and_other_neighbors(project: Path,
 
     assert done.exit_code == 0, done.output
     stem = "a-red-square-in-noto-style-7"
-    origins = {name: read_png(tmp_path / f"{stem}-{name}.png") for name in ("none", "random", "retrieved")}
+    origins = {name: read_provenance(tmp_path / f"{stem}-{name}.png") for name in ("none", "random", "retrieved")}
     assert {origin.seed for origin in origins.values()} == {7}
     assert [len(origin.neighbors) for origin in origins.values()] == [0, 3, 3]
     assert {one.score for one in origins["random"].neighbors} == {None}
@@ -138,7 +138,7 @@ def test_base_weights_draw_with_neighbors_by_hand(bare: Path) -> None:
     done = typed(bare, "my cat", *QUICK, "--neighbor", f"{bare}/cat.png=a cat of mine", "-o", str(bare / "cat-out.png"))
 
     assert done.exit_code == 0, done.output
-    (neighbor,) = read_png(bare / "cat-out.png").neighbors
+    (neighbor,) = read_provenance(bare / "cat-out.png").neighbors
     assert (neighbor.caption, neighbor.source, neighbor.score) == ("a cat of mine", "cat.png", None)
 
 
@@ -150,7 +150,7 @@ def test_each_neighbor_by_hand_is_used_as_it_is_told(bare: Path) -> None:
     done = typed(bare, "two cats", *QUICK, *words, "-o", str(bare / "cats.png"))
 
     assert done.exit_code == 0, done.output
-    left, right, negative = read_png(bare / "cats.png").neighbors
+    left, right, negative = read_provenance(bare / "cats.png").neighbors
     assert left.mask != right.mask
     assert (negative.mask, negative.negative, left.negative, right.negative) == ("", True, False, False)
     assert {(one.weight, one.weight_by_step, one.weight_by_map) for one in (left, right)} == {
@@ -163,7 +163,7 @@ def test_weights_are_said_of_what_is_retrieved(project: Path, tmp_path: Path) ->
     done = typed(project, PROMPT, *QUICK, "--weight-by-step", "0.2,1", "-o", str(out))
 
     assert done.exit_code == 0, done.output
-    assert {one.weight_by_step for one in read_png(out).neighbors} == {((0.2, 0.0), (0.2, 1.0))}
+    assert {one.weight_by_step for one in read_provenance(out).neighbors} == {((0.2, 0.0), (0.2, 1.0))}
 
 
 def test_style_neighbors_are_as_many_as_params_yaml_says(project: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_without_neighbors_nothing_is_opened_to_find_any(bare: Path) -> None:
     done = typed(bare, "a cat", *QUICK, "--neighbors", "0", "-o", str(bare / "a.png"))
 
     assert done.exit_code == 0, done.output
-    assert read_png(bare / "a.png").neighbors == ()
+    assert read_provenance(bare / "a.png").neighbors == ()
 
 
 def test_one_picture_goes_to_standard_output(bare: Path) -> None:
@@ -192,7 +192,7 @@ def test_one_picture_goes_to_standard_output(bare: Path) -> None:
 
     assert done.exit_code == 0
     assert done.stdout_bytes.startswith(b"\x89PNG")
-    assert read_png(done.stdout_bytes).prompt == "a cat"
+    assert read_provenance(done.stdout_bytes).prompt == "a cat"
 
 
 @pytest.mark.parametrize(

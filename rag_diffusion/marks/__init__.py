@@ -1,0 +1,1 @@
+"""Pictures as files, with what tells where they come from: provenance, signed content credentials."""
