@@ -26,7 +26,10 @@ from rag_diffusion.sampling.provenance import Provenance
 
 ASSERTION = "rag-diffusion.provenance"
 _DRAWN = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_QUIET = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False}}
+_QUIET: dict[str, dict[str, Any]] = {
+    "builder": {"thumbnail": {"enabled": False}},
+    "verify": {"remote_manifest_fetch": False},
+}
 
 
 class ContentCredentials:
@@ -135,7 +138,7 @@ def read_credentials(file: bytes, trusted: Sequence[Path] = ()) -> ReadCredentia
     need("marks", "c2pa")
     import c2pa
 
-    settings: dict[str, Any] = dict(_QUIET)
+    settings = dict(_QUIET)
     if trusted:
         settings["trust"] = {"trust_anchors": "\n".join(path.read_text(encoding="utf-8") for path in trusted)}
         settings["verify"] = {**_QUIET["verify"], "verify_trust": True}

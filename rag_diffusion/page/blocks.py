@@ -307,7 +307,7 @@ def _add_history(handlers: Handlers, session: gr.State, drawing: _DrawTab, tabs:
 
     def touched(visit: Session, event: gr.EventData) -> tuple[Any, ...]:
         entry = visit.entry(int(event.index))
-        figure = "" if entry is None else cards.figures([entry])
+        figure = "" if entry is None else cards.figures([entry], sign=handlers.sign)
         past = cards.history(visit.entries, int(event.index))
         return figure, cards.lineage(entry), past, int(event.index), gr.Button(visible=entry is not None)
 

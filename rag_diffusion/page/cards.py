@@ -20,7 +20,7 @@ from rag_diffusion.page.words import controls_of, lineage_of, percent, score_of
 from rag_diffusion.readers.images import encode_png
 from rag_diffusion.sampling.credit import NO_LICENCE, credit
 from rag_diffusion.sampling.explain_page import overlay
-from rag_diffusion.sampling.provenance import to_png
+from rag_diffusion.sampling.provenance import Sign, to_png
 from rag_diffusion.sampling.studio import file_name
 from rag_diffusion.serving.drawing_queue import Preview
 
@@ -82,15 +82,21 @@ BEFORE_FIRST = "Write what to draw and press Enter."
 NO_NEIGHBORS = "None yet. What is retrieved stands here after drawing; or drop pictures of your own."
 
 
-def figures(entries: Sequence[Entry], growing: tuple[Preview, str] | None = None, heat_of: str = "") -> str:
+def figures(
+    entries: Sequence[Entry],
+    growing: tuple[Preview, str] | None = None,
+    heat_of: str = "",
+    sign: Sign | None = None,
+) -> str:
     """Pictures side by side.
 
     Args:
         entries: drawn.
         growing: what is being drawn, after them, and its variant.
         heat_of: name of the neighbor whose attention lies over the pictures; empty for none.
+        sign: puts credentials into the files to save; None puts none.
     """
-    figures_html = [_figure(entry, heat_of) for entry in entries]
+    figures_html = [_figure(entry, heat_of, sign) for entry in entries]
     if growing is not None:
         preview, variant = growing
         figures_html.append(
@@ -175,19 +181,20 @@ def data_sets(rows: Sequence[Sequence[str]]) -> str:
     return _TEMPLATES["sets"].render(rows=rows)
 
 
-def _figure(entry: Entry, heat_of: str) -> dict[str, Any]:
+def _figure(entry: Entry, heat_of: str, sign: Sign | None) -> dict[str, Any]:
     picture, origin = entry.picture, entry.picture.provenance
     heat = entry.heat(heat_of) if heat_of else None
     pixels = picture.pixels if heat is None else overlay(picture.pixels, heat)
     named = next((source.caption for source in origin.neighbors if source.pair_id == heat_of), "")
     variant = picture.variant if picture.variant != "given" else None
+    file = to_png(picture.pixels, origin)
     return {
         "image": _shown(pixels, _SIDE),
         "alt": f"drawn for: {origin.prompt}" + (f"; where it looked at: {named}" if heat is not None else ""),
         "words": entry.words.capitalize(),
         "seed": origin.seed,
         "looked": f"where it looked at “{named}”" if heat is not None else "",
-        "png": _url(to_png(picture.pixels, origin)),
+        "png": _url(file if sign is None else sign(file, origin)),
         "file": file_name(origin.prompt, int(origin.seed or 0), variant),
     }
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.marks.credentials import ContentCredentials
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.page import cards
 from rag_diffusion.page.session import Session
@@ -97,12 +98,13 @@ class Handlers:
 
     def __init__(self, base: KnowledgeBase, drawer: Drawer, insert: Insert) -> None:
         self.base, self.drawer, self._insert = base, drawer, insert
+        self.sign = ContentCredentials.of_project(base.config.marks.credentials, base.root)
 
     def view(self, session: Session) -> View:
         """The page as it is for `session`."""
         entries, last = session.standing, session.last
         return View(
-            figures=cards.figures(entries, heat_of=session.chosen),
+            figures=cards.figures(entries, heat_of=session.chosen, sign=self.sign),
             neighbors=cards.neighbors(session.neighbors, last, [session.chosen]),
             history=cards.history(session.entries),
         )

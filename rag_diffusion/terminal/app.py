@@ -213,6 +213,26 @@ def redraw(
 
 
 @app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="a PNG or JPEG")],
+    watermark: Annotated[str, typer.Option(help="A text whose mark may be in the pixels.")] = "",
+    trust: Annotated[list[Path] | None, typer.Option(help="A PEM file of a root whose signatures are trusted.")] = None,
+) -> None:
+    """Say what a picture tells of its making: provenance, signed credentials, what is owed, its watermark.
+
+    It ends with 1 where the credentials are not as they were signed, or the watermark is not there.
+    """
+    from rag_diffusion.terminal.verify import verified
+
+    with clean_errors():
+        sentences, sound = verified(file, watermark, tuple(trust or ()))
+        for sentence in sentences:
+            typer.echo(sentence)
+        if not sound:
+            raise typer.Exit(1)
+
+
+@app.command()
 def show(root: Root = Path()) -> None:
     """Say where the pictures and the numbers are, and print the metric table."""
     from rag_diffusion.terminal.show import summary

@@ -213,7 +213,7 @@ def test_one_picture_goes_to_standard_output(bare: Path) -> None:
             "expected guidance, which goes",
         ),
         (["a cat", "--neighbors", "0", "-n", "2", "-o", "a.png"], "expected a folder for 2 pictures, got one file"),
-        (["a cat", "--neighbors", "0", "-o", "a.jpg"], "expected a folder or NAME.png"),
+        (["a cat", "--neighbors", "0", "-o", "a.gif"], "expected a folder, NAME.png or NAME.jpg"),
         (["a cat", "--neighbors", "0", "-o", "-", "--svg"], "--out -: expected a folder"),
         (["a cat", "--neighbors", "0", "--scheduler", "Quick"], "Quick"),
         (["-f", "gone.txt"], "--file gone.txt: expected a text file"),
@@ -235,3 +235,40 @@ def test_a_folder_without_weights_says_where_they_are_looked_for(tmp_path: Path)
 
     assert done.exit_code == 1
     assert "expected a generator in data/model or data/base, found none" in done.stderr
+
+
+def test_a_signed_picture_is_verified_and_a_changed_one_is_not(bare: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(bare / "fox.png")
+    for name in ("one.png", "two.jpg"):
+        drawn = typed(
+            bare, "a fox", "--neighbor", f"{bare / 'fox.png'}=my fox", "--steps", "1", "--credentials",
+            "development", "--watermark", "mine", "-o", str(bare / name),
+        )  # fmt: skip
+        assert drawn.exit_code == 0, drawn.output
+        assert "Licence unknown, ask before use: no licence given" in drawn.stderr
+        root = str(bare / ".credentials" / "root.pem")
+        told = CliRunner().invoke(app, ["verify", str(bare / name), "--watermark", "mine", "--trust", root])
+        assert told.exit_code == 0, told.output
+        assert "which you trust, and as it was signed" in told.output
+        assert "signed: drawn for 'a fox'" in told.output
+        assert "my fox" in told.output
+        assert "watermark    there" in told.output
+        assert CliRunner().invoke(app, ["verify", str(bare / name), "--watermark", "another"]).exit_code == 1
+        content = bytearray((bare / name).read_bytes())
+        content[-30] ^= 1
+        (bare / "changed.png").write_bytes(content)
+        changed = CliRunner().invoke(app, ["verify", str(bare / "changed.png")])
+        assert changed.exit_code == 1
+        assert "not as it was signed (assertion.dataHash.mismatch)" in changed.output
+
+
+def test_what_params_yaml_forbids_is_one_message(project: Path, tmp_path: Path) -> None:
+    params = project / "params.yaml"
+    before = params.read_text()
+    try:
+        params.write_text(before.replace("words: [] ", "words: [pistol] "))
+        refused = typed(project, "two Pistols", "-o", str(tmp_path))
+    finally:
+        params.write_text(before)
+    assert refused.exit_code == 1
+    assert "'two Pistols' has the blocked word 'pistol'" in refused.output
