@@ -49,6 +49,8 @@ class FolderConfig(_Section):
     licence: str
     attribution: str
     form: str = "auto"
+    image_column: str = ""
+    caption_column: str = ""
     caption: str = "first-line"
     originals: bool = True
 

@@ -11,7 +11,7 @@ from rag_diffusion.config import FolderConfig
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.layout import CORPUS
 from rag_diffusion.progress import progress
-from rag_diffusion.readers.card import licence_of
+from rag_diffusion.readers.addresses import is_address
 from rag_diffusion.readers.checked import to_pair
 from rag_diffusion.readers.forms import OpenReader, open_reader
 from rag_diffusion.readers.records import Item, Rejection
@@ -41,7 +41,8 @@ def load_pairs(
         ConfigError: nothing lies there, or nothing of the form.
     """
     source = _source(config, root)
-    licence, pairs, rejected = licence_of(root / config.path, config.licence), list[Pair](), list[Rejection]()
+    licence = source.licence(config.licence) if isinstance(source, OpenReader) else config.licence
+    pairs, rejected = list[Pair](), list[Rejection]()
     for candidate in progress(source, desc=f"reading {source.form}", unit="img"):
         if isinstance(candidate, Rejection):
             rejected.append(candidate)
@@ -63,10 +64,13 @@ def load_pairs(
 
 def _source(config: FolderConfig, root: Path) -> OpenReader | CorpusItems:
     """What lies at `config.path`, or what the corpus before keeps of it."""
-    path = root / config.path
-    if config.path and path.exists():
+    path: Path | str = config.path if is_address(config.path) else root / config.path
+    if config.path and (isinstance(path, str) or path.exists()):
+        columns = {"image_column": config.image_column, "caption_column": config.caption_column}
         try:
-            return open_reader(config.form, path, part=config.caption)
+            return open_reader(
+                config.form, path, part=config.caption, **{name: column for name, column in columns.items() if column}
+            )
         except DataError as error:
             raise ConfigError(f"corpus.folder.path: {error}") from None
     earlier = CorpusItems.open(root / CORPUS)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urljoin
 
 from rag_diffusion.errors import RemoteError
@@ -21,6 +21,7 @@ from rag_diffusion.guarded_http.deadline import Deadline, Watched
 
 MAX_REDIRECTS = 4
 CHUNK = 2**16  # bytes
+Write = Callable[[bytes], object]
 IMAGE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 JSON_TYPES = ("application/json",)
 _REDIRECTS = {301: "GET", 302: "GET", 303: "GET", 307: "", 308: ""}  # status to the method that goes on; "" is the same
@@ -57,6 +58,24 @@ def get(url: str, deadline: Deadline, limits: DownloadLimits, *, kinds: tuple[st
     return _ask("GET", url, None, deadline, limits, kinds)
 
 
+def get_file(
+    url: str, file: IO[bytes], deadline: Deadline, limits: DownloadLimits, *, kinds: tuple[str, ...] = IMAGE_TYPES
+) -> None:
+    """Fetch what lies behind a URL into a file, as `get` does into memory.
+
+    Args:
+        url: http or https.
+        file: is written to; what came before an error stays in it.
+        deadline: of all of it.
+        limits: bytes, and where it may go.
+        kinds: beginnings of the content types that are expected.
+
+    Raises:
+        RemoteError: as `get`.
+    """
+    _ask("GET", url, None, deadline, limits, kinds, file.write)
+
+
 def post_json(url: str, message: Mapping[str, Any], deadline: Deadline, limits: DownloadLimits) -> Any:
     """Send a JSON message.
 
@@ -88,13 +107,19 @@ def parse_json(content: bytes, url: str) -> Any:
 
 
 def _ask(
-    method: str, url: str, body: bytes | None, deadline: Deadline, limits: DownloadLimits, kinds: tuple[str, ...]
+    method: str,
+    url: str,
+    body: bytes | None,
+    deadline: Deadline,
+    limits: DownloadLimits,
+    kinds: tuple[str, ...],
+    write: Write | None = None,
 ) -> bytes:
     for _ in range(1 + MAX_REDIRECTS):
         if not deadline.left:
             raise RemoteError(_late(url, deadline))
         target = check_url(url, allow_hosts=limits.allow_hosts, seconds=deadline.left)
-        answer = _once(method, target, url, body, deadline, limits, kinds)
+        answer = _once(method, target, url, body, deadline, limits, kinds, write)
         if isinstance(answer, bytes):
             return answer
         url, method = answer
@@ -110,8 +135,9 @@ def _once(
     deadline: Deadline,
     limits: DownloadLimits,
     kinds: tuple[str, ...],
+    write: Write | None,
 ) -> bytes | tuple[str, str]:
-    """The body, or where a redirect leads and the method to go there with."""
+    """The body, empty where it was written, or where a redirect leads and the method to go there with."""
     connection = (_Secure if target.scheme == "https" else _Plain)(target, deadline)
     headers = {
         "Host": target.netloc,
@@ -129,7 +155,9 @@ def _once(
         if response.status in _REDIRECTS and response.headers.get("Location"):
             return urljoin(url, response.headers["Location"]), _REDIRECTS[response.status] or method
         _check_head(url, response, kinds)
-        return _body(url, response, deadline, limits.max_bytes)
+        parts = list[bytes]()
+        _body(url, response, deadline, limits.max_bytes, write or parts.append)
+        return b"".join(parts)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if not deadline.left:
             raise RemoteError(_late(url, deadline)) from None
@@ -153,22 +181,21 @@ def _check_head(url: str, response: http.client.HTTPResponse, kinds: tuple[str, 
         )
 
 
-def _body(url: str, response: http.client.HTTPResponse, deadline: Deadline, most: int) -> bytes:
+def _body(url: str, response: http.client.HTTPResponse, deadline: Deadline, most: int, write: Write) -> None:
     if response.length is not None and response.length > most:
         raise RemoteError(f"{url}: expected at most {most} bytes, got {response.length} announced")
-    parts, size = [], 0
+    size = 0
     while part := response.read1(CHUNK):
-        parts.append(part)
         size += len(part)
         if size > most:
             raise RemoteError(f"{url}: expected at most {most} bytes, got more, and read no further")
+        write(part)
         if not deadline.left:
             break
     if not deadline.left:
         raise RemoteError(_late(url, deadline))
     if response.length:
         raise RemoteError(f"{url}: expected {size + response.length} bytes as announced, got {size}")
-    return b"".join(parts)
 
 
 def _late(url: str, deadline: Deadline) -> str:

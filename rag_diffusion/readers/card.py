@@ -31,8 +31,12 @@ def card_licence(folder: Path) -> str:
     if path.is_symlink() or not path.is_file():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
-        text = file.read(_MOST)
-    parts = text.split("---", 2)
+        return licence_in(file.read(_MOST))
+
+
+def licence_in(text: str) -> str:
+    """What `license` (or `licence`) in the head of a card, its `text`, says; empty where nothing does."""
+    parts = text[:_MOST].split("---", 2)
     if len(parts) < 3 or parts[0].strip():
         return ""
     try:

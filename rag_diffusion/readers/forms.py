@@ -11,17 +11,21 @@ from typing import Any
 
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.files import code_hash, fingerprint
+from rag_diffusion.readers.addresses import form_of_address, is_address
 from rag_diffusion.readers.archive import ArchiveLimits, ArchiveReader
 from rag_diffusion.readers.arrow import ArrowReader
 from rag_diffusion.readers.caption_text import ALL, FIRST_LINE, Doubts, check_choice, choose
+from rag_diffusion.readers.card import UNSPECIFIED, licence_of
 from rag_diffusion.readers.checked import checked_name, escaped
 from rag_diffusion.readers.coco import CocoReader
 from rag_diffusion.readers.frames import FramesReader
 from rag_diffusion.readers.guess import guess_form
+from rag_diffusion.readers.hub import HubReader
 from rag_diffusion.readers.iconify import IconifyReader
 from rag_diffusion.readers.imagefolder import FolderReader
 from rag_diffusion.readers.names import NameTable
 from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.readers.shards_elsewhere import ShardsElsewhere
 from rag_diffusion.readers.table import TableReader
 from rag_diffusion.readers.webdataset import WebDatasetReader
 
@@ -34,13 +38,18 @@ def _archive(path: Path, *, limits: ArchiveLimits | None = None, scratch: Path |
     )
 
 
+def _webdataset(path: Path | str, **options: Any) -> Reader:
+    return WebDatasetReader(path, **options) if isinstance(path, Path) else ShardsElsewhere(path, **options)
+
+
 _READERS: dict[str, Callable[..., Reader]] = {
     "imagefolder": FolderReader,
     "image_text": partial(FolderReader, sidecars=True),
     "photos": partial(FolderReader, sidecars=True, names=True),
-    "webdataset": WebDatasetReader,
+    "webdataset": _webdataset,
     "parquet": TableReader,
     "arrow": ArrowReader,
+    "datasets": HubReader,
     "coco": CocoReader,
     "iconify": IconifyReader,
     "video": FramesReader,
@@ -54,19 +63,26 @@ class OpenReader:
 
     Attributes:
         form: one of `FORMS`, never `auto`.
-        path: what is read.
+        path: what is read, or an address.
         why: what told the form, empty where it was asked for.
         part: of a text that is the caption, see `caption_text.choose`.
         doubts: captions of the last reading that are hardly such.
     """
 
-    def __init__(self, reader: Reader, *, form: str, path: Path, why: str, part: str) -> None:
+    def __init__(self, reader: Reader, *, form: str, path: Path | str, why: str, part: str) -> None:
         self._reader, self.part = reader, part
         self.form, self.path, self.why = form, path, why
         self.doubts = Doubts()
 
     def __iter__(self) -> Iterator[Item | Rejection]:
         return self._items(self._reader)
+
+    def licence(self, said: str) -> str:
+        """The licence of images that name none: what somebody `said`, else what the card of their source says."""
+        if isinstance(self.path, Path) and self.form != "datasets":
+            return licence_of(self.path, said)
+        carded = getattr(self._reader, "licence", "") if said in ("", UNSPECIFIED) else ""
+        return carded or said
 
     def fingerprint(self) -> str:
         """See `Resumable`; of a folder's files, of how they are read, and of the code that reads them."""
@@ -106,7 +122,7 @@ def open_reader(form: str, path: Path | str, *, part: str = FIRST_LINE, **option
 
     Args:
         form: one of `FORMS`; `auto` guesses from what lies there, and the reader's `form` and `why` say what.
-        path: a file or a folder.
+        path: a file, a folder, or an address, see `addresses`.
         part: of a text that is the caption: `first-line`, `all`, or a language.
         options: of the form's reader, e.g. `caption` of a video or `limits` of an archive.
 
@@ -114,10 +130,17 @@ def open_reader(form: str, path: Path | str, *, part: str = FIRST_LINE, **option
         ConfigError: an unknown form, or an option that the form does not have.
         DataError: nothing of the form lies there.
     """
-    path, why = Path(path), ""
+    why = ""
     check_choice(part)
-    if form == "auto":
-        form, path, why = guess_form(path)
+    if is_address(path):
+        told, why = form_of_address(str(path))
+        if form not in ("auto", told):
+            raise ConfigError(f"{path}: expected the form {told}, got {form!r}; leave it to `auto`")
+        form, why = told, why if form == "auto" else ""
+    else:
+        path = Path(path)
+        if form == "auto":
+            form, path, why = guess_form(path)
     if form not in _READERS:
         raise ConfigError(f"form: expected one of {', '.join(sorted(FORMS))}, got {form!r}; name one of them")
     try:

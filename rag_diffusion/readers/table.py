@@ -20,6 +20,7 @@ from rag_diffusion.readers.records import Item, Rejection
 
 IMAGES = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
 PATHS = ("file_name", "image_path", "path", "filename", "image_file")
+_DOWNLOAD = ("status", "error_message")  # of img2dataset
 KEYS = ("pair_id", "id", "key", "__key__", "uid")
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 _ROWS = 16  # decoded at a time; one where a row group is so large that a few of its cells could fill the memory
@@ -88,7 +89,7 @@ class TableReader:
         if not captions:
             raise DataError(f"no column of captions: expected one of {', '.join(self._captions)}, got {schema.names}")
         key = next((column for column in self._keys if column in schema.names and column != image), "")
-        read = {image, key, *captions, *(KNOWN & set(schema.names))} - {""}
+        read = {image, key, *captions, *({*KNOWN, *_DOWNLOAD} & set(schema.names))} - {""}
         return _Columns(image=image, key=key, read=frozenset(read), labels=_label_names(schema))
 
     def _rows(self, table: pq.ParquetFile, folder: Path, name: str) -> Iterator[Item | Rejection]:
@@ -124,6 +125,9 @@ class TableReader:
             name = str(row[columns.key])
         if not caption:
             return Rejection(what=name, reason=no_text(row, self._captions) or f"{NO_CAPTION}: the cell is empty")
+        if row.get("status", "success") not in ("success", None) and not row[columns.image]:
+            reason = row.get("error_message") or f"status {row['status']}"
+            return Rejection(what=name, reason=f"not downloaded: {reason}"[:200])
         try:
             content = _content(row[columns.image], folder)
         except DataError as error:

@@ -8,6 +8,7 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -57,11 +58,11 @@ class Member:
         return b"".join(self.pieces())
 
 
-def tar_members(path: Path, *, max_bytes: int | None = None) -> Iterator[Member]:
+def tar_members(archive: Path | IO[bytes], *, max_bytes: int | None = None) -> Iterator[Member]:
     """Members of a tar archive in their order, plain or compressed with gzip, bzip2 or xz.
 
     Args:
-        path: the archive.
+        archive: a file, or one that is open and stands at its beginning; the caller closes that.
         max_bytes: of the archive when it is unpacked.
 
     Raises:
@@ -69,7 +70,7 @@ def tar_members(path: Path, *, max_bytes: int | None = None) -> Iterator[Member]
     """
     meter: _Meter | None = None
     try:
-        with path.open("rb") as raw, _decompressed(raw) as plain:
+        with _opened(archive) as raw, _decompressed(raw) as plain:
             meter = _Meter(plain, max_bytes)
             with tarfile.open(
                 fileobj=cast("IO[bytes]", meter), mode="r|", tarinfo=_Header, errors="surrogateescape"
@@ -79,6 +80,10 @@ def tar_members(path: Path, *, max_bytes: int | None = None) -> Iterator[Member]
                 raise DataError("corrupt archive: more bytes follow its end")
     except _DAMAGE as error:
         raise DataError(_reason(error)) from None
+
+
+def _opened(archive: Path | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    return archive.open("rb") if isinstance(archive, Path) else nullcontext(archive)
 
 
 def _walk(tar: tarfile.TarFile, meter: _Meter) -> Iterator[Member]:
@@ -133,7 +138,7 @@ def _decompressed(raw: IO[bytes]) -> IO[bytes]:
     """The archive as it was before compression, told by its first bytes."""
     magic = raw.read(6)
     raw.seek(0)
-    opened: Any = raw
+    opened: Any = nullcontext(raw)
     if magic.startswith(b"\x1f\x8b"):
         opened = gzip.GzipFile(fileobj=raw)
     elif magic.startswith(b"BZh"):

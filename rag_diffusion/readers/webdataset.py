@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.captioned import IMAGE_SUFFIXES, MAX_TEXT_BYTES, parse_object
@@ -41,7 +41,7 @@ class WebDatasetReader:
 
     def __iter__(self) -> Iterator[Item | Rejection]:
         for shard in self._shards:
-            yield from _read(shard, shard.relative_to(self._root).as_posix())
+            yield from read_shard(shard, shard.relative_to(self._root).as_posix())
 
 
 @dataclass
@@ -112,10 +112,16 @@ class _Sample:
                 yield Rejection(what=f"{shard}/{name}", reason="image without a caption: no text of this key")
 
 
-def _read(path: Path, shard: str) -> Iterator[Item | Rejection]:
+def read_shard(archive: Path | IO[bytes], shard: str) -> Iterator[Item | Rejection]:
+    """Samples of one shard.
+
+    Args:
+        archive: a file, or one that is open.
+        shard: its name, before those of its items.
+    """
     sample = _Sample("")
     try:
-        for member in tar_members(path):
+        for member in tar_members(archive):
             folder, _, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
             if member.kind == "folder" or not stem or folder.startswith("__MACOSX"):

@@ -18,6 +18,7 @@ from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.init import init
 from rag_diffusion.terminal.kb import kb
+from rag_diffusion.terminal.push import push_model
 from rag_diffusion.terminal.ui import ui
 
 TELEMETRY_OFF = {
@@ -64,6 +65,7 @@ def before_each_command(
 
 app.command()(draw)
 app.command()(ui)
+app.command("push")(push_model)
 app.command()(init)
 
 

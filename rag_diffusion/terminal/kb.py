@@ -11,18 +11,20 @@ from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.extras import need
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb_snapshot import restore, snapshot
+from rag_diffusion.terminal.push import push_base
 from rag_diffusion.where import WHERE_HELP, parse_where
 
 kb = typer.Typer(help="The knowledge base that neighbors come from.", no_args_is_help=True)
 kb.command()(snapshot)
 kb.command()(restore)
+kb.command("push")(push_base)
 
 Root = Annotated[Path, typer.Option(help="The directory that holds params.yaml.")]
 Name = Annotated[str, typer.Argument(help="of the data set, as my-photos")]
 ALLOW = "A host that may have a private address, HOST or HOST:PORT."
 FORMS = (
     "imagefolder, image_text, photos (captioned by their names), webdataset, parquet, arrow (datasets.save_to_disk), "
-    "coco, iconify, video, archive; "
+    "datasets (what the package of that name reads), coco, iconify, video, archive; "
     "auto looks what it is"
 )
 
@@ -30,7 +32,10 @@ FORMS = (
 @kb.command()
 def add(
     name: Name,
-    path: Annotated[Path | None, typer.Argument(help="a folder, an archive, a table, a video, ...")] = None,
+    path: Annotated[
+        str | None,
+        typer.Argument(help="a folder, an archive, a table, hf://datasets/OWNER/NAME, s3://.../{00..41}.tar"),
+    ] = None,
     root: Root = Path(),
     form: Annotated[str, typer.Option(help=FORMS)] = "auto",
     licence: Annotated[str, typer.Option(help="Of images that name none.")] = "unspecified",
@@ -38,6 +43,8 @@ def add(
     caption: Annotated[
         str, typer.Option(help="Of a text with several lines: first-line, all, or a language whose line begins so.")
     ] = "first-line",
+    image_column: Annotated[str, typer.Option(help="Of a table or data set, where its name does not tell.")] = "",
+    caption_column: Annotated[str, typer.Option(help="The same of captions.")] = "",
     remote: Annotated[str, typer.Option(help="In place of a path: URL of a server of clip-retrieval's protocol.")] = "",
     index: Annotated[str, typer.Option(help="With --remote: which of its indexes; its first if none is named.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help=ALLOW)] = None,
@@ -55,11 +62,13 @@ def add(
         if (path is None) == (not remote):
             raise ConfigError("kb add: expected a path, or --remote URL, and not both")
         check_name(name)
-        if path is not None and not path.exists():
+        from rag_diffusion.readers.addresses import is_address
+
+        elsewhere = path is not None and is_address(path)
+        if path is not None and not elsewhere and not Path(path).exists():
             raise DataError(f"{path}: expected a file or a folder, got none; name another path")
         from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
         from rag_diffusion.knowledge.remote.remote_source import RemoteSource
-        from rag_diffusion.readers.card import CARD, licence_of
         from rag_diffusion.readers.forms import open_reader
         from rag_diffusion.store.manifest import REMOTE, Manifest
         from rag_diffusion.terminal.kb_report import as_text
@@ -78,16 +87,18 @@ def add(
                 replace=replace,
             )
         else:
-            reader = open_reader(form, path, part=caption)
-            if (carded := licence_of(path, licence)) != licence:
+            options = {"image_column": image_column, "caption_column": caption_column, "allow_hosts": allow_host}
+            given = {option: value for option, value in options.items() if value}
+            reader = open_reader(form, path, part=caption, **given)
+            if (carded := reader.licence(licence)) != licence:
                 licence = carded
-                typer.echo(f"licence {licence}, as {path / CARD} says")
+                typer.echo(f"licence {licence}, as its card says")
             typer.echo(f"reading {reader.path} as {reader.form}{f': {reader.why}' if reader.why else ''}")
             manifest = base.add(
                 name,
                 reader,
                 form=reader.form,
-                origin=str(path),
+                origin=path,
                 licence=licence,
                 attribution=attribution,
                 replace=replace,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -75,6 +76,12 @@ def arrow(folder: Path) -> Path:
     return folder
 
 
+def hub(folder: Path) -> Path:
+    for number, split in enumerate(("train", "test")):
+        parquet(folder / f"{split}.parquet", {"image": [picture(number)], "text": [f"of {split}"], "label": [split]})
+    return folder
+
+
 def coco(folder: Path) -> Path:
     for number in range(2):
         (folder / f"{number}.jpg").write_bytes(picture(number, "JPEG"))
@@ -111,6 +118,7 @@ FORM_OF: dict[str, Callable[[Path], Path]] = {
     "webdataset": webdataset,
     "parquet": table,
     "arrow": arrow,
+    "datasets": hub,
     "coco": coco,
     "iconify": iconify,
     "video": video,
@@ -168,3 +176,21 @@ def test_a_form_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
         load_pairs(asked.model_copy(update={"form": "parquet"}), tmp_path, SIZE)
     with pytest.raises(ConfigError, match="form: expected one of"):
         load_pairs(asked.model_copy(update={"form": "excel"}), tmp_path, SIZE)
+
+
+def test_a_corpus_may_lie_elsewhere_and_its_columns_be_named(default_config: Config, tmp_path: Path) -> None:
+    folder = FolderConfig(path="", licence="unspecified", attribution="me")
+    store = fsspec.filesystem("memory")
+    store.pipe("/corpus/0.tar", tar_of(tmp_path / "0.tar", {"a.png": picture(0), "a.txt": b"a fox"}).read_bytes())
+    try:
+        pairs, facts = load_pairs(folder.model_copy(update={"path": "memory://corpus/0.tar"}), tmp_path, 32)
+    finally:
+        store.rm("/corpus", recursive=True)
+    assert [pair.caption for pair in pairs] == ["a fox"]
+    assert facts["form"] == "webdataset"
+    (tmp_path / "one").mkdir()
+    parquet(tmp_path / "one" / "t.parquet", {"photo": [picture(0)], "words": ["a hare"]})
+    (tmp_path / "one" / "README.md").write_text("---\nlicense: mit\n---\n")
+    named = {"path": "one", "image_column": "photo", "caption_column": "words"}
+    (pair,), _ = load_pairs(folder.model_copy(update=named), tmp_path, 32)
+    assert (pair.caption, pair.licence) == ("a hare", "mit")
