@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.marks.credentials import ContentCredentials
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.page import cards
 from rag_diffusion.page.session import Session
@@ -98,7 +97,7 @@ class Handlers:
 
     def __init__(self, base: KnowledgeBase, drawer: Drawer, insert: Insert) -> None:
         self.base, self.drawer, self._insert = base, drawer, insert
-        self.sign = ContentCredentials.of_project(base.config.marks.credentials, base.root)
+        self.sign = drawer.queue.sign
 
     def view(self, session: Session) -> View:
         """The page as it is for `session`."""

@@ -42,7 +42,7 @@ def form_of_address(address: str) -> tuple[str, str]:
 
 
 def expanded(address: str) -> list[str]:
-    """The addresses that one with ranges as `{000..011}` stands for, in their order.
+    """The addresses that `address`, one with ranges as `{000..011}`, stands for, in their order.
 
     Raises:
         DataError: a range is empty, or there are too many.

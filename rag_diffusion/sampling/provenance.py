@@ -171,12 +171,13 @@ def to_png(pixels: Pixels, provenance: Provenance) -> bytes:
     return buffer.getvalue()
 
 
-def to_jpeg(pixels: Pixels, provenance: Provenance) -> bytes:
+def to_jpeg(pixels: Pixels, provenance: Provenance, quality: int = 95) -> bytes:
     """A JPEG file of an image with its provenance in a comment, without the pictures that do not fit into one.
 
     Args:
         pixels: (H, W, 3) uint8.
         provenance: of the image.
+        quality: 0 to 100.
     """
     text = provenance.as_json().encode()
     if len(text) > _LONGEST_COMMENT:
@@ -184,7 +185,7 @@ def to_jpeg(pixels: Pixels, provenance: Provenance) -> bytes:
         text = replace(provenance, neighbors=bare).as_json().encode()
     buffer = io.BytesIO()
     comment = text if len(text) <= _LONGEST_COMMENT else b""
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0, comment=comment)
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, subsampling=0, comment=comment)
     return buffer.getvalue()
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from rag_diffusion.sampling.provenance import Sign
 from rag_diffusion.sampling.studio import Picture
 from rag_diffusion.serving import api_openapi
 from rag_diffusion.serving.admission import Admission
@@ -110,15 +111,15 @@ async def _drawn(queue: DrawingQueue, reader: BodyReader, request: Request) -> R
     begun = time.monotonic()
     pictures = await drawn(queue, requests)
     seconds = round(time.monotonic() - begun, 3)
-    told = await to_thread.run_sync(lambda: [_told(one, asked.heat_maps) for one in pictures])
+    told = await to_thread.run_sync(lambda: [_told(one, asked.heat_maps, queue.sign) for one in pictures])
     return JSONResponse({"pictures": told, "seconds": seconds})
 
 
-def _told(picture: Picture, heat_maps: bool) -> dict[str, Any]:
+def _told(picture: Picture, heat_maps: bool, sign: Sign | None) -> dict[str, Any]:
     origin = picture.provenance
     maps = {"heat_maps": [[[round(float(cell), 4) for cell in row] for row in one] for one in picture.heat]}
     return {
-        "image": as_base64(encoded(picture.pixels, origin, "png")),
+        "image": as_base64(encoded(picture.pixels, origin, "png", sign=sign)),
         "seed": origin.seed,
         "variant": picture.variant,
         "provenance": origin.as_dict(),

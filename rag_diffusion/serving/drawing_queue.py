@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.marks.credentials import ContentCredentials
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.project import model_of, open_pipeline
 from rag_diffusion.sampling.arguments import strength_of
@@ -118,6 +119,7 @@ class DrawingQueue:
     Attributes:
         model: weights by name.
         counts: what it has done.
+        sign: puts credentials into files of pictures, as `marks` in params.yaml says; None puts none.
 
     Raises:
         ModelError: the project has no weights.
@@ -128,6 +130,7 @@ class DrawingQueue:
     ) -> None:
         self.model = model or model_of(root)
         self.base, self.batch, self.most, self.counts = base, batch, waiting, Counts()
+        self.sign = ContentCredentials.of_project(base.config.marks.credentials, root)
         self._opened: Future[RetrievalPipeline] = Future()
         self._waiting: deque[Drawing] = deque()
         self._drawn: list[Drawing] = []

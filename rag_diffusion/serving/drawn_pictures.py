@@ -23,7 +23,7 @@ from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError, DataError, ModelError, QueryError
 from rag_diffusion.project import nothing_to_retrieve
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
-from rag_diffusion.sampling.provenance import Provenance, to_png
+from rag_diffusion.sampling.provenance import Provenance, Sign, to_jpeg, to_png
 from rag_diffusion.sampling.studio import Picture, PictureRequest
 from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.drawing_queue import Drawing, DrawingQueue, Preview
@@ -142,19 +142,24 @@ async def _result(drawing: Drawing) -> Picture:
         raise _no_model(error) from None
 
 
-def encoded(pixels: Pixels, origin: Provenance | None, kind: Format, quality: int | None = None) -> bytes:
-    """A file of a picture; a PNG holds where it came from.
+def encoded(
+    pixels: Pixels, origin: Provenance | None, kind: Format, quality: int | None = None, sign: Sign | None = None
+) -> bytes:
+    """A file of a picture; a PNG or JPEG holds where it came from.
 
     Args:
         pixels: (H, W, 3) uint8.
         origin: its provenance; None where it has none yet.
         kind: of the file.
         quality: of JPEG and WebP, 0 to 100.
+        sign: puts credentials into a PNG or JPEG of a known origin; None puts none.
     """
-    if kind == "png" and origin is not None:
-        return to_png(pixels, origin)
+    quality = _QUALITY if quality is None else quality
+    if kind != "webp" and origin is not None:
+        file = to_png(pixels, origin) if kind == "png" else to_jpeg(pixels, origin, quality)
+        return file if sign is None else sign(file, origin)
     buffer = io.BytesIO()
-    options: dict[str, Any] = {} if kind == "png" else {"quality": _QUALITY if quality is None else quality}
+    options: dict[str, Any] = {} if kind == "png" else {"quality": quality}
     Image.fromarray(pixels).save(buffer, format=kind.upper(), **options)
     return buffer.getvalue()
 

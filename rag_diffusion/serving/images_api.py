@@ -62,7 +62,7 @@ class ImageOptions(PictureOptions):
         default="auto", description=f"By number of steps: {_STEPS}; all others as params.yaml says."
     )
     response_format: Literal["b64_json", "url"] = "b64_json"
-    output_format: Format = Field(default="png", description="A PNG holds its provenance.")
+    output_format: Format = Field(default="png", description="A PNG or JPEG holds its provenance.")
     output_compression: int | None = Field(default=None, ge=0, le=100, description="Of JPEG and WebP.")
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = Field(default="auto", description=_WITHOUT_EFFECT)
@@ -179,7 +179,13 @@ class ImagesApi:
     ) -> dict[str, Any]:
         data = []
         for picture in pictures:
-            content = encoded(picture.pixels, picture.provenance, asked.output_format, asked.output_compression)
+            content = encoded(
+                picture.pixels,
+                picture.provenance,
+                asked.output_format,
+                asked.output_compression,
+                self.queue.sign,
+            )
             if asked.response_format == "url":
                 where = {"url": f"{request.base_url}{FILES[1:]}/{self.kept.keep(content, asked.output_format)}"}
             else:
@@ -203,7 +209,7 @@ class ImagesApi:
                 count[number] += 1
             else:
                 origin = what.provenance
-                content = encoded(what.pixels, origin, asked.output_format, asked.output_compression)
+                content = encoded(what.pixels, origin, asked.output_format, asked.output_compression, self.queue.sign)
                 usage = self.usage.of(asked.prompt, [what])
                 more |= {"type": f"{event}.completed", "seed": origin.seed, "usage": usage}
             yield more | {"b64_json": as_base64(content)}

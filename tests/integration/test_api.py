@@ -22,7 +22,7 @@ import requests
 from PIL import Image
 
 from rag_diffusion.layout import BASE
-from rag_diffusion.sampling.provenance import read_png
+from rag_diffusion.sampling.provenance import read_provenance
 from tests.tiny import draw
 from tests.unit.serving.served import two_data_sets
 
@@ -84,25 +84,25 @@ def test_the_official_client_draws_edits_varies_and_reads_errors(url: str, tmp_p
 
     assert told["modules"] == []
     assert told["models"] == ["rag-diffusion", "rag-diffusion"]
-    origins = [read_png(base64.b64decode(text)) for text in told["generated"]]
+    origins = [read_provenance(base64.b64decode(text)) for text in told["generated"]]
     assert [origin.seed for origin in origins] == [7, 8]
     assert told["size"] == "64x64"
     assert told["usage"]["output_tokens"] == 0
     assert told["usage"]["input_tokens_details"]["text_tokens"] == 9
-    named = read_png(base64.b64decode(told["by_url"]))
+    named = read_provenance(base64.b64decode(told["by_url"]))
     assert {neighbor.pair_id.split("/")[0] for neighbor in named.neighbors} == {"noto"}
     kinds = ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
     assert [event[:2] for event in told["events"]] == [
         [kind, index] for kind, index in zip(kinds, [0, 1, None], strict=True)
     ]
     assert {opened(event[2]).shape for event in told["events"]} == {(64, 64, 3)}
-    assert [one.caption for one in read_png(base64.b64decode(told["edited"])).neighbors] == [QUICK["prompt"]]
+    assert [one.caption for one in read_provenance(base64.b64decode(told["edited"])).neighbors] == [QUICK["prompt"]]
     masked = opened(told["masked"])
     assert np.abs(masked[:, 40:] - np.asarray(draw("moon", "blue", 0)).astype(int)[:, 40:]).max() <= 1
-    neighbors = read_png(base64.b64decode(told["masked"])).neighbors
+    neighbors = read_provenance(base64.b64decode(told["masked"])).neighbors
     assert {(one.pair_id.split("/")[0], one.licence) for one in neighbors} == {("noto", "CC0-1.0")}
     assert told["edit_events"] == ["image_edit.completed"]
-    assert read_png(base64.b64decode(told["varied"])).settings["strength"] == 0.5
+    assert read_provenance(base64.b64decode(told["varied"])).settings["strength"] == 0.5
     assert [error[:3] for error in told["errors"]] == [
         ["NotFoundError", "model", "model_not_found"],
         ["BadRequestError", "size", None],
@@ -130,7 +130,7 @@ def test_clients_at_once_share_batches_and_each_gets_its_own_picture(url: str) -
         one.start()
     for one in threads:
         one.join()
-    assert [read_png(found[seed]).seed for seed in range(8)] == list(range(8))
+    assert [read_provenance(found[seed]).seed for seed in range(8)] == list(range(8))
     assert counted(url, "rag_diffusion_batch_pictures_count") - before < 8
     alone = base64.b64decode(asked(url, seed=3).json()["data"][0]["b64_json"])
     pixels = [np.asarray(Image.open(io.BytesIO(content))).astype(int) for content in (alone, found[3])]

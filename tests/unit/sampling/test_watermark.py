@@ -37,9 +37,7 @@ def test_every_bit_is_read_again_and_nobody_sees_it(side: int) -> None:
         assert noise_ratio(marked, picture(side, shape)) > 40
 
 
-@pytest.mark.parametrize(
-    ("side", "quality", "errors"), [(64, 95, 2), (64, 90, NUM_BITS - SURE), (256, 90, 0), (256, 50, 0)]
-)
+@pytest.mark.parametrize(("side", "quality", "errors"), [(64, 90, NUM_BITS - SURE), (256, 90, 0), (256, 50, 0)])
 def test_it_holds_compression(side: int, quality: int, errors: int) -> None:
     for shape in ("circle", "square", "stairs"):
         assert matching_bits(compressed(embed(picture(side, shape), TEXT), quality), TEXT) >= NUM_BITS - errors

@@ -15,8 +15,11 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from rag_diffusion.marks.certificates import ROOT, make_development
+from rag_diffusion.marks.credentials import ContentCredentials, read_credentials
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.sampling.provenance import read_png
+from rag_diffusion.retrieval.blocklist import Blocklist
+from rag_diffusion.sampling.provenance import read_provenance
 from rag_diffusion.serving.drawing_queue import Counts, DrawingQueue
 from tests.unit.page.opened import make_project
 from tests.unit.serving.drawing_server import PROMPT, QUICK, drawing_server, open_queue, opened, picture
@@ -69,7 +72,7 @@ def test_pictures_of_a_text_come_as_the_api_has_them(client: TestClient, queue: 
         "opaque",
     )
     assert [one["seed"] for one in told["data"]] == [7, 8]
-    origins = [read_png(base64.b64decode(one["b64_json"])) for one in told["data"]]
+    origins = [read_provenance(base64.b64decode(one["b64_json"])) for one in told["data"]]
     assert [origin.seed for origin in origins] == [7, 8]
     assert [origin.settings["num_inference_steps"] for origin in origins] == [2, 2]  # named, whatever the quality
     assert all(len(origin.neighbors) == 2 and origin.neighbors[0].licence for origin in origins)
@@ -97,7 +100,7 @@ def test_a_url_leads_to_the_same_picture_and_needs_no_key(queue: DrawingQueue, t
         assert url.startswith("http://127.0.0.1/v1/images/files/")
         there = client.get(url)
         assert (there.status_code, there.headers["content-type"]) == (200, "image/png")
-        assert read_png(there.content).seed == 7
+        assert read_provenance(there.content).seed == 7
         gone = client.get("/v1/images/files/nothing.png")
         assert (gone.status_code, gone.json()["error"]["param"]) == (404, "name")
         assert client.get("/ready").json() == {"ready": True, "waiting": 0}
@@ -145,13 +148,13 @@ def test_edits_look_at_the_pictures_that_were_sent(client: TestClient) -> None:
     words = {name: str(value) for name, value in QUICK.items()} | {"output_format": "png"}
     told = client.post("/v1/images/edits", files=files, data=words)
     assert told.status_code == 200, told.text
-    origin = read_png(base64.b64decode(told.json()["data"][0]["b64_json"]))
+    origin = read_provenance(base64.b64decode(told.json()["data"][0]["b64_json"]))
 
     assert [source.caption for source in origin.neighbors] == [PROMPT, PROMPT]
     assert all(source.pair_id.startswith("given/") for source in origin.neighbors)
     assert "begin" not in origin.settings
     begun = client.post("/v1/images/edits", files=files[:1], data=words | {"strength": "0.5"}).json()
-    assert read_png(base64.b64decode(begun["data"][0]["b64_json"])).settings["strength"] == 0.5
+    assert read_provenance(base64.b64decode(begun["data"][0]["b64_json"])).settings["strength"] == 0.5
     none = client.post("/v1/images/edits", data=words, files={"other": b"1"})
     assert (none.status_code, none.json()["error"]["param"]) == (400, "other")
     assert client.post("/v1/images/edits", json=QUICK).status_code == 400
@@ -174,7 +177,7 @@ def test_a_part_of_a_picture_is_drawn_anew(client: TestClient) -> None:
     pixels, before = (
         np.asarray(opened(text).convert("RGB")).astype(int) for text in (drawn[0], _as_text(files["image"]))
     )
-    origin = read_png(base64.b64decode(drawn[0]))
+    origin = read_provenance(base64.b64decode(drawn[0]))
 
     assert drawn[0] == drawn[1]
     assert np.abs(pixels[:, 40:] - before[:, 40:]).max() <= 1
@@ -183,7 +186,7 @@ def test_a_part_of_a_picture_is_drawn_anew(client: TestClient) -> None:
     assert not origin.neighbors[0].pair_id.startswith("given/")
     beside = [("image[]", files["image"]), ("image[]", picture("red")), ("mask", buffer.getvalue())]
     told = client.post("/v1/images/edits", files=beside, data=words).json()["data"][0]
-    assert [one.caption for one in read_png(base64.b64decode(told["b64_json"])).neighbors] == [PROMPT]
+    assert [one.caption for one in read_provenance(base64.b64decode(told["b64_json"])).neighbors] == [PROMPT]
     alone = client.post("/draw", json=QUICK | {"mask": _as_text(buffer.getvalue())})
     assert (alone.status_code, alone.json()["message"][:30]) == (422, "mask: expected an image beside")
     whole = {"mask": _as_text(buffer.getvalue()), "image": _as_text(files["image"])}
@@ -198,7 +201,7 @@ def test_variations_begin_with_the_picture(client: TestClient) -> None:
     words = {"n": "2", "seed": "3", "num_inference_steps": "4", "strength": "0.5"}
     told = client.post("/v1/images/variations", files={"image": picture()}, data=words)
     assert told.status_code == 200, told.text
-    origins = [read_png(base64.b64decode(one["b64_json"])) for one in told.json()["data"]]
+    origins = [read_provenance(base64.b64decode(one["b64_json"])) for one in told.json()["data"]]
 
     assert [(origin.prompt, origin.seed, origin.settings["strength"]) for origin in origins] == [
         ("", 3, 0.5),
@@ -387,3 +390,22 @@ def test_a_large_picture_is_decoded_elsewhere_and_a_bomb_is_refused(client: Test
 
     assert answer.status_code == 400
     assert "decompression bomb" in answer.json()["error"]["message"]
+
+
+def test_pictures_are_signed_and_blocked_prompts_refused_as_params_yaml_says(
+    client: TestClient, queue: DrawingQueue, tmp_path: Path
+) -> None:
+    queue.sign, queue.pipeline.blocklist = ContentCredentials(make_development(tmp_path)), Blocklist(words=("pistol",))
+    try:
+        files = [generated(client, output_format=kind)["data"][0]["b64_json"] for kind in ("png", "jpeg")]
+        drawn = client.post("/draw", json=QUICK).json()["pictures"][0]["image"]
+        refused = client.post("/v1/images/generations", json=QUICK | {"prompt": "two Pistols"})
+    finally:
+        queue.sign = queue.pipeline.blocklist = None
+    for file in (*files, drawn):
+        found = read_credentials(base64.b64decode(file), [tmp_path / ROOT])
+        assert found is not None
+        assert found.state == "Trusted"
+        assert found.provenance == read_provenance(base64.b64decode(file))
+    assert refused.status_code == 400
+    assert "has the blocked word 'pistol'" in refused.text

@@ -259,7 +259,8 @@ def test_a_signed_picture_is_verified_and_a_changed_one_is_not(bare: Path) -> No
         (bare / "changed.png").write_bytes(content)
         changed = CliRunner().invoke(app, ["verify", str(bare / "changed.png")])
         assert changed.exit_code == 1
-        assert "not as it was signed (assertion.dataHash.mismatch)" in changed.output
+        assert "not as it was signed (" in changed.output
+        assert "assertion.dataHash.mismatch" in changed.output
 
 
 def test_what_params_yaml_forbids_is_one_message(project: Path, tmp_path: Path) -> None:
