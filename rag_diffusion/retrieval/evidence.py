@@ -4,8 +4,9 @@ A text is cut into phrases at function words, punctuation and words of style. "a
 oncoming taxi, Noto style" has the phrases "sticker", "laptop" and "oncoming taxi"; "laptop" stands behind a
 preposition, so that it is where or what for, not what is asked. Each word counts as much as its idf, and one that no
 caption has as much as the rarest; but one before the last word of its phrase is taken for an adjective and counts
-`_ADJECTIVE` of that: "a lucky shamrock" is a shamrock, "an apple blorptang" may be anything. The phrase rules are those
-of English; in another language a text is one phrase between its punctuation marks.
+`_ADJECTIVE` of that: "a lucky shamrock" is a shamrock, "an apple blorptang" may be anything. So does a colour of a
+caption that the query does not ask for: "a red apple" is an apple. The phrase rules are those of English; in another
+language a text is one phrase between its punctuation marks.
 
 Shapes: R hits of one query, F features.
 """
@@ -43,6 +44,7 @@ _JOINTS = frozenset({"and", "of", "with"})  # inside of a phrase: "umbrella with
 _CIRCUMSTANCE = _words("above around at behind below beside by during for from in inside into near on over to under")
 _DETERMINERS = _words("a an her his its my one our some that the their this three two your")
 _SIZES = _words("big huge large little small tiny")
+_COLORS = frozenset(tokenize("black blue brown golden gray green grey orange pink purple red white yellow"))
 _FUNCTION_WORDS = _words(
     "am any are be been being can could did do does done draw drawing drawn draws had has have having he how i if is "
     "like likes look looking looks made make makes making may me might must need needs paint painted painting paints "
@@ -146,6 +148,9 @@ class Evidence:
     def _shares(self, query: Mapping[str, float], parts: Sequence[Phrase], caption: str) -> tuple[float, float, float]:
         """caption_share, phrase_share, circumstance_share."""
         weights = self._weights(caption)
+        if not _COLORS.isdisjoint(weights):
+            heads = {word for phrase in phrases(caption, self._style) for word in phrase.head}
+            weights |= {word: _ADJECTIVE * weights[word] for word in _COLORS & weights.keys() - heads - query.keys()}
         asked_for = shared = circumstance = 0.0
         for phrase in parts:
             own = sum(query.get(word, 0.0) for word in phrase.words if word in weights)

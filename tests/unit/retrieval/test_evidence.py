@@ -73,6 +73,23 @@ def test_an_unknown_word_before_the_last_is_an_adjective() -> None:
     assert shares("an oncoming umbrella")["umbrella emoji"]["phrase_share"] < 0.6  # captions know what is oncoming
 
 
+def test_a_colour_that_nobody_asked_for_says_little_against_a_caption() -> None:
+    captions = ["a red apple, Noto style", "a tin of apple juice, Noto style", "an orange in Noto style", "a red sky"]
+    evidence = Evidence(LexicalIndex.build(captions), STYLES)
+
+    def caption_share(query: str) -> list[float]:
+        table = evidence.features(query, captions, np.zeros(4), np.zeros(4))
+        return [dict(zip(FEATURES, row, strict=True))["caption_share"] for row in table]
+
+    apple, juice, orange, sky = caption_share("an apple")
+    assert apple > 0.85
+    assert juice < 0.5
+    assert orange == sky == 0
+    assert caption_share("a red apple")[0] == 1
+    assert caption_share("a red thing")[0] < 0.7, "the colour alone is not the thing"
+    assert caption_share("an orange")[2] == 1, "here it is the thing"
+
+
 def test_cosines_are_told_in_deviations_of_the_querys_own(rng: np.random.Generator) -> None:
     evidence = Evidence(LexicalIndex.build(CAPTIONS), STYLES)
     pool = np.append(np.linspace(0.2, 0.8, 200), np.full(500, -1.0))  # the last 500 are none of the best
