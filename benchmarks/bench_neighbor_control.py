@@ -34,7 +34,7 @@ from rag_diffusion.metrics.ruler.store import Ruler, load_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.metrics.two_entities import TwoPrompt, can_be_judged, collage, two_entity_prompts
 from rag_diffusion.models.load import load_generator
-from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from, square_pixels
+from rag_diffusion.models.neighbor_batch import Neighbor, framed_pixels, neighbors_from
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.guidance import Guidance, GuidanceStep
@@ -236,9 +236,9 @@ def _content(half: Pixels) -> Pixels:
     """The box of what is not white, on a white square of 64 pixels."""
     dark = (half < 235).any(2)
     if not dark.any():
-        return square_pixels(half, 64)
+        return framed_pixels(half, 64)
     rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
-    return square_pixels(np.ascontiguousarray(half[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]), 64)
+    return framed_pixels(np.ascontiguousarray(half[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]), 64)
 
 
 if __name__ == "__main__":

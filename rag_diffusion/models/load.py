@@ -50,14 +50,23 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
     return generator
 
 
-def save_generator(generator: Generator, folder: Path, scheduler: Any = None) -> None:
+def save_generator(generator: Generator, folder: Path, scheduler: Any = None, **options: Any) -> None:
     """Write a generator into an existing folder; one of a published family stays a pipeline that diffusers reads.
 
     Args:
         generator: any.
         folder: where to.
         scheduler: of diffusers, to stand beside it; None leaves that of a published pipeline.
+        **options: of diffusers' `save_pretrained` for a published family: `variant`, `max_shard_size`.
+
+    Raises:
+        ValueError: options for a generator of this project, whose weights are float16 in one file.
     """
+    if generator.published is None and {name for name in options if name != "safe_serialization"}:
+        raise ValueError(
+            f"save_pretrained: expected no options for a generator of this project, got {sorted(options)}; its weights "
+            "are float16 in one file"
+        )
     if generator.published is None:
         save_own(generator, folder)
         if scheduler is not None:
@@ -65,4 +74,4 @@ def save_generator(generator: Generator, folder: Path, scheduler: Any = None) ->
         return
     if scheduler is not None:
         generator.published.register_modules(scheduler=scheduler)
-    save_published(generator.published, folder)
+    save_published(generator.published, folder, **options)

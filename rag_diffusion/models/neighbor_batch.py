@@ -26,10 +26,11 @@ from rag_diffusion.models.neighbor_control import (
     as_curve,
     as_map_weights,
     as_mask,
+    check_aspect,
     into_mask,
     mask_pixels,
 )
-from rag_diffusion.readers.images import decode, on_white, to_square
+from rag_diffusion.readers.images import decode, on_white, to_frame
 from rag_diffusion.store.pairs import Pairs
 
 Picture = Image.Image | Pixels
@@ -57,9 +58,17 @@ def check_picture(picture: Picture, what: str) -> None:
         raise ValueError(f"{what}: expected a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4), got {got}")
 
 
-def square_pixels(picture: Picture, size: int) -> Pixels:
-    """`picture` of any shape as (size, size, 3) uint8 of side `size`; transparency and what is missing become white."""
-    return np.asarray(to_square(_rgb(picture), size))
+def framed_pixels(picture: Picture, size: int | tuple[int, int]) -> Pixels:
+    """A picture of any shape in a frame; transparency and what is missing become white.
+
+    Args:
+        picture: of any size.
+        size: side of a square, or (H, W), in pixels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return np.asarray(to_frame(_rgb(picture), (size, size) if isinstance(size, int) else size))
 
 
 def _rgb(picture: Picture) -> Image.Image:
@@ -72,7 +81,7 @@ class Neighbor:
 
     Attributes:
         image: PIL image or (H, W), (H, W, 3) or (H, W, 4) uint8 array of any size; transparency becomes white, gray
-            becomes RGB, and an image that is not square stands in a white square.
+            becomes RGB, and an image of another aspect than the drawing stands in a white frame.
         caption: its text.
         pair_id: its name; two neighbors of one name are one neighbor.
         source, licence, attribution: for the provenance.
@@ -84,13 +93,14 @@ class Neighbor:
         weight_by_map: factor by attended map: `both`, `style` (fine maps alone), `layout` (coarse ones alone), or side
             in cells -> weight.
         mask: where in the picture it may act: `left`, `right`, `top`, `bottom`, a box (left, top, right, bottom) in
-            shares of the picture, a square picture or array, or a file, white where it acts. None is everywhere.
+            shares of the picture, a picture or array, square or of the drawing's aspect, or a file, white where it
+            acts. None is everywhere.
         fit_mask: whether its picture is made to fit into the box around the mask, so that it is seen there as a whole;
             otherwise it lies over the whole drawing and the mask cuts it.
         negative: guide away from it, as from a negative prompt: see `sampling.guidance`.
 
     Raises:
-        ValueError: one of them is out of its range, or the mask is empty or not square.
+        ValueError: one of them is out of its range, or the mask is empty.
         DataError: the mask's file is no picture.
 
     Examples:
@@ -182,7 +192,7 @@ class Neighbor:
     @cached_property
     def control_digest(self) -> str:
         """Hash of how it is used."""
-        mask = self.mask_pixels(MASK_SIDE)
+        mask = None if self.mask is None else mask_pixels(self.mask, MASK_SIDE)  # type: ignore[arg-type]
         parts = (self.weight_by_step, self.weight_by_map, self.fit_mask, self.negative)
         return hashlib.sha256(repr(parts).encode() + (b"" if mask is None else mask.tobytes())).hexdigest()[:6]
 
@@ -191,14 +201,15 @@ class Neighbor:
         """Its name, and where its picture stands: neighbors of one such name have the same feature maps."""
         return self.name if self.mask is None or not self.fit_mask else f"{self.name} {self.control_digest}"
 
-    def mask_pixels(self, size: int) -> Pixels | None:
-        """Where it may act, (size, size) uint8 levels at a side of `size` pixels; None is everywhere."""
+    def mask_pixels(self, size: int | tuple[int, int]) -> Pixels | None:
+        """Where it may act, (H, W) uint8 levels of a drawing of `size`, its side or (H, W); None is everywhere."""
+        check_aspect(self.mask, (size, size) if isinstance(size, int) else size)  # type: ignore[arg-type]
         return None if self.mask is None else mask_pixels(self.mask, size)  # type: ignore[arg-type]
 
-    def pixels(self, size: int) -> Pixels:
-        """(size, size, 3) uint8, as the network sees it at a side of `size` pixels."""
+    def pixels(self, size: int | tuple[int, int]) -> Pixels:
+        """(H, W, 3) uint8, as the network sees it beside a drawing of `size`, its side or (H, W) in pixels."""
         mask = self.mask_pixels(size) if self.fit_mask else None
-        return square_pixels(self.image, size) if mask is None else into_mask(_rgb(self.image), mask)
+        return framed_pixels(self.image, size) if mask is None else into_mask(_rgb(self.image), mask)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,13 +157,13 @@ def as_mask(given: Mask) -> Box | Pixels:
     Args:
         given: `left`, `right`, `top` or `bottom` half; a box (left, top, right, bottom) in shares of the picture, or
             the same as text; a picture or its file, where the neighbor acts in white (and opaque) places; an array
-            (H, W) of bool, uint8, or floats from 0 to 1. Pictures and arrays are square, of any size.
+            (H, W) of bool, uint8, or floats from 0 to 1. Pictures and arrays are of any size.
 
     Returns:
-        The box, or (S, S) uint8.
+        The box, or (H, W) uint8.
 
     Raises:
-        ValueError: it is none of these, not square, empty, or outside of the picture.
+        ValueError: it is none of these, empty, or outside of the picture.
         DataError: the file is no picture.
     """
     if isinstance(given, str):
@@ -177,8 +177,8 @@ def as_mask(given: Mask) -> Box | Pixels:
     if not isinstance(given, np.ndarray):
         return _box(given)
     levels = given.astype(np.float32) / (255 if given.dtype == np.uint8 else 1)
-    if levels.ndim != 2 or levels.shape[0] != levels.shape[1]:
-        raise ValueError(f"mask: expected a square picture or array (S, S), as drawings are, got shape {given.shape}")
+    if levels.ndim != 2:
+        raise ValueError(f"mask: expected a picture or an array (H, W), got shape {given.shape}")
     if not (np.isfinite(levels).all() and levels.min() >= 0 and levels.max() <= 1):
         raise ValueError("mask: expected bool, uint8, or floats from 0 to 1, got numbers outside of that")
     cells = np.rint(levels * 255).astype(np.uint8)
@@ -187,31 +187,51 @@ def as_mask(given: Mask) -> Box | Pixels:
     return cells
 
 
-def mask_pixels(mask: Box | Pixels, size: int) -> Pixels:
-    """Levels (size, size) uint8, 255 where the neighbor acts, resampled by area.
+def mask_pixels(mask: Box | Pixels, size: int | tuple[int, int]) -> Pixels:
+    """Levels (H, W) uint8, 255 where the neighbor acts, resampled by area.
 
     Args:
-        mask: of `as_mask`.
-        size: side in pixels.
+        mask: of `as_mask`, stretched over the drawing.
+        size: side of a square drawing, or (H, W), in pixels.
 
     Raises:
         ValueError: nothing is left of it at this size.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     if isinstance(mask, np.ndarray):
-        if mask.shape == (size, size):
+        if mask.shape == (height, width):
             return mask
-        levels = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.BOX))
+        levels = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BOX))
         if not levels.any():
             raise ValueError(f"mask: expected more than a dot, got one that is nothing at {size} px; make it larger")
         return levels
-    left, top, right, bottom = (side * size for side in mask)
-    cells = np.arange(size)
+    left, top, right, bottom = mask
     covered = [
-        np.clip(np.minimum(end, cells + 1) - np.maximum(start, cells), 0, 1)
-        for start, end in ((top, bottom), (left, right))
+        np.clip(np.minimum(end * side, np.arange(side) + 1) - np.maximum(start * side, np.arange(side)), 0, 1)
+        for start, end, side in ((top, bottom, height), (left, right, width))
     ]
     filled: Pixels = np.rint(255 * np.outer(*covered)).astype(np.uint8)
     return filled
+
+
+def check_aspect(mask: Box | Pixels | None, size: tuple[int, int]) -> None:
+    """Refuse a mask that would be stretched over a drawing unasked.
+
+    Args:
+        mask: of `as_mask`; a square one fits drawings of every aspect.
+        size: (H, W) of the drawing.
+
+    Raises:
+        ValueError: it is neither square nor of the drawing's aspect.
+    """
+    if not isinstance(mask, np.ndarray) or mask.shape[0] == mask.shape[1]:
+        return
+    (rows, columns), (height, width) = mask.shape, size
+    if abs(rows * width - columns * height) > max(rows * width, columns * height) / 50:
+        raise ValueError(
+            f"mask: expected a square picture or array, or one of the drawing's aspect {height} x {width}, got shape "
+            f"{mask.shape}"
+        )
 
 
 def into_mask(picture: Image.Image, mask: Pixels) -> Pixels:
@@ -219,17 +239,17 @@ def into_mask(picture: Image.Image, mask: Pixels) -> Pixels:
 
     Args:
         picture: RGB, of any size.
-        mask: (S, S) levels; the box is around those of half the highest.
+        mask: (H, W) levels; the box is around those of half the highest.
 
     Returns:
-        (S, S, 3) uint8.
+        (H, W, 3) uint8.
     """
     allowed = mask >= mask.max() / 2
     rows, columns = np.flatnonzero(allowed.any(1)), np.flatnonzero(allowed.any(0))
     height, width = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
     scale = min(width / picture.width, height / picture.height)
     shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    canvas = Image.new("RGB", mask.shape, (255, 255, 255))
+    canvas = Image.new("RGB", mask.shape[::-1], (255, 255, 255))
     place = (int(columns[0]) + (width - shape[0]) // 2, int(rows[0]) + (height - shape[1]) // 2)
     canvas.paste(picture.resize(shape, Image.Resampling.BICUBIC), place)
     return np.asarray(canvas)

@@ -146,7 +146,7 @@ def load_published_upsampler(
     return PublishedUpsampler(
         unet=unet.eval(),
         codec=PixelCodec(),
-        text_encoder=PublishedText(pipeline, size),
+        text_encoder=PublishedText(pipeline, (size, size)),
         schedule=DDPMScheduler.from_config(pipeline.scheduler.config),
         image_size=size,
         low_size=low_size or size // _FACTOR,

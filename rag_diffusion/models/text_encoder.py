@@ -25,16 +25,26 @@ class TextFeatures:
         states: (B, L, D) token features.
         mask: (B, L) one where there is a token; None where the network was trained to see the padding as well.
         added: `added_cond_kwargs` of diffusers, (B, ...) each: pooled text and size ids of SDXL.
+        image_prompts: (B, n, D) of each IP-Adapter.
+        control: (B, 3, H, W) picture of each ControlNet.
     """
 
     states: Tensor
     mask: Tensor | None = None
     added: Mapping[str, Tensor] = field(default_factory=dict)
+    image_prompts: tuple[Tensor, ...] = ()
+    control: tuple[Tensor, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TextFeatures:
         """The same with every tensor changed by `change`."""
         mask = None if self.mask is None else change(self.mask)
-        return TextFeatures(change(self.states), mask, {name: change(value) for name, value in self.added.items()})
+        return TextFeatures(
+            change(self.states),
+            mask,
+            {name: change(value) for name, value in self.added.items()},
+            tuple(change(value) for value in self.image_prompts),
+            tuple(change(value) for value in self.control),
+        )
 
     def __getitem__(self, rows: Any) -> TextFeatures:
         return self.map(lambda value: value[rows])
@@ -51,6 +61,8 @@ class TextFeatures:
             torch.cat([part.states for part in parts]),
             None if first.mask is None else torch.cat([cast(Tensor, part.mask) for part in parts]),
             {name: torch.cat([part.added[name] for part in parts]) for name in first.added},
+            tuple(torch.cat(values) for values in zip(*(part.image_prompts for part in parts), strict=True)),
+            tuple(torch.cat(values) for values in zip(*(part.control for part in parts), strict=True)),
         )
 
 
@@ -59,6 +71,20 @@ class Conditioner(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> TextFeatures:
         """Encode B texts; one that is too long is cut, with a warning that says where."""
+        ...
+
+    def features(self, states: Tensor, pooled: Tensor | None = None) -> TextFeatures:
+        """Features out of embeddings that were made elsewhere, `states` (B, L, D) and, for SDXL, `pooled` (B, D')."""
+        ...
+
+    def told(self, size: tuple[int, int], clip_skip: int | None = None, lora_scale: float | None = None) -> Conditioner:
+        """The same, for other drawings.
+
+        Args:
+            size: (H, W) of these in pixels.
+            clip_skip: layers of CLIP that are left out, from the last one on.
+            lora_scale: weight of LoRA in the encoder.
+        """
         ...
 
     def to(self, device: torch.device | str) -> None:
@@ -119,6 +145,36 @@ class TextEncoder:
             part = {name: value[rows, :length] for name, value in tokens.items()}
             states[rows, : part["input_ids"].shape[1]] = self.model(**part).last_hidden_state
         return TextFeatures(states * mask[..., None], mask)
+
+    def features(self, states: Tensor, pooled: Tensor | None = None) -> TextFeatures:
+        """Features out of embeddings made elsewhere.
+
+        Args:
+            states: (B, L, D); rows of zeros are padding, as in what this encoder makes.
+            pooled: there is none here.
+
+        Raises:
+            ValueError: another width, or pooled ones.
+        """
+        if pooled is not None or states.ndim != 3 or states.shape[-1] != self.width:
+            got = "pooled ones" if pooled is not None else f"shape {tuple(states.shape)}"
+            raise ValueError(f"prompt_embeds: expected (B, L, {self.width}), without pooled ones, got {got}")
+        return TextFeatures(states, states.ne(0).any(-1).long())
+
+    def told(self, size: tuple[int, int], clip_skip: int | None = None, lora_scale: float | None = None) -> TextEncoder:
+        """The same, whatever the size of a drawing.
+
+        Args:
+            size: (H, W) in pixels.
+            clip_skip: None.
+            lora_scale: without effect on a sentence encoder, which has no LoRA.
+
+        Raises:
+            ValueError: layers are to be left out.
+        """
+        if clip_skip is not None:
+            raise ValueError(f"clip_skip: expected None, as this generator's text encoder is no CLIP, got {clip_skip}")
+        return self
 
     def to(self, device: torch.device | str) -> None:
         """Move the weights to `device`."""

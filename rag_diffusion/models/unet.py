@@ -35,7 +35,7 @@ _HEAD_DIM = 32  # width of a head where none is given and it fits
 _DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 _OWN = ("neighbor_attention.", "neighbor_encoder.")
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "neighbor_skips": (),
     "neighbor_head_dim": None,
     "separate_neighbor_encoder": False,
@@ -53,7 +53,7 @@ def _signature() -> inspect.Signature:
     """The base's own keywords and ours, so that diffusers' config keeps them all."""
     base = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
     own = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in _DEFAULTS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in DEFAULTS.items()
     ]
     return inspect.Signature([*base, *own])
 
@@ -102,6 +102,42 @@ class RetrievalUNet(UNet2DConditionModel):
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        self.add_neighbor_attention(
+            neighbor_skips,
+            neighbor_head_dim,
+            neighbor_fine_skips,
+            neighbor_fine_dim,
+            neighbor_free_heads,
+            neighbor_roles,
+            neighbor_prior_strength,
+        )
+        self.neighbor_encoder = _encoder_alone(UNet2DConditionModel(**base)) if separate_neighbor_encoder else None
+        self._copy_encoder()
+
+    def add_neighbor_attention(
+        self,
+        neighbor_skips: Sequence[int],
+        neighbor_head_dim: int | None,
+        neighbor_fine_skips: Sequence[int],
+        neighbor_fine_dim: int,
+        neighbor_free_heads: float,
+        neighbor_roles: bool,
+        neighbor_prior_strength: float,
+    ) -> None:
+        """Put the modules of this class beside those of the base.
+
+        Args:
+            neighbor_skips: this and all others as in the constructor.
+            neighbor_head_dim: likewise.
+            neighbor_fine_skips: likewise.
+            neighbor_fine_dim: likewise.
+            neighbor_free_heads: likewise.
+            neighbor_roles: likewise.
+            neighbor_prior_strength: likewise.
+
+        Raises:
+            ValueError: as in the constructor.
+        """
         channels = [width for width, _ in self._skip_maps()]
         wrong = [index for index in (*neighbor_skips, *neighbor_fine_skips) if not 0 <= index < len(channels)]
         if wrong:
@@ -123,8 +159,6 @@ class RetrievalUNet(UNet2DConditionModel):
                 for name, width in widths.items()
             }
         )
-        self.neighbor_encoder = _encoder_alone(UNet2DConditionModel(**base)) if separate_neighbor_encoder else None
-        self._copy_encoder()
 
     __init__.__signature__ = _signature()  # type: ignore[attr-defined]
     __init__ = register_to_config(__init__)
@@ -229,6 +263,15 @@ class RetrievalUNet(UNet2DConditionModel):
         attended = encoded if neighbors is None else self.attend(encoded, neighbors)
         output = decode(self, concatenate(attended, encoded) if and_without else attended)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    @property
+    def size_multiple(self) -> int:
+        """Of how many cells of the input the sides of a drawing must be multiples."""
+        if not self.config.neighbor_fine_skips:
+            return 1
+        maps = self._skip_maps()
+        skips = self.config.neighbor_skips
+        return maps[min(skips) if skips else -1][1]
 
     def encode_neighbors(
         self,

@@ -185,12 +185,22 @@ def _eight_bits(pixels: NDArray[np.generic], mode: str) -> Pixels:
 
 def to_square(image: Image.Image, size: int) -> Image.Image:
     """Scale an RGB `image` into a white square of `size` pixels a side, keeping its aspect ratio, antialiased."""
-    scale = size / max(image.size)
+    return to_frame(image, (size, size))
+
+
+def to_frame(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale an RGB `image` into a white frame, keeping its aspect ratio, antialiased.
+
+    Args:
+        image: of any size.
+        size: (H, W) of the frame in pixels.
+    """
+    scale = min(frame / side for frame, side in zip(reversed(size), image.size, strict=True))
     width, height = (max(1, round(side * scale)) for side in image.size)
     scaled = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (size, size), (255, 255, 255))
-    square.paste(scaled, ((size - width) // 2, (size - height) // 2))
-    return square
+    framed = Image.new("RGB", (size[1], size[0]), (255, 255, 255))
+    framed.paste(scaled, ((size[1] - width) // 2, (size[0] - height) // 2))
+    return framed
 
 
 def encode_png(image: Image.Image | Pixels) -> bytes:

@@ -44,11 +44,11 @@ class AttentionShares:
     heat: tuple[Tensor, ...]
     phases: tuple[PhaseNeighbors, ...]
 
-    def sources(self, size: int, *, keep: bool = False) -> tuple[Source, ...]:
+    def sources(self, size: tuple[int, int], *, keep: bool = False) -> tuple[Source, ...]:
         """The same for the provenance.
 
         Args:
-            size: side in pixels at which the network saw them.
+            size: (H, W) in pixels at which the network saw them.
             keep: whether the pixels go along.
         """
         pixels = [neighbor.pixels(size) for neighbor in self.neighbors]
@@ -131,7 +131,7 @@ class Conditioning:
             self._controlled = None
             if features is not None:
                 self._controlled = ControlledNeighbors.prepare(
-                    seen, features, self.cache.shapes, self.cache.generator.image_size, self.num_steps
+                    seen, features, self.cache.shapes, self.cache.generator.size, self.num_steps
                 )
         self.recorder = AttentionRecorder(batch=len(seen), count=max(map(len, seen), default=0))
         self._passed.append((phase.start, share, seen, self.recorder))

@@ -72,7 +72,7 @@ class ControlledNeighbors:
         lists: Sequence[Sequence[Neighbor]],
         features: Features,
         shapes: Mapping[str, torch.Size],
-        size: int,
+        size: tuple[int, int],
         num_steps: int,
     ) -> ControlledNeighbors:
         """Compute what stays the same.
@@ -81,7 +81,7 @@ class ControlledNeighbors:
             lists: neighbors of B images.
             features: attended map -> their keys and values, projected with `controlled` where one of them is.
             shapes: attended map -> (H', W').
-            size: side of a drawing in pixels.
+            size: (H, W) of a drawing in pixels.
             num_steps: T.
 
         Raises:
@@ -93,7 +93,7 @@ class ControlledNeighbors:
         count = max(map(len, lists))
         sides = {name: max(shape) for name, shape in shapes.items()}
         by_map = {name: torch.ones(len(lists), count) for name in features}
-        masks = torch.ones(len(lists), count, size, size)
+        masks = torch.ones(len(lists), count, *size)
         for row, neighbors in enumerate(lists):
             for column, neighbor in enumerate(neighbors):
                 for name, weights in by_map.items():

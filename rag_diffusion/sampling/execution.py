@@ -108,6 +108,8 @@ class Execution:
             anew=self._anew(request),
             first=first,
             negative=request.negative_prompts,
+            embeddings=request.embeddings,
+            images=request.images,
             eta=request.eta,
             on_step=after,
         )
@@ -137,7 +139,7 @@ class Execution:
                 corpus_hash=request.source.corpus_hashes[row],
                 model_hash=model.fingerprint,
                 data_sets=request.source.data_sets[row],
-                neighbors=one.sources(model.image_size, keep=request.keep),
+                neighbors=one.sources(model.size, keep=request.keep),
                 null_attention=round(one.null, 5),
                 settings=request.settings(model, self.scheduler, self.precision, row) | by_hand,
                 phases=one.phases,

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rag_diffusion.arrays import Pixels
-from rag_diffusion.models.neighbor_batch import Neighbor, Picture, check_picture, square_pixels
+from rag_diffusion.models.neighbor_batch import Neighbor, Picture, check_picture, framed_pixels
 
 One = Neighbor | str | Path | Picture | tuple[Picture | str | Path, str]
 Given = One | Sequence[One] | Sequence[Sequence[One]]
@@ -24,13 +24,13 @@ _PLAIN = (Neighbor, str, Path, Image.Image, np.ndarray)
 Exclude = Sequence[Collection[str]] | None
 
 
-def as_prompts(prompt: str | Sequence[str]) -> list[str]:
+def as_prompts(prompt: str | Sequence[str] | None) -> list[str]:
     """`prompt`, one text or several, as a list.
 
     Raises:
         ValueError: it is something else, or an empty list.
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
     if not prompts or not all(isinstance(text, str) for text in prompts):
         raise ValueError(f"prompt: expected a text or a list of texts, got {prompt!r}")
     return prompts
@@ -118,16 +118,16 @@ def _neighbor(given: object, prompt: str) -> Neighbor:
     return Neighbor(image=picture, caption=prompt if caption is None else caption)
 
 
-def as_pictures(given: Pictures, count: int, size: int) -> Pixels:
+def as_pictures(given: Pictures, count: int, size: tuple[int, int]) -> Pixels:
     """Pictures to begin with.
 
     Args:
         given: one for all prompts, or one for each of them; any size.
         count: number of prompts.
-        size: side in pixels.
+        size: (H, W) in pixels.
 
     Returns:
-        (count, size, size, 3) uint8.
+        (count, H, W, 3) uint8.
 
     Raises:
         ValueError: they are none, or of another number.
@@ -137,7 +137,7 @@ def as_pictures(given: Pictures, count: int, size: int) -> Pixels:
         raise ValueError(f"image: expected one picture, or one for each of {count} prompts, got {len(pictures)}")
     for picture in pictures:
         check_picture(picture, "image")
-    pixels = [square_pixels(picture, size) for picture in pictures]
+    pixels = [framed_pixels(picture, size) for picture in pictures]
     return np.stack(pixels * (count // len(pixels)))
 
 

@@ -6,7 +6,7 @@ Shapes: B images, D/h/w the U-Net's input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from rag_diffusion.models.parametrisation import to_clean
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.conditioning import Conditioning
 from rag_diffusion.sampling.denoise import denoise, solver_steps, takes_variance
+from rag_diffusion.sampling.embeddings import Embeddings, ImageConditions
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.inpainting import Kept
 from rag_diffusion.sampling.steering import DrawingState
@@ -41,6 +42,8 @@ class Loop:
         first: the first call of the network, of `start_at`.
         state: guidance and texts, which a callback may change.
         negative: B texts in place of the empty ones; None is these.
+        embeddings: in the place of encoded texts.
+        images: image prompts and control pictures.
         eta: of `denoise`.
         on_step: gets the number of each finished step, its timestep, x_t and the estimate of x_0 that it was made with,
             and returns the x_t that goes on.
@@ -57,6 +60,8 @@ class Loop:
     anew: Tensor | None = None
     first: int = 0
     negative: Sequence[str] | None = None
+    embeddings: Embeddings = field(default_factory=Embeddings)
+    images: ImageConditions = field(default_factory=ImageConditions)
     eta: float = 0.0
     on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -88,7 +93,7 @@ class Loop:
                 if number == 0 or step_of[number] > step_of[number - 1]:
                     conditioning.at(step_of[number], so_far)
                 seen, shown, recorder = conditioning.seen, conditioning.shown, conditioning.recorder
-                guided = self._guided()
+                guided = self._guided(step_of[number], conditioning.num_steps)
                 output = guided(sample, timestep, plan[step_of[number]], seen, shown, recorder)
             mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
             mean = threshold(model, self.thresholding, sample, timestep, mean)
@@ -110,15 +115,18 @@ class Loop:
 
     def _texts(self) -> tuple[TextFeatures, TextFeatures]:
         """Features of the prompts, and of what guidance goes away from."""
-        model = self.generator
-        null = [""] * len(self.prompts) if self.negative is None else self.negative
-        return model.text_encoder(self.prompts).to(model.device), model.text_encoder(null).to(model.device)
+        negative = [""] * len(self.prompts) if self.negative is None else self.negative
+        text, null = self.embeddings.features(self.generator, self.prompts, negative)
+        return self.images.joined(text, null)
 
-    def _guided(self) -> GuidedPrediction:
-        state = self.state
+    def _guided(self, step: int, num_steps: int) -> GuidedPrediction:
+        """The prediction at a step of `num_steps`, by the texts and scales of the moment."""
+        state, model = self.state, self.generator
         assert state.text is not None
         assert state.null is not None
-        return GuidedPrediction(generator=self.generator, guidance=state.guidance, text=state.text, null=state.null)
+        if model.control is not None and not model.control.at_work(step, num_steps):
+            model = replace(model, control=None)
+        return GuidedPrediction(generator=model, guidance=state.guidance, text=state.text, null=state.null)
 
     def _kept(self, noise: Tensor) -> Kept | None:
         if self.anew is None:

@@ -76,7 +76,7 @@ class NeighborCache:
     def _encode(self, new: Sequence[Neighbor]) -> None:
         for start in range(0, len(new), _BATCH):
             part = new[start : start + _BATCH]
-            pixels = torch.stack([torch.tensor(neighbor.pixels(self.generator.image_size)) for neighbor in part])
+            pixels = torch.stack([torch.tensor(neighbor.pixels(self.generator.size)) for neighbor in part])
             captions = self.generator.text_encoder([neighbor.caption for neighbor in part]).to(self.generator.device)
             maps = self.generator.neighbor_maps(pixels_to_images(pixels), captions)
             self.maps |= {

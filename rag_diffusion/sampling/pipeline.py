@@ -7,37 +7,28 @@ Shapes: B images (prompts x images per prompt, the images of a prompt together),
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from rag_diffusion.arrays import Pixels
-from rag_diffusion.device import check_precision
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
-from rag_diffusion.models.unet import RetrievalUNet
-from rag_diffusion.retrieval.blocklist import Blocklist
-from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.arguments import guidance_of, negative_texts, num_steps_of, refuse, strength_of
 from rag_diffusion.sampling.cascade import OnStageStep, execute
-from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
 from rag_diffusion.sampling.cascade_stages import (
     CascadeStage,
     StageSettings,
-    check_chain,
     settings_of,
     settings_told,
 )
-from rag_diffusion.sampling.denoise import DEFAULT_SCHEDULER, SCHEDULERS, make_scheduler
+from rag_diffusion.sampling.embeddings import Embeddings, control_of, control_pictures, image_prompts
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inpainting import MaskImage, as_masks
@@ -53,10 +44,11 @@ from rag_diffusion.sampling.inputs import (
     style_neighbors,
 )
 from rag_diffusion.sampling.output import OutputType, RetrievalPipelineOutput, check_output_type
+from rag_diffusion.sampling.parts import PipelineParts
 from rag_diffusion.sampling.provenance import Provenance, read_provenance
 from rag_diffusion.sampling.redraw import make_plan
 from rag_diffusion.sampling.request import SamplingRequest
-from rag_diffusion.sampling.safety import WATERMARK, SafetyChecker, check_can_look, finished
+from rag_diffusion.sampling.safety import WATERMARK, check_can_look, finished
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import image_seeds, noise_device
 from rag_diffusion.sampling.source import NeighborSource
@@ -67,20 +59,26 @@ from rag_diffusion.store.filters import Filter
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Any]], dict[str, Tensor]]
 
 
-class RetrievalPipeline(DiffusionPipeline):
+class RetrievalPipeline(PipelineParts):
     """Draws images conditioned on a prompt and on image-text pairs.
 
     Args:
         generator: U-Net, codec, text encoder and variance schedule.
         retriever: finds neighbors for prompts; a knowledge base finds them in all its data sets, remote ones too, as
             they are at each drawing; without one they are given by hand.
-        scheduler: one of `denoise.SCHEDULERS`, by class name; later `Other.from_config(pipe.scheduler.config)`.
+        scheduler: one of `denoise.SCHEDULERS`, by class name, or of diffusers as it is set; later
+            `Other.from_config(pipe.scheduler.config)`.
         precision: `fp32` computes as the weights are, `bf16`, `fp16`, or `auto`: bfloat16 where the hardware is fast
             at it.
         stages: super-resolution stages of a cascade, in their order; each takes images of the size before it.
         safety_checker: (B, H, W, 3) uint8 -> which of B pictures are withheld, see `safety.PublishedChecker`.
         blocklist: prompts, and captions of neighbors by hand, that are refused.
         watermark: a text whose mark every picture carries, see `watermark`; empty marks none.
+        unet, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2: parts in place of a generator, as diffusers'
+            pipelines have them; a plain U-Net gets neighbor attention.
+        image_encoder, feature_extractor: of an IP-Adapter.
+        controlnet: `ControlNetModel`, or several.
+        force_zeros_for_empty_prompt: of Stable Diffusion XL.
 
     Examples:
         >>> from PIL import Image
@@ -95,94 +93,10 @@ class RetrievalPipeline(DiffusionPipeline):
         [('a red square', 'CC0-1.0')]
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
     _callback_tensor_inputs = CALLBACK_TENSORS
     _interrupt = False
     _guidance_scale = 1.0
     _num_timesteps = 0
-
-    def __init__(
-        self,
-        generator: Generator,
-        retriever: Searcher | None = None,
-        scheduler: str = DEFAULT_SCHEDULER,
-        precision: str = "fp32",
-        stages: Sequence[CascadeStage] = (),
-        *,
-        safety_checker: SafetyChecker | None = None,
-        blocklist: Blocklist | None = None,
-        watermark: str = "",
-    ) -> None:
-        super().__init__()
-        self.safety_checker, self.blocklist, self.watermark = safety_checker, blocklist, watermark
-        check_precision(precision)
-        if retriever is not None and not hasattr(retriever, "search"):
-            raise ValueError(f"retriever: expected one, got {retriever!r}; give KnowledgeBase.open({str(retriever)!r})")
-        self.generator, self.retriever, self.precision = generator, retriever, precision
-        self.followed_by(stages)
-        self.register_modules(unet=generator.unet, scheduler=make_scheduler(scheduler, generator.schedule))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        retriever: Searcher | None = None,
-        *,
-        scheduler: str | None = None,
-        precision: str = "fp32",
-        device: torch.device | str = "cpu",
-        **options: Any,
-    ) -> RetrievalPipeline:
-        """Read a generator's folder, or a published Stable Diffusion (XL) or DeepFloyd IF pipeline.
-
-        A folder with cascade.json has super-resolution stages besides; `save_pretrained` writes one.
-
-        Args:
-            pretrained_model_name_or_path: folder, or hub name of a published pipeline.
-            retriever: as in the constructor: `KnowledgeBase.open(".")` has the project's corpus and what
-                `rag-diffusion kb add` has added, remote data sets among it. It is not part of the generator's folder.
-            scheduler: as in the constructor; None is the one that was saved, where it fits.
-            precision: as in the constructor.
-            device: where the weights are to live.
-            **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`, ...
-
-        Raises:
-            ModelError: as `load_generator`.
-            ValueError: the retriever is none.
-        """
-        generator = load_generator(pretrained_model_name_or_path, device, **options)
-        chosen = scheduler or _fitting(generator.saved_scheduler)
-        stages = load_stages(pretrained_model_name_or_path, device)
-        return cls(generator, retriever, chosen, precision, stages)
-
-    def followed_by(self, stages: Sequence[CascadeStage]) -> RetrievalPipeline:
-        """This pipeline, with these super-resolution `stages` after the first one.
-
-        Raises:
-            ModelError: the sizes do not chain.
-            ValueError: a setting is outside of what a stage was trained for.
-        """
-        check_chain(self.generator, stages)
-        self.stages = tuple(stages)
-        self.model_cpu_offload_seq = "->".join([type(self).model_cpu_offload_seq, *self._stage_unets])
-        return self
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write generator and scheduler into the folder `save_directory`; `from_pretrained` reads them again."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_generator(self.generator, folder, self.scheduler)
-        save_stages(self.stages, folder)
-
-    @property
-    def unet(self) -> RetrievalUNet:
-        """The generator's; may be replaced, by a compiled one for example."""
-        return self.generator.unet
-
-    @unet.setter
-    def unet(self, unet: RetrievalUNet) -> None:
-        """`unet` in the place of the one that is there."""
-        self.generator.unet = unet
 
     @property
     def guidance_scale(self) -> float:
@@ -199,51 +113,14 @@ class RetrievalPipeline(DiffusionPipeline):
         """Calls of the network in the last drawing, or in the one that is going on."""
         return self._num_timesteps
 
-    @property
-    def components(self) -> dict[str, Any]:
-        """The parts that hooks act on."""
-        published = self.generator.published
-        parts = {} if published is None else dict(published.components)
-        return parts | {"unet": self.unet, "scheduler": self.scheduler} | self._stage_unets
-
-    @property
-    def _stage_unets(self) -> dict[str, Any]:
-        """U-Nets of the further stages, by the names that offload hooks know them by."""
-        return {f"unet_{number}": stage.model.unet for number, stage in enumerate(self.stages, start=2)}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net computes."""
-        return self.generator.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the U-Net's weights."""
-        dtype: torch.dtype = self.unet.dtype
-        return dtype
-
-    def to(self, device: torch.device | str, *, silence_dtype_warnings: bool = False) -> RetrievalPipeline:
-        """Move every part. Weights of another type are read so: `from_pretrained(..., torch_dtype=...)`.
-
-        Args:
-            device: where to.
-            silence_dtype_warnings: diffusers' own hooks say it; without effect.
-
-        Raises:
-            ValueError: it is no device.
-        """
-        if isinstance(device, torch.dtype):
-            raise ValueError(f"to: expected a device, got {device}; use precision, or torch_dtype in from_pretrained")
-        for model in (self.generator, *(stage.model for stage in self.stages)):
-            model.to(device)
-        return self
-
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         neighbors: Given | None = None,
         *,
+        height: int | None = None,
+        width: int | None = None,
         num_neighbors: int = 3,
         num_style_neighbors: int = 0,
         style: str | None = None,
@@ -265,6 +142,18 @@ class RetrievalPipeline(DiffusionPipeline):
         strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        clip_skip: int | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: Sequence[Tensor] | None = None,
+        control_image: Any = None,
+        controlnet_conditioning_scale: float | Sequence[float] = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
         eta: float = 0.0,
         timesteps: Sequence[int] | None = None,
         sigmas: Sequence[float] | None = None,
@@ -281,10 +170,13 @@ class RetrievalPipeline(DiffusionPipeline):
         """Draw.
 
         Args:
-            prompt: a text or P texts.
+            prompt: a text or P texts; None draws from `prompt_embeds`, and retrieves nothing.
             neighbors: by hand: a `Neighbor`, an image file's name, a picture, a tuple of either with its caption, a
                 list of those, or a list for each of P prompts; None asks the retriever. Without a caption, and without
                 a text file of the same name beside it, a picture is taken to show what the prompt asks for.
+            height: of a drawing in pixels, a multiple of what the network's cells are; None is that of training.
+                Neighbors of any aspect stand in a white frame of the drawing's.
+            width: likewise.
             num_neighbors: pairs asked of the retriever for each prompt; 0 draws without. Fewer come where the knowledge
                 base has fewer. Without effect on neighbors given by hand.
             num_style_neighbors: pairs that show other things in the manner asked for, for a generator that knows roles.
@@ -312,6 +204,19 @@ class RetrievalPipeline(DiffusionPipeline):
             negative_prompt: a text, or one for each of P prompts, that text-enhanced steps go away from in place of the
                 empty one; see `negative_neighbors`.
             guidance_scale: diffusers' name of `Guidance.text_guidance_scale`; 1 or less draws without any guidance.
+            prompt_embeds: (P, L, D) in the place of encoded prompts, as `encode_prompt` gives them; beside `prompt`,
+                that is what is retrieved by.
+            negative_prompt_embeds: (P, L, D) in the place of encoded negative prompts.
+            pooled_prompt_embeds: (P, D') of Stable Diffusion XL.
+            negative_pooled_prompt_embeds: (P, D') likewise.
+            clip_skip: layers of CLIP that are left out, from the last one on, for prompts and captions alike.
+            cross_attention_kwargs: `scale`, the weight of LoRA, and `ip_adapter_masks`.
+            ip_adapter_image: a picture for each IP-Adapter, which conditions every image beside its neighbors.
+            ip_adapter_image_embeds: embeddings in its place.
+            control_image: of the ControlNet: one, or one for each of P prompts; of several, a list of that for each.
+            controlnet_conditioning_scale: how much it counts, of each where there are several.
+            control_guidance_start: share of the steps from which on it is at work.
+            control_guidance_end: share of the steps up to which it is.
             eta: of DDIM, how much noise is drawn anew at each step: 0 none, 1 as much as DDPM.
             timesteps: of the network's calls, falling, in place of `num_inference_steps`; some schedulers take them.
             sigmas: noise levels in their place; those that lie between the timesteps of training are refused.
@@ -353,9 +258,15 @@ class RetrievalPipeline(DiffusionPipeline):
         check_thresholding(thresholding)
         check_can_look(output_type, self.safety_checker, self.watermark)
         further = settings_of(self.stages, stages, stage_settings)
-        prompts, changes = as_prompts(prompt), retrieval_schedule or RetrievalSchedule()
+        prompts = [""] * len(prompt_embeds) if prompt is None and prompt_embeds is not None else as_prompts(prompt)
+        changes = retrieval_schedule or RetrievalSchedule()
+        model = self.generator.for_drawing(height, width, clip_skip, cross_attention_kwargs)
 
         if self.blocklist:
+            if prompt_embeds is not None:
+                raise ValueError(
+                    "prompt_embeds: expected a prompt, as this pipeline has a blocklist, which reads texts"
+                )
             lists = [] if neighbors is None else by_prompt(neighbors, prompts)
             said = [neighbor.caption for own in lists for neighbor in own]
             self.blocklist.check([*dict.fromkeys([*prompts, *said, *([style] if style else [])])])
@@ -380,7 +291,16 @@ class RetrievalPipeline(DiffusionPipeline):
         count = None if neighbors is not None or (style_images is not None and not num_neighbors) else num_neighbors
 
         # all that the B images depend on
+        repeated_rows = partial(np.repeat, repeats=num_images_per_prompt, axis=0)
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
+        images = image_prompts(model, ip_adapter_image, ip_adapter_image_embeds, len(repeated))
+        span_of_control = (controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
+        control = control_of(self.controlnet, control_image, *span_of_control)
+        if control is not None:
+            pictures = control_pictures(model, control_image, self.controlnet, len(prompts), num_images_per_prompt)
+            images = replace(images, control=pictures)
+        if control is not None or images.no_image:
+            model = replace(model, control=control, no_image=tuple(one[:1] for one in images.no_image))
         seeds, state = image_seeds(generator, len(repeated)), DrawingState(guidance=chosen_guidance)
         request = SamplingRequest(
             prompts=repeated,
@@ -391,10 +311,19 @@ class RetrievalPipeline(DiffusionPipeline):
             seeds=seeds,
             noise=noise_device(generator),
             latents=latents,
-            pictures=None if image is None else self._pictures(image, len(prompts), num_images_per_prompt),
+            pictures=None if image is None else repeated_rows(as_pictures(image, len(prompts), model.size)),
             strength=strength,
-            masks=None if mask_image is None else self._masks(mask_image, len(prompts), num_images_per_prompt),
+            masks=None if mask_image is None else repeated_rows(as_masks(mask_image, len(prompts), model.size)),
             negative_prompts=negative_texts(negative_prompt, len(prompts), num_images_per_prompt),
+            embeddings=Embeddings.of(
+                len(prompts),
+                num_images_per_prompt,
+                prompt_embeds=prompt_embeds,
+                negative_prompt_embeds=negative_prompt_embeds,
+                pooled_prompt_embeds=pooled_prompt_embeds,
+                negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            ),
+            images=images,
             eta=eta,
             timesteps=timesteps,
             sigmas=sigmas,
@@ -411,7 +340,7 @@ class RetrievalPipeline(DiffusionPipeline):
         # f(c_n, 0) once, then T steps of the scheduler, then decoding; then the further stages
         self._interrupt, self._guidance_scale = False, chosen_guidance.text_guidance_scale
         on_stage_step = None if callback_on_step_end is None else tell
-        drawn = self._carry_out(request, self.scheduler, self.precision, further, on_stage_step)
+        drawn = self._carry_out(request, model, self.scheduler, self.precision, further, on_stage_step)
         found = finished(drawn, self.safety_checker, self.watermark)
         return found if return_dict else found.to_tuple()
 
@@ -449,19 +378,20 @@ class RetrievalPipeline(DiffusionPipeline):
         given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
         plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
         further = settings_told(self.stages, provenance.settings.get("stages", ()))
-        drawn = self._carry_out(plan.request, plan.scheduler, plan.precision, further)
+        drawn = self._carry_out(plan.request, plan.generator, plan.scheduler, plan.precision, further)
         return finished(drawn, self.safety_checker, provenance.settings.get(WATERMARK, ""))
 
     def _carry_out(
         self,
         request: SamplingRequest,
+        generator: Generator,
         scheduler: Any,
         precision: str,
         further: Sequence[tuple[CascadeStage, StageSettings]] = (),
         on_step: OnStageStep | None = None,
     ) -> RetrievalPipelineOutput:
         execution = Execution(
-            generator=self.generator,
+            generator=generator,
             scheduler=scheduler,
             precision=precision,
             progress=self._progress,
@@ -474,15 +404,6 @@ class RetrievalPipeline(DiffusionPipeline):
         """A bar for the calls of the network by one stage."""
         self._num_timesteps = total
         return self.progress_bar(total=total)
-
-    def _pictures(self, image: Pictures, prompts: int, times: int) -> Pixels:
-        """Pictures to begin with, (B, H, W, 3)."""
-        return as_pictures(image, prompts, self.generator.image_size).repeat(times, axis=0)
-
-    def _masks(self, masks: MaskImage | Sequence[MaskImage], prompts: int, times: int) -> Pixels:
-        """Where pictures are drawn anew, (B, H, W)."""
-        side = self.generator.image_size
-        return as_masks(masks, prompts, (side, side)).repeat(times, axis=0)
 
     def _tell(
         self,
@@ -509,15 +430,3 @@ def _filter(source: str | Sequence[str], where: Filter | None) -> Filter:
     where = where or Filter()
     named = (source,) if isinstance(source, str) else tuple(source)
     return replace(where, sources=(*where.sources, *named)) if named else where
-
-
-def _fitting(saved: str | None) -> str:
-    """The scheduler that was saved, or the default where that one does not fit, with a warning."""
-    if saved is None or saved in SCHEDULERS:
-        return saved or DEFAULT_SCHEDULER
-    warnings.warn(
-        f"{saved} was saved with these weights, and is none that passed the closed-form test: drawing with "
-        f"{DEFAULT_SCHEDULER} instead. Choose one by scheduler=: {', '.join(SCHEDULERS)}",
-        stacklevel=3,
-    )
-    return DEFAULT_SCHEDULER

@@ -11,7 +11,7 @@ from torch import Tensor
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_batch import Neighbor, Picture, neighbors_from, square_pixels
+from rag_diffusion.models.neighbor_batch import Neighbor, Picture, framed_pixels, neighbors_from
 from rag_diffusion.retrieval.query import Searcher
 from rag_diffusion.sampling.denoise import make_scheduler
 from rag_diffusion.sampling.guidance import Guidance
@@ -26,6 +26,7 @@ class Plan:
     """An order for one image, and what is to carry it out."""
 
     request: SamplingRequest
+    generator: Generator
     scheduler: Any
     precision: str
 
@@ -94,14 +95,15 @@ def make_plan(
         LineageError: it cannot be drawn again, with the reasons.
     """
     reasons = _reasons(origin, generator, latents)
+    generator = _at_work(origin.settings, generator)
     neighbors: dict[str, Neighbor] = {}
     for source in origin.neighbors:
-        neighbor = _neighbor(source, generator.image_size, given, retriever)
+        neighbor = _neighbor(source, generator.size, given, retriever)
         if isinstance(neighbor, str):
             reasons.append(neighbor)
         else:
             neighbors[source.pair_id] = neighbor
-    begin = _begin(origin, generator.image_size, image)
+    begin = _begin(origin, generator.size, image)
     if isinstance(begin, str):
         reasons.append(begin)
     if reasons or isinstance(begin, str):
@@ -134,7 +136,19 @@ def make_plan(
         thresholding=settings["thresholding"],
         keep=any(source.image for source in origin.neighbors),
     )
-    return Plan(request=request, scheduler=_scheduler(settings, generator), precision=PRECISIONS[settings["precision"]])
+    return Plan(
+        request=request,
+        generator=generator,
+        scheduler=_scheduler(settings, generator),
+        precision=PRECISIONS[settings["precision"]],
+    )
+
+
+def _at_work(settings: dict[str, Any], generator: Generator) -> Generator:
+    """The generator for the size and the options that a drawing had."""
+    height, width = settings.get("size", (None, None))
+    scale = {"scale": settings["lora_scale"]} if "lora_scale" in settings else None
+    return generator.for_drawing(height, width, settings.get("clip_skip"), scale)
 
 
 def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -> list[str]:
@@ -157,6 +171,10 @@ def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -
         reasons.append(f"the weights were {settings['weights']}, and are {weights}; set torch_dtype")
     if settings.get("changed_by_callback"):
         reasons.append("a callback changed it on the way, and nobody knows how")
+    if "image_conditions" in settings:
+        reasons.append("an IP-Adapter or a ControlNet saw pictures that its provenance does not keep")
+    if by_hand := [name for name in settings if name.endswith("prompt_embeds")]:
+        reasons.append(f"it was drawn from {', '.join(by_hand)} given by hand")
     if settings.get("interrupted"):
         reasons.append("it was interrupted before its last step")
     if "latents" in settings and (latents is None or latents_digest(latents[0]) != settings["latents"]):
@@ -164,7 +182,9 @@ def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -
     return reasons
 
 
-def _neighbor(source: Source, size: int, given: Sequence[Neighbor], retriever: Searcher | None) -> Neighbor | str:
+def _neighbor(
+    source: Source, size: tuple[int, int], given: Sequence[Neighbor], retriever: Searcher | None
+) -> Neighbor | str:
     """A neighbor as it was, or why it cannot be had."""
     names = ("pair_id", "source", "licence", "attribution", "score", "weight", "role", "weight_by_step",
              "weight_by_map", "fit_mask", "negative")  # fmt: skip
@@ -199,14 +219,14 @@ def _from(retriever: Searcher | None, pair_id: str) -> list[Neighbor]:
         return []
 
 
-def _begin(origin: Provenance, size: int, image: Picture | None) -> Pixels | str | None:
+def _begin(origin: Provenance, size: tuple[int, int], image: Picture | None) -> Pixels | str | None:
     """What it began with, (1, H, W, 3), or why that cannot be had; None where it began with noise."""
     digest = origin.settings.get("begin")
     if digest is None:
         return None
     if "begin_image" in origin.settings:
         return from_text(origin.settings["begin_image"])[None]
-    pixels = None if image is None else square_pixels(image, size)
+    pixels = None if image is None else framed_pixels(image, size)
     if pixels is None or seen_digest(pixels, "") != digest:
         return f"it began with a picture of hash {digest}; give it by image="
     return pixels[None]

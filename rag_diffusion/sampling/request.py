@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from rag_diffusion.device import autocast_dtype
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.denoise import make_scheduler
+from rag_diffusion.sampling.embeddings import Embeddings, ImageConditions
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import OutputType
 from rag_diffusion.sampling.provenance import seen_digest, to_text
@@ -73,6 +74,8 @@ class SamplingRequest:
         strength: how far these are noised.
         masks: (B, H, W) uint8, 255 where these are drawn anew; None draws all.
         negative_prompts: B texts that guidance goes away from; None goes away from empty ones.
+        embeddings: in the place of encoded texts.
+        images: image prompts and control pictures.
         eta: of `denoise`.
         timesteps, sigmas: of `denoise.set_timesteps`.
         state: what a callback may change; None is a new one with `guidance`.
@@ -93,6 +96,8 @@ class SamplingRequest:
     strength: float = 1.0
     masks: Pixels | None = None
     negative_prompts: list[str] | None = None
+    embeddings: Embeddings = field(default_factory=Embeddings)
+    images: ImageConditions = field(default_factory=ImageConditions)
     eta: float = 0.0
     timesteps: Sequence[int] | None = None
     sigmas: Sequence[float] | None = None
@@ -126,6 +131,11 @@ class SamplingRequest:
             "device": generator.device.type,
             "noise": self.noise,
         }
+        if generator.size != (generator.image_size, generator.image_size):
+            settings["size"] = list(generator.size)
+        settings |= {name: value for name, value in generator.told.items() if name != "cross_attention_kwargs"}
+        if (scale := generator.told.get("cross_attention_kwargs", {}).get("scale")) is not None:
+            settings["lora_scale"] = scale
         if self.pictures is not None:
             begin = self.pictures[row]
             settings |= {"strength": self.strength, "begin": seen_digest(begin, "")}
@@ -137,6 +147,9 @@ class SamplingRequest:
         settings |= {
             name: list(value) for name in ("timesteps", "sigmas") if (value := getattr(self, name)) is not None
         }
+        settings |= self.embeddings.facts(row)
+        if self.images != ImageConditions():
+            settings["image_conditions"] = True
         settings |= {"eta": self.eta} if self.eta else {}
         if self.latents is not None:
             settings["latents"] = latents_digest(self.latents[row])

@@ -104,7 +104,7 @@ def test_masks_of_every_form_say_the_same(tmp_path: Path) -> None:
     ("wrong", "said"),
     [
         (np.zeros((8, 8), dtype=bool), "an empty one"),
-        (np.ones((8, 6), dtype=bool), r"expected a square picture or array \(S, S\), .* got shape \(8, 6\)"),
+        (np.ones((8, 6, 3), dtype=bool), r"expected a picture or an array \(H, W\), got shape \(8, 6, 3\)"),
         (np.full((4, 4), 2.0), "floats from 0 to 1"),
         ((0.5, 0, 0.5, 1), "within 0 and 1, not empty"),
         ((0, 0, 2, 1), "within 0 and 1"),
@@ -114,6 +114,13 @@ def test_masks_of_every_form_say_the_same(tmp_path: Path) -> None:
 def test_a_mask_that_is_none_is_refused(wrong: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Neighbor(image=Image.new("RGB", (8, 8)), caption="a", mask=wrong)
+
+
+def test_a_mask_is_square_or_of_the_drawings_aspect() -> None:
+    neighbor = Neighbor(image=Image.new("RGB", (8, 8)), caption="a", mask=np.ones((8, 6), dtype=bool))
+    assert neighbor.pixels((16, 12)).shape == (16, 12, 3)
+    with pytest.raises(ValueError, match=r"square picture or array, .* aspect 8 x 8, got shape \(8, 6\)"):
+        neighbor.pixels(8)
 
 
 def test_a_file_that_is_no_mask_says_what_would_be(tmp_path: Path) -> None:

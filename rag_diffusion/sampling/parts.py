@@ -1,0 +1,255 @@
+"""The parts of a RetrievalPipeline: where they come from and go to, and what diffusers does with them.
+
+A pipeline is made of a generator, or of the parts of one by diffusers' names; either way both are there, over the same
+weights. What replaces a part (`pipe.vae = ...`) replaces it in the generator as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from rag_diffusion.device import check_precision
+from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.load import load_generator, save_generator
+from rag_diffusion.models.published import generator_of
+from rag_diffusion.models.shared_weights import with_neighbors
+from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.retrieval.blocklist import Blocklist
+from rag_diffusion.retrieval.query import Searcher
+from rag_diffusion.sampling.arguments import negative_texts
+from rag_diffusion.sampling.base_methods import LATE_PARTS, BaseMethods
+from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
+from rag_diffusion.sampling.cascade_stages import CascadeStage, check_chain
+from rag_diffusion.sampling.embeddings import as_network
+from rag_diffusion.sampling.fitting import fitting_name, fitting_scheduler
+from rag_diffusion.sampling.inputs import as_prompts
+from rag_diffusion.sampling.safety import SafetyChecker
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", *LATE_PARTS)
+
+
+class PipelineParts(BaseMethods, DiffusionPipeline):
+    """The parts; see `RetrievalPipeline` for the arguments."""
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    _optional_components = (*PARTS, "scheduler", "controlnet")
+
+    def __init__(
+        self,
+        generator: Generator | None = None,
+        retriever: Searcher | None = None,
+        scheduler: Any = None,
+        precision: str = "fp32",
+        stages: Sequence[CascadeStage] = (),
+        *,
+        unet: UNet2DConditionModel | RetrievalUNet | None = None,
+        vae: AutoencoderKL | None = None,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        text_encoder_2: Any = None,
+        tokenizer_2: Any = None,
+        image_encoder: Any = None,
+        feature_extractor: Any = None,
+        controlnet: Any = None,
+        force_zeros_for_empty_prompt: bool = True,
+        safety_checker: SafetyChecker | None = None,
+        blocklist: Blocklist | None = None,
+        watermark: str = "",
+    ) -> None:
+        super().__init__()
+        self.safety_checker = safety_checker if callable(safety_checker) else None  # diffusers loads none as a pair
+        self.blocklist, self.watermark = blocklist, watermark
+        check_precision(precision)
+        if retriever is not None and not hasattr(retriever, "search"):
+            raise ValueError(f"retriever: expected one, got {retriever!r}; give KnowledgeBase.open({str(retriever)!r})")
+        if generator is None:
+            parts = {
+                "vae": vae,
+                "text_encoder": text_encoder,
+                "tokenizer": tokenizer,
+                "text_encoder_2": text_encoder_2,
+                "tokenizer_2": tokenizer_2,
+                "image_encoder": image_encoder,
+                "feature_extractor": feature_extractor,
+            }
+            generator = generator_of(unet, scheduler, parts, force_zeros=force_zeros_for_empty_prompt)
+        self.generator, self.retriever, self.precision = generator, retriever, precision
+        self.followed_by(stages)
+        self.register_modules(
+            scheduler=fitting_scheduler(scheduler, generator.schedule),
+            controlnet=as_network(controlnet),
+            **self._parts(),
+        )
+
+    def _parts(self) -> dict[str, Any]:
+        """The generator's parts by diffusers' names; None where it has none."""
+        published, encoder = self.generator.published, self.generator.text_encoder
+        own = {}
+        if published is None:
+            own = {"text_encoder": getattr(encoder, "model", None), "tokenizer": getattr(encoder, "tokenizer", None)}
+        found = {name: own.get(name, getattr(published, name, None)) for name in PARTS}
+        return found | {"unet": self.generator.unet}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        retriever: Searcher | None = None,
+        *,
+        scheduler: str | None = None,
+        precision: str = "fp32",
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> Self:
+        """Read a generator's folder, or a published Stable Diffusion (XL) or DeepFloyd IF pipeline.
+
+        A folder with cascade.json has super-resolution stages besides; `save_pretrained` writes one.
+
+        Args:
+            pretrained_model_name_or_path: folder, or hub name of a published pipeline.
+            retriever: as in the constructor: `KnowledgeBase.open(".")` has the project's corpus and what
+                `rag-diffusion kb add` has added, remote data sets among it. It is not part of the generator's folder.
+            scheduler: as in the constructor; None is the one that was saved, where it fits.
+            precision: as in the constructor.
+            device: where the weights are to live.
+            **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`, ...
+
+        Raises:
+            ModelError: as `load_generator`.
+            ValueError: the retriever is none.
+        """
+        generator = load_generator(pretrained_model_name_or_path, device, **options)
+        saved = getattr(generator.published, "scheduler", None) or fitting_name(generator.saved_scheduler)
+        stages = load_stages(pretrained_model_name_or_path, device)
+        return cls(generator, retriever, scheduler or saved, precision, stages)
+
+    def followed_by(self, stages: Sequence[CascadeStage]) -> Self:
+        """This pipeline, with these super-resolution `stages` after the first one.
+
+        Raises:
+            ModelError: the sizes do not chain.
+            ValueError: a setting is outside of what a stage was trained for.
+        """
+        check_chain(self.generator, stages)
+        self.stages = tuple(stages)
+        self.model_cpu_offload_seq = "->".join([type(self).model_cpu_offload_seq, *self._stage_unets])
+        return self
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, retriever: Searcher | None = None, **options: Any) -> Self:
+        """A pipeline over the parts of one of diffusers, Stable Diffusion (XL) or DeepFloyd IF; no weight is copied.
+
+        `as_base` is the way back.
+
+        Args:
+            pipeline: of diffusers.
+            retriever: as in the constructor.
+            **options: parts in the place of its own, `precision`, and arguments of `RetrievalUNet`.
+
+        Raises:
+            ModelError: it has no U-Net or no scheduler.
+            ValueError: there are offload hooks on its U-Net.
+        """
+        own = {name: options.pop(name) for name in list(options) if name.startswith("neighbor_")}
+        parts = {name: pipeline.components.get(name) for name in (*PARTS, "scheduler", "controlnet")} | options
+        if own and parts["unet"] is not None:
+            parts["unet"] = with_neighbors(parts["unet"], **own)
+        zeros = pipeline.config.get("force_zeros_for_empty_prompt", True)
+        return cls(None, retriever, force_zeros_for_empty_prompt=zeros, **parts)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write generator and scheduler into a folder; `from_pretrained` reads them again.
+
+        Args:
+            save_directory: the folder.
+            **options: of diffusers for a published family: `variant`, `max_shard_size`.
+
+        Raises:
+            ValueError: weights are to be pickled.
+        """
+        if not options.get("safe_serialization", True):
+            raise ValueError("safe_serialization: expected True; pickled weights run code where they are read")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_generator(self.generator, folder, self.scheduler, **options)
+        save_stages(self.stages, folder)
+
+    @property
+    def unet(self) -> RetrievalUNet:
+        """The generator's; may be replaced, by a compiled one for example."""
+        return self.generator.unet
+
+    @unet.setter
+    def unet(self, unet: RetrievalUNet) -> None:
+        """`unet` in the place of the one that is there."""
+        self.generator.unet = unet
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts, by the names of the constructor; U-Nets of further stages as `unet_2`, ..."""
+        own = {name: getattr(self, name, None) for name in (*PARTS, "scheduler", "controlnet")}
+        return own | self._stage_unets
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        generator = self.__dict__.get("generator")
+        if generator is not None and name in PARTS:
+            generator.put(name, value)
+
+    @property
+    def _stage_unets(self) -> dict[str, Any]:
+        """U-Nets of the further stages, by the names that offload hooks know them by."""
+        return {f"unet_{number}": stage.model.unet for number, stage in enumerate(self.stages, start=2)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net computes."""
+        return self.generator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net's weights."""
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move every part, or give its weights another type.
+
+        Args:
+            *args: device and dtype, as in diffusers.
+            **kwargs: the same by name, and `silence_dtype_warnings`.
+        """
+        super().to(*args, **kwargs)
+        dtype = next((value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)), None)
+        devices = [value for value in (*args, kwargs.get("device")) if isinstance(value, str | torch.device)]
+        if devices:
+            for model in (self.generator, *(stage.model for stage in self.stages)):
+                model.to(devices[0])
+        if dtype is not None:
+            for stage in self.stages:
+                stage.model.unet.to(dtype)
+        return self
+
+    def encode_prompt(self, prompt: str | Sequence[str], **options: Any) -> tuple[Tensor | None, ...]:
+        """Embeddings of prompts, as `prompt_embeds` and `negative_prompt_embeds` of a drawing take them.
+
+        Args:
+            prompt: a text or P texts.
+            **options: of the base's `encode_prompt` in diffusers; `negative_prompt` for a generator of this project.
+
+        Returns:
+            Those of the prompts, those of the negative prompts, and of SDXL both pooled.
+        """
+        base = self.generator.published
+        if base is not None:
+            encoded: tuple[Tensor | None, ...] = base.encode_prompt(prompt, **options)
+            return encoded
+        prompts = as_prompts(prompt)
+        negative = negative_texts(options.get("negative_prompt"), len(prompts), 1) or [""] * len(prompts)
+        return self.generator.text_encoder(prompts).states, self.generator.text_encoder(negative).states
