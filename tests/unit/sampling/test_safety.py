@@ -94,3 +94,6 @@ def test_blocked_prompts_and_captions_are_refused(tiny_generator: Generator, nei
     with pytest.raises(BlockedError, match="'my pistol' has the blocked word"):
         pipe("a toy", [(picture, "my pistol")])
     assert len(pipe("a toy", [(picture, "my apple")], **STEPS).images) == 1
+    states, _ = pipe.encode_prompt("Two Pistols")
+    with pytest.raises(ValueError, match="prompt_embeds: expected a prompt, as this pipeline has a blocklist"):
+        pipe(None, num_neighbors=0, prompt_embeds=states)
