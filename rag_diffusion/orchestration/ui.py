@@ -36,14 +36,14 @@ def main(root: Path) -> None:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     variables = environment() | quiet | {MLFLOW_PAGE: pages["MLflow"]}
     variables.setdefault("DAGSTER_HOME", str(root / ".dagster"))
-    serve_runs = ["mlflow", "ui", "--host", HOST, "--port", str(mlflow), "--workers", "1"]
+    serve_runs = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow), "--workers", "1"]
     serve_runs += [
         "--backend-store-uri",
         store,
         "--default-artifact-root",
         (root / ARTIFACTS).as_uri(),
     ]
-    serve_stages = ["dagster", "dev", "--host", HOST, "--port", str(dagster)]
+    serve_stages = [sys.executable, "-m", "dagster", "dev", "--host", HOST, "--port", str(dagster)]
     print("starting; logs in mlruns/ui.log and .dagster/ui.log ...", flush=True)
     with (
         serving(serve_runs, root, variables, root / "mlruns" / "ui.log") as mlflow_server,
