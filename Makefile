@@ -42,7 +42,7 @@ base: install  ## train the base generator again (a GPU takes hours), then promo
 	dvc --cd pipelines --wait-for-lock repro pretrain/dvc.yaml
 	@rag-diffusion base promote
 
-upsampler: install  ## train the super-resolution stage again (50 minutes), then promote it
+upsampler: install  ## train the super-resolution stage again (80 minutes), then promote it
 	dvc --cd pipelines --wait-for-lock repro upsample/dvc.yaml
 	@rag-diffusion base promote-upsampler
 

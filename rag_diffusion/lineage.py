@@ -22,7 +22,7 @@ from rag_diffusion.errors import DataError, RagDiffusionError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.versions import snapshots
-from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS, SAMPLES
+from rag_diffusion.layout import BASE, CORPUS, MODEL, RULER, RUNS, SAMPLES, UPSAMPLER
 from rag_diffusion.runs import not_in_store
 from rag_diffusion.store.manifest import CORPUS_NAME
 from rag_diffusion.types import DataSetVersion
@@ -30,7 +30,7 @@ from rag_diffusion.types import DataSetVersion
 _RUN = re.compile(r"[0-9a-f]{6,32}")
 _SHOWN = ("git_commit", "git_dirty", "dvc_experiment", "dagster_run", "run_id", "mlflow_store", "tracking_error")
 _LONG = ("scheduler_config", "begin_image")  # settings of a picture that are not for reading
-_EXTERNAL = {BASE: "base", RULER: "ruler"}
+_EXTERNAL = {BASE: "base", RULER: "ruler", UPSAMPLER: "upsampler"}
 
 
 @dataclass(frozen=True, kw_only=True)

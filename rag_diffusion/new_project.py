@@ -13,7 +13,7 @@ from pathlib import Path
 from rag_diffusion import __version__
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.files import atomic_dir, atomic_write
-from rag_diffusion.layout import BASE
+from rag_diffusion.layout import BASE, UPSAMPLER
 
 PICTURES = "data/sources/mine"  # where a new project looks for its corpus
 REQUIREMENTS = "requirements.txt"  # names the version of the code, on which every stage depends
@@ -66,8 +66,9 @@ def make_project(root: Path, base: str = "") -> NewProject:
     Args:
         root: the folder; files that lie there stay as they are.
         base: a folder with a generator of ours, a clone of rag-diffusion or its git URL, from which data/base is
-            fetched; or a published pipeline by folder or hub name, which params.yaml names then. Empty is the base
-            that the running code brings, which a checkout does and a wheel does not.
+            fetched, and data/upsampler where it is there; or a published pipeline by folder or hub name, which
+            params.yaml names then. Empty is the base that the running code brings, which a checkout does and a wheel
+            does not.
 
     Raises:
         ConfigError: git is not installed, or `base` cannot be fetched.
@@ -79,7 +80,8 @@ def make_project(root: Path, base: str = "") -> NewProject:
     source = base or (str(carried) if (carried / BASE / _BASE_FILE).is_file() else "")
     fetched = _fetch(source, root / BASE) if source else False
     named = source if source and not fetched else ""
-    contents = {**{name: (carried / name).read_bytes() for name in CARRIED}, **_changed(carried, named)}
+    enlarges = (root / UPSAMPLER).is_dir()
+    contents = {**{name: (carried / name).read_bytes() for name in CARRIED}, **_changed(carried, named, enlarges)}
     written = [name for name in contents if not (root / name).exists()]
     for name in written:
         atomic_write(root / name, contents[name])
@@ -105,19 +107,20 @@ def own_params(text: str, base: str = "") -> str:
     return text
 
 
-def own_stages(text: str, base: str = "") -> str:
+def own_stages(text: str, base: str = "", *, enlarges: bool = True) -> str:
     """The repository's dvc.yaml where the code is an installed package and the corpus one's own.
 
     Args:
         text: of the file.
         base: a published pipeline to fine-tune, which is no file; empty is data/base.
+        enlarges: whether data/upsampler is there.
 
     Returns:
         It without files of code and the prompts of the default corpus, which one's own replaces, and without the sweep,
         which the ruler of the default corpus judges. Stages are run by the command, which is on PATH wherever the
         package is, also where its Python is not (pipx).
     """
-    gone = {"data/prompts"} | ({BASE} if base else set())
+    gone = {"data/prompts"} | ({BASE} if base else set()) | (set() if enlarges else {UPSAMPLER})
 
     def deps(match: re.Match[str]) -> str:
         paths = [path for path in match[1].split(", ") if path not in gone and path.split("/")[0] != "rag_diffusion"]
@@ -128,11 +131,11 @@ def own_stages(text: str, base: str = "") -> str:
     return _HEADER.format(version=__version__) + re.sub(r"deps: \[(.*)\]", deps, stages).rstrip() + "\n"
 
 
-def _changed(carried: Path, base: str) -> Mapping[str, bytes]:
+def _changed(carried: Path, base: str, enlarges: bool) -> Mapping[str, bytes]:
     """Files that are written in a form of their own."""
     dvc, params, settings = ((carried / name).read_text(encoding="utf-8") for name in CHANGED)
     texts = {
-        "dvc.yaml": own_stages(dvc, base),
+        "dvc.yaml": own_stages(dvc, base, enlarges=enlarges),
         "params.yaml": own_params(params, base),
         "pyproject.toml": settings[settings.index("[tool.dagster]") :],
         REQUIREMENTS: f"rag-diffusion[pipeline]=={__version__}\n",
@@ -147,7 +150,10 @@ def _carried() -> Path:
 
 
 def _fetch(source: str, place: Path) -> bool:
-    """Copy a generator of ours to `place`, unless one lies there; False where `source` names a published one."""
+    """Copy a generator of ours to `place`, unless one lies there, and the super-resolution stage beside it.
+
+    False where `source` names a published one.
+    """
     if _GIT_URL.search(source) and not Path(source).is_dir():
         with tempfile.TemporaryDirectory() as folder:
             _clone(source, Path(folder) / "clone")
@@ -163,14 +169,18 @@ def _fetch(source: str, place: Path) -> bool:
     if not place.exists():
         with atomic_dir(place) as new:
             shutil.copytree(found, new, dirs_exist_ok=True)
+    beside, there = found.parent / Path(UPSAMPLER).name, place.parent / Path(UPSAMPLER).name
+    if beside.is_dir() and not there.exists():
+        with atomic_dir(there) as new:
+            shutil.copytree(beside, new, dirs_exist_ok=True)
     return True
 
 
 def _clone(url: str, folder: Path) -> None:
-    """Fetch no more of a repository than its base generator, where its server can leave out the rest."""
+    """Fetch no more of a repository than its generators, where its server can leave out the rest."""
     for command in (
         ["clone", "--quiet", "--depth", "1", "--filter", "blob:none", "--sparse", "--", url, str(folder)],
-        ["-C", str(folder), "sparse-checkout", "set", BASE],
+        ["-C", str(folder), "sparse-checkout", "set", BASE, UPSAMPLER],
     ):
         done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
         if done.returncode:

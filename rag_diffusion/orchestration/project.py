@@ -15,14 +15,14 @@ from dvc.repo import Repo
 from dvc.utils.serialize import parse_yaml
 
 from rag_diffusion.declared import Declared
-from rag_diffusion.layout import BASE, RULER, RUNS
+from rag_diffusion.layout import BASE, RULER, RUNS, UPSAMPLER
 from rag_diffusion.orchestration.mend import is_whole, mend
 
 if TYPE_CHECKING:
     from dvc.output import Output
 
 T = TypeVar("T")
-EXTERNAL = {Path(path).name: path for path in (BASE, RULER)}  # of pipelines of their own, in git
+EXTERNAL = {Path(path).name: path for path in (BASE, RULER, UPSAMPLER)}  # of pipelines of their own, in git
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class StageSettings:
     """
 
     scheduler: str = DEFAULT_SCHEDULER
-    num_inference_steps: int = 10
+    num_inference_steps: int = 2
     text_guidance_scale: float = 1.0
     thresholding: StageThresholding = "local"
     noise_level: int = 0

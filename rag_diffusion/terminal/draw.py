@@ -92,6 +92,9 @@ def draw(
     model: Annotated[
         str | None, typer.Option(help=f"Weights: a folder, or a published pipeline. {MODEL}, else {BASE}.")
     ] = None,
+    stages: Annotated[
+        int | None, typer.Option(min=1, help="Of a cascade: 1 is the small picture alone. All that there are.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.")] = None,
     guidance: Annotated[str | None, typer.Option(help="none, text, neighbor, alternate, interleaved or joint.")] = None,
     text_guidance_scale: Annotated[float | None, typer.Option(help="How much the text is followed.")] = None,
@@ -145,6 +148,7 @@ def draw(
             "keep_pictures": explain,
             "image": None if image is None else _open(image),
             "strength": strength,
+            "stages": stages,
         }
         if not by_hand:
             of_project = {} if config is None else retrieval_options(config)

@@ -53,7 +53,7 @@ def test_definitions_load_in_five_seconds_of_cpu_without_torch_and_mlflow(
 
 
 def test_there_is_one_asset_for_each_stage(specs: dict[str, dg.AssetSpec], pipeline: dict[str, dict[str, Any]]) -> None:
-    assert set(specs) == {name.replace("@", "/") for name in pipeline} | {"base", "ruler", "kb"}
+    assert set(specs) == {name.replace("@", "/") for name in pipeline} | {"base", "ruler", "upsampler", "kb"}
 
 
 def test_data_sets_are_downstream_of_the_encoder_and_upstream_of_no_stage(specs: dict[str, dg.AssetSpec]) -> None:
@@ -69,7 +69,7 @@ def test_the_edges_are_those_of_dvc(specs: dict[str, dg.AssetSpec], pipeline: di
             for other, made in pipeline.items()
             if any(overlap(dep, out) for dep in stage["deps"] for out in flat_outs(made))
         }
-        makers |= {external for external in ("base", "ruler") if f"data/{external}" in stage["deps"]}
+        makers |= {external for external in ("base", "ruler", "upsampler") if f"data/{external}" in stage["deps"]}
         assert {dep.asset_key.to_user_string() for dep in specs[name.replace("@", "/")].deps} == makers, name
 
 

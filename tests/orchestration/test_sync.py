@@ -40,7 +40,7 @@ def evaluations(instance: dg.DagsterInstance, project: Project) -> dict[str, dic
 def test_after_dvc_repro_every_asset_is_fresh_and_a_second_sync_is_silent(
     project: Path, environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
-    assert sync(instance, Project.load(project)) == ["base", "ruler"], "nothing has run"
+    assert sync(instance, Project.load(project)) == ["base", "ruler", "upsampler"], "nothing has run"
     dvc(project, environment, "repro")
     loaded = Project.load(project)
 
