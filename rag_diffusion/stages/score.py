@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rag_diffusion import layout
+from rag_diffusion.arrays import Ints, Pixels
 from rag_diffusion.files import atomic_write
 from rag_diffusion.metrics.archive import check_provenance, read_archive
 from rag_diffusion.metrics.judge import METRICS, Judge, Verdicts
@@ -34,6 +35,8 @@ PLOT = f"{layout.REPORTS}/plots/accuracy.png"
 def run(ctx: StageContext) -> None:
     """Write reports/metrics.json, reports/scores.json, reports/plots/accuracy.csv and accuracy.png.
 
+    Finished pictures are judged: those of a cascade at the corpus' size again, beside what its first stage drew.
+
     Raises:
         ModelError: the ruler does not recognise real test images well enough, has seen a test entity, or is damaged.
         LineageError: samples, baselines, corpus and prompts do not belong together.
@@ -45,8 +48,10 @@ def run(ctx: StageContext) -> None:
         refuse_blunt_ruler(archive.real_test, ctx.config.score.min_real_accuracy)
     provenance = check_provenance(ctx.root / layout.SAMPLES, bench.corpus.hash)
     variants = dict(archive.variants)
-    samples = read_samples(ctx.root / layout.SAMPLES / "samples.parquet", bench.prompts, provenance.get("without", {}))
-    for name, (pixels, rows) in samples.items():
+    path, without = ctx.root / layout.SAMPLES / "samples.parquet", provenance.get("without", {})
+    samples = read_samples(path, bench.prompts, without, finished=True)
+    for name, (finished, rows) in samples.items():
+        pixels = _scaled(finished, bench.corpus.image_size)
         looks = bench.ruler.look(bench.trunk, pixels, desc=f"look at samples, {name}")
         variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels), rows=rows)
     verdicts: dict[str, Verdicts] = {}
@@ -55,7 +60,10 @@ def run(ctx: StageContext) -> None:
         judge = bench.judge(archive.prototypes)
         verdicts = {name: judge.verdicts(variant.looks, variant.rows) for name, variant in variants.items()}
         checks = {"chance": judge.chance, "real_test": archive.real_test}
-        checks |= _enlarged(ctx.root, bench, judge, verdicts, provenance.get("without", {}))
+        large = next(iter(samples.values()))[0].shape[1]
+        if large != bench.corpus.image_size:
+            first = read_samples(path, bench.prompts, without)
+            checks["cascade"] = {"image_size": large} | _first_stage(bench, judge, first, verdicts)
     report = bench.report(variants, verdicts, archive.absent | provenance.get("absent", {})) | checks
     report["verdict"] = verdict(report["differences"]) if bench.reason is None else f"not judged: {bench.reason}"
     _write(ctx.root, report)
@@ -64,21 +72,26 @@ def run(ctx: StageContext) -> None:
         _LOG.info(sentence)
 
 
-def _enlarged(
-    root: Path, bench: Bench, judge: Judge, verdicts: Mapping[str, Verdicts], without: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a cascade changes: its pictures, scaled down again, against those of its first stage."""
-    finished = read_samples(root / layout.SAMPLES / "samples.parquet", bench.prompts, without, finished=True)
-    name = "retrieved" if "retrieved" in finished else next(iter(finished))
-    pixels, rows = finished[name]
-    side = bench.corpus.image_size
+def _scaled(pixels: Pixels, side: int) -> Pixels:
+    """Images (N, H, W, 3) at the size that the ruler knows."""
     if pixels.shape[1] == side:
-        return {}
-    scaled = np.stack([np.asarray(Image.fromarray(image).resize((side, side), _SCALED_BY)) for image in pixels])
-    again = judge.verdicts(bench.ruler.look(bench.trunk, scaled, desc=f"look at enlarged samples, {name}"), rows)
-    means = {metric: float(again.values(metric).mean()) for metric in METRICS}
-    changes = {metric: means[metric] - float(verdicts[name].values(metric).mean()) for metric in METRICS}
-    return {"enlarged": {"variant": name, "image_size": pixels.shape[1], "means": means, "changes": changes}}
+        return pixels
+    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), _SCALED_BY)) for image in pixels])
+
+
+def _first_stage(
+    bench: Bench, judge: Judge, samples: Mapping[str, tuple[Pixels, Ints]], verdicts: Mapping[str, Verdicts]
+) -> dict[str, Any]:
+    """What the first stage of a cascade drew by itself, and by how much the finished pictures are better."""
+    first = {}
+    for name, (pixels, rows) in samples.items():
+        judged = judge.verdicts(bench.ruler.look(bench.trunk, pixels, desc=f"look at the first stage, {name}"), rows)
+        first[name] = {metric: float(judged.values(metric).mean()) for metric in METRICS}
+    changes = {
+        name: {metric: float(verdicts[name].values(metric).mean()) - mean for metric, mean in means.items()}
+        for name, means in first.items()
+    }
+    return {"first_stage": first, "changes": changes}
 
 
 def _write(root: Path, report: dict[str, Any]) -> None:
@@ -95,9 +108,8 @@ def _track(tracker: Tracker, root: Path, report: dict[str, Any]) -> None:
     tracker.log_metrics(
         {f"difference.{name}": values["joint"]["mean"] for name, values in report.get("differences", {}).items()}
     )
-    tracker.log_metrics(
-        {f"enlarged.{metric}": value for metric, value in report.get("enlarged", {}).get("means", {}).items()}
-    )
+    for name, means in report.get("cascade", {}).get("first_stage", {}).items():
+        tracker.log_metrics({f"first_stage.{name}.{metric}": mean for metric, mean in means.items()})
     tracker.log_table(flat_rows(report["variants"]), "scores")
     tracker.log_image(as_image((root / PLOT).read_bytes()), "accuracy", step=0)
     for name in (REPORT, CSV):

@@ -53,8 +53,8 @@ def write_losses(root: Path, *losses: float) -> None:
 
 def write_gain(root: Path, low: float, enlarging: float = -0.01) -> None:
     gain = {"mean": low + 0.1, "low": low, "high": low + 0.2}
-    enlarged = {"image_size": 256, "changes": {"joint": enlarging, "entity": 0.0, "style": 0.02}}
-    report = {"differences": {"retrieved-none": {"joint": gain}}, "enlarged": enlarged}
+    cascade = {"image_size": 256, "changes": {"retrieved": {"joint": enlarging, "entity": 0.0, "style": 0.02}}}
+    report = {"differences": {"retrieved-none": {"joint": gain}}, "cascade": cascade}
     (root / "reports/metrics.json").write_text(json.dumps(report))
 
 

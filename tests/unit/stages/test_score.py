@@ -139,32 +139,28 @@ def test_score_gives_real_images_the_accuracy_of_real_images_and_noise_none(
     assert (ready / layout.REPORTS / "plots/accuracy.png").stat().st_size > 10_000
 
 
-def test_a_cascade_is_scored_by_its_first_stage_and_says_what_enlarging_changed(
+def test_finished_pictures_of_a_cascade_are_judged_beside_what_its_first_stage_drew(
     ready: Path, scoring_config: Config
 ) -> None:
     path = ready / layout.SAMPLES / "samples.parquet"
     rows = pq.read_table(path).to_pylist()
     for row in rows:
         small = Image.open(io.BytesIO(row["image"]))
+        drawn = ImageOps.flip(small).rotate(90) if row["variant"] == "retrieved" else small
         large = small.resize((256, 256), Image.Resampling.NEAREST)
-        shown = ImageOps.flip(large).rotate(90) if row["variant"] == "retrieved" else large
-        row |= {"first_stage": row["image"], "image": encode_png(np.asarray(shown))}
+        row |= {"first_stage": encode_png(np.asarray(drawn)), "image": encode_png(np.asarray(large))}
     pq.write_table(pa.Table.from_pylist(rows), path)
 
     score.run(context(ready, scoring_config))
     found = report(ready, "metrics")
-    for metric in ("joint", "entity"):
-        first = found["variants"]["retrieved"][metric]["mean"]
-        assert first == found["variants"]["real"][metric]["mean"], "the first stage's pictures are in the table"
-        assert found["enlarged"]["means"][metric] == pytest.approx(first + found["enlarged"]["changes"][metric])
-    assert (found["enlarged"]["variant"], found["enlarged"]["image_size"]) == ("retrieved", 256)
-    assert found["enlarged"]["changes"]["entity"] < 0, "upside down they are taken for other things"
-
-    rows = [row | {"image": encode_png(np.asarray(Image.open(io.BytesIO(row["first_stage"])).resize((256, 256), 0)))}
-            for row in rows]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    score.run(context(ready, scoring_config))
-    assert set(report(ready, "metrics")["enlarged"]["changes"].values()) == {0.0}, "nearest, then box: the same pixels"
+    table, cascade = found["variants"], found["cascade"]
+    assert cascade["image_size"] == 256
+    for metric in ("joint", "entity", "style", "style_check"):
+        assert table["retrieved"][metric] == table["real"][metric], "large pictures, scaled down: the same pixels"
+        assert cascade["changes"]["none"][metric] == 0
+        first, change = cascade["first_stage"]["retrieved"][metric], cascade["changes"]["retrieved"][metric]
+        assert table["retrieved"][metric]["mean"] == pytest.approx(first + change)
+    assert cascade["changes"]["retrieved"]["entity"] > 0, "upside down they are taken for other things"
 
 
 def test_a_variant_is_scored_on_the_prompts_that_it_has_neighbors_for(
