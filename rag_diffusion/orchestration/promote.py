@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ModelError, RagDiffusionError
@@ -38,11 +39,7 @@ def promote(root: Path) -> str:
 
     last_runs = project.last_runs()
     report = json.loads((root / REPORTS / "metrics.json").read_text(encoding="utf-8"))
-    retrieved = report["variants"]["retrieved"]
-    score = {key: report[key] for key in MEASURED_BY} | {
-        name: (retrieved[name] or {}).get("mean")
-        for name in ("joint", "entity", "style")  # none where not judged
-    }
+    score = scored(report)
     record = root / RUNS / "finetune.run.json"
     run = json.loads(record.read_text(encoding="utf-8")).get("run_id") if record.is_file() else None
     tags = {f"{label(name)}.data_version": run.data_version for name, run in last_runs.items()} | {
@@ -53,6 +50,17 @@ def promote(root: Path) -> str:
     atomic_write(root / CHAMPION, json.dumps(note, indent=1) + "\n")
     state = "registered" if version.new else "known already"
     return f"{version.name} version {version.number} ({state}) draws and is @{registry.CHAMPION}; commit {CHAMPION}"
+
+
+def scored(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the champion's note keeps of a `report`, reports/metrics.json.
+
+    Returns:
+        What it was measured by, and the means of the variant `retrieved`: None where it was not judged, or not drawn.
+    """
+    retrieved = report["variants"].get("retrieved", {})
+    means = {name: (retrieved.get(name) or {}).get("mean") for name in ("joint", "entity", "style")}
+    return {key: report[key] for key in MEASURED_BY} | means
 
 
 def label(stage: str) -> str:

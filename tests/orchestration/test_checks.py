@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from safetensors.numpy import save_file
 from rag_diffusion.orchestration import findings
 from rag_diffusion.orchestration.findings import Finding
 from rag_diffusion.orchestration.project import Project
-from rag_diffusion.orchestration.promote import label
+from rag_diffusion.orchestration.promote import label, scored
 from tests.orchestration.projects import dvc, materialize, ran
 
 
@@ -134,3 +135,16 @@ def test_every_stage_of_the_real_pipeline_can_be_a_tag_in_mlflow(project_root: P
         _validate_tag_name(f"{label(name)}.data_version")
     with pytest.raises(MlflowException):
         _validate_tag_name("sweep@text-1.data_version")
+
+
+@pytest.mark.parametrize("variants", [{"none": {}}, {"retrieved": {"joint": None}}])
+def test_what_is_promoted_without_a_judged_variant_is_noted_without_its_means(variants: dict[str, Any]) -> None:
+    """One's own corpus: the ruler does not know its styles, or retrieval finds nothing for any of a few prompts."""
+    measured = {"corpus_hash": "a", "ruler_sha256": "b", "prompts": "c"}
+    assert scored({"variants": variants, **measured}) == measured | dict.fromkeys(("joint", "entity", "style"))
+
+
+def test_what_is_promoted_is_noted_with_its_means() -> None:
+    means = {name: {"mean": 0.5, "low": 0.4} for name in ("joint", "entity", "style")}
+    report = {"variants": {"retrieved": means}, "corpus_hash": "a", "ruler_sha256": "b", "prompts": "c"}
+    assert scored(report)["joint"] == 0.5
