@@ -1,8 +1,10 @@
 """Sources that lie elsewhere: addresses in the place of a path.
 
-hf://datasets/OWNER/NAME[@REVISION][?config=...&split=...]      a data set of Hugging Face, streamed
-https://HOST/shards/{00000..00041}.tar                          shards of WebDataset, one at a time
-s3://BUCKET/shards/*.tar, gs://, az://, hf://, memory://        the same by fsspec
+These are taken:
+
+    hf://datasets/OWNER/NAME[@REVISION][?config=...&split=...]      a data set of Hugging Face, streamed
+    https://HOST/shards/{00000..00041}.tar                          shards of WebDataset, one at a time
+    s3://BUCKET/shards/*.tar, gs://, az://, hf://, memory://        the same by fsspec
 """
 
 from __future__ import annotations
