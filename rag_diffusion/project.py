@@ -121,12 +121,13 @@ def open_pipeline(
     config = config_of(root)
     scheduler = scheduler or (None if config is None else config.sample.scheduler)
     device = choose_device("auto" if config is None else config.device)
+    model = model or model_of(root)
     pipeline = RetrievalPipeline.from_pretrained(
-        model or model_of(root), retriever, scheduler=scheduler, precision=precision, device=device
+        model, retriever, scheduler=scheduler, precision=precision, device=device
     )
     assert isinstance(pipeline, RetrievalPipeline)
     stages = pipeline.stages
-    if model is None and not stages:  # the base, before `finetune`
+    if not stages and Path(model).resolve() == (root / BASE).resolve():
         stages = tuple(project_stages(root, "auto" if config is None else config.finetune.cascade, pipeline.generator))
     if config is not None:
         settings = StageSettings.from_config(config.sample.upsampling)

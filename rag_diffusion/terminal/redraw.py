@@ -7,13 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rag_diffusion import layout
-from rag_diffusion.config import load_config
-from rag_diffusion.device import choose_device
 from rag_diffusion.errors import ModelError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.project import open_pipeline
 from rag_diffusion.sampling.output import as_arrays
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance, read_provenance, save_picture
 
 _ROUNDING = 1  # of 255: where a value lies between two
@@ -36,8 +33,7 @@ def redraw_file(root: Path, file: Path, out: Path) -> str:
         DataError: the file holds no provenance.
     """
     origin = read_provenance(file)
-    device = choose_device(load_config(root / "params.yaml").device)
-    pipeline = RetrievalPipeline.from_pretrained(root / layout.MODEL, _retriever(root, origin), device=device)
+    pipeline = open_pipeline(root, retriever=_retriever(root, origin))
     drawn = pipeline.redraw(origin)
     pixels = as_arrays(drawn.images)[0]
     save_picture(out, pixels, drawn.provenance[0])

@@ -227,11 +227,12 @@ def test_a_project_draws_as_its_parameters_say(
     save_upsampler(both.stages[0].model, tmp_path / "data/upsampler")
     (of_base,) = open_pipeline(tmp_path).stages
     assert (of_base.model.image_size, of_base.settings.noise_level) == (128, 7)
+    assert len(open_pipeline(tmp_path, str(tmp_path / "data/base")).stages) == 1
     both.save_pretrained(tmp_path / "data/model")
     shutil.rmtree(tmp_path / "data/upsampler")
     (of_model,) = open_pipeline(tmp_path).stages
     assert of_model.settings == of_base.settings != SETTINGS
-    assert open_pipeline(tmp_path, str(tmp_path / "data/base")).stages == ()
+    assert open_pipeline(tmp_path, str(tmp_path / "data/base")).stages == (), "there is none any more"
 
 
 def test_a_stage_that_was_trained_with_neighbors_looks_at_them_and_no_other_does(
