@@ -228,7 +228,9 @@ def test_a_project_of_ones_own_runs_by_dvc_and_is_told_to_dagster(with_pipeline:
     ran = python(with_pipeline, own, "python", "-m", "dvc", "repro", "ingest")
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
     told = python(with_pipeline, own, "rag-diffusion", "sync")
-    assert told.stdout.splitlines()[-1:] == ["told Dagster of base, ruler, ingest"], (told.stdout + told.stderr)[-3000:]
+    assert told.stdout.splitlines()[-1:] == ["told Dagster of base, ruler, upsampler, ingest"], (
+        told.stdout + told.stderr
+    )[-3000:]
     refused = python(with_pipeline, own, "rag-diffusion", "promote")
     assert "expected every check to pass" in refused.stderr
     found = python(with_pipeline, own, "python", "-m", "dagster", "definitions", "validate")
