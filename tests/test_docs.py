@@ -137,6 +137,13 @@ def test_workflows_and_templates_can_be_read_and_run_what_is_there(project_root:
     assert all({"name", "description", "body"} <= form.keys() for form in forms)
 
 
+def test_every_extra_stands_in_the_documentation(project_root: Path) -> None:
+    project = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (project_root / "docs/install.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    assert named == project["optional-dependencies"].keys() - {"dev"}
+
+
 def test_the_citation_has_the_version(project_root: Path) -> None:
     text = (project_root / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {rag_diffusion.__version__}\n" in text
