@@ -79,7 +79,7 @@ def test_pictures_of_a_text_come_as_the_api_has_them(client: TestClient, queue: 
     names = {source.pair_id for origin in origins for source in origin.neighbors}
     usage = told["usage"]
     assert usage["input_tokens_details"]["text_tokens"] == 9  # [CLS] a red square in not ##o style [SEP]
-    assert usage["input_tokens_details"]["image_tokens"] == 16 * len(names)  # one attended map of 4 x 4 cells
+    assert usage["input_tokens_details"]["image_tokens"] == 80 * len(names)  # attended maps of 8 x 8 and 4 x 4 cells
     assert usage["input_tokens"] == usage["total_tokens"] == sum(usage["input_tokens_details"].values())
     assert usage["output_tokens"] == 0
     assert queue.counts.batches == {2: 1}
