@@ -125,9 +125,9 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
             ValueError: the retriever is none.
         """
         generator = load_generator(pretrained_model_name_or_path, device, **options)
-        saved = getattr(generator.published, "scheduler", None) or fitting_name(generator.saved_scheduler)
+        chosen = scheduler or getattr(generator.published, "scheduler", None)
         stages = load_stages(pretrained_model_name_or_path, device)
-        return cls(generator, retriever, scheduler or saved, precision, stages)
+        return cls(generator, retriever, chosen or fitting_name(generator.saved_scheduler), precision, stages)
 
     def followed_by(self, stages: Sequence[CascadeStage]) -> Self:
         """This pipeline, with these super-resolution `stages` after the first one.
