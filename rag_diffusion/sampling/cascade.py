@@ -22,7 +22,6 @@ from torch import Tensor
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.device import autocast
-from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import PixelCodec, images_to_pixels, pixels_to_images
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.models.neighbor_control import BOTH
@@ -34,7 +33,7 @@ from rag_diffusion.sampling.denoise import check_fits, denoise, make_scheduler, 
 from rag_diffusion.sampling.execution import Execution
 from rag_diffusion.sampling.guidance import combine
 from rag_diffusion.sampling.neighbor_cache import NeighborCache
-from rag_diffusion.sampling.output import RetrievalPipelineOutput, as_arrays, to_output
+from rag_diffusion.sampling.output import RetrievalPipelineOutput, as_arrays, enough_memory, to_output
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.seeds import initial_noise, seeded
@@ -44,6 +43,7 @@ from rag_diffusion.spans import span
 
 _SEED_STRIDE = 0x5EED_CA5C  # between the noise of an image's stages
 
+_REMEDY = "lower batch_size in its StageSettings, set tile_size there, or draw fewer stages by stages="
 OnStageStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -114,31 +114,11 @@ class Upsampling:
         with span("upsample", stage=self.number, images=len(low)), bar as told:
             if hasattr(told, "set_description"):
                 told.set_description(f"stage {self.number}, {model.image_size} px")
-            return torch.cat(
-                [self._part(low[part], prompts[part], seeds[part], shown[part], noise, told) for part in parts]
-            )
-
-    def _part(
-        self,
-        low: Pixels,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        neighbors: Sequence[Sequence[Neighbor]],
-        noise: str,
-        bar: Any,
-    ) -> Tensor:
-        try:
-            return self._drawn(low, prompts, seeds, neighbors, noise, bar)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(
-                error
-            ):
-                raise
-            raise ModelError(
-                f"out of memory while stage {self.number} draws {len(low)} images of {self.stage.model.image_size} px "
-                "at once: lower batch_size in its StageSettings, set tile_size there, use precision bf16, draw fewer "
-                "stages by stages=, or call enable_model_cpu_offload()"
-            ) from error
+            drawn = []
+            for part in parts:
+                with enough_memory(len(low[part]), f"stage {self.number}, {model.image_size} px", _REMEDY):
+                    drawn.append(self._drawn(low[part], prompts[part], seeds[part], shown[part], noise, told))
+            return torch.cat(drawn)
 
     def _drawn(
         self,

@@ -21,6 +21,8 @@ from rag_diffusion.sampling.provenance import Provenance, save_picture
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
+_REMEDY = "draw fewer prompts or lower num_images_per_prompt, lower num_neighbors"
+
 
 @dataclass
 class RetrievalPipelineOutput(BaseOutput):
@@ -80,8 +82,13 @@ def to_output(codec: Codec, clean: Tensor, output_type: OutputType) -> Any:
 
 
 @contextmanager
-def enough_memory(images: int) -> Iterator[None]:
-    """Say what to lower where memory does not suffice for so many `images` at once.
+def enough_memory(images: int, what: str = "", remedy: str = _REMEDY) -> Iterator[None]:
+    """Say what to lower where memory does not suffice for so many images at once.
+
+    Args:
+        images: their number.
+        what: draws them, for the message.
+        remedy: first thing to do.
 
     Raises:
         ModelError: it does not.
@@ -91,9 +98,10 @@ def enough_memory(images: int) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
+        told = f" ({what})" if what else ""
         raise ModelError(
-            f"out of memory while drawing {images} images at once: draw fewer prompts or lower num_images_per_prompt, "
-            "lower num_neighbors, use precision bf16, or call enable_model_cpu_offload()"
+            f"out of memory while drawing {images} images at once{told}: {remedy}, use precision bf16, or call "
+            "enable_model_cpu_offload()"
         ) from error
 
 

@@ -184,7 +184,7 @@ def test_memory_that_does_not_suffice_says_what_to_lower(
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(both.stages[0].model.unet, "forward", full)
-    with pytest.raises(ModelError, match="stage 2 draws 3 images of 128 px at once: lower batch_size"):
+    with pytest.raises(ModelError, match=r"drawing 3 images at once \(stage 2, 128 px\): lower batch_size"):
         draw(both, neighbors)
 
 
