@@ -34,6 +34,7 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ["a red square in noto style", "a green circle, twemoji style", "a blue moon in noto style", "an orange ring"]
+DRAWING = "rag_diffusion_drawing_seconds_total"
 DRAW = {"prompt": PROMPTS[0], "num_neighbors": 1}
 ALONE = """
 import sys, time
@@ -52,11 +53,11 @@ def batch(size, first):
             for row in range(size)]
 draw_batch(pipe, batch(2, 0))
 for size in (1, 4, 8, 16):
-    count, begun = 0, time.monotonic()
-    while count < int(sys.argv[2]) or count == 0:
+    count, begun, worked = 0, time.monotonic(), time.process_time()
+    while count < min(int(sys.argv[2]), 4 * size):
         draw_batch(pipe, batch(size, count))
         count += size
-    print(size, count / (time.monotonic() - begun), flush=True)
+    print(size, count / (time.monotonic() - begun), (time.process_time() - worked) / count, flush=True)
 """
 
 
@@ -98,6 +99,11 @@ class Server:
         """MiB of it and its processes."""
         me = psutil.Process(self._process.pid)
         return float(sum(one.memory_info().rss for one in (me, *me.children(recursive=True))) / 2**20)
+
+    def worked(self) -> float:
+        """Seconds of processor time of it and its processes."""
+        me = psutil.Process(self._process.pid)
+        return float(sum(sum(one.cpu_times()[:2]) for one in (me, *me.children(recursive=True))))
 
     def metric(self, line: str) -> float:
         """One number of `/metrics`."""
@@ -146,18 +152,22 @@ def rate(root: Path, args: argparse.Namespace) -> None:
         done = subprocess.run(
             [sys.executable, "-c", ALONE, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
-        alone = {int(line.split()[0]): float(line.split()[1]) for line in done.stdout.strip().splitlines()}
+        lines = [line.split() for line in done.stdout.strip().splitlines()]
+        alone = {int(size): (float(pace), float(work)) for size, pace, work in lines}
         server = Server(root)
         ask(server.url, requests.Session(), json={"prompt": PROMPTS[0], "num_inference_steps": 2})
-        begun = time.monotonic()
+        drawing, begun, worked = server.metric(DRAWING), time.monotonic(), server.worked()
         with ThreadPoolExecutor(args.clients) as pool:
-            times = list(pool.map(drawn, [server] * args.pictures, range(args.pictures), [args.steps] * args.pictures))
-        found, best = args.pictures / (time.monotonic() - begun), max(alone.values())
-        batches = server.metric("rag_diffusion_batch_pictures_count")
-        print(f"sampler alone, pictures/s by batch: { {size: round(value, 3) for size, value in alone.items()} }")
+            count = args.pictures
+            times = list(pool.map(drawn, [server] * count, range(count), [args.steps] * count))
+        seconds, work = time.monotonic() - begun, (server.worked() - worked) / count
+        busy, batches = server.metric(DRAWING) - drawing, server.metric("rag_diffusion_batch_pictures_count") - 1
+        best, least = max(pace for pace, _ in alone.values()), min(work for _, work in alone.values())
+        print("sampler alone, batch: pictures/s, processor seconds a picture:", alone)
         print(
-            f"{args.clients} clients: {found:.3f} pictures/s, {found / best:.2f} of the best; {told(times)}; "
-            f"{args.pictures / batches:.1f} pictures a batch",
+            f"{args.clients} clients: {count / seconds:.3f} pictures/s, {count / seconds / best:.2f} of the best; "
+            f"{work:.3f} processor seconds a picture, the sampler's least is {least / work:.2f} of it; it drew "
+            f"{busy / seconds:.2f} of the time, {count / batches:.1f} pictures a batch; {told(times)}",
             flush=True,
         )
         server.close()
@@ -181,7 +191,7 @@ def overload(root: Path, args: argparse.Namespace) -> None:
 
     with ThreadPoolExecutor(3 * waiting) as pool:
         list(pool.map(client, range(3 * waiting)))
-    seconds = server.metric("rag_diffusion_drawing_seconds_total")
+    seconds = server.metric(DRAWING)
     pace = seconds / max(1.0, server.metric('rag_diffusion_pictures_total{end="drawn"}'))
     bound = (waiting + 2 * 8) * pace
     print(f"overload: {dict(answers)}; {told(times)}; queue, batch and its own batch at {pace:.2f} s: {bound:.1f} s")

@@ -71,7 +71,10 @@ class ApiErrors:
 def _translated(start: Message, content: bytes) -> JSONResponse:
     """An error, `start` and `content` of its response, in the API's form; the schema's 422 is its 400."""
     status = 400 if start["status"] == 422 else start["status"]
-    told = json.loads(content)
+    try:
+        told = json.loads(content)
+    except ValueError:  # text, as that of a refused preflight
+        told = {"message": content.decode("utf-8", "replace")}
     body = error_body(status, told["message"], told.get("code"))
     response = JSONResponse(body, status)
     kept = [pair for pair in start["headers"] if pair[0].lower() not in (b"content-length", b"content-type")]

@@ -77,6 +77,7 @@ def _neighbor(number: int, entry: dict[str, Any], prompt: str, decode: Decode) -
     caption = entry.get("caption", prompt)
     if not isinstance(caption, str) or len(caption) > MAX_PROMPT:
         raise DrawRequestError(f"neighbor {number}: expected a caption of at most {MAX_PROMPT} characters")
+    _check(number, entry)
     try:
         image = decode(_bytes(entry.get("image"), "image"), "image")
         mask = entry.get("mask")
@@ -86,6 +87,16 @@ def _neighbor(number: int, entry: dict[str, Any], prompt: str, decode: Decode) -
         return Neighbor(image=image, caption=caption, mask=mask, **options)
     except (ValueError, TypeError, DataError) as error:
         raise DrawRequestError(f"neighbor {number}: {error}"[:300]) from None
+
+
+def _check(number: int, entry: dict[str, Any]) -> None:
+    """Refuse what `Neighbor` takes as it comes, where it is of another kind."""
+    for name in ("licence", "attribution"):
+        if not isinstance(text := entry.get(name, ""), str) or len(text) > MAX_PROMPT:
+            raise DrawRequestError(f"neighbor {number}: expected {name} as a text of at most {MAX_PROMPT} characters")
+    for name in ("fit_mask", "negative"):
+        if not isinstance(entry.get(name, True), bool):
+            raise DrawRequestError(f"neighbor {number}: expected {name} as true or false, got {entry[name]!r}"[:300])
 
 
 def _bytes(text: Any, what: str) -> bytes:

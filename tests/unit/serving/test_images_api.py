@@ -24,6 +24,8 @@ from rag_diffusion.serving.drawing_queue import Counts, DrawingQueue
 from tests.unit.page.opened import make_project
 from tests.unit.serving.drawing_server import PROMPT, QUICK, drawing_server, open_queue, opened, picture
 
+RED = base64.b64encode(picture()).decode()
+
 
 @pytest.fixture(scope="module")
 def once() -> Iterator[dict[str, Any]]:
@@ -243,6 +245,13 @@ def test_other_forms_of_files(client: TestClient) -> None:
         ({"weight_by_step": "never"}, 400, "weight_by_step", "expected constant"),
         ({"neighbors": [{"image": "bm8="}]}, 400, None, "neighbor 0: image: expected a readable image"),
         ({"neighbors": [{"image": "/etc/passwd"}]}, 400, None, "expected a picture in base64"),
+        ({"neighbors": [{"image": RED, "licence": 5}]}, 400, None, "neighbor 0: expected licence as a text"),
+        (
+            {"neighbors": [{"image": RED, "negative": "no"}]},
+            400,
+            None,
+            "neighbor 0: expected negative as true or false",
+        ),
         ({"style_images": ["bm8="]}, 400, "style_images", "expected a readable image"),
         ({"text_guidance_scale": 1e9}, 400, "text_guidance_scale", "less than or equal to 100"),
         ({"num_inference_steps": 7, "neighbors": [], "guidance": "wild"}, 400, "guidance", "'none', 'text'"),
@@ -365,6 +374,8 @@ def test_pages_of_other_sites_may_ask_where_they_are_named_alone(queue: DrawingQ
         assert (drawn.status_code, drawn.headers["access-control-allow-origin"]) == (200, "https://studio.example")
         wrong = client.post("/v1/images/generations", json={}, headers=site)
         assert wrong.headers["access-control-allow-origin"] == "https://studio.example"
+        ahead = client.options("/v1/images/generations", headers=ask | {"Origin": "https://evil.example"})
+        assert (ahead.status_code, ahead.json()["error"]["message"]) == (400, "Disallowed CORS origin")
         other = client.post("/v1/images/generations", json=QUICK, headers={"Origin": "https://evil.example"})
         assert (other.status_code, "access-control-allow-origin" in other.headers) == (403, False)
 
@@ -409,3 +420,15 @@ def test_pictures_are_signed_and_blocked_prompts_refused_as_params_yaml_says(
         assert found.provenance == read_provenance(base64.b64decode(file))
     assert refused.status_code == 400
     assert "has the blocked word 'pistol'" in refused.text
+
+
+@pytest.mark.parametrize(
+    "prompt", ['"a \\ud800 fox"', '"a \\u0000 fox"', '"\\u202e fox"', '"🦊 狐"', '"' + "fox " * 400 + '"']
+)
+def test_any_text_is_drawn_or_refused_in_words(client: TestClient, prompt: str) -> None:
+    body = f'{{"prompt": {prompt}, "num_inference_steps": 1, "num_neighbors": 1}}'
+    answer = client.post("/v1/images/generations", content=body.encode("utf-8"))
+
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 200:
+        assert read_png(base64.b64decode(answer.json()["data"][0]["b64_json"])).prompt == json.loads(prompt)
