@@ -431,4 +431,4 @@ def test_any_text_is_drawn_or_refused_in_words(client: TestClient, prompt: str) 
 
     assert answer.status_code in (200, 400), answer.text
     if answer.status_code == 200:
-        assert read_png(base64.b64decode(answer.json()["data"][0]["b64_json"])).prompt == json.loads(prompt)
+        assert read_provenance(base64.b64decode(answer.json()["data"][0]["b64_json"])).prompt == json.loads(prompt)
