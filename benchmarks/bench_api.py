@@ -2,7 +2,7 @@
 
     python benchmarks/bench_api.py [PROJECT] [--clients 16] [--pictures 96] [--mix 10000] [--seconds 60] [--only PART]
 
-Parts: `rate` (as many pictures by the sampler alone, then by parallel clients of a server on the same cores),
+Parts: `rate` (as many pictures by the sampler alone, then by parallel clients of a server in one process),
 `overload` (more clients than the queue has room for), `mix`. PROJECT has a model and a knowledge base; without one
 the base generator and two small data sets are taken.
 """
@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,34 +27,19 @@ from typing import Any
 import numpy as np
 import psutil
 import requests
+import uvicorn
+
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.sampling.studio import draw_batch
+from rag_diffusion.serving.connections import bounded_protocol
+from rag_diffusion.serving.draw_options import DrawOptions
+from rag_diffusion.serving.drawing_queue import DrawingQueue
+from rag_diffusion.serving.server import Access, create_app
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ["a red square in noto style", "a green circle, twemoji style", "a blue moon in noto style", "an orange ring"]
-DRAWING = "rag_diffusion_drawing_seconds_total"
+DRAWING, BATCHES = "rag_diffusion_drawing_seconds_total", "rag_diffusion_batch_pictures_count"
 DRAW = {"prompt": PROMPTS[0], "num_neighbors": 1}
-ALONE = """
-import sys, time
-from pathlib import Path
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.project import open_pipeline
-from rag_diffusion.sampling.studio import PictureRequest, draw_batch
-from rag_diffusion.serving.draw_options import DrawOptions
-root, prompts = Path(sys.argv[1]), sys.argv[4:]
-base = KnowledgeBase.open(root)
-pipe = open_pipeline(root, None, base)
-pipe.set_progress_bar_config(disable=True)
-options = DrawOptions(num_inference_steps=int(sys.argv[3]))
-def batch(size, first):
-    return [options.model_copy(update={"seed": first + row}).requests(base.config, prompts[row % len(prompts)], 1)[0]
-            for row in range(size)]
-draw_batch(pipe, batch(2, 0))
-for size in (1, 4, 8, 16):
-    count, begun, worked = 0, time.monotonic(), time.process_time()
-    while count < min(int(sys.argv[2]), 4 * size):
-        draw_batch(pipe, batch(size, count))
-        count += size
-    print(size, count / (time.monotonic() - begun), (time.process_time() - worked) / count, flush=True)
-"""
 
 
 @contextmanager
@@ -80,43 +61,36 @@ def project(given: Path | None) -> Iterator[Path]:
 
 
 class Server:
-    """`rag-diffusion ui` in a process of its own."""
+    """What `rag-diffusion ui` serves but the page, in a thread of this process: clients and sampler share its cores."""
 
-    def __init__(self, root: Path, *words: str) -> None:
-        self._log = Path(tempfile.mkstemp(prefix="bench-api-")[1])
-        command = [sys.executable, "-m", "rag_diffusion", "ui", "--project", str(root), "--port", "0", *words]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        while not (line := re.search(r"running on (http://127\.0\.0\.1:\d+)", self._log.read_text())):
-            if self._process.poll() is not None:
-                raise RuntimeError(self._log.read_text())
-            time.sleep(0.2)
-        self.url = line[1]
-        while requests.get(f"{self.url}/ready", timeout=20).status_code != 200:
-            time.sleep(0.2)
+    def __init__(self, root: Path, **bounds: int) -> None:
+        base = KnowledgeBase.open(root)
+        self.queue = DrawingQueue(root, base, **bounds)
+        app = create_app(base, Access(), drawing=self.queue)
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", http=bounded_protocol(), ws="none")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        self.queue.pipeline  # noqa: B018  # is there
+        while not self._server.started:
+            time.sleep(0.05)
+        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
 
     def memory(self) -> float:
-        """MiB of it and its processes."""
-        me = psutil.Process(self._process.pid)
+        """MiB of this process and its own."""
+        me = psutil.Process()
         return float(sum(one.memory_info().rss for one in (me, *me.children(recursive=True))) / 2**20)
-
-    def worked(self) -> float:
-        """Seconds of processor time of it and its processes."""
-        me = psutil.Process(self._process.pid)
-        return float(sum(sum(one.cpu_times()[:2]) for one in (me, *me.children(recursive=True))))
 
     def metric(self, line: str) -> float:
         """One number of `/metrics`."""
-        text = requests.get(f"{self.url}/metrics", timeout=60).text
+        text = requests.get(f"{self.url}/metrics", timeout=600).text
         return float(next(one for one in text.splitlines() if one.startswith(line)).rsplit(" ", 1)[1])
 
     def close(self) -> None:
-        """End it, and say what its log has beyond requests."""
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(120)
-        wrong = [line for line in self._log.read_text().splitlines() if "ERROR" in line or "Traceback" in line]
-        print("errors in its log:", len(wrong), wrong[:3])
-        self._log.unlink()
+        """End it."""
+        self._server.should_exit = True
+        self._thread.join(120)
+        self.queue.close()
 
 
 def ask(url: str, session: requests.Session, path: str = "/v1/images/generations", **body: Any) -> tuple[str, float]:
@@ -144,38 +118,47 @@ def drawn(server: Server, seed: int, steps: int) -> float:
     return seconds
 
 
-def rate(root: Path, args: argparse.Namespace) -> None:
-    """The sampler alone, then parallel clients of a server; twice, so that what else goes on shows."""
-    for _ in range(args.rounds):
-        words = [str(root), str(args.pictures // 2), str(args.steps), *PROMPTS]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(
-            [sys.executable, "-c", ALONE, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+def alone(server: Server, size: int, steps: int, count: int) -> tuple[float, float]:
+    """Pictures a second, and processor seconds of each, of the sampler by itself in batches of a size."""
+    base, options = server.queue.base, DrawOptions(num_inference_steps=steps)
+    begun, worked = time.monotonic(), time.process_time()
+    for first in range(0, count, size):
+        wanted = [options.model_copy(update={"seed": first + row}) for row in range(size)]
+        draw_batch(
+            server.queue.pipeline,
+            [one.requests(base.config, PROMPTS[row % 4], 1)[0] for row, one in enumerate(wanted)],
         )
-        lines = [line.split() for line in done.stdout.strip().splitlines()]
-        alone = {int(size): (float(pace), float(work)) for size, pace, work in lines}
-        server = Server(root)
-        ask(server.url, requests.Session(), json={"prompt": PROMPTS[0], "num_inference_steps": 2})
-        drawing, begun, worked = server.metric(DRAWING), time.monotonic(), server.worked()
+    return count / (time.monotonic() - begun), (time.process_time() - worked) / count
+
+
+def rate(root: Path, args: argparse.Namespace) -> None:
+    """The sampler by itself, then parallel clients of a server, in one process, in turns."""
+    server, count = Server(root), args.pictures
+    drawn(server, 0, 1)
+    for _ in range(args.rounds):
+        found = {size: alone(server, size, args.steps, count) for size in (1, 8, 16)}
+        before = {line: server.metric(line) for line in (DRAWING, BATCHES)}
+        begun, worked = time.monotonic(), time.process_time()
         with ThreadPoolExecutor(args.clients) as pool:
-            count = args.pictures
             times = list(pool.map(drawn, [server] * count, range(count), [args.steps] * count))
-        seconds, work = time.monotonic() - begun, (server.worked() - worked) / count
-        busy, batches = server.metric(DRAWING) - drawing, server.metric("rag_diffusion_batch_pictures_count") - 1
-        best, least = max(pace for pace, _ in alone.values()), min(work for _, work in alone.values())
-        print("sampler alone, batch: pictures/s, processor seconds a picture:", alone)
+        seconds, work = time.monotonic() - begun, (time.process_time() - worked) / count
+        busy, batches = (server.metric(line) - value for line, value in before.items())
+        best, least = max(pace for pace, _ in found.values()), min(work for _, work in found.values())
+        print("sampler alone, batch: pictures/s and processor seconds a picture:")
+        print({size: tuple(round(value, 3) for value in pair) for size, pair in found.items()})
         print(
             f"{args.clients} clients: {count / seconds:.3f} pictures/s, {count / seconds / best:.2f} of the best; "
-            f"{work:.3f} processor seconds a picture, the sampler's least is {least / work:.2f} of it; it drew "
+            f"{work:.3f} processor seconds a picture, of which the sampler's least is {least / work:.2f}; it drew "
             f"{busy / seconds:.2f} of the time, {count / batches:.1f} pictures a batch; {told(times)}",
             flush=True,
         )
-        server.close()
+    server.close()
 
 
 def overload(root: Path, args: argparse.Namespace) -> None:
     """Three times as many clients as there is room for, for some time; who is refused comes again after a second."""
-    server, waiting = Server(root, "--waiting", "16"), 16
+    waiting = 16
+    server = Server(root, waiting=waiting)
     end, answers, times = time.monotonic() + args.seconds, Counter[str](), list[float]()
 
     def client(number: int) -> None:
