@@ -17,7 +17,7 @@ def test_a_stage_has_its_own_parameters_alone(pytestconfig: pytest.Config) -> No
     everything = flatten(yaml.safe_load((project_root / "params.yaml").read_text()))
     index = own_params(project_root, "index", everything)
     assert {"seed", "index.factory", "index.min_recall", "retrieval.fusion", "retrieval.weights.bm25"} <= index.keys()
-    assert {name.split(".")[0] for name in index} == {"seed", "index", "retrieval"}
+    assert {name.split(".")[0] for name in index} == {"seed", "index", "retrieval", "safety"}
     assert "retrieval.content" not in index
     score = own_params(project_root, "score", everything)
     assert {name.split(".")[0] for name in score} == {"seed", "score"}

@@ -66,7 +66,7 @@ def test_what_is_not_controlled_is_as_it_was(pipeline: RetrievalPipeline, neighb
     cache = NeighborCache(pipeline.generator)
     features = cache.features(neighbors)
     assert features is not None
-    controlled = ControlledNeighbors.prepare(neighbors, features, cache.shapes, 64, 4)
+    controlled = ControlledNeighbors.prepare(neighbors, features, cache.shapes, (64, 64), 4)
     seen = controlled.at(2)
     assert seen.positive is features
     assert seen.negative is seen.everything is None
@@ -92,7 +92,7 @@ def test_a_mask_is_a_factor_of_the_softmax(pipeline: RetrievalPipeline, neighbor
     assert bare is not None
     name = next(name for name, shape in cache.shapes.items() if shape[0] == 4)
     attention = model.unet.neighbor_attention[name]
-    control = ControlledNeighbors.prepare(lists, features, cache.shapes, 64, 4).at(1).positive[name]
+    control = ControlledNeighbors.prepare(lists, features, cache.shapes, (64, 64), 4).at(1).positive[name]
     heard: list[torch.Tensor] = []
     sample = torch.randn(1, attention.to_query.in_features, 4, 4)
     fine = [torch.zeros(1, 0)] * 0
@@ -150,7 +150,7 @@ def test_the_guided_prediction_goes_away_from_negative_neighbors(
     cache = NeighborCache(tiny_generator)
     own = cache.features(lists)
     assert own is not None
-    seen = ControlledNeighbors.prepare(lists, own, cache.shapes, 64, 4).at(0)
+    seen = ControlledNeighbors.prepare(lists, own, cache.shapes, (64, 64), 4).at(0)
     text, null = tiny_generator.text_encoder(PROMPTS[:1]), tiny_generator.text_encoder([""])
     sample, time = torch.randn(1, *tiny_generator.sample_shape), torch.tensor(400)
     guidance = Guidance(mode="joint", text_guidance_scale=3.0, neighbor_guidance_scale=5.0)

@@ -64,7 +64,7 @@ def test_what_is_no_neighbor_is_refused(entries: Any, said: str) -> None:
 def test_the_served_model_draws_with_neighbors_by_hand(tiny_generator: Generator, project_root: Path) -> None:
     model = RetrievalModel()
     model._drawing, model.config = Lock(), load_config(project_root / "params.yaml")
-    model.pipeline = RetrievalPipeline(tiny_generator)
+    model.sign, model.pipeline = None, RetrievalPipeline(tiny_generator)
     model.pipeline.set_progress_bar_config(disable=True)
     given = json.dumps([{"image": as_text(), "mask": "left"}, {"image": as_text("blue"), "negative": True}])
     rows = pd.DataFrame({"prompt": ["a red square"], "neighbors": [given]})
