@@ -38,7 +38,7 @@ def main(count: int) -> None:
     for row, words in enumerate(ROWS.values()):
         place = (8, HEAD + row * (SIDE + GAP) + SIDE // 2 - 20)
         pen.multiline_text(place, textwrap.fill(words, 10), fill=(32, 32, 32), font=font)
-    sheet.quantize(256, dither=Image.Dither.NONE).save("docs/picture.png", optimize=True)
+    sheet.save("docs/picture.png", optimize=True)
 
 
 if __name__ == "__main__":
