@@ -13,7 +13,8 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.own import SPEC, load_own, save_own
 from rag_diffusion.models.published import load_published, save_published
 
-EXTENSIONS = ("neighbor_fine_skips", "neighbor_fine_dim", "neighbor_roles", "neighbor_prior_strength")
+EXTENSIONS = ("neighbor_fine_skips", "neighbor_fine_dim", "neighbor_roles")  # by which a network grows
+_OPTIONS = (*EXTENSIONS, "neighbor_prior_strength")
 
 
 def load_generator(name: Path | str, device: torch.device | str = "cpu", **options: Any) -> Generator:
@@ -24,7 +25,8 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
             pipeline.
         device: where it is to live.
         **options: for a published pipeline, of `RetrievalUNet.from_pretrained`, e.g. `neighbor_skips=(2, 5)` and
-            `torch_dtype`; for a generator of this project, what it is extended or set by: `EXTENSIONS`.
+            `torch_dtype`; for a generator of this project, what it is extended by, `EXTENSIONS`, and
+            `neighbor_prior_strength`.
 
     Returns:
         U-Net, codec, text encoder and variance schedule, in evaluation mode.
@@ -40,10 +42,10 @@ def load_generator(name: Path | str, device: torch.device | str = "cpu", **optio
     """
     folder = Path(name)
     own = (folder / SPEC).exists()
-    unknown = sorted(set(options) - set(EXTENSIONS)) if own else []
+    unknown = sorted(set(options) - set(_OPTIONS)) if own else []
     if unknown:
         raise ModelError(
-            f"{name}: expected no options but {', '.join(EXTENSIONS)} for a generator of this project, got {unknown}"
+            f"{name}: expected no options but {', '.join(_OPTIONS)} for a generator of this project, got {unknown}"
         )
     generator = load_own(folder, device, **options) if own else load_published(str(name), device, **options)
     generator.fingerprint = tree_hash(folder) if folder.is_dir() else str(name)

@@ -34,7 +34,7 @@ def test_materialize_all_is_dvc_repro(
     def told() -> str:
         return subprocess.run(command, cwd=project_root, env=environment, capture_output=True, text=True).stdout
 
-    assert told() == "told Dagster of base, ruler\n"
+    assert told() == "told Dagster of base, ruler, upsampler\n"
     shown = materialize(project_root, environment)
     assert shown.startswith("0\n"), shown[-5000:]
 

@@ -50,7 +50,7 @@ def same_truth(project: Path, instance: dg.DagsterInstance, environment: dict[st
 def test_an_edited_parameter_marks_what_dvc_would_run_and_only_that_is_made(
     made: Path, project_root: Path, environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
-    assert len(same_truth(made, instance, environment)) == 12
+    assert len(same_truth(made, instance, environment)) == 13
     before = locked(made)
     ran(made)
 
