@@ -6,6 +6,7 @@ other place than the data set itself.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rag_diffusion.readers.images import MAX_BYTES
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.readers.table import IMAGES, KEYS
 from rag_diffusion.types import SPLITS
+
+_LOG = logging.getLogger(__name__)
 
 _SPLITS = {"valid": "validation", "val": "validation", "dev": "validation", **{name: name for name in SPLITS}}
 
@@ -66,7 +69,8 @@ class HubReader:
 
         try:
             card = hf_hub_download(self._name, CARD, repo_type="dataset", revision=self._revision)
-        except Exception:  # no card, or no network any more: nothing is said of it
+        except Exception as error:  # of huggingface_hub, httpx, sockets: any way not to reach it
+            _LOG.warning("%s: no card could be read (%s): nothing is known of its licence", self._source, error)
             return ""
         return licence_in(Path(card).read_text(encoding="utf-8", errors="replace"))
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.unet import RetrievalUNet
@@ -20,6 +21,14 @@ LISTS = [["tiny/noto/red-circle", "tiny/twemoji/red-circle"], ["tiny/noto/blue-r
 def quiet(pipeline: RetrievalPipeline) -> RetrievalPipeline:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def ours(theirs: Any, **more: Any) -> RetrievalPipeline:
+    """Over the parts of a pipeline of diffusers, with neighbor attention of random weights."""
+    torch.manual_seed(1)
+    pipe = quiet(RetrievalPipeline.from_pipe(theirs, neighbor_skips=(1,), neighbor_head_dim=16, **more))
+    pipe.unet.randomize_output(0.5)
+    return pipe
 
 
 def with_roles(generator: Generator) -> Generator:

@@ -20,7 +20,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
 from tests.unit.models.pipelines import save
-from tests.unit.sampling.prompts import quiet
+from tests.unit.sampling.prompts import ours, quiet
 
 TEXT = Guidance(mode="text", text_guidance_scale=3.0)
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8))
@@ -35,13 +35,6 @@ def theirs(tmp_path: Path) -> Any:
 def shown() -> list[Neighbor]:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     return [Neighbor(image=pixels, caption="a ring", pair_id="ring")]
-
-
-def ours(theirs: Any, **more: Any) -> RetrievalPipeline:
-    torch.manual_seed(1)
-    pipe = quiet(RetrievalPipeline.from_pipe(theirs, neighbor_skips=(1,), neighbor_head_dim=16, **more))
-    pipe.unet.randomize_output(0.5)
-    return pipe
 
 
 def drawn(pipe: Any, *given: Any, **more: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -31,6 +32,16 @@ def open_queue(root: Path, project_root: Path, generator: Generator, **bounds: i
     queue = DrawingQueue(root, base, **bounds)
     queue.pipeline  # noqa: B018  # is there
     return queue
+
+
+def queue_once(
+    once: dict[str, Any], folders: pytest.TempPathFactory, project_root: Path, generator: Generator, **bounds: int
+) -> DrawingQueue:
+    """The queue of a module's tests, which the fixture `once` closes."""
+    if "queue" not in once:
+        once["queue"] = open_queue(folders.mktemp("project"), project_root, generator, **bounds)
+    found: DrawingQueue = once["queue"]
+    return found
 
 
 @contextmanager

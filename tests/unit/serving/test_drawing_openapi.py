@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.serving.drawing_queue import DrawingQueue
 from rag_diffusion.serving.server import Access, create_app
 from tests.unit.serving.conformance import CHECKS
-from tests.unit.serving.drawing_server import drawing_server, open_queue, picture
+from tests.unit.serving.drawing_server import drawing_server, picture, queue_once
 
 DOORS = {
     "/draw": "post", "/v1/images/generations": "post", "/v1/images/edits": "post", "/v1/images/variations": "post",
@@ -23,25 +22,12 @@ DOORS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def once() -> Iterator[dict[str, Any]]:
-    """What is opened once for all tests here, by name."""
-    found: dict[str, Any] = {}
-    yield found
-    if "queue" in found:
-        found["queue"].close()
-
-
 @pytest.fixture
 def queue(
     once: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, project_root: Path, tiny_generator: Generator
 ) -> DrawingQueue:
     """One picture may wait, so that no example draws many."""
-    if "queue" not in once:
-        root = tmp_path_factory.mktemp("project")
-        once["queue"] = open_queue(root, project_root, tiny_generator, batch=1, waiting=1)
-    found: DrawingQueue = once["queue"]
-    return found
+    return queue_once(once, tmp_path_factory, project_root, tiny_generator, batch=1, waiting=1)
 
 
 @pytest.mark.slow

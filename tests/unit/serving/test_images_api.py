@@ -22,18 +22,9 @@ from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.sampling.provenance import read_provenance
 from rag_diffusion.serving.drawing_queue import Counts, DrawingQueue
 from tests.unit.page.opened import make_project
-from tests.unit.serving.drawing_server import PROMPT, QUICK, drawing_server, open_queue, opened, picture
+from tests.unit.serving.drawing_server import PROMPT, QUICK, drawing_server, opened, picture, queue_once
 
 RED = base64.b64encode(picture()).decode()
-
-
-@pytest.fixture(scope="module")
-def once() -> Iterator[dict[str, Any]]:
-    """What is opened once for all tests here, by name."""
-    found: dict[str, Any] = {}
-    yield found
-    if "queue" in found:
-        found["queue"].close()
 
 
 @pytest.fixture
@@ -41,10 +32,7 @@ def queue(
     once: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, project_root: Path, tiny_generator: Generator
 ) -> DrawingQueue:
     """Batches of 4, 4 may wait; nothing is counted yet."""
-    if "queue" not in once:
-        root = tmp_path_factory.mktemp("project")
-        once["queue"] = open_queue(root, project_root, tiny_generator, batch=4, waiting=4)
-    found: DrawingQueue = once["queue"]
+    found = queue_once(once, tmp_path_factory, project_root, tiny_generator, batch=4, waiting=4)
     found.counts = Counts()
     return found
 
