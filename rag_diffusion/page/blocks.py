@@ -16,7 +16,7 @@ from rag_diffusion.config import Config
 from rag_diffusion.errors import RagDiffusionError
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page import cards
-from rag_diffusion.page.handlers import ALL, Form, Handlers, View, as_variant
+from rag_diffusion.page.handlers import ALL, Form, Handlers, View, as_seed, as_variant
 from rag_diffusion.page.session import Session
 from rag_diffusion.page.words import CURVES, MAPS, MASKS, as_box, curve_of, map_of, mask_of
 from rag_diffusion.sampling.guidance import MODES
@@ -120,7 +120,7 @@ class _DrawTab:
                         1, 100, value=sample.num_inference_steps, step=1, label="Denoising steps", elem_id="steps"
                     )
                     self.size = gr.Dropdown([], value=None, label="Size in pixels", interactive=False)
-                    seed = gr.Number(label="Seed (empty: another one each time)", value=None, precision=0, minimum=0)
+                    seed = gr.Textbox(label="Seed", placeholder="another one each time", max_lines=1, elem_id="seed")
             with gr.Column(scale=5, min_width=300):
                 self.picture = gr.HTML(cards.figures([]), elem_id="picture")
             with gr.Column(scale=4, min_width=300):
@@ -331,7 +331,7 @@ def _form(fields: tuple[Any, ...]) -> Form:
     prompt, kind, number, mode, text, near, steps, seed, stages, where = fields
     return Form(
         prompt=prompt, variant=as_variant(kind), num_neighbors=int(number), mode=mode, text_guidance_scale=float(text),
-        neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=None if seed is None else int(seed),
+        neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=as_seed(seed),
         stages=None if stages is None else int(stages), where=where,
     )  # fmt: skip
 

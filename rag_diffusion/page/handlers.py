@@ -340,6 +340,18 @@ def as_variant(label: str) -> Variant:
     return cast(Variant, label)
 
 
+def as_seed(text: str) -> int | None:
+    """The seed that somebody wrote; None where nothing stands.
+
+    Raises:
+        ConfigError: it is no whole number.
+    """
+    text = (text or "").strip()
+    if text and not text.isdecimal():
+        raise ConfigError(f"seed: expected a whole number from 0, or nothing for another one each time, got {text[:40]!r}")
+    return int(text) if text else None
+
+
 def _prompt(text: str) -> str:
     """A text without space around it.
 

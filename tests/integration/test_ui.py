@@ -120,6 +120,10 @@ def test_a_visitor_draws_looks_and_changes(browser: Browser, url: str) -> None:
         page.get_by_text("expected a text, as").wait_for()
         page.wait_for_timeout(500)  # somebody reads it
         set_steps(page, 2)
+        page.locator("#seed input, #seed textarea").first.fill("some")
+        page.locator("#draw").click()
+        page.get_by_text("seed: expected a whole number").wait_for()
+        page.locator("#seed input, #seed textarea").first.fill("")
         page.get_by_label("Prompt").fill("a red square in noto style")
         with new_pictures(page) as saved:
             page.keyboard.press("Enter")
@@ -219,6 +223,7 @@ def test_a_visitor_who_stops_or_leaves_is_drawn_for_no_further(browser: Browser,
         with new_pictures(page):
             page.locator("#draw").click()
         alone = time.monotonic() - begun
+        first = page.locator("#picture figcaption .fine").inner_text()
         set_steps(page, 100)
         page.locator("#draw").click()
         page.locator("#picture [role=progressbar]").wait_for()
@@ -237,3 +242,4 @@ def test_a_visitor_who_stops_or_leaves_is_drawn_for_no_further(browser: Browser,
         with new_pictures(page):
             page.locator("#draw").click()
         assert time.monotonic() - begun < 4 * alone + 10  # 200 steps more would take fifty times as long
+        assert page.locator("#picture figcaption .fine").inner_text() != first  # an empty field is another seed
