@@ -348,7 +348,7 @@ def as_seed(text: str) -> int | None:
     """
     text = (text or "").strip()
     if text and not text.isdecimal():
-        raise ConfigError(f"seed: expected a whole number from 0, or nothing for another one each time, got {text[:40]!r}")
+        raise ConfigError(f"seed: expected a whole number, or nothing for another one each time, got {text[:40]!r}")
     return int(text) if text else None
 
 
