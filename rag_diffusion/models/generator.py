@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rag_diffusion.models.codec import Codec, LatentCodec
 from rag_diffusion.models.control import Control
-from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_kv import NeighborKV
 from rag_diffusion.models.precondition import Precondition
 from rag_diffusion.models.text_encoder import Conditioner, TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet

@@ -35,7 +35,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -43,50 +42,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rag_diffusion.models.fine_transfer import FineTransfer
+from rag_diffusion.models.neighbor_kv import BIAS, CONTENT, MASKED, STYLE, NeighborKV
 
-MASKED = -1e4  # logit of a key that must not be seen
-CONTENT, STYLE = 0, 1  # roles of a neighbor
 _LOGITS = 4  # extra channels that make up the Gaussian and the weights
-_BIAS = 2  # the extra channel that is added to a key's logit
 _SIGMAS = (0.3, 2.5)  # cells; first and last head with a local prior at the start
 _FREE_SIGMA = 100.0  # cells; a head without one
 _ROLE_LOGIT = 3.0  # how much a head prefers its role at the start
-
-
-@dataclass(frozen=True)
-class NeighborKV:
-    """The neighbors of B images at one attended map.
-
-    Attributes:
-        keys: (B, h, M + 1, e + d).
-        values: (B, h, M + 1, e + d + f).
-        control: (B, K, S) log c_n(p), or (B, K, 1) where it is the same everywhere; None is 0. Only for keys that were
-            projected with `controlled`.
-    """
-
-    keys: Tensor
-    values: Tensor
-    control: Tensor | None = None
-
-    def select(self, rows: Tensor) -> NeighborKV:
-        """Some of the B images, by their numbers `rows`, in any order and number."""
-        return NeighborKV(self.keys[rows], self.values[rows], None if self.control is None else self.control[rows])
-
-    def hidden(self) -> NeighborKV:
-        """The same neighbors, none of them seen: every query is left with the null token."""
-        keys = self.keys.clone()
-        keys[:, :, :-1, _BIAS] += MASKED
-        return replace(self, keys=keys)
-
-    @classmethod
-    def cat(cls, parts: Sequence[NeighborKV]) -> NeighborKV:
-        """The batches `parts` as one, in their order; all of them with `control`, or none."""
-        control = [part.control for part in parts if part.control is not None]
-        return cls(
-            torch.cat([part.keys for part in parts]),
-            torch.cat([part.values for part in parts]),
-            torch.cat(control) if control else None,
-        )
 
 
 class NeighborAttention(nn.Module):
@@ -256,7 +217,7 @@ class NeighborAttention(nn.Module):
         more = F.one_hot(owner, extra - _LOGITS).float().expand(*shape, -1) if controlled else None
         keys = torch.cat([*_with_places(logits, extra, more), keys], dim=-1)
         null = torch.zeros_like(keys[:, :, :1])
-        null[..., _BIAS] = self.null_logit[:, None]  # its query channel is 1
+        null[..., BIAS] = self.null_logit[:, None]  # its query channel is 1
         owners = F.one_hot(owner, extra).float().expand(*shape, extra)
         finer = [
             self._gather(cast(FineTransfer, transfer).values(finer_maps), rows)

@@ -17,7 +17,6 @@ from torch import Tensor
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
-from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.models.neighbor_control import (
     BOTH,
     Mask,
@@ -30,6 +29,7 @@ from rag_diffusion.models.neighbor_control import (
     into_mask,
     mask_pixels,
 )
+from rag_diffusion.models.neighbor_kv import CONTENT, STYLE
 from rag_diffusion.readers.images import decode, on_white, to_frame
 from rag_diffusion.store.pairs import Pairs
 

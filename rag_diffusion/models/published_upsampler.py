@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import PixelCodec
-from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.neighbor_kv import NeighborKV
 from rag_diffusion.models.published import PublishedText
 from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.models.text_encoder import TextFeatures

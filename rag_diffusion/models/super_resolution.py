@@ -35,7 +35,7 @@ from rag_diffusion.config import UpsampleModelConfig
 from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.models.detail_codec import DetailCodec, upsample
 from rag_diffusion.models.generator import Generator, noise_schedule
-from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.neighbor_kv import NeighborKV
 from rag_diffusion.models.own import CODEC, write_weights
 from rag_diffusion.models.precondition import Precondition
 from rag_diffusion.models.text_encoder import TextEncoder, TextFeatures

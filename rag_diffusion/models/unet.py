@@ -27,7 +27,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
-from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborKV
+from rag_diffusion.models.neighbor_attention import NeighborAttention
+from rag_diffusion.models.neighbor_kv import NeighborKV
 from rag_diffusion.models.unet_split import Conditions, Encoded, concatenate, decode, encode
 
 BOTTLENECK = "mid"

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rag_diffusion.models.neighbor_attention import MASKED, NeighborKV
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.models.neighbor_control import map_weight, step_weight
+from rag_diffusion.models.neighbor_kv import MASKED, NeighborKV
 
 Features = Mapping[str, NeighborKV]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_attention import NeighborKV
+from rag_diffusion.models.neighbor_kv import NeighborKV
 from rag_diffusion.models.text_encoder import TextFeatures
 from rag_diffusion.sampling.attention import AttentionRecorder
 from rag_diffusion.sampling.control import Features, SeenNeighbors

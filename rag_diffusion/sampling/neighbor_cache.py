@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_attention import CONTENT, STYLE, NeighborKV
 from rag_diffusion.models.neighbor_batch import Neighbor, places
+from rag_diffusion.models.neighbor_kv import CONTENT, STYLE, NeighborKV
 
 _ROLES = {"content": CONTENT, "style": STYLE}
 _BATCH = 32  # neighbors encoded at a time

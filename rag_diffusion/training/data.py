@@ -26,8 +26,8 @@ from rag_diffusion.arrays import Ints
 from rag_diffusion.config import TrainConfig
 from rag_diffusion.errors import DataError
 from rag_diffusion.models.codec import pixels_to_images
-from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
 from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_kv import CONTENT, STYLE
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.augment import Placement, SharedAugmentation, beside, mask_lookalikes
 

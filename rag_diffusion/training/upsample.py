@@ -25,8 +25,8 @@ from rag_diffusion.device import autocast
 from rag_diffusion.models.codec import images_to_pixels, pixels_to_images
 from rag_diffusion.models.detail_codec import upsample
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.neighbor_attention import NeighborKV
 from rag_diffusion.models.neighbor_batch import NeighborBatch
+from rag_diffusion.models.neighbor_kv import NeighborKV
 from rag_diffusion.models.parametrisation import to_clean
 from rag_diffusion.models.super_resolution import SuperResolution
 from rag_diffusion.models.text_encoder import TextFeatures

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from rag_diffusion.models.neighbor_attention import NeighborAttention, NeighborKV
+from rag_diffusion.models.neighbor_attention import NeighborAttention
+from rag_diffusion.models.neighbor_kv import NeighborKV
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.models.neighbor_attention import CONTENT, STYLE
+from rag_diffusion.models.neighbor_kv import CONTENT, STYLE
 from rag_diffusion.training.candidates import same_entity
 from rag_diffusion.training.data import Batches
 from tests.unit.training.trainer import Trainer
