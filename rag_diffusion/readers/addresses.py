@@ -5,6 +5,7 @@ These are taken:
     hf://datasets/OWNER/NAME[@REVISION][?config=...&split=...]      a data set of Hugging Face, streamed
     https://HOST/shards/{00000..00041}.tar                          shards of WebDataset, one at a time
     s3://BUCKET/shards/*.tar, gs://, az://, hf://, memory://        the same by fsspec
+    npm:@iconify/json[@VERSION], npm:@iconify-json/SET              all sets of Iconify, or one
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.tar_stream import TAR_SUFFIXES
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|npm:@", re.IGNORECASE)
+_NPM = re.compile(r"npm:(@iconify/json|@iconify-json/[a-z0-9][a-z0-9-]*)(?:@([0-9][0-9A-Za-z.+-]*))?")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
 HUB = "hf://datasets/"
@@ -37,8 +39,11 @@ def form_of_address(address: str) -> tuple[str, str]:
         return "webdataset", "its name ends as a shard's"
     if address.startswith(HUB):
         return "datasets", "an address of Hugging Face"
+    if address.startswith("npm:"):
+        return "iconify", "a package of npm"
     raise DataError(
-        f"{address}: expected {HUB}OWNER/NAME, or shards that end with {', '.join(TAR_SUFFIXES)}, got another address; "
+        f"{address}: expected {HUB}OWNER/NAME, npm:@iconify/json, or shards that end with {', '.join(TAR_SUFFIXES)}, "
+        "got another address; "
         "download it, and name the file or folder"
     )
 
@@ -57,6 +62,20 @@ def expanded(address: str) -> list[str]:
         numbers = [str(number).zfill(len(match[1])) for number in range(low, high + 1)]
         found = [_RANGE.sub(number, one, count=1) for one in found for number in numbers]
     return found
+
+
+def npm_address(address: str) -> tuple[str, str]:
+    """Package and version of an `address` `npm:@iconify/json[@VERSION]` or `npm:@iconify-json/SET[@VERSION]`.
+
+    Raises:
+        DataError: it is none.
+    """
+    match = _NPM.fullmatch(address)
+    if match is None:
+        raise DataError(
+            f"{address}: expected npm:@iconify/json or npm:@iconify-json/SET, perhaps with @VERSION, got another"
+        )
+    return match[1], match[2] or ""
 
 
 def hub_address(address: str) -> tuple[str, str | None, dict[str, str]]:

@@ -21,7 +21,7 @@ from rag_diffusion.readers.coco import CocoReader
 from rag_diffusion.readers.frames import FramesReader
 from rag_diffusion.readers.guess import guess_form
 from rag_diffusion.readers.hub import HubReader
-from rag_diffusion.readers.iconify import IconifyReader
+from rag_diffusion.readers.iconify import open_iconify
 from rag_diffusion.readers.imagefolder import FolderReader
 from rag_diffusion.readers.names import NameTable
 from rag_diffusion.readers.records import Item, Reader, Rejection
@@ -51,7 +51,7 @@ _READERS: dict[str, Callable[..., Reader]] = {
     "arrow": ArrowReader,
     "datasets": HubReader,
     "coco": CocoReader,
-    "iconify": IconifyReader,
+    "iconify": open_iconify,
     "video": FramesReader,
     "archive": _archive,
 }

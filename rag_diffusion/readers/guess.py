@@ -67,6 +67,8 @@ def _form_of_tar(path: Path) -> tuple[str, str]:
         return "archive", "a tar that is damaged"
     if "package/icons.json" in names:
         return "iconify", "it holds package/icons.json"
+    if any(name.startswith("package/json/") and name.endswith(".json") for name in names):
+        return "iconify", "it holds package/json/*.json, as the package of all sets"
     for name in names:
         if name.rpartition("/")[2] == METADATA or name.endswith(".parquet"):
             return "archive", f"it holds {name}"
@@ -80,6 +82,8 @@ def _form_of_folder(path: Path) -> tuple[str, str]:
     for package in (path, path / "package"):
         if (package / "icons.json").is_file() and (package / "info.json").is_file():
             return "iconify", "it holds icons.json and info.json"
+        if (package / "collections.json").is_file() and (package / "json").is_dir():
+            return "iconify", "it holds collections.json and json/, as the package of all sets"
     example: dict[str, str] = {}  # form -> a file that speaks for it
     images, texts = set[str](), set[str]()
     for name in islice(_names(path), _LOOKS_AT):

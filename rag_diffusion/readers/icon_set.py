@@ -37,21 +37,47 @@ def read_set(read: Callable[[str], bytes], *, style: str, words: str = "") -> Ic
     """
     try:
         icons, chars, info = (json.loads(read(f"{name}.json")) for name in ("icons", "chars", "info"))
-        return IconSet(
-            style=style,
-            words=words or info["name"],
-            licence=info["license"]["spdx"],
-            attribution=info["author"]["name"],
-            icons=icons["icons"],
-            chars=chars,
-            aliases=icons.get("aliases", {}),
-            size=(icons.get("width", 16), icons.get("height", 16)),
-        )
+        return _icon_set(icons, info, chars, style, words or info["name"], info["license"]["spdx"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{style}: expected icons.json, chars.json and info.json as Iconify writes them, got {error!r}; "
             "use another version of the package"
         ) from None
+
+
+def set_in_one(data: Mapping[str, Any], what: str) -> IconSet:
+    """The drawings of a set whose information stands in the same file, as in the package of all sets.
+
+    Args:
+        data: the file's content.
+        what: the file, for errors.
+
+    Raises:
+        DataError: it is not what Iconify writes.
+    """
+    try:
+        info, prefix = data["info"], str(data["prefix"])
+        licence = info.get("license", {})
+        return _icon_set(
+            data, info, data.get("chars", {}), prefix, info["name"], licence.get("spdx") or licence.get("title", "")
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{what}: expected a set with its information, as Iconify writes it, got {error!r}") from None
+
+
+def _icon_set(
+    icons: Mapping[str, Any], info: Mapping[str, Any], chars: Mapping[str, str], style: str, words: str, licence: str
+) -> IconSet:
+    return IconSet(
+        style=style,
+        words=words,
+        licence=licence,
+        attribution=info["author"]["name"],
+        icons=icons["icons"],
+        chars=chars,
+        aliases=icons.get("aliases", {}),
+        size=(icons.get("width", 16), icons.get("height", 16)),
+    )
 
 
 def svg_of(icon_set: IconSet, icon: Mapping[str, Any]) -> bytes:

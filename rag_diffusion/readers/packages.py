@@ -76,6 +76,34 @@ def fetch_package(package: Package, cache: Path) -> Path:
     return archive
 
 
+def fetch_named(name: str, version: str, cache: Path) -> Path:
+    """Bring the archive of a package that nobody pinned into a cache, unless it is there already.
+
+    npm compares it with the hash that its registry names.
+
+    Args:
+        name: of the package.
+        version: of it; where it is empty, the newest in the cache, else the newest that there is.
+        cache: folder of archives.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        DataError: there is no npm, or no such package.
+    """
+    base = Package(name=name, version=version or "*", integrity="").archive
+    kept = sorted(cache.glob(base), key=lambda path: path.stat().st_mtime)
+    if kept:
+        return kept[-1]
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        _npm_pack(f"{name}@{version}" if version else name, Path(folder))
+        (fetched,) = Path(folder).glob("*.tgz")
+        os.replace(fetched, cache / fetched.name)
+    return cache / fetched.name
+
+
 def read_member(archive: Path, name: str) -> bytes:
     """Bytes of the file `name`, a path relative to the package, of an `archive`.
 

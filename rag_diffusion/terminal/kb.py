@@ -9,6 +9,7 @@ import typer
 
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.extras import need
+from rag_diffusion.layout import SCRATCH
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.kb_snapshot import restore, snapshot
 from rag_diffusion.terminal.push import push_base
@@ -34,7 +35,9 @@ def add(
     name: Name,
     path: Annotated[
         str | None,
-        typer.Argument(help="a folder, an archive, a table, hf://datasets/OWNER/NAME, s3://.../{00..41}.tar"),
+        typer.Argument(
+            help="a folder, an archive, a table, hf://datasets/OWNER/NAME, s3://.../{00..41}.tar, npm:@iconify/json"
+        ),
     ] = None,
     root: Root = Path(),
     form: Annotated[str, typer.Option(help=FORMS)] = "auto",
@@ -88,7 +91,9 @@ def add(
             )
         else:
             options = {"image_column": image_column, "caption_column": caption_column, "allow_hosts": allow_host}
-            given = {option: value for option, value in options.items() if value}
+            given: dict[str, object] = {option: value for option, value in options.items() if value}
+            if path.startswith("npm:"):
+                given["cache"] = root / SCRATCH / "packages"
             reader = open_reader(form, path, part=caption, **given)
             if (carded := reader.licence(licence)) != licence:
                 licence = carded

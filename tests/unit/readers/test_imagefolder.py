@@ -220,6 +220,62 @@ def test_an_iconify_package_packed_or_unpacked(packed: bool, tmp_path: Path) -> 
     }
 
 
+def all_sets(folder: Path) -> Path:
+    """The package of all sets: one file a set, with its information."""
+    sets: dict[str, dict[str, object]] = {
+        "plain": {"icons": {"red-square": {"body": RED}, "gone": {"body": RED, "hidden": True}}, "width": 16},
+        "other": {"icons": {"red-square": {"body": RED}}, "categories": {"Geometry": ["red-square"]}},
+        "unlicensed": {"icons": {"red-square": {"body": RED}}},
+    }
+    (folder / "json").mkdir(parents=True)
+    (folder / "collections.json").write_text("{}")
+    for prefix, data in sets.items():
+        info: dict[str, object] = {"name": f"{prefix} shapes".title(), "author": {"name": "Ann"}}
+        if prefix != "unlicensed":
+            info["license"] = {"spdx": "MIT"} if prefix == "plain" else {"title": "Own words"}
+        (folder / "json" / f"{prefix}.json").write_text(json.dumps({"prefix": prefix, "info": info, **data}))
+    (folder / "json" / "broken.json").write_text('{"prefix": "broken"')
+    (folder / "json" / "strange.json").write_text("[1]")
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_package_of_all_sets_of_iconify(packed: bool, tmp_path: Path) -> None:
+    path = all_sets(tmp_path / "package")
+    if packed:
+        path = tmp_path / "iconify-json-2.2.1.tgz"
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(tmp_path / "package", "package")
+    reader = open_reader("auto", path)
+    assert reader.form == "iconify"
+    assert "all sets" in reader.why
+    items, rejected = parted(reader)
+    assert sorted(items) == ["other/red-square", "plain/red-square"]
+    assert items["plain/red-square"].caption == "an icon of a red square, Plain Shapes style"
+    assert items["other/red-square"].caption == "an icon of a red square, Other Shapes style, geometry"
+    assert [items[name].licence for name in sorted(items)] == ["Own words", "MIT"]
+    assert items["plain/red-square"].label == items["other/red-square"].label == "red square"
+    assert rejected == {
+        "json/broken.json": "damaged set",
+        "json/strange.json": "damaged set",
+        "json/unlicensed.json": "set without a licence",
+        "plain/gone": "hidden icon",
+    }
+
+
+def test_a_package_of_npm_by_its_address_once_it_is_in_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with tarfile.open(cache / "iconify-json-2.2.1.tgz", "w:gz") as tar:
+        tar.add(all_sets(tmp_path / "package"), "package")
+    for address in ("npm:@iconify/json", "npm:@iconify/json@2.2.1"):
+        reader = open_reader("auto", address, cache=cache)
+        assert (reader.form, reader.path, len(parted(reader)[0])) == ("iconify", address, 2)
+    for address in ("npm:@iconify/json@latest", "npm:@other/json", "npm:@iconify-json/../x"):
+        with pytest.raises(DataError, match="expected npm:@iconify/json or npm:@iconify-json/SET"):
+            open_reader("auto", address, cache=cache)
+
+
 def test_a_package_that_is_none_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tgz", "w:gz") as tar:
         info = tarfile.TarInfo("package/icons.json")
