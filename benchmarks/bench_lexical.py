@@ -1,6 +1,7 @@
 """What does a lexical query cost, against the package rank_bm25, and are the scores the same?
 
     python benchmarks/bench_lexical.py [--sizes 100000 1000000] [--queries 2000] [--reference-queries 20]
+    python benchmarks/bench_lexical.py --level [--sizes 100000]      in turns with bm25s (pip install bm25s numba)
 
 Captions and queries are synthetic, see `synthetic`. Each engine builds in a process of its own, so that its peak memory
 is its own; both answer the same queries. Prints a table and one JSON line.
@@ -23,6 +24,8 @@ import numpy as np
 
 from rag_diffusion.layout import CORPUS
 from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
+from rag_diffusion.retrieval.tokens import tokenize
+from rag_diffusion.retrieval.weighting import K1, B
 from rag_diffusion.store.corpus import Corpus
 
 TOP, POOL = 10, 200
@@ -68,7 +71,12 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     arguments.add_argument("--queries", type=int, default=2000)
     arguments.add_argument("--reference-queries", type=int, default=20)
+    arguments.add_argument("--level", action="store_true", help="against bm25s with its numba and its numpy backend")
     options = arguments.parse_args()
+    if options.level:
+        for size in options.sizes:
+            level(size, options.queries)
+        return
     columns = ("captions", "engine", "build s", "peak MiB", "queries/s", "median ms", "p99 ms", "CPU ms")
     print(f"| {' | '.join(columns)} | times rank_bm25 | by CPU |")
     print("|---" * (len(columns) + 2) + "|")
@@ -100,6 +108,32 @@ def compare(size: int, queries: int, reference_queries: int) -> dict[str, Any]:
         )
     print(f"same top 10: {results['same_top_10']}; largest difference of a score: {results['largest_difference']:.1e}")
     return results
+
+
+def level(size: int, queries: int, rounds: int = 5) -> None:
+    """Queries a second of CPU time, one thread: ours with its tokenizing, bm25s without; the best round of each."""
+    import bm25s
+
+    captions = Corpus.open(CORPUS).table["caption"].tolist()
+    texts, asked = list(synthetic(captions, size, seed=0)), list(synthetic(captions, queries, seed=1))
+    ours, split = LexicalIndex.build(iter(texts)), [tokenize(query) for query in asked]
+    peers = {}
+    for backend in ("numba", "numpy"):
+        peers[backend] = bm25s.BM25(method="atire", k1=K1, b=B, backend=backend)
+        peers[backend].index([tokenize(text) for text in texts], show_progress=False)
+        peers[backend].retrieve(split[:3], k=TOP, show_progress=False)  # compiles
+    runs: dict[str, Callable[[int], Any]] = {"ours": lambda k: [ours.top(query, k) for query in asked]}
+    for backend, peer in peers.items():
+        runs[f"bm25s {backend}"] = lambda k, peer=peer: peer.retrieve(split, k=k, show_progress=False, n_threads=0)
+    for k in (TOP, POOL):
+        rates = defaultdict[str, list[float]](list)
+        for _ in range(rounds):
+            for name, run in runs.items():
+                start = time.process_time()
+                run(k)
+                rates[name].append(queries / (time.process_time() - start))
+        told = ", ".join(f"{name} {max(values):,.0f}" for name, values in rates.items())
+        print(f"{size:,} captions, top {k}, queries/s of CPU time, best of {rounds} rounds in turns: {told}")
 
 
 def _measure(engine: str, size: int, queries: int, folder: Path) -> dict[str, float]:

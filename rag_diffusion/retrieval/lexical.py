@@ -93,17 +93,20 @@ class LexicalIndex:
     def explain(self, query: str) -> dict[str, float]:
         """See `Lexical.explain` for `query`."""
         columns, _ = self._terms(query)
-        return {self.counts.terms[column]: float(self._weighting.idf[column]) for column in columns}
+        known = sorted((self.counts.terms[column], column) for column in columns.tolist())
+        return {term: float(self._weighting.idf[column]) for term, column in known}
 
     @cached_property
     def _columns(self) -> dict[str, int]:
         return {term: column for column, term in enumerate(self.counts.terms)}
 
     def _terms(self, query: str) -> tuple[Ints, Doubles]:
-        """Distinct known terms of a query by the alphabet, as columns, and their weights in it."""
-        counted = sorted(Counter(term for term in tokenize(query) if term in self._columns).items())
-        columns = np.asarray([self._columns[term] for term, _ in counted], dtype=np.int64)
-        counts = np.asarray([count for _, count in counted], dtype=np.float64)
+        """Distinct known terms of a query as columns, frequent ones first, then by the alphabet; and their weights."""
+        counted = Counter(column for term in tokenize(query) if (column := self._columns.get(term)) is not None)
+        terms, frequent = self.counts.terms, self._postings.frequent
+        order = sorted(counted, key=lambda column: (column not in frequent, terms[column]))
+        columns = np.asarray(order, dtype=np.int64)
+        counts = np.asarray([counted[column] for column in order], dtype=np.float64)
         return columns, self._weighting.of_query(columns, counts)
 
 

@@ -1,19 +1,24 @@
-"""The best texts for a few weighted terms, read from those terms' entries alone.
+"""The best texts for a few weighted terms: everything is added up where that is cheap, else as little as proves them.
 
-Terms are added up in the order of the most that each can give. Once the k-th best text is ahead of all that the
-remaining terms can give together, no new text can come in; what the rest gives is then looked up for the few texts
-that are still in question. The k-th best is known early, since whole scores of a few texts cost little. So a word that
-nearly every text has costs next to nothing, and the result is exact.
+A frequent term, as `style` among icons, is held as a row with its weight in every text: adding rows is what a processor
+does best, so that a query costs little more than its rare terms' entries and a few looks at N sums. The k-th best of
+the maxima of groups of texts bounds the k-th best text, so that nothing is sorted but what may be among the best.
 
-Source: MaxScore, Turtle and Flood, "Query evaluation: strategies and optimizations" (1995).
+Of very many texts even that is much. There, terms are added up in the order of the most that each can give. Once the
+k-th best text is ahead of all that the remaining terms can give together, no new text can come in; what the rest gives
+is then looked up for the few texts that are still in question. Either way the result is exact.
 
-Shapes: N texts, V terms, M entries, L terms of a query, k hits, R rows.
+Source: MaxScore, Turtle and Flood, "Query evaluation: strategies and optimizations" (1995); maxima of groups: block-max
+indexes, Ding and Suel, "Faster top-k document retrieval using block-max indexes" (2011).
+
+Shapes: N texts, V terms, M entries, L terms of a query, k hits, R rows, G groups.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +27,11 @@ from rag_diffusion.arrays import Doubles, Ints, Mask
 
 DECIMALS = 9  # scores that agree to so many digits are a tie, whatever the order of a sum was
 _AHEAD = 4  # times k texts are looked at for a bound
-_CHEAP = 2048  # entries are read in the time of finding a bound
+_MANY = 2**18  # of so many texts it pays to prove that some need no look
 _LOOK_UP = 16  # entries are read in the time of one look-up
-_SORT = 16  # sums are scanned in the time of sorting one entry
+_FREQUENT = 8  # a term in more than an eighth of the texts is held as a row
+_GROUPS = 8  # times k groups have maxima of their own
+_TEXTS = 64  # at most in a group
 _SLACK = 1e-8  # a bound this close decides nothing
 
 RowFilter = Callable[[NDArray[np.integer]], Mask]
@@ -41,15 +48,21 @@ class Postings:
     """
 
     def __init__(self, starts: Ints, texts: NDArray[np.int32], weights: Doubles, total: int) -> None:
-        self._starts, self._weights = starts, weights
-        self._texts = texts.astype(np.int64)  # as numpy addresses: twice as fast to read
+        self._starts, self._texts, self._weights = starts, texts, weights
         self.total = total
         self._sizes = np.diff(starts)
         self._local = threading.local()
         self._most = np.maximum.reduceat(weights, starts[:-1])  # every term has an entry
         self._least = np.minimum.reduceat(weights, starts[:-1])
+        self._padded = -(-total // _TEXTS) * _TEXTS
+        self._rows = {column: self._row(column) for column in np.flatnonzero(self._sizes > total / _FREQUENT).tolist()}
 
-    def entries(self, column: int) -> tuple[Ints, Doubles]:
+    @property
+    def frequent(self) -> Collection[int]:
+        """Terms that stand in many texts; a query is quickest with them first."""
+        return self._rows.keys()
+
+    def entries(self, column: int) -> tuple[NDArray[np.int32], Doubles]:
         """Numbers of the texts of the term `column`, and its weight in each."""
         place = slice(int(self._starts[column]), int(self._starts[column + 1]))
         return self._texts[place], self._weights[place]
@@ -65,14 +78,17 @@ class Postings:
         Returns:
             (R,) sums of factor times weight, in the order of the columns.
         """
-        scores = np.zeros(len(rows))
-        for column, factor in zip(columns, factors, strict=True):
+        scores, wanted = np.zeros(len(rows)), rows.astype(np.int32, copy=False)
+        for column, factor in zip(columns.tolist(), factors.tolist(), strict=True):
+            if column in self._rows:
+                scores += factor * self._rows[column][rows]
+                continue
             texts, weights = self.entries(column)
             if len(texts) < len(rows):
-                place, there = _find(texts, rows)
+                place, there = _find(texts, wanted)
                 scores[place[there]] += factor * weights[there]
             else:
-                place, there = _find(rows, texts)
+                place, there = _find(wanted, texts)
                 scores[there] += factor * weights[place[there]]
         return scores
 
@@ -87,73 +103,105 @@ class Postings:
         """
         if not len(columns) or not k:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        sums, lists = self._sums(), list[Ints]()
-        try:
-            rows = self._candidates(columns, factors, k, row_filter, sums, lists)
-        finally:
-            for texts in lists:
-                sums[texts] = 0
-        scores = self.at(columns, factors, rows)
+        rows = self._proven(columns, factors, k, row_filter) if self.total >= _MANY else None
+        if rows is None:
+            rows, scores = self._added_up(columns, factors, k, row_filter)
+        else:
+            scores = self.at(columns, factors, rows)
         rows, scores = rows[scores > 0], scores[scores > 0]
         order = np.lexsort((rows, -np.round(scores, DECIMALS)))[:k]
         return rows[order].astype(np.int64), scores[order]
 
-    def _sums(self) -> Doubles:
-        """(N,) zeros of this thread; whoever adds to them leaves zeros again, which costs what was added."""
-        if not hasattr(self._local, "sums"):
-            self._local.sums = np.zeros(self.total)
-        sums: Doubles = self._local.sums
+    def _row(self, column: int) -> Doubles:
+        """(N and some zeros,) weight of a term in every text."""
+        row = np.zeros(self._padded)
+        texts, weights = self.entries(column)
+        row[texts] = weights
+        return row
+
+    def _sums(self, name: str) -> Doubles:
+        """(N and some more,) room of this thread, zeros at first."""
+        if not hasattr(self._local, name):
+            setattr(self._local, name, np.zeros(self._padded))
+        sums: Doubles = getattr(self._local, name)
         return sums
 
-    def _candidates(
-        self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None, sums: Doubles, lists: list[Ints]
-    ) -> Ints:
-        """Texts that can be among the k best, rising: those, and what is as good as the last of them.
+    def _add_up(self, columns: Sequence[int], factors: Sequence[float]) -> Doubles:
+        """(N and some zeros,) scores of all texts, in this thread's room; quick where frequent terms are the first."""
+        sums = self._sums("all")
+        rows = [self._rows[column] for column in takewhile(self._rows.__contains__, columns[:2])]
+        scaled = [row if factor == 1 else factor * row for row, factor in zip(rows, factors, strict=False)]
+        if len(scaled) == 2:
+            np.add(scaled[0], scaled[1], out=sums)
+        elif scaled:
+            np.copyto(sums, scaled[0])
+        else:
+            sums.fill(0)
+        for column, factor in zip(columns[len(scaled) :], factors[len(scaled) :], strict=True):
+            if column in self._rows:
+                row = self._rows[column]
+                np.add(sums, row if factor == 1 else factor * row, out=sums)
+            else:
+                texts, weights = self.entries(column)
+                np.add.at(sums, texts.astype(np.intp), factor * weights)
+        return sums
 
-        `sums` gets what the read entries add up to, `lists` their texts.
-        """
+    def _added_up(self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None) -> tuple[Ints, Doubles]:
+        """Texts that can be among the k best, rising, and their scores, from the sums of all."""
+        sums = self._add_up(columns.tolist(), factors.tolist())
+        rows = _leading(sums, k if row_filter is None else 2 * k)
+        if row_filter is not None:
+            rows = rows[row_filter(rows)]
+            if len(rows) < k:  # too many of the best must not come
+                rows = np.flatnonzero(sums > 0)
+                rows = rows[row_filter(rows)]
+        scores = sums[rows]
+        best = _best(scores, k)
+        return rows[best], scores[best]
+
+    def _proven(self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None) -> Ints | None:
+        """Texts that can be among the k best, rising, where few entries prove it; None where they do not."""
         # bounds: terms by the most that each can give
         most = np.maximum(factors * self._most[columns], 0)
         order = np.argsort(-most, kind="stable")
         columns, factors = columns[order], factors[order]
         rest = np.append(np.cumsum(most[order][::-1])[::-1][1:], 0.0)  # what the terms after each can give together
         ahead = np.append(np.cumsum(self._sizes[columns][::-1])[::-1][1:], 0)  # and their entries
-        prunable = bool((self._least[columns] >= 0).all())
+        if not (self._least[columns] >= 0).all():
+            return None
 
         # one term after the other adds to the sums of its texts
-        sure = 0.0  # a score that k texts have for sure
-        for number, (column, factor) in enumerate(zip(columns, factors, strict=True)):
-            texts, weights = self.entries(column)
-            if row_filter is not None:
-                allowed = row_filter(texts)
-                texts, weights = texts[allowed], weights[allowed]
-            lists.append(texts)
-            np.add.at(sums, texts, factor * weights)
+        sums, lists = self._sums("touched"), list[Ints]()
+        try:
+            for number, (column, factor) in enumerate(zip(columns.tolist(), factors.tolist(), strict=True)):
+                if column in self._rows:
+                    return None
+                texts, weights = self.entries(column)
+                if row_filter is not None:
+                    allowed = row_filter(texts)
+                    texts, weights = texts[allowed], weights[allowed]
+                lists.append(texts.astype(np.intp))
+                np.add.at(sums, lists[-1], factor * weights)
 
-            # enough is known: no new text can come in, so the rest is looked up for those still in question
-            costly = ahead[number] > 0 and self._sizes[columns[number + 1]] > _CHEAP
-            if prunable and costly and k <= sum(map(len, lists)) < ahead[number]:
-                touched = self._touched(lists, sums)
-                partial = sums[touched]
-                sure = self._kth_at_least(columns, factors, touched, partial, k)
-                if sure <= rest[number] + _SLACK:
-                    continue
-                left = touched[partial + rest[number] >= sure - _SLACK]
-                if _LOOK_UP * len(left) < ahead[number]:
-                    complete = sums[left] + self.at(columns[number + 1 :], factors[number + 1 :], left)
-                    return np.asarray(left[_best(complete, k)], dtype=np.int64)
+                # enough is known: no new text can come in, so the rest is looked up for those still in question
+                if k <= sum(map(len, lists)) < ahead[number]:
+                    left = self._left(columns, factors, number + 1, rest[number], k, sums, lists)
+                    if left is not None and _LOOK_UP * len(left) < ahead[number]:
+                        complete = sums[left] + self.at(columns[number + 1 :], factors[number + 1 :], left)
+                        return np.asarray(left[_best(complete, k)], dtype=np.int64)
+            return None
+        finally:
+            for added in lists:
+                sums[added] = 0
 
-        # every entry was read: the sums are whole
-        every = self._touched(lists, sums) if sure <= 0 else np.flatnonzero(sums >= sure - _SLACK)
-        return np.asarray(every[_best(sums[every], k)], dtype=np.int64)
-
-    def _touched(self, lists: list[Ints], sums: Doubles) -> Ints:
-        """Texts with one of the terms, rising; those whose sum is 0 may be missing."""
-        if len(lists) == 1:
-            return lists[0]
-        if _SORT * sum(map(len, lists)) > self.total:
-            return np.flatnonzero(sums != 0)  # of numbers it is slower
-        return np.unique(np.concatenate(lists))
+    def _left(
+        self, columns: Ints, factors: Doubles, read: int, rest: float, k: int, sums: Doubles, lists: list[Ints]
+    ) -> Ints | None:
+        """Texts that may still be among the k best after `read` terms; None where one without any of them may be."""
+        touched = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
+        partial = sums[touched]
+        sure = self._kth_at_least(columns, factors, touched, partial, k)
+        return touched[partial + rest >= sure - _SLACK] if sure > rest + _SLACK else None
 
     def _kth_at_least(
         self, columns: Ints, factors: Doubles, texts: NDArray[np.integer], partial: Doubles, k: int
@@ -164,6 +212,25 @@ class Postings:
         count = min(len(texts), _AHEAD * k)
         leading = np.sort(texts[np.argpartition(partial, -count)[-count:]])
         return float(np.partition(self.at(columns, factors, leading), -k)[-k])
+
+
+def _leading(sums: Doubles, k: int) -> Ints:
+    """Numbers, rising, of sums above zero among which are the k largest, and all that are as good as the last of them.
+
+    Args:
+        sums: (N,) and zeros up to a multiple of `_TEXTS`.
+        k: how many.
+    """
+    texts = _TEXTS
+    while texts > 1 and len(sums) < _GROUPS * k * texts:
+        texts //= 2
+    groups = sums.reshape(texts, -1)  # texts that lie far apart: maxima of whole rows are quick
+    maxima = groups.max(axis=0)
+    bound = np.partition(maxima, -k)[-k] - _SLACK if len(maxima) > k else 0.0
+    columns = np.flatnonzero(maxima >= bound) if bound > 0 else np.flatnonzero(maxima > 0)
+    place, within = np.nonzero(groups[:, columns] >= bound) if bound > 0 else np.nonzero(groups[:, columns] > 0)
+    rows = place * groups.shape[1] + columns[within]
+    return np.asarray(np.sort(rows), dtype=np.int64)
 
 
 def _best(scores: Doubles, k: int) -> Mask:

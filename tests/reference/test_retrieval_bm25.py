@@ -53,9 +53,8 @@ def test_the_best_hits_are_rank_bm25s_with_ties_by_number(
     rng: np.random.Generator, k: int, pruned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pruned:  # as early as with millions of texts
-        monkeypatch.setattr(postings, "_CHEAP", 0)
+        monkeypatch.setattr(postings, "_MANY", 0)
         monkeypatch.setattr(postings, "_LOOK_UP", 0)
-        monkeypatch.setattr(postings, "_SORT", 0)
     documents = texts(rng, 300, 9)
     documents += documents[:60]  # ties
     queries = [*texts(rng, 60, 6), "zebra", "style", "style tree", "rare7 style tree red", "apple apple zebra", ""]
@@ -69,10 +68,11 @@ def test_the_best_hits_are_rank_bm25s_with_ties_by_number(
         np.testing.assert_array_equal(rows, order[: len(rows)], err_msg=query)
 
 
-def test_rows_that_may_not_come_do_not_and_others_take_their_place(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_rows_that_may_not_come_do_not_and_others_take_their_place(rng: np.random.Generator, share: float) -> None:
     documents = texts(rng, 300, 9)
     ours, reference = LexicalIndex.build(documents), RankBm25(documents)
-    may = rng.random(300) < 0.5
+    may = rng.random(300) < share
     for query in texts(rng, 40, 6):
         rows, _ = ours.top(query, 10, lambda some: may[some])
         assert may[rows].all()
@@ -86,3 +86,21 @@ def test_negative_weights_of_a_tiny_corpus_are_kept() -> None:
     np.testing.assert_allclose(
         LexicalIndex.build(documents).scores(["apple dog"])[0], model.get_scores(["apple", "dog"])
     )
+
+
+def test_many_texts_in_groups_and_rows_give_what_single_scores_give(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = texts(rng, 3000, 12)
+    index = LexicalIndex.build(documents)
+    assert 5 < len(index._postings.frequent) < 12
+    for frequent in (1, 10**9):  # no term is held as a row, or every one is
+        monkeypatch.setattr(postings, "_FREQUENT", frequent)
+        other = LexicalIndex(index.counts)
+        for query in [*texts(rng, 30, 6), "style style tree", "apple"]:
+            for k in (1, 7, 200):
+                rows, scores = other.top(query, k)
+                expected, values = index.top(query, k)
+                np.testing.assert_array_equal(rows, expected, err_msg=query)
+                np.testing.assert_allclose(scores, values, rtol=1e-12)
+                np.testing.assert_array_equal(scores[np.argsort(rows)], other.at(query, np.sort(rows)))
