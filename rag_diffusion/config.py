@@ -89,10 +89,11 @@ class EncoderConfig(_Section):
 
 
 class IndexConfig(_Section):
-    """The faiss index and the recall it must reach."""
+    """The index over vectors, the recall it must reach, and the GiB that it may take; 0 is half of what there is."""
 
     factory: str
     min_recall: float = Probability
+    memory: float = Field(default=0.0, ge=0.0)
 
 
 class FusionWeights(_Section):

@@ -11,7 +11,7 @@ def need(extra: str, *packages: str) -> None:
     """Say which extra to install, before an import fails.
 
     Args:
-        extra: `hub`, `marks`, `pipeline`, `ray`, `server`, `svg` or `video`, as in pyproject.toml.
+        extra: `hub`, `marks`, `pipeline`, `ray`, `scann`, `server`, `svg` or `video`, as in pyproject.toml.
         packages: by the names that they are imported by.
 
     Raises:

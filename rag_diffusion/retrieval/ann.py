@@ -1,10 +1,13 @@
 """Nearest neighbors by inner product through faiss; the only module that imports it.
 
 Shapes: N vectors, Q queries, D width, k hits.
+
+Source: patent [0064-65], pruning and quantization; Johnson, Douze and Jégou 2017, arXiv:1702.08734.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +17,9 @@ import numpy as np
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.errors import ConfigError, DataError
 
-_BLOCK = 65536  # vectors compared at a time in exhaustive search
-TIE = 1e-6  # inner products of unit vectors closer than this are a tie
+_TRAINED_ON = 2**28  # bytes of the vectors that an index is trained on, at most
+_ADDED = 2**16  # vectors that are added at a time
+_SPEED = ("nprobe", "k_factor_rf", "efSearch")  # parameters of faiss that trade recall for speed
 
 
 class Nearest(Protocol):
@@ -48,6 +52,27 @@ class Exhaustive:
         return scores, rows
 
 
+class SearchIndex(Nearest, Protocol):
+    """An approximate index, of faiss or of another library, that can be tuned and kept in a file."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+        ...
+
+    def parameters(self) -> dict[str, list[int]]:
+        """What trades recall for speed: each parameter's values, rising; more of one finds no less."""
+        ...
+
+    def use(self, point: Mapping[str, int]) -> None:
+        """Search at an operating `point` from now on: a value for each of `parameters`."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the index to the file `path`."""
+        ...
+
+
 class VectorIndex:
     """A faiss index over unit vectors; row numbers are ids."""
 
@@ -64,10 +89,12 @@ class VectorIndex:
 
     @classmethod
     def build(cls, vectors: Floats, factory: str) -> VectorIndex:
-        """Train and fill an index.
+        """Train an index on evenly spread vectors and fill it block by block.
+
+        Memory beside the index itself does not grow with N.
 
         Args:
-            vectors: (N, D) unit vectors.
+            vectors: (N, D) unit vectors, in memory or mapped.
             factory: faiss index factory string, e.g. `Flat`, `HNSW32`, `IVF64,Flat`, `PQ32x8`.
 
         Returns:
@@ -76,18 +103,44 @@ class VectorIndex:
         Raises:
             ConfigError: faiss knows no such index, or it cannot be trained on so few vectors.
         """
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        width = vectors.shape[1]
         try:
-            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-            index.train(vectors)
-            index.add(vectors)
+            index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+            if not index.is_trained:
+                index.train(evenly_spread(vectors, max(1, _TRAINED_ON // (4 * width))))
+            for start in range(0, len(vectors), _ADDED):
+                index.add(np.ascontiguousarray(vectors[start : start + _ADDED], dtype=np.float32))
         except RuntimeError as error:
             raise ConfigError(
-                f"index.factory: expected a faiss factory string for {len(vectors)} vectors of "
-                f"width "
-                f"{vectors.shape[1]}, got {factory!r}: {_reason(error)}; `Flat` always works"
+                f"index.factory: expected a faiss factory string for {len(vectors)} vectors of width {width}, "
+                f"got {factory!r}: {_reason(error)}; `Flat` always works"
             ) from None
         return cls(index)
+
+    def parameters(self) -> dict[str, list[int]]:
+        """See `SearchIndex.parameters`; those that faiss's own tuning knows, with values between its powers of two."""
+        space = faiss.ParameterSpace()
+        space.initialize(self._index)
+        found: dict[str, list[int]] = {}
+        for place in range(space.parameter_ranges.size()):
+            one = space.parameter_ranges.at(place)
+            if one.name in _SPEED:
+                found[one.name] = rising(int(faiss.vector_to_array(one.values).max()))
+        if "nprobe" in found:  # faiss leaves out that all lists can be looked into
+            found["nprobe"] = rising(int(faiss.extract_index_ivf(self._index).nlist))
+        return found
+
+    def use(self, point: Mapping[str, int]) -> None:
+        """See `SearchIndex.use` for `point`.
+
+        Raises:
+            DataError: the index has no such parameter.
+        """
+        for name, value in point.items():
+            try:
+                faiss.ParameterSpace().set_index_parameter(self._index, name, value)
+            except RuntimeError as error:
+                raise DataError(f"expected an index with the parameter {name}, got {_reason(error)}") from None
 
     def save(self, path: Path) -> None:
         """Write the index to the file `path`."""
@@ -95,7 +148,7 @@ class VectorIndex:
 
     @classmethod
     def load(cls, path: Path, *, remedy: str = "run the stage `index` again") -> VectorIndex:
-        """Read an index.
+        """Read an index; lists, codes and links are mapped, not read.
 
         Args:
             path: the file.
@@ -105,7 +158,7 @@ class VectorIndex:
             DataError: it is missing or damaged.
         """
         try:
-            return cls(faiss.read_index(str(path)))
+            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
         except RuntimeError as error:
             raise DataError(f"{path}: expected a faiss index, got {_reason(error)}; {remedy}") from None
 
@@ -124,34 +177,56 @@ class VectorIndex:
         return scores, rows
 
 
-def recall(index: Nearest, vectors: Floats, queries: Floats, k: int = 10) -> float:
-    """Share of the true k nearest vectors that an index finds.
+def evenly_spread(vectors: Floats, count: int) -> Floats:
+    """At most `count` of (N, D) `vectors`, evenly spread, in memory: (n, D) float32."""
+    rows = np.linspace(0, len(vectors) - 1, min(count, len(vectors))).astype(np.int64)
+    return np.ascontiguousarray(vectors[rows], dtype=np.float32)
 
-    Measure it with caption queries: they lie elsewhere than image vectors, and an index that serves
-    these well can miss with those. A hit as good as the true k-th counts, so that equal vectors do
-    not look like misses.
+
+def rising(most: int) -> list[int]:
+    """Values of a parameter to try: the powers of two below `most`, those between them, and `most`."""
+    doubled = [2**power for power in range(most.bit_length())]
+    return sorted({value for one in doubled for value in (one, one * 3 // 2) if value < most} | {most})
+
+
+def inner_products(queries: Floats, vectors: Floats, rows: Ints) -> Floats:
+    """Inner products of each query with vectors of its own, which are read where they lie.
 
     Args:
-        index: over `vectors`.
-        vectors: (N, D) unit vectors.
-        queries: (Q, D) unit vectors.
-        k: depth.
+        queries: (Q, D).
+        vectors: (N, D), in memory or mapped.
+        rows: (Q, k) of `vectors`; -1 is none.
 
     Returns:
-        Recall@k in [0, 1], against exhaustive search in numpy.
+        (Q, k); of none, -inf.
     """
-    k = min(k, len(vectors))
-    matches = 0
-    for start in range(0, len(queries), 256):
-        part = queries[start : start + 256]
-        best = np.empty((len(part), 0), dtype=np.float32)
-        for block in range(0, len(vectors), _BLOCK):
-            best = np.concatenate([best, part @ vectors[block : block + _BLOCK].T], axis=1)
-            best = np.partition(best, -k, axis=1)[:, -k:] if best.shape[1] > k else best
-        rows = index.search(part, k)[1]
-        scores = np.einsum("qd,qkd->qk", part, vectors[np.maximum(rows, 0)])
-        matches += int((np.where(rows >= 0, scores, -np.inf) >= best.min(axis=1, keepdims=True) - TIE).sum())
-    return matches / (len(queries) * k)
+    queries, rows = np.ascontiguousarray(queries, dtype=np.float32), np.ascontiguousarray(rows, dtype=np.int64)
+    if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+        picked = np.asarray(vectors[np.maximum(rows, 0)], dtype=np.float32)
+        return np.where(rows < 0, np.float32(-np.inf), np.einsum("qd,qkd->qk", queries, picked))
+    products = np.empty(rows.shape, dtype=np.float32)
+    pointers = [faiss.swig_ptr(array) for array in (products, queries, np.asarray(vectors), rows)]
+    of_rows: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
+    of_rows(*pointers, queries.shape[1], *rows.shape)
+    return products
+
+
+def fastest_first(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of measured operating points no other beats in both, the fastest first.
+
+    Args:
+        points: recall and seconds of each.
+    """
+    kept = faiss.OperatingPoints()
+    for number, (recall, seconds) in enumerate(points):
+        kept.add(recall, seconds, "", number)
+    optimal = [kept.optimal_pts.at(place) for place in range(kept.optimal_pts.size())]
+    return [int(point.cno) for point in optimal if point.cno >= 0]
+
+
+def library_version() -> str:
+    """Of the faiss that is installed."""
+    return str(faiss.__version__)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -5,49 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.retrieval.ann import Nearest, recall
 
 RECALL_QUERIES = 1000
 RECALL_DEPTH = 10
 
 
 def recall_report(
-    indexes: Mapping[str, tuple[Nearest, Floats]],
-    captions: Floats,
+    recalls: Mapping[str, float],
+    points: Mapping[str, Mapping[str, int]],
     *,
     factory: str,
+    num_pairs: int,
+    num_queries: int,
     min_recall: float,
-    num_queries: int = RECALL_QUERIES,
 ) -> dict[str, Any]:
-    """Compare indexes with exhaustive search.
+    """What was measured of the indexes of a data set, how, and whether it is enough.
 
     Args:
-        indexes: by name, each with the (N, D) vectors it is over.
-        captions: (N, D) vectors of captions, evenly spread ones of which are the queries.
+        recalls: recall@10 of each index by its name, against exhaustive search, of hits as a query has them: scored
+            again where the index does so.
+        points: the operating point of each by its name; empty where none is to be chosen.
         factory: of the indexes.
+        num_pairs: that they are over.
+        num_queries: captions that they were asked for.
         min_recall: recall@10 asked for.
-        num_queries: at most so many.
-
-    Returns:
-        What was measured, how, and `passed`.
     """
-    queries = _spread(captions, num_queries)
-    recalls = {f"recall_{name}": recall(index, base, queries, RECALL_DEPTH) for name, (index, base) in indexes.items()}
-    return {
+    report = {
         "factory": factory,
         "queries": "captions",
         "against": "exhaustive search",
-        "num_pairs": len(captions),
+        "num_pairs": num_pairs,
         "depth": RECALL_DEPTH,
-        "caption_queries": len(queries),
+        "caption_queries": num_queries,
         "min_recall": min_recall,
         "passed": min(recalls.values()) >= min_recall,
-        **recalls,
+        **{f"recall_{name}": value for name, value in recalls.items()},
     }
+    return report | ({"operating_points": {name: dict(point) for name, point in points.items()}} if points else {})
 
 
 def check_recall(report: Mapping[str, Any]) -> None:
@@ -61,12 +56,6 @@ def check_recall(report: Mapping[str, Any]) -> None:
         low = {name: value for name, value in recalls.items() if report[name] < report["min_recall"]}
         raise ConfigError(
             f"index.factory: expected recall@{report['depth']} of at least {report['min_recall']} with caption "
-            f"queries, got {low} with {report['factory']!r}; choose a finer factory (`Flat` is exact) or lower "
-            "index.min_recall"
+            f"queries, got {low} with {report['factory']!r}; choose a finer factory (`auto` chooses, `Flat` is exact) "
+            "or lower index.min_recall"
         )
-
-
-def _spread(vectors: Floats, count: int) -> Floats:
-    """At most `count` rows, evenly spread."""
-    rows = np.linspace(0, len(vectors) - 1, min(count, len(vectors))).astype(np.int64)
-    return np.asarray(vectors[rows])

@@ -58,6 +58,9 @@ def as_text(manifest: Manifest) -> str:
         recalls = {key: value for key, value in manifest.recall.items() if key.startswith("recall_")}
         words = ", ".join(f"{key.removeprefix('recall_')} {value:.4f}" for key, value in recalls.items())
         lines.append(f"{'recall@10':<10}{words}, index {manifest.recall.get('factory', '?')}")
+        for name, point in manifest.recall.get("operating_points", {}).items():
+            settings = ", ".join(f"{key} {value}" for key, value in point.items())
+            lines += [f"{'':<10}{name}: {settings}"] if settings else []
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.files import file_hash, tree_hash
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, NEIGHBORS
 from rag_diffusion.pipeline.context import StageContext
-from rag_diffusion.retrieval import indexes
+from rag_diffusion.retrieval import factories
 from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, Calibration
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
@@ -158,7 +158,7 @@ def test_artifacts_of_another_corpus_or_encoder_are_refused(
 def test_index_below_the_wanted_recall_is_refused_and_the_old_one_kept(
     project: tuple[Path, Memory], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexes, "EXACT_BELOW", 100)
+    monkeypatch.setattr(factories, "EXACT_BELOW", 100)
     root = shutil.copytree(project[0], tmp_path / "coarse")
     coarse = config.index.model_copy(update={"factory": "PQ2x4"})
     ctx = context(root, config.model_copy(update={"index": coarse}))

@@ -13,7 +13,7 @@ import pytest
 from rag_diffusion.errors import BusyError, ConfigError, DataError, LineageError, RagDiffusionError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import RECALL_FILE
-from rag_diffusion.retrieval import indexes, recall
+from rag_diffusion.retrieval import factories, recall
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.query import Query
 from tests.unit.knowledge.bases import TinyEncoder, items, make_base
@@ -28,7 +28,7 @@ INDEX = {"factory": "HNSW16", "min_recall": 0.5}
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 300 pairs with an approximate index."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexes, "EXACT_BELOW", 100)
+        patch.setattr(factories, "EXACT_BELOW", 100)
         found = make_base(tmp_path_factory.mktemp("whole"), index=INDEX)
         manifest = found.add("photos", items(range(300)))
     assert set(manifest.files) >= {"image.index", "text.index", "vectors.safetensors", "table.arrow"}
@@ -51,6 +51,8 @@ def reopened(base: KnowledgeBase) -> KnowledgeBase:
     [
         *((name, "cut") for name in ("image.index", "vectors.safetensors", "table.arrow", "lexical.safetensors")),
         ("text.index", "gone"),
+        ("image.index.json", "cut"),
+        ("text.index.json", "gone"),
         ("lexical.json", "empty"),
     ],
 )
@@ -97,15 +99,17 @@ def test_a_changed_byte_of_an_image_is_found_by_a_check(base: KnowledgeBase) -> 
 
 
 def test_an_index_of_other_vectors_is_told(base: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "EXACT_BELOW", 100)
+    monkeypatch.setattr(factories, "EXACT_BELOW", 100)
     other = make_base(base.root / "other", index=INDEX)
     other.add("photos", items(range(200)))
     manifest = base.info("photos")
-    theirs, ours = (one.catalogue.folders.generation("photos", 1) / "image.index" for one in (other, base))
-    ours.write_bytes(theirs.read_bytes())
-    files = manifest.files | {"image.index": other.info("photos").files["image.index"]}
+    theirs, ours = (one.catalogue.folders.generation("photos", 1) for one in (other, base))
+    files = dict(manifest.files)
+    for name in ("image.index", "image.index.json"):
+        (ours / name).write_bytes((theirs / name).read_bytes())
+        files[name] = other.info("photos").files[name]
     with pytest.raises(LineageError, match=f"expected an index of 300 vectors of width 16, got one of 200 .*{REBUILD}"):
-        DataSet.open(ours.parent, type(manifest)(**{**manifest.__dict__, "files": files}))
+        DataSet.open(ours, type(manifest)(**{**manifest.__dict__, "files": files}))
 
 
 def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: KnowledgeBase) -> None:
@@ -126,7 +130,7 @@ def test_a_data_set_of_another_version_is_told_and_can_be_removed(base: Knowledg
 def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexes, "EXACT_BELOW", 100)
+    monkeypatch.setattr(factories, "EXACT_BELOW", 100)
     base = make_base(tmp_path, TinyEncoder(), index={"factory": "IVF32,PQ2x4", "min_recall": 0.98})
     with pytest.raises(ConfigError, match=r"expected recall@10 of at least 0.98 .* got .*IVF32,PQ2x4"):
         base.add("photos", items(range(1500)))

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.retrieval.ann import VectorIndex, recall
-
-
-def unit(rng: np.random.Generator, count: int, dim: int = 16) -> np.ndarray:
-    rows = rng.normal(size=(count, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+from rag_diffusion.retrieval.ann import VectorIndex, inner_products, rising
+from tests.unit.retrieval.made_vectors import unit
 
 
 def test_index_survives_the_disk(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -30,21 +26,6 @@ def test_more_hits_than_vectors_are_cut(rng: np.random.Generator) -> None:
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_recall_tells_a_coarse_index_from_an_exact_one(rng: np.random.Generator) -> None:
-    vectors, queries = unit(rng, 1000), unit(rng, 50)
-    assert recall(VectorIndex.build(vectors, "Flat"), vectors, queries) == 1.0
-    assert recall(VectorIndex.build(vectors, "PQ2x4"), vectors, queries) < 0.5
-
-
-def test_equal_vectors_are_no_misses(rng: np.random.Generator) -> None:
-    vectors = np.repeat(unit(rng, 4), 25, axis=0)  # ten hits of 25 equal ones: any ten will do
-    index, queries = VectorIndex.build(vectors, "Flat"), unit(rng, 8)
-    last_ten = np.argsort(queries @ vectors.T, axis=1, kind="stable")[:, -10:]
-    found = index.search(queries, 10)[1]
-    assert any(set(one) != set(other) for one, other in zip(found, last_ten, strict=True))
-    assert recall(index, vectors, queries) == 1.0
-
-
 def test_unknown_factory_is_refused_by_name(rng: np.random.Generator) -> None:
     with pytest.raises(ConfigError, match=r"index.factory: .*'Flatt'.*`Flat` always works"):
         VectorIndex.build(unit(rng, 50), "Flatt")
@@ -58,3 +39,24 @@ def test_missing_or_damaged_index_is_refused(tmp_path: Path) -> None:
             (tmp_path / "a.index").write_bytes(content)
         with pytest.raises(DataError, match=r"expected a faiss index.*run the stage `index`"):
             VectorIndex.load(tmp_path / "a.index")
+
+
+def test_inner_products_are_those_of_numpy_and_none_is_the_least(rng: np.random.Generator) -> None:
+    vectors, queries, rows = unit(rng, 50), unit(rng, 2), np.asarray([[3, 7, -1], [49, 0, 5]])
+    wanted = np.einsum("qd,qkd->qk", queries, vectors[rows])
+    wanted[0, 2] = -np.inf
+    np.testing.assert_allclose(inner_products(queries, vectors, rows), wanted, atol=1e-6)
+    np.testing.assert_allclose(inner_products(queries, vectors.astype(np.float16), rows), wanted, atol=2e-3)
+
+
+def test_values_to_try_rise_to_the_most_there_is() -> None:
+    assert rising(1) == [1]
+    assert rising(10) == [1, 2, 3, 4, 6, 8, 10]
+    assert rising(64)[-3:] == [32, 48, 64]
+
+
+def test_an_index_has_no_parameter_of_another_kind(rng: np.random.Generator) -> None:
+    index = VectorIndex.build(unit(rng, 500), "IVF4,Flat")
+    assert index.parameters() == {"nprobe": [1, 2, 3, 4]}
+    with pytest.raises(DataError, match="the parameter efSearch"):
+        index.use({"efSearch": 3})
