@@ -25,6 +25,10 @@ class ModelError(RagDiffusionError):
     """Weights are missing, unreachable, of another shape, or have seen what they must not."""
 
 
+class VariantError(ModelError, ValueError):
+    """Weights of the variant that is asked for are not there."""
+
+
 class RemoteError(RagDiffusionError):
     """Another machine is dead or slow, is at an address that must not be asked, or answers with what it must not."""
 

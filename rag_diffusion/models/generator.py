@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import Codec, LatentCodec
 from rag_diffusion.models.control import Control
 from rag_diffusion.models.neighbor_batch import NeighborBatch
@@ -33,7 +34,7 @@ class Generator:
     """Everything between a text with its neighbors and a prediction.
 
     Attributes:
-        unet: the network.
+        unet: the network; None encodes texts and draws nothing.
         codec: images to its input and back.
         text_encoder: texts to its conditions.
         schedule: variance schedule and prediction type that it was trained with.
@@ -62,7 +63,8 @@ class Generator:
 
     def to(self, device: torch.device | str) -> Generator:
         """Move every part to `device`, in place."""
-        self.unet.to(device)
+        if self.unet is not None:
+            self.unet.to(device)
         self.text_encoder.to(device)
         self.codec = self.codec.to(device)
         return self
@@ -70,6 +72,9 @@ class Generator:
     @property
     def device(self) -> torch.device:
         """Where the U-Net computes; offload hooks keep its weights elsewhere."""
+        if self.unet is None:
+            encoder: Any = self.text_encoder if self.published is None else self.published.text_encoder
+            return torch.device(encoder.device)
         hooks = (getattr(module, "_hf_hook", None) for module in self.unet.modules())
         places = (getattr(hook, "execution_device", None) for hook in hooks)
         hooked = next((place for place in places if place is not None), None)
@@ -128,8 +133,11 @@ class Generator:
             cross_attention_kwargs: `scale`, the weight of LoRA, and `ip_adapter_masks`.
 
         Raises:
+            ModelError: there is no network.
             ValueError: a size that the network cannot have, or a keyword that it does not know.
         """
+        if self.unet is None:
+            raise ModelError("unet: expected one, got None; a pipeline without it encodes prompts and cannot draw")
         size = (height or self.image_size, width or self.image_size)
         cell = self.image_size // self.unet.config.sample_size * self.unet.size_multiple
         if any(side % cell or side < cell for side in size):
@@ -166,7 +174,8 @@ class Generator:
         known = self._precondition(torch.zeros((), dtype=torch.long))
         clean = clean if known is None else clean * known.scale_in
         if self.no_image and not captions.image_prompts:  # an image prompt belongs to the image that is drawn
-            captions = replace(captions, image_prompts=tuple(one.expand(len(images), -1, -1) for one in self.no_image))
+            none = tuple(one.expand(len(images), *one.shape[1:]) for one in self.no_image)
+            captions = replace(captions, image_prompts=none)
         scale = {name: value for name, value in self._attention.items() if name == "scale"}
         extra = _added(captions) | ({"cross_attention_kwargs": scale} if scale else {})
         return self.unet.encode_neighbors(clean.to(self.unet.dtype), captions.states, captions.mask, **extra)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
+from diffusers.utils import logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +26,7 @@ from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.models.unet import RetrievalUNet
 
 SPEC, CODEC = "generator.json", "codec.safetensors"
+_log = logging.get_logger("diffusers.pipelines.pipeline_utils")  # which tells of parts that are loaded
 _TEXT_SIDE = 8  # the largest maps with attention to the text: on larger ones it costs most and helps least
 
 
@@ -89,15 +92,51 @@ def build_generator(config: ModelConfig, codec: PatchCodec, image_size: int, dev
     )
 
 
-def save_own(generator: Generator, folder: Path) -> None:
-    """Write `generator`, weights in float16, into `folder`, which exists."""
+def own_of(unet: RetrievalUNet | None, codec: PatchCodec, model: Any, tokenizer: Any, scheduler: Any) -> Generator:
+    """A generator out of its parts, none of which is copied.
+
+    Args:
+        unet: the network.
+        codec: images to its input and back.
+        model: encoder of the texts, of transformers; None draws from embeddings alone.
+        tokenizer: its tokenizer.
+        scheduler: of diffusers, with the variance schedule that the network was trained with; None is the project's.
+
+    Raises:
+        ModelError: the network is missing.
+    """
+    if unet is None:
+        raise ModelError("unet: expected one beside the codec, got None; a pipeline without it cannot draw")
+    return Generator(
+        unet=unet.eval(),
+        codec=codec,
+        text_encoder=TextEncoder.of(model, tokenizer, unet.config.encoder_hid_dim),
+        schedule=noise_schedule() if scheduler is None else DDPMScheduler.from_config(scheduler.config),
+        image_size=unet.config.sample_size * codec.patch_size,
+        saved_scheduler=None if scheduler is None else type(scheduler).__name__,
+    )
+
+
+def save_own(generator: Generator, folder: Path, **options: Any) -> None:
+    """Write a generator of the project, weights in float16.
+
+    Args:
+        generator: that one.
+        folder: exists.
+        **options: of diffusers' `save_pretrained`, for the U-Net.
+    """
     codec = generator.codec
     assert isinstance(codec, PatchCodec)
-    write_weights(generator, folder, SPEC, codec.state(), patch_size=codec.patch_size)
+    write_weights(generator, folder, SPEC, codec.state(), options, patch_size=codec.patch_size)
 
 
 def write_weights(
-    generator: Generator, folder: Path, spec: str, codec: Mapping[str, torch.Tensor], **facts: int
+    generator: Generator,
+    folder: Path,
+    spec: str,
+    codec: Mapping[str, torch.Tensor],
+    options: Mapping[str, Any] | None = None,
+    **facts: int,
 ) -> None:
     """Write a generator of ours in parts: the U-Net in float16, the codec, and what both were made for.
 
@@ -106,6 +145,7 @@ def write_weights(
         folder: exists.
         spec: name of the JSON file of facts.
         codec: its tensors by name.
+        options: of diffusers' `save_pretrained`, for the U-Net.
         **facts: more of them than image size and text encoder.
     """
     text_encoder = generator.text_encoder
@@ -114,7 +154,7 @@ def write_weights(
     config = {name: value for name, value in generator.unet.config.items() if name != "_name_or_path"}
     half = RetrievalUNet.from_config(config)
     half.load_state_dict(state)
-    half.half().save_pretrained(folder / "unet")
+    half.half().save_pretrained(folder / "unet", **options or {})
     save_file({name: value.cpu().contiguous() for name, value in codec.items()}, folder / CODEC)
     made_for = facts | {
         "image_size": generator.image_size,
@@ -132,14 +172,15 @@ def load_own(folder: Path, device: torch.device | str, text_encoder: str = "", *
         device: where it is to live.
         text_encoder: name or path in place of the one that is named there, a copy of it elsewhere; empty: that one.
         **extensions: of `RetrievalUNet`, `neighbor_fine_skips` or `neighbor_roles` for example, that it had not; they
-            start so that the network stays what it is.
+            start so that the network stays what it is. `variant` of the weights; `torch_dtype` in place of float32.
 
     Raises:
         ModelError: the folder is incomplete, or its weights have another shape.
     """
+    dtype = extensions.pop("dtype", None) or extensions.pop("torch_dtype", None)
     try:
         spec = json.loads((folder / SPEC).read_text())
-        unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32, **extensions)
+        unet = RetrievalUNet.from_pretrained(folder / "unet", torch_dtype=dtype_of("unet", dtype), **extensions)
         codec = PatchCodec(patch_size=spec["patch_size"], **load_file(folder / CODEC))
         name, tokens, image_size = text_encoder or spec["text_encoder"], spec["max_text_tokens"], spec["image_size"]
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -147,14 +188,29 @@ def load_own(folder: Path, device: torch.device | str, text_encoder: str = "", *
             f"{folder}: expected weights that fit unet/config.json, got: {str(error).strip().splitlines()[0]}; "
             "restore the folder or train it again"
         ) from None
+    encoder = TextEncoder(name, tokens, device)
+    encoder.model.to(dtype_of("text_encoder", dtype))
+    _log.info(f"Loaded unet, codec, scheduler of {folder} and text_encoder, tokenizer of {name}.")
     return Generator(
         unet=unet.to(device).eval(),
         codec=codec.to(device),
-        text_encoder=TextEncoder(name, tokens, device),
+        text_encoder=encoder,
         schedule=noise_schedule(),
         image_size=image_size,
         saved_scheduler=_saved_scheduler(folder),
     )
+
+
+def dtype_of(part: str, dtype: torch.dtype | Mapping[str, torch.dtype] | None) -> torch.dtype:
+    """The type of a part's weights.
+
+    Args:
+        part: by diffusers' name.
+        dtype: of all, or a dictionary by part with a `default`; None is float32.
+    """
+    if isinstance(dtype, Mapping):
+        return dtype.get(part, dtype.get("default", torch.float32))
+    return dtype or torch.float32
 
 
 def _saved_scheduler(folder: Path) -> str | None:

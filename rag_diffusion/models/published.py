@@ -15,18 +15,20 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
-from diffusers.utils import scale_lora_layers, unscale_lora_layers
+from diffusers.utils import logging, scale_lora_layers, unscale_lora_layers
 
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.codec import Codec, LatentCodec, PixelCodec
-from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.generator import Generator, noise_schedule
+from rag_diffusion.models.own import dtype_of
 from rag_diffusion.models.shared_weights import with_neighbors
-from rag_diffusion.models.text_encoder import TextFeatures
+from rag_diffusion.models.text_encoder import NO_ENCODER, TextEncoder, TextFeatures
 from rag_diffusion.models.unet import RetrievalUNet
 
 FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "IFPipeline")
 _HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 _LATENT = ("vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
+_log = logging.get_logger("diffusers.pipelines.pipeline_utils")  # which tells of the other parts
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")  # none of them draws
 
 
@@ -46,6 +48,8 @@ class PublishedText:
     def __call__(self, texts: Sequence[str]) -> TextFeatures:
         """Encode B texts; the pipeline itself says which part of a long one was cut."""
         pipeline, device = self._pipeline, self._pipeline._execution_device
+        if pipeline.tokenizer is None and getattr(pipeline, "tokenizer_2", None) is None:
+            raise ModelError(NO_ENCODER)
         options = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         if "clip_skip" in self._options and isinstance(pipeline, diffusers.StableDiffusionPipeline):
             return TextFeatures(self._with_layers_left_out(list(texts), **self._options))
@@ -146,7 +150,9 @@ def load_published(name: str, device: torch.device | str, **options: Any) -> Gen
     if family not in FAMILIES:
         raise ModelError(f"{name}: expected a pipeline of {', '.join(FAMILIES)}, got {family}; use one of those")
     try:
-        unet = RetrievalUNet.from_pretrained(name, subfolder="unet", use_safetensors=True, **options)
+        of_unet = options | {key: dtype_of("unet", options[key]) for key in ("torch_dtype", "dtype") if key in options}
+        unet = RetrievalUNet.from_pretrained(name, subfolder="unet", use_safetensors=True, **of_unet)
+        _log.info(f"Loaded unet as RetrievalUNet from `unet` subfolder of {name}.")
         cls = getattr(diffusers, family)
         dropped = {part: None for part in _LEFT_OUT if part in index}
         quiet = {"requires_safety_checker": False} if "safety_checker" in index else {}
@@ -177,23 +183,25 @@ def save_published(pipeline: Any, folder: Path, **options: Any) -> None:
 
 
 def as_generator(pipeline: Any) -> Generator:
-    """A generator over the parts of `pipeline`, one of diffusers whose U-Net is a RetrievalUNet."""
-    vae = getattr(pipeline, "vae", None)
+    """A generator over the parts of `pipeline`, one of diffusers whose U-Net is a RetrievalUNet, or is not there."""
+    vae, unet = getattr(pipeline, "vae", None), pipeline.unet
     codec: Codec = PixelCodec() if vae is None else LatentCodec(vae=vae)
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-    image_size = pipeline.unet.config.sample_size * scale
+    image_size = 0 if unet is None else unet.config.sample_size * scale
+    scheduler = pipeline.scheduler or DDPMScheduler()
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module) and part is not pipeline.unet:
             part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
+    network: Any = unet if unet is None else unet.eval()
     return Generator(
-        unet=pipeline.unet.eval(),
+        unet=network,
         codec=codec,
         text_encoder=PublishedText(pipeline, (image_size, image_size)),
-        schedule=DDPMScheduler.from_config(pipeline.scheduler.config),
+        schedule=DDPMScheduler.from_config(scheduler.config),
         image_size=image_size,
         published=pipeline,
-        saved_scheduler=type(pipeline.scheduler).__name__,
+        saved_scheduler=type(scheduler).__name__,
     )
 
 
@@ -207,19 +215,42 @@ def generator_of(unet: Any, scheduler: Any, parts: Mapping[str, Any], *, force_z
         force_zeros: whether the empty prompt of Stable Diffusion XL is zeros.
 
     Raises:
-        ModelError: the U-Net or the scheduler is missing.
+        ModelError: the U-Net or the scheduler is missing, and there are no texts to be encoded either.
     """
-    if unet is None or scheduler is None:
-        missing = "unet" if unet is None else "scheduler"
-        raise ModelError(f"{missing}: expected one, got None; a pipeline without it cannot draw")
-    given = {"unet": with_neighbors(unet), "scheduler": scheduler}
-    if unet.config.addition_embed_type == "text_time":
-        given |= {name: parts.get(name) for name in (*_LATENT, "text_encoder_2", "tokenizer_2")}
+    family = _family(unet, parts)
+    if unet is not None and scheduler is None:
+        raise ModelError("scheduler: expected one, got None; a pipeline without it cannot draw")
+    if family is None:
+        return _own_texts_alone(parts["text_encoder"], parts.get("tokenizer"))
+    given = {"unet": None if unet is None else with_neighbors(unet), "scheduler": scheduler}
+    names: tuple[str, ...] = _LATENT
+    options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    if family is diffusers.StableDiffusionXLPipeline:
+        names = (*_LATENT, "text_encoder_2", "tokenizer_2")
         options = {"add_watermarker": False, "force_zeros_for_empty_prompt": force_zeros}
-        return as_generator(diffusers.StableDiffusionXLPipeline(**given, **options))
-    quiet = {"safety_checker": None, "requires_safety_checker": False}
-    if parts.get("vae") is None and unet.config.encoder_hid_dim_type == "text_proj":
-        given |= {name: parts.get(name) for name in ("text_encoder", "tokenizer")}
-        return as_generator(diffusers.IFPipeline(**given, feature_extractor=None, watermarker=None, **quiet))
-    given |= {name: parts.get(name) for name in _LATENT}
-    return as_generator(diffusers.StableDiffusionPipeline(**given, **quiet))
+    elif family is diffusers.IFPipeline:
+        names, options = ("text_encoder", "tokenizer"), options | {"feature_extractor": None, "watermarker": None}
+    return as_generator(family(**given, **{name: parts.get(name) for name in names}, **options))
+
+
+def _family(unet: Any, parts: Mapping[str, Any]) -> Any:
+    """Class of the pipeline that a U-Net belongs to, or text encoders alone; None is this project's encoder."""
+    if unet is None:
+        if parts.get("text_encoder") is None:
+            raise ModelError("unet: expected one, got None; a pipeline without it cannot draw")
+        if parts.get("text_encoder_2") is not None:
+            return diffusers.StableDiffusionXLPipeline
+        kind = parts["text_encoder"].config.model_type
+        named = {"clip": diffusers.StableDiffusionPipeline, "t5": diffusers.IFPipeline}
+        return next((family for start, family in named.items() if kind.startswith(start)), None)
+    if unet.config.addition_embed_type == "text_time":
+        return diffusers.StableDiffusionXLPipeline
+    pixels = parts.get("vae") is None and unet.config.encoder_hid_dim_type == "text_proj"
+    return diffusers.IFPipeline if pixels else diffusers.StableDiffusionPipeline
+
+
+def _own_texts_alone(model: Any, tokenizer: Any) -> Generator:
+    """What encodes prompts by the text encoder of this project, and draws nothing."""
+    unused: Any = None
+    encoder = TextEncoder.of(model, tokenizer)
+    return Generator(unet=unused, codec=PixelCodec(), text_encoder=encoder, schedule=noise_schedule(), image_size=0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rag_diffusion.errors import ModelError
 
 EMBEDDED = "embedded"
+NO_ENCODER = "text_encoder: expected one that reads texts, got None; give prompt_embeds and negative_prompt_embeds"
 _BLOCK = 8  # a text is padded to a multiple of so many tokens
 
 
@@ -121,12 +122,36 @@ class TextEncoder:
     def __init__(self, name: str = EMBEDDED, max_tokens: int = 32, device: torch.device | str = "cpu") -> None:
         self.name, self.max_tokens, self.device = name, max_tokens, torch.device(device)
         self.tokenizer, model = _load(name)
+        self.tokenizer.model_max_length = max_tokens  # goes with it, see `of`
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.hidden_size
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, width: int = 0) -> TextEncoder:
+        """One out of the attributes of another.
+
+        Args:
+            model: of it; None takes embeddings and encodes no text.
+            tokenizer: of it, which says how many tokens are read.
+            width: D, where there is no model.
+        """
+        made = cls.__new__(cls)
+        made.tokenizer, made.model, made.width = tokenizer, model, width
+        made.name, made.max_tokens, made.device = EMBEDDED, 0, torch.device("cpu")
+        if model is not None:
+            made.name = EMBEDDED if model.name_or_path == embedded_path() else model.name_or_path
+            made.max_tokens, made.device, made.width = (
+                tokenizer.model_max_length,
+                model.device,
+                model.config.hidden_size,
+            )
+        return made
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> TextFeatures:
         """Encode texts; padding is zero."""
+        if self.model is None:
+            raise ModelError(NO_ENCODER)
         tokens = self.tokenizer(
             list(texts),
             padding="max_length",
@@ -179,7 +204,8 @@ class TextEncoder:
     def to(self, device: torch.device | str) -> None:
         """Move the weights to `device`."""
         self.device = torch.device(device)
-        self.model.to(self.device)
+        if self.model is not None:
+            self.model.to(self.device)
 
     def _warn(self, texts: list[str], offsets: Tensor, mask: Tensor) -> None:
         """A full row may have lost its end; `offsets` (B, L, 2) say where each token lies in its text."""

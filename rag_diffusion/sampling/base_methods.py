@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from diffusers import StableDiffusionXLPipeline
+from diffusers.loaders import IPAdapterMixin, TextualInversionLoaderMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
+
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.shared_weights import without_neighbors
@@ -21,6 +25,7 @@ DELEGATED = (
     "load_ip_adapter", "unload_ip_adapter", "set_ip_adapter_scale", "prepare_ip_adapter_image_embeds",
     "enable_freeu", "disable_freeu", "fuse_qkv_projections", "unfuse_qkv_projections",
 )  # fmt: skip
+_OF_CLASS = ("save_lora_weights", "load_lora_into_unet", "load_lora_into_text_encoder")  # of 1, 2 and XL alike
 _OF_VAE = ("enable_tiling", "disable_tiling", "enable_slicing", "disable_slicing")
 LATE_PARTS = ("image_encoder", "feature_extractor")  # an IP-Adapter brings them
 
@@ -41,14 +46,21 @@ def _delegated(name: str) -> Callable[..., Any]:
     return call
 
 
-class BaseMethods:
-    """Methods of diffusers' pipelines that act on the base.
+class BaseMethods(LoraBaseMixin, IPAdapterMixin, TextualInversionLoaderMixin):
+    """Methods of diffusers' pipelines that act on the base, whose mixins they are: it is known by them.
 
     Attributes:
         generator: whose parts they are.
     """
 
     generator: Generator
+    _lora_loadable_modules = ("unet", "text_encoder", "text_encoder_2")
+
+    @property
+    def _merged_adapters(self) -> set[str]:
+        """Adapters of LoRA that are fused."""
+        found: set[str] = getattr(self.generator.published, "_merged_adapters", set())
+        return found
 
     def base_for(self, name: str) -> Any:
         """The diffusers pipeline over the same parts.
@@ -95,6 +107,8 @@ def _of_vae(method: str, name: str) -> Callable[..., Any]:
     return call
 
 
+for _name in _OF_CLASS:
+    setattr(BaseMethods, _name, staticmethod(getattr(StableDiffusionXLPipeline, _name)))
 for _name in DELEGATED:
     setattr(BaseMethods, _name, _delegated(_name))
 for _name in _OF_VAE:

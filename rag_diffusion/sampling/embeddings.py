@@ -117,7 +117,8 @@ def image_prompts(generator: Generator, given: Any, embeds: Any, count: int) -> 
     Args:
         generator: of a published family.
         given: a picture, or a list of one for each adapter; each conditions all images.
-        embeds: embeddings in its place, negative ones first, as `prepare_ip_adapter_image_embeds` gives them.
+        embeds: embeddings in its place, negative ones first, as `prepare_ip_adapter_image_embeds` gives them; where
+            there is one row alone, the negative one is zeros.
         count: B.
 
     Raises:
@@ -133,8 +134,10 @@ def image_prompts(generator: Generator, given: Any, embeds: Any, count: int) -> 
         )
     if not asked:
         return ImageConditions()
-    both = generator.published.prepare_ip_adapter_image_embeds(given, embeds, generator.device, count, True)
-    halves = [one.to(generator.unet.dtype).chunk(2) for one in both]
+    alone = embeds is not None and all(len(one) == 1 for one in embeds)  # without negative ones: these are zeros
+    both = generator.published.prepare_ip_adapter_image_embeds(given, embeds, generator.device, count, not alone)
+    cast = [one.to(generator.unet.dtype) for one in both]
+    halves = [(torch.zeros_like(one), one) if alone else one.chunk(2) for one in cast]
     return ImageConditions(
         image_prompts=tuple(shown for _, shown in halves), no_image=tuple(none for none, _ in halves)
     )

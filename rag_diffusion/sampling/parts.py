@@ -15,14 +15,16 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from rag_diffusion.device import check_precision
+from rag_diffusion.models.codec import PatchCodec
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator, save_generator
+from rag_diffusion.models.own import own_of
 from rag_diffusion.models.published import generator_of
 from rag_diffusion.models.shared_weights import with_neighbors
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.retrieval.query import Searcher
-from rag_diffusion.sampling.arguments import negative_texts
+from rag_diffusion.sampling.arguments import negative_texts, refuse
 from rag_diffusion.sampling.base_methods import LATE_PARTS, BaseMethods
 from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
 from rag_diffusion.sampling.cascade_stages import CascadeStage, check_chain
@@ -38,7 +40,7 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
     """The parts; see `RetrievalPipeline` for the arguments."""
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
-    _optional_components = (*PARTS, "scheduler", "controlnet")
+    _optional_components = [*PARTS, "codec", "scheduler", "controlnet"]  # noqa: RUF012 -- diffusers adds it to a list
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
         image_encoder: Any = None,
         feature_extractor: Any = None,
         controlnet: Any = None,
+        codec: PatchCodec | None = None,
         force_zeros_for_empty_prompt: bool = True,
         safety_checker: SafetyChecker | None = None,
         blocklist: Blocklist | None = None,
@@ -78,7 +81,10 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
                 "image_encoder": image_encoder,
                 "feature_extractor": feature_extractor,
             }
-            generator = generator_of(unet, scheduler, parts, force_zeros=force_zeros_for_empty_prompt)
+            if codec is not None:
+                generator = own_of(unet, codec, text_encoder, tokenizer, scheduler)
+            else:
+                generator = generator_of(unet, scheduler, parts, force_zeros=force_zeros_for_empty_prompt)
         self.generator, self.retriever, self.precision = generator, retriever, precision
         self.followed_by(stages)
         self.register_modules(
@@ -86,6 +92,12 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
             controlnet=as_network(controlnet),
             **self._parts(),
         )
+        self._optional_components = self._can_be_missing()
+
+    def _can_be_missing(self) -> list[str]:
+        """Parts that this pipeline draws without; another may have to have them."""
+        parts = self._parts()
+        return [*LATE_PARTS, "controlnet", *(name for name in PARTS if name not in LATE_PARTS and parts[name] is None)]
 
     def _parts(self) -> dict[str, Any]:
         """The generator's parts by diffusers' names; None where it has none."""
@@ -194,7 +206,8 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
     def components(self) -> dict[str, Any]:
         """The parts, by the names of the constructor; U-Nets of further stages as `unet_2`, ..."""
         own = {name: getattr(self, name, None) for name in (*PARTS, "scheduler", "controlnet")}
-        return own | self._stage_unets
+        codec = {"codec": self.generator.codec} if self.generator.published is None else {}
+        return own | codec | self._stage_unets
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -214,8 +227,8 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the U-Net's weights."""
-        dtype: torch.dtype = self.unet.dtype
+        """Of the U-Net's weights, or of what there is without one."""
+        dtype: torch.dtype = super().dtype if self.unet is None else self.unet.dtype
         return dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -236,20 +249,54 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
                 stage.model.unet.to(dtype)
         return self
 
-    def encode_prompt(self, prompt: str | Sequence[str], **options: Any) -> tuple[Tensor | None, ...]:
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        device: torch.device | str | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, ...]:
         """Embeddings of prompts, as `prompt_embeds` and `negative_prompt_embeds` of a drawing take them.
+
+        A pipeline without a U-Net does it as well: encode, let go of the text encoder, and draw with another.
 
         Args:
             prompt: a text or P texts.
-            **options: of the base's `encode_prompt` in diffusers; `negative_prompt` for a generator of this project.
+            device: where to; None is that of the pipeline.
+            num_images_per_prompt: rows for each prompt.
+            do_classifier_free_guidance: whether negative ones are wanted, which are None otherwise.
+            negative_prompt: a text or P texts that guidance goes away from; None is the empty one.
+            **kwargs: further ones of the base's `encode_prompt` in diffusers: `clip_skip`, `lora_scale`, ...
 
         Returns:
             Those of the prompts, those of the negative prompts, and of SDXL both pooled.
+
+        Raises:
+            TypeError: an argument that the text encoder does not know.
         """
+        device = device or self.device
         base = self.generator.published
         if base is not None:
-            encoded: tuple[Tensor | None, ...] = base.encode_prompt(prompt, **options)
-            return encoded
+            options = {
+                "device": device,
+                "num_images_per_prompt": num_images_per_prompt,
+                "do_classifier_free_guidance": do_classifier_free_guidance,
+                "negative_prompt": negative_prompt,
+            }
+            prompt_embeds, negative_prompt_embeds, *pooled = base.encode_prompt(prompt, **options, **kwargs)
+            if pooled:
+                pooled_prompt_embeds, negative_pooled_prompt_embeds = pooled
+                return prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
+            return prompt_embeds, negative_prompt_embeds
+        refuse(kwargs)
+        against = (negative_prompt or "") if do_classifier_free_guidance else None
         prompts = as_prompts(prompt)
-        negative = negative_texts(options.get("negative_prompt"), len(prompts), 1) or [""] * len(prompts)
-        return self.generator.text_encoder(prompts).states, self.generator.text_encoder(negative).states
+        return tuple(
+            None if texts is None else self.generator.text_encoder(texts).states.to(device)
+            for texts in (
+                negative_texts(prompts, len(prompts), num_images_per_prompt),
+                negative_texts(against, len(prompts), num_images_per_prompt),
+            )
+        )
