@@ -94,6 +94,33 @@ class FramesReader:
             yield Rejection(what=row.name, reason=f"{error}; read up to frame {number}")
 
 
+def clip_pictures(path: Path, *, most: int = MAX_FRAMES) -> list[Image.Image]:
+    """All frames of one clip as pictures.
+
+    Args:
+        path: a video or an animated image.
+        most: frames that it may have.
+
+    Returns:
+        RGB, in their order.
+
+    Raises:
+        DataError: it is damaged, ends in the middle, is empty or longer, or no package reads it.
+    """
+    frames = _video_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else _image_frames(path)
+    pictures = list[Image.Image]()
+    try:
+        for _, frame in frames:
+            if len(pictures) == most:
+                raise DataError(f"too many frames: more than {most}; cut the clip")
+            pictures.append(frame.convert("RGB"))
+        if not pictures:
+            raise DataError("no frame: the clip is empty")
+    except DataError as error:
+        raise DataError(f"{path}: expected a whole clip, got {error}") from None
+    return pictures
+
+
 def _image_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
     """Seconds and pixels of each frame of a GIF, WebP, APNG or AVIF.
 

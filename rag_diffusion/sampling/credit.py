@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 NO_LICENCE = "no licence given"
 UNSPECIFIED = "unspecified"
+FRAME = "rollout"  # source of a frame that was drawn: it owes what its own neighbors ask, and nothing without a licence
 _FREE = re.compile(
     r"\b(CC0|CC-PDM|PDDL|PUBLIC-DOMAIN|UNLICENSE|WTFPL|0BSD|MIT-0|PDM)\b|^PD$|^PUBLICDOMAIN$", re.IGNORECASE
 )
@@ -70,13 +71,16 @@ class Terms:
 
 
 def terms_of(licence: str) -> Terms:
-    """What `licence` asks, an SPDX identifier or words.
+    """What `licence` asks, an SPDX identifier, several joined by AND, or words.
 
     Examples:
         >>> from rag_diffusion.sampling.credit import terms_of
         >>> terms_of("CC-BY-NC-4.0").non_commercial, terms_of("CC0-1.0").attribution, terms_of("my own").known
         (True, False, False)
     """
+    parts = [terms_of(part) for part in licence.split(" AND ")] if " AND " in licence else []
+    if parts:
+        return Terms(**{field.name: _joined(field.name, parts) for field in fields(Terms)})
     words = re.sub(r"[\s_]+", "-", licence.strip())
     if not words or words.lower() in (UNSPECIFIED, "unknown", "other", "none"):
         return Terms(known=False)
@@ -110,7 +114,8 @@ def credit(neighbors: Iterable[Credited]) -> list[str]:
          'Name the author wherever the picture is shown: CC-BY-NC-4.0 (Ada).',
          'Credit: Ada (CC-BY-NC-4.0).']
     """
-    owed = dict.fromkeys((_author(one), one.licence.strip()) for one in neighbors)
+    counted = [one for one in neighbors if one.source != FRAME or one.licence]
+    owed = dict.fromkeys((author_of(one), one.licence.strip()) for one in counted)
     if not owed:
         return []
     asked = [(terms_of(licence), f"{licence or NO_LICENCE} ({author})") for author, licence in owed]
@@ -125,6 +130,13 @@ def credit(neighbors: Iterable[Credited]) -> list[str]:
     return [*(f"{what}: {'; '.join(names)}." for what, names in named.items() if names), f"Credit: {line}."]
 
 
-def _author(one: Credited) -> str:
+def _joined(name: str, parts: list[Terms]) -> bool:
+    """What several licences ask together: all are known, or any asks for it."""
+    asked = [getattr(part, name) for part in parts]
+    return all(asked) if name == "known" else any(asked)
+
+
+def author_of(one: Credited) -> str:
+    """Whom to name for the pair `one`: its author, else where it came from."""
     named = "" if one.attribution.strip() == UNSPECIFIED else one.attribution.strip()
     return named or one.source or one.pair_id or "an unnamed author"

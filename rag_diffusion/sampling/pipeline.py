@@ -22,7 +22,6 @@ from rag_diffusion.sampling.cascade_stages import (
     StageSettings,
     settings_of,
 )
-from rag_diffusion.sampling.drawing_pipeline import DrawingPipeline
 from rag_diffusion.sampling.embeddings import Embeddings, control_of, control_pictures, image_prompts
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inpainting import MaskImage, as_masks
@@ -39,6 +38,7 @@ from rag_diffusion.sampling.inputs import (
 )
 from rag_diffusion.sampling.output import OutputType, RetrievalPipelineOutput, check_output_type
 from rag_diffusion.sampling.request import SamplingRequest
+from rag_diffusion.sampling.rollout_pipeline import RolloutPipeline
 from rag_diffusion.sampling.safety import check_can_look, finished
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import image_seeds, noise_device
@@ -50,7 +50,7 @@ from rag_diffusion.store.filters import Filter
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Any]], dict[str, Tensor]]
 
 
-class RetrievalPipeline(DrawingPipeline):
+class RetrievalPipeline(RolloutPipeline):
     """Draws images conditioned on a prompt and on image-text pairs.
 
     Args:

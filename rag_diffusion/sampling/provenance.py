@@ -189,7 +189,9 @@ def to_jpeg(pixels: Pixels, provenance: Provenance, quality: int = 95) -> bytes:
     return buffer.getvalue()
 
 
-def save_picture(path: Path, pixels: Pixels, provenance: Provenance, sign: Sign | None = None) -> None:
+def save_picture(
+    path: Path, pixels: Pixels, provenance: Provenance, sign: Sign | None = None, *, picture_last: bool = False
+) -> None:
     """Write an image with its provenance inside, and the same as JSON beside it.
 
     Args:
@@ -197,10 +199,15 @@ def save_picture(path: Path, pixels: Pixels, provenance: Provenance, sign: Sign 
         pixels: (H, W, 3) uint8.
         provenance: of the image.
         sign: makes the file one with credentials; None leaves it as it is.
+        picture_last: whether the JSON is written before the picture, so that a picture that is there has it.
     """
     file = (to_jpeg if path.suffix.lower() in JPEG else to_png)(pixels, provenance)
-    atomic_write(path, file if sign is None else sign(file, provenance))
+    file = file if sign is None else sign(file, provenance)
+    if not picture_last:
+        atomic_write(path, file)
     atomic_write(path.with_suffix(".json"), provenance.as_json(indent=1) + "\n")
+    if picture_last:
+        atomic_write(path, file)
 
 
 def read_provenance(file: Path | bytes) -> Provenance:

@@ -12,12 +12,8 @@ import torch
 
 from rag_diffusion.config import load_config
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.models.dual_encoder import create_embedded
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
-from rag_diffusion.retrieval.ann import VectorIndex
-from rag_diffusion.retrieval.encoder import Encoder
-from rag_diffusion.retrieval.lexical import LexicalIndex
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.query_vectors import QueryVectors
 from rag_diffusion.retrieval.retriever import Retriever
@@ -26,29 +22,10 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.schedule import Phase, RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Hits
 from tests.unit.sampling.prompts import with_roles
 
 PROMPT = "red circle, noto style"
-
-
-@pytest.fixture(scope="module")
-def retriever(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
-    """Real towers, heads as they are before training."""
-    folder: Path = tmp_path_factory.mktemp("encoder")
-    encoder = Encoder(create_embedded(folder, image_size=32, embed_dim=16, seed=0))
-    captions = tiny_corpus.table["caption"].tolist()
-    image, text = encoder.images(tiny_corpus.pixels()), encoder.texts(captions)
-    return Retriever(
-        tiny_corpus,
-        Vectors(image, text),
-        LexicalIndex.build(captions),
-        {"text_to_text": VectorIndex.build(text, "Flat"), "text_to_image": VectorIndex.build(image, "Flat")},
-        weights={"bm25": 1.0, "text_to_text": 0.0, "text_to_image": 0.0},
-        embed=encoder.texts,
-        embed_images=encoder.images,
-    )
 
 
 @pytest.fixture
