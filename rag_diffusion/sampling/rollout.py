@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,7 +29,6 @@ from rag_diffusion.models.neighbor_batch import Neighbor, framed_pixels
 from rag_diffusion.sampling.cascade import enlarge, further_told
 from rag_diffusion.sampling.cascade_stages import settings_facts, settings_of
 from rag_diffusion.sampling.clip_frames import (
-    MOST_FRAMES,
     ClipFrame,
     GivenFrames,
     as_given,
@@ -39,10 +38,11 @@ from rag_diffusion.sampling.clip_frames import (
 )
 from rag_diffusion.sampling.frame_memory import FrameMemory
 from rag_diffusion.sampling.frame_text import frame_prompt
-from rag_diffusion.sampling.inputs import Given, by_prompt, check_counts
+from rag_diffusion.sampling.inputs import Given, by_prompt
 from rag_diffusion.sampling.output import RetrievalPipelineOutput, as_arrays
 from rag_diffusion.sampling.provenance import seen_digest
 from rag_diffusion.sampling.request import computed_in, unusual
+from rag_diffusion.sampling.rollout_settings import RolloutSettings
 from rag_diffusion.sampling.safety import finished
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import MOST, seeded
@@ -71,49 +71,6 @@ class Kept(Protocol):
     def write(self, frame: ClipFrame) -> None:
         """Keep a finished `frame`."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutSettings:
-    """How the frames of a clip are conditioned.
-
-    Attributes:
-        num_frames: of the clip, those that are given among them.
-        num_last: last frames that the next one looks at.
-        num_retrieved: earlier ones beside them, the first frame among these, see `FrameMemory.select`.
-        num_pairs: pairs of the knowledge base beside the frames; all that are given by hand are looked at.
-        num_neighbors: likewise of a first frame that is drawn, not given.
-        with_first: whether the first frame is always looked at.
-        diversity: of the retrieved frames in time, 0 to 1.
-        same_noise: whether all frames begin with the same noise, so that what stands still stays as it is.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    num_frames: int = 16
-    num_last: int = 1
-    num_retrieved: int = 2
-    num_pairs: int = 1
-    num_neighbors: int = 3
-    with_first: bool = True
-    diversity: float = 0.3
-    same_noise: bool = True
-
-    def __post_init__(self) -> None:
-        count = self.num_frames
-        if not isinstance(count, int) or isinstance(count, bool) or not 2 <= count <= MOST_FRAMES:
-            raise ValueError(
-                f"num_frames: expected a whole number from 2 to {MOST_FRAMES}, got {count!r}; one frame is a picture, "
-                "and a longer clip begins with the last frames of one before"
-            )
-        check_counts(num_neighbors=self.num_neighbors)
-        for name in ("num_last", "num_retrieved", "num_pairs"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 16:
-                raise ValueError(f"{name}: expected a whole number from 0 to 16, got {value!r}")
-        if not 0 <= self.diversity <= 1:
-            raise ValueError(f"diversity: expected 0 to 1, got {self.diversity!r}")
 
 
 class Rollout:

@@ -15,7 +15,8 @@ from rag_diffusion.sampling.clip_output import RolloutOutput
 from rag_diffusion.sampling.drawing_pipeline import DrawingPipeline
 from rag_diffusion.sampling.frame_memory import FrameMemory
 from rag_diffusion.sampling.inputs import Given
-from rag_diffusion.sampling.rollout import Rollout, RolloutSettings
+from rag_diffusion.sampling.rollout import Rollout
+from rag_diffusion.sampling.rollout_settings import RolloutSettings
 from rag_diffusion.sampling.seeds import image_seeds
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import typer
 
 from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
 from rag_diffusion.extras import need
+from rag_diffusion.terminal.animate import animate
 from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.init import init
@@ -64,6 +65,7 @@ def before_each_command(
 
 
 app.command()(draw)
+app.command()(animate)
 app.command()(ui)
 app.command("push")(push_model)
 app.command()(init)

@@ -10,27 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rag_diffusion.errors import ConfigError, DataError, ModelError
+from rag_diffusion.errors import ConfigError
 from rag_diffusion.layout import BASE, MODEL
-from rag_diffusion.project import config_of, model_of, nothing_to_retrieve, open_pipeline, retrieval_options
+from rag_diffusion.project import config_of, retrieval_options
 from rag_diffusion.terminal.draw_files import STANDARD_OUTPUT, DrawnFiles
 from rag_diffusion.terminal.errors import clean_errors
+from rag_diffusion.terminal.opening import chosen_guidance, opened_pipeline, signing, silence_libraries
 from rag_diffusion.where import WHERE_HELP, parse_where
 
 if TYPE_CHECKING:
-    from rag_diffusion.config import Config
     from rag_diffusion.models.neighbor_batch import Neighbor, Picture
-    from rag_diffusion.sampling.guidance import Guidance
-    from rag_diffusion.sampling.pipeline import RetrievalPipeline
-    from rag_diffusion.sampling.provenance import Sign
     from rag_diffusion.sampling.studio import Variant
 
 _WEIGHTS = ("weight_by_step", "weight_by_map")
-NOTHING_TO_FIND = (
-    '{error}\nNothing can be retrieved here yet. Give neighbors by hand, as in --neighbor photo.png="my cat"; draw '
-    "without, by --neighbors 0; or make a knowledge base: `make demo`, then `rag-diffusion kb add NAME FOLDER` for "
-    "pictures of your own"
-)
 
 
 def draw(
@@ -128,18 +120,20 @@ def draw(
             )
         manner, examples = _style(style or [])
         if not quiet:
-            _silence_libraries()
+            silence_libraries()
         from rag_diffusion.sampling import studio
 
         seeds, config = studio.choose_seeds(seed, num_images), config_of(root)
-        writer.sign = _signing(root, credentials, config)
+        writer.sign = signing(root, credentials, config)
         retrieves = not by_hand and neighbors != 0
-        pipe = _pipeline(root, model, retrieves, scheduler=scheduler, precision=precision or "fp32")
+        pipe = opened_pipeline(root, model, retrieves, scheduler=scheduler, precision=precision or "fp32")
         pipe.set_progress_bar_config(disable=quiet, desc="draw", file=sys.stderr)
         if watermark is not None:
             pipe.watermark = watermark
         options = {
-            "guidance": _guidance(config, mode=guidance, text=text_guidance_scale, neighbor=neighbor_guidance_scale),
+            "guidance": chosen_guidance(
+                config, mode=guidance, text=text_guidance_scale, neighbor=neighbor_guidance_scale
+            ),
             "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
             "style": manner,
             "style_images": examples or None,
@@ -166,17 +160,6 @@ def draw(
         except ValueError as error:  # what the pipeline says of an argument that does not fit
             raise ConfigError(str(error)) from None
         writer.finish()
-
-
-def _signing(root: Path, given: str | None, config: Config | None) -> Sign | None:
-    """What puts credentials into pictures: as is given, else as params.yaml says; a given folder is as typed."""
-    from rag_diffusion.marks.certificates import DEVELOPMENT
-    from rag_diffusion.marks.credentials import ContentCredentials
-
-    if given is None:
-        return None if config is None else ContentCredentials.of_project(config.marks.credentials, root)
-    named = given if given in ("", DEVELOPMENT) else str(Path(given).absolute())
-    return ContentCredentials.of_project(named, root)
 
 
 def _texts(prompts: Sequence[str], file: Path | None) -> list[str]:
@@ -282,45 +265,6 @@ def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]
     return ["none"]
 
 
-def _guidance(config: Config | None, *, mode: str | None, text: float | None, neighbor: float | None) -> Guidance:
-    """As params.yaml says, but for what is given.
-
-    Raises:
-        ConfigError: there is no such guidance.
-    """
-    from rag_diffusion.sampling.guidance import Guidance
-
-    base = Guidance() if config is None else Guidance.from_config(config.sample)
-    changed = {"mode": mode, "text_guidance_scale": text, "neighbor_guidance_scale": neighbor}
-    try:
-        return replace(base, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _pipeline(
-    root: Path, model: str | None, retrieves: bool, *, scheduler: str | None, precision: str
-) -> RetrievalPipeline:
-    """The project's own model, or what is named; with its knowledge base where neighbors are retrieved.
-
-    Raises:
-        ModelError: there are no such weights.
-        DataError: there is nothing to retrieve from.
-    """
-    model, retriever = model or model_of(root), None
-    if retrieves:
-        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-
-        try:
-            retriever = KnowledgeBase.open(root)
-            trouble = nothing_to_retrieve(retriever)
-        except (DataError, ConfigError, ModelError) as error:
-            trouble = str(error)
-        if trouble:
-            raise DataError(NOTHING_TO_FIND.format(error=trouble))
-    return open_pipeline(root, model, retriever, scheduler=scheduler, precision=precision)
-
-
 def _open(path: Path) -> Picture:
     """A picture of a file.
 
@@ -330,14 +274,3 @@ def _open(path: Path) -> Picture:
     from rag_diffusion.models.neighbor_batch import Neighbor
 
     return Neighbor.from_file(path).image
-
-
-def _silence_libraries() -> None:
-    """What other libraries say of weights that load is no news to who draws."""
-    import warnings
-
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="(diffusers|transformers|huggingface_hub).*")

@@ -26,7 +26,8 @@ from rag_diffusion.sampling.credit import credit
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import read_provenance
-from rag_diffusion.sampling.rollout import Rollout, RolloutSettings
+from rag_diffusion.sampling.rollout import Rollout
+from rag_diffusion.sampling.rollout_settings import RolloutSettings
 from tests.tiny import draw
 from tests.unit.sampling.cascades import small_stage
 from tests.unit.sampling.prompts import quiet
