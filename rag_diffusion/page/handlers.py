@@ -341,7 +341,7 @@ def as_variant(label: str) -> Variant:
 
 
 def as_seed(text: str) -> int | None:
-    """The seed that somebody wrote; None where nothing stands.
+    """The seed that somebody wrote, `text`; None where nothing stands.
 
     Raises:
         ConfigError: it is no whole number.

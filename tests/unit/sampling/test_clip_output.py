@@ -33,6 +33,8 @@ def test_a_clip_is_read_as_it_was_written(form: str, apart: int, tmp_path: Path)
 def test_pictures_are_shown_as_long_as_is_asked(tmp_path: Path) -> None:
     for form in (".webp", ".gif"):
         with Image.open(save_clip(tmp_path / f"clip{form}", clip(), fps=4)) as image:
+            image.seek(1)
+            image.load()
             assert (image.n_frames, image.info["duration"], image.info["loop"]) == (5, 250, 0)  # type: ignore[attr-defined]
 
 
