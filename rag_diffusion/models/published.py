@@ -185,6 +185,11 @@ def save_published(pipeline: Any, folder: Path, **options: Any) -> None:
 def as_generator(pipeline: Any) -> Generator:
     """A generator over the parts of `pipeline`, one of diffusers whose U-Net is a RetrievalUNet, or is not there."""
     vae, unet = getattr(pipeline, "vae", None), pipeline.unet
+    if unet is not None and unet.config.time_cond_proj_dim is not None:
+        raise ModelError(
+            "unet: expected one that is guided by the difference of two predictions, got one that was distilled to "
+            "consistency (LCM), to which the guidance scale is an input; take the base that it was made of"
+        )
     codec: Codec = PixelCodec() if vae is None else LatentCodec(vae=vae)
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     image_size = 0 if unet is None else unet.config.sample_size * scale

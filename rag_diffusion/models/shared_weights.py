@@ -39,7 +39,7 @@ def with_neighbors(unet: UNet2DConditionModel, **own: Any) -> RetrievalUNet:
     extended.neighbor_encoder = None
     extended.register_to_config(**settings, separate_neighbor_encoder=False)
     folder = Path(str(unet.config.get("_name_or_path", "")))
-    if told and not own and folder.is_dir():
+    if told and not own and (folder / "config.json").is_file():
         saved = RetrievalUNet.from_pretrained(folder, torch_dtype=unet.dtype)
         extended.neighbor_attention.load_state_dict(saved.neighbor_attention.state_dict())
     extended.neighbor_attention.to(unet.device, unet.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from rag_diffusion.sampling.guidance import Guidance
 
 STRENGTH = {"image": 0.8, "mask_image": 1.0}  # where none is given, as in diffusers
@@ -39,6 +41,27 @@ def refuse(given: Mapping[str, Any]) -> None:
     for name in given:
         reason = REFUSED.get(name, "the pipeline has no such argument; see help(RetrievalPipeline.__call__)")
         raise TypeError(f"{name}: {reason}")
+
+
+def one_device(device_map: Any, device: torch.device | str) -> torch.device | str:
+    """Where all parts are to live.
+
+    Args:
+        device_map: of diffusers; None is `device`.
+        device: where else.
+
+    Raises:
+        ValueError: several devices are asked for.
+    """
+    if device_map is None:
+        return device
+    try:
+        return torch.device(device_map)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device_map: expected one device, got {device_map!r}: picture and neighbors go through one encoder, whose "
+            "parts are not spread; enable_model_cpu_offload() or enable_sequential_cpu_offload() saves memory"
+        ) from None
 
 
 def guidance_of(guidance: Guidance | None, scale: float | None) -> Guidance:

@@ -31,6 +31,10 @@ SCHEDULERS = (
     "HeunDiscreteScheduler",
 )
 DEFAULT_SCHEDULER = "DDIMScheduler"
+_OF_CONSISTENCY = (
+    "its steps take the prediction for the end of the way, which that of a network distilled to consistency alone is"
+)
+_WHY_NOT = {"LCMScheduler": _OF_CONSISTENCY, "TCDScheduler": _OF_CONSISTENCY}
 COSINE = "squaredcos_cap_v2"
 _MOST_GAP = 0.05  # of a step
 _LOWEST_LAMBDA = -5.1  # of DPM-Solver++ on a cosine schedule, whose log-SNR falls without bound
@@ -50,6 +54,7 @@ def check_scheduler(name: str) -> str:
     if name not in SCHEDULERS:
         known = hasattr(getattr(diffusers, name, None), "add_noise")
         reason = "it has not passed the closed-form test" if known else "diffusers has no such one"
+        reason = _WHY_NOT.get(name, reason)
         raise ConfigError(f"scheduler: expected one of {', '.join(SCHEDULERS)}, got {name!r}: {reason}")
     return name
 

@@ -21,10 +21,11 @@ from rag_diffusion.models.load import load_generator, save_generator
 from rag_diffusion.models.own import own_of
 from rag_diffusion.models.published import generator_of
 from rag_diffusion.models.shared_weights import with_neighbors
+from rag_diffusion.models.single_file import read_single_file
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.retrieval.query import Searcher
-from rag_diffusion.sampling.arguments import negative_texts, refuse
+from rag_diffusion.sampling.arguments import negative_texts, one_device, refuse
 from rag_diffusion.sampling.base_methods import LATE_PARTS, BaseMethods
 from rag_diffusion.sampling.cascade_folder import load_stages, save_stages
 from rag_diffusion.sampling.cascade_stages import CascadeStage, check_chain
@@ -130,12 +131,14 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
             scheduler: as in the constructor; None is the one that was saved, where it fits.
             precision: as in the constructor.
             device: where the weights are to live.
-            **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`, ...
+            **options: of `RetrievalUNet.from_pretrained` for a published pipeline: `neighbor_skips`, `torch_dtype`;
+                `device_map` with one device is `device`.
 
         Raises:
             ModelError: as `load_generator`.
-            ValueError: the retriever is none.
+            ValueError: the retriever is none, or the parts are to live on several devices.
         """
+        device = one_device(options.pop("device_map", None), device)
         generator = load_generator(pretrained_model_name_or_path, device, **options)
         chosen = scheduler or getattr(generator.published, "scheduler", None)
         stages = load_stages(pretrained_model_name_or_path, device)
@@ -172,8 +175,27 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
         parts = {name: pipeline.components.get(name) for name in (*PARTS, "scheduler", "controlnet")} | options
         if own and parts["unet"] is not None:
             parts["unet"] = with_neighbors(parts["unet"], **own)
+        if "codec" in pipeline.components:
+            parts["codec"] = pipeline.components["codec"]
         zeros = pipeline.config.get("force_zeros_for_empty_prompt", True)
         return cls(None, retriever, force_zeros_for_empty_prompt=zeros, **parts)
+
+    @classmethod
+    def from_single_file(
+        cls, pretrained_model_link_or_path: str | Path, retriever: Searcher | None = None, **options: Any
+    ) -> Self:
+        """Read Stable Diffusion 1, 2 or XL in one file of safetensors.
+
+        Args:
+            pretrained_model_link_or_path: of the file.
+            retriever: as in the constructor.
+            **options: arguments of `RetrievalUNet`, and of diffusers' `from_single_file`: `config`, `torch_dtype`, ...
+
+        Raises:
+            ModelError: it is no such file, or its settings cannot be had.
+        """
+        own = {name: options.pop(name) for name in list(options) if name.startswith("neighbor_")}
+        return cls.from_pipe(read_single_file(pretrained_model_link_or_path, **options), retriever, **own)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write generator and scheduler into a folder; `from_pretrained` reads them again.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.sampling.arguments import guidance_of, negative_texts, num_steps_of, refuse, strength_of
+from rag_diffusion.sampling.auto import known_to_auto_pipeline
 from rag_diffusion.sampling.cascade_stages import (
     StageSettings,
     settings_of,
@@ -50,6 +51,7 @@ from rag_diffusion.store.filters import Filter
 OnStep = Callable[["RetrievalPipeline", int, Tensor, dict[str, Any]], dict[str, Tensor]]
 
 
+@known_to_auto_pipeline
 class RetrievalPipeline(RolloutPipeline):
     """Draws images conditioned on a prompt and on image-text pairs.
 

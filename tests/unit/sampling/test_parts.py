@@ -8,16 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 
-from rag_diffusion.errors import ModelError
+from rag_diffusion.errors import ConfigError, ModelError
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.sampling import custom_pipeline
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
+from tests.unit.models.bases import STABLE_DIFFUSION
 from tests.unit.models.pipelines import save
+from tests.unit.models.single_files import write_single_file
 from tests.unit.sampling.prompts import PROMPTS, ours, quiet
 
 FAMILIES = ("sd", "sdxl", "if")
@@ -175,3 +186,56 @@ def test_a_pipeline_of_our_own_has_parts_too(pipeline: RetrievalPipeline, neighb
 def test_without_a_network_nothing_is_drawn() -> None:
     with pytest.raises(ModelError, match="unet: expected one, got None"):
         RetrievalPipeline()
+
+
+@pytest.mark.parametrize("one", ["sd", "sdxl"])
+def test_a_single_file_draws_what_its_folder_draws(one: str, tmp_path: Path) -> None:
+    theirs = save(one, tmp_path)
+    file = write_single_file(theirs.unet, tmp_path / "one.safetensors")
+    parts = {name: getattr(theirs, name) for name in ("vae", "text_encoder", "text_encoder_2") if hasattr(theirs, name)}
+    read = RetrievalPipeline.from_single_file(file, config=str(tmp_path / "pipeline"), neighbor_skips=(1,), **parts)
+    assert type(read.generator.published) is type(theirs)
+    assert type(read.unet) is RetrievalUNet
+    assert read.unet.config.neighbor_skips == (1,)
+    expected = drawn(quiet(RetrievalPipeline.from_pipe(theirs)))
+    torch.testing.assert_close(drawn(quiet(read)), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_single_file_that_cannot_be_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"one\.ckpt: expected a file of .safetensors; pickled weights run code"):
+        RetrievalPipeline.from_single_file(tmp_path / "one.ckpt")
+    (tmp_path / "one.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="expected Stable Diffusion 1, 2 or XL in one file, and its settings"):
+        RetrievalPipeline.from_single_file(tmp_path / "one.safetensors")
+
+
+def test_a_device_map_is_one_device(theirs: Any, tmp_path: Path) -> None:
+    ours(theirs).save_pretrained(tmp_path / "saved")
+    read = RetrievalPipeline.from_pretrained(tmp_path / "saved", device_map="meta")
+    assert read.device.type == "meta"
+    for several in ("balanced", "auto", {"unet": 0}):
+        with pytest.raises(ValueError, match="device_map: expected one device, got .*enable_model_cpu_offload"):
+            RetrievalPipeline.from_pretrained(tmp_path / "saved", device_map=several)
+
+
+@pytest.mark.parametrize("auto", [AutoPipelineForText2Image, AutoPipelineForImage2Image, AutoPipelineForInpainting])
+def test_auto_pipelines_make_one_of_ours_again_and_theirs_of_the_base(auto: Any, theirs: Any, family: str) -> None:
+    pipe = ours(theirs)
+    again = quiet(auto.from_pipe(pipe))
+    assert type(again) is RetrievalPipeline
+    assert again.unet is pipe.unet
+    assert torch.equal(drawn(again, shown()), drawn(pipe, shown()))
+    assert type(auto.from_pipe(pipe.as_base())).__module__.startswith("diffusers.")
+    back = RetrievalPipeline.from_pipe(AutoPipelineForText2Image.from_pipe(pipe.as_base()))
+    assert back.unet.conv_in.weight is theirs.unet.conv_in.weight
+
+
+def test_networks_distilled_to_consistency_are_refused_with_the_reason(tmp_path: Path) -> None:
+    theirs = save("sd", tmp_path)
+    pipe = ours(theirs)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ConfigError, match="got 'LCMScheduler': its steps take the prediction for the end of the way"):
+        drawn(pipe)
+    theirs.unet = UNet2DConditionModel(**STABLE_DIFFUSION, time_cond_proj_dim=8)
+    with pytest.raises(ModelError, match=r"unet: expected one that is guided .* distilled to consistency \(LCM\)"):
+        RetrievalPipeline.from_pipe(theirs)
