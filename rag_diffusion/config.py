@@ -201,12 +201,17 @@ class OptimizationConfig(_Section):
     max_minutes: float = Field(ge=0.0)
 
 
-class TrainConfig(OptimizationConfig):
-    """One training run with neighbors; `pretrain` and `finetune` share the form."""
+class ObjectiveConfig(OptimizationConfig):
+    """What a training with neighbors minimises."""
 
     objective: Literal["v_prediction", "epsilon", "sample"]
     weighting: Literal["constant", "snr", "min_snr", "p2"]
     neighbor_gradient: bool
+
+
+class TrainConfig(ObjectiveConfig):
+    """One training run with neighbors; `pretrain` and `finetune` share the form."""
+
     group_size: int = Positive
     focus_styles: list[str]
     focus_share: float = Probability
@@ -246,6 +251,54 @@ class FinetuneConfig(TrainConfig):
     trainable: Literal["all", "neighbors", "lora"]
     lora_rank: int = Positive
     cascade: str
+
+
+class ClipsTrainConfig(ObjectiveConfig):
+    """The training of an adapter on clips: each target is a frame, its neighbors are earlier ones."""
+
+    base: str
+    trainable: Literal["neighbors", "decoder", "lora"]
+    lora_rank: int = Positive
+    neighbor_fine_skips: list[int]
+    neighbor_fine_dim: int = Positive
+    strides: list[Annotated[int, Field(ge=1, le=16)]] = Field(min_length=1)
+    max_earlier: int = Field(ge=0, le=8)
+    degrade: float = Probability
+    own_estimates: float = Probability
+    knowledge: float = Probability
+    mirror: float = Probability
+    drop_both: float = Probability
+    drop_text: float = Probability
+    drop_neighbors: float = Probability
+
+
+class ClipsScoreConfig(_Section):
+    """How rollouts are measured."""
+
+    split: Literal["validation", "test"]
+    max_clips: int = Field(ge=1)
+    num_frames: int = Field(ge=3, le=1000)
+    stride: int = Positive
+    variants: list[str]
+    num_inference_steps: int = Positive
+    guidance: Literal["none", "text", "neighbor", "alternate", "interleaved", "joint"]
+    text_guidance_scale: float
+    neighbor_guidance_scale: float
+    fresh_noise: bool
+    sdedit_strength: float = Field(gt=0, le=1)
+    precision: Literal["auto", "fp32", "bf16"]
+    batch_size: int = Positive
+
+
+class ClipsConfig(_Section):
+    """The corpus of clips, the training on it, and its measures."""
+
+    sources: str
+    every: int = Positive
+    min_frames: int = Field(ge=2)
+    max_frames: int = Field(ge=2, le=1000)
+    train: ClipsTrainConfig
+    score: ClipsScoreConfig
 
 
 class UpsampleModelConfig(_Section):
@@ -369,6 +422,7 @@ class Config(_Section):
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     upsample: UpsampleTrainConfig
+    clips: ClipsConfig
     sample: SampleConfig
     score: ScoreConfig
     sweep: SweepConfig

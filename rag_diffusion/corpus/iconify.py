@@ -65,15 +65,27 @@ def load_sources(path: Path, cache: Path) -> EmojiSources:
     Raises:
         DataError: a package cannot be had or is not what was pinned.
     """
-    sources = yaml.safe_load(path.read_text(encoding="utf-8"))
-    row = sources["annotations"]
-    annotations = parse_annotations(read_member(fetch_package(Package.parse(row), cache), row["file"]))
+    sources, annotations = yaml.safe_load(path.read_text(encoding="utf-8")), load_annotations(path, cache)
     sets = {
         row["style"]: _read_set(row, fetch_package(Package.parse(row), cache))
         for row in progress(sources["sets"], desc="fetching sets", unit="set")
     }
     packages = {row["package"]: str(row["version"]) for row in [*sources["sets"], sources["annotations"]]}
     return EmojiSources(sets=sets, annotations=annotations, packages=packages)
+
+
+def load_annotations(path: Path, cache: Path) -> dict[str, Annotation]:
+    """Fetch and read what characters are called: entity -> annotation.
+
+    Args:
+        path: the source list.
+        cache: folder for package archives.
+
+    Raises:
+        DataError: the package cannot be had or is not what was pinned.
+    """
+    row = yaml.safe_load(path.read_text(encoding="utf-8"))["annotations"]
+    return parse_annotations(read_member(fetch_package(Package.parse(row), cache), row["file"]))
 
 
 def load_pairs(config: IconifyConfig, sources: EmojiSources, image_size: int) -> tuple[list[Pair], dict[str, Any]]:

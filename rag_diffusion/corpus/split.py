@@ -89,7 +89,9 @@ def assign_splits(
         well_drawn[family] += num_styles[entity] >= MIN_STYLES
     least = {"validation": config.min_validation_entities, "test": config.min_test_entities} if enforce else {}
     for salt in range(_SALTS):
-        splits = {name: "train" if size[name] > MAX_TEST_FAMILY else _split_of(name, salt, config) for name in names}
+        splits = {
+            name: "train" if size[name] > MAX_TEST_FAMILY else split_by_hash(name, salt, config) for name in names
+        }
         splits |= {name: split for name, split in named.items() if split != "train" or splits[name] in named_at_all}
         count, held = Counter[str](), Counter(splits.values())
         for name in names:
@@ -130,7 +132,17 @@ def named_splits(families: Sequence[str], splits: Sequence[str]) -> tuple[dict[s
     return named, doubts
 
 
-def _split_of(family: str, salt: int, config: SplitConfig) -> str:
+def split_by_hash(family: str, salt: int, config: SplitConfig) -> str:
+    """The split of a family by itself.
+
+    Args:
+        family: its name, which is hashed.
+        salt: what the hash is salted with.
+        config: shares of the splits.
+
+    Returns:
+        train, validation or test.
+    """
     place = stable_hash(f"{salt}:{family}") / 2**64
     if place < config.test:
         return "test"

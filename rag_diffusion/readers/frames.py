@@ -76,7 +76,7 @@ class FramesReader:
     def _clip(self, row: CaptionedFile, path: Path) -> Iterator[Item | Rejection]:
         video = path.suffix.lower() in VIDEO_SUFFIXES
         interval = (VIDEO_INTERVAL if video else 0.0) if self._interval is None else self._interval
-        frames = _video_frames(path) if video else _image_frames(path)
+        frames = _video_frames(path) if video else image_frames(path)
         number, due = -1, 0.0
         try:
             for number, (seconds, frame) in enumerate(frames):
@@ -107,7 +107,7 @@ def clip_pictures(path: Path, *, most: int = MAX_FRAMES) -> list[Image.Image]:
     Raises:
         DataError: it is damaged, ends in the middle, is empty or longer, or no package reads it.
     """
-    frames = _video_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else _image_frames(path)
+    frames = _video_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else image_frames(path)
     pictures = list[Image.Image]()
     try:
         for _, frame in frames:
@@ -121,8 +121,8 @@ def clip_pictures(path: Path, *, most: int = MAX_FRAMES) -> list[Image.Image]:
     return pictures
 
 
-def _image_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
-    """Seconds and pixels of each frame of a GIF, WebP, APNG or AVIF.
+def image_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
+    """Seconds and pixels, on white, of each frame of the GIF, WebP, APNG or AVIF at `path`.
 
     Raises:
         DataError: no such image, a damaged or a too large one.
