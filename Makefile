@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test check docs ui base upsampler ruler lock clean
+.PHONY: help install demo test check docs ui base upsampler frames ruler lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -45,6 +45,10 @@ base: install  ## train the base generator again (a GPU takes hours), then promo
 upsampler: install  ## train the super-resolution stage again (80 minutes), then promote it
 	dvc --cd pipelines --wait-for-lock repro upsample/dvc.yaml
 	@rag-diffusion base promote-upsampler
+
+frames: install  ## train again what draws a clip's next frame (an hour), measure it, then promote it
+	dvc --cd pipelines --wait-for-lock repro clips/dvc.yaml
+	@rag-diffusion base promote-frames
 
 ruler: install  ## train the scorers again, then promote them
 	dvc --cd pipelines --wait-for-lock repro ruler/dvc.yaml

@@ -12,6 +12,8 @@ from rag_diffusion.layout import (
     BASE,
     EVALUATED,
     EVALUATION,
+    FRAMES,
+    FRAMES_TRAINED,
     PRETRAINED,
     PRETRAINED_SCORES,
     REPORTS,
@@ -72,6 +74,15 @@ def promote_upsampler(root: Path | str = Path()) -> Path:
     with atomic_dir(root / UPSAMPLER) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
     return root / UPSAMPLER
+
+
+def promote_frames(root: Path | str = Path()) -> Path:
+    """Make the result of pipelines/clips in project `root` what draws next frames, data/frames. Returns that path."""
+    root = Path(root)
+    source = _finished(root / FRAMES_TRAINED / CARD, "make frames")
+    with atomic_dir(root / FRAMES) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+    return root / FRAMES
 
 
 def publish_evaluation(root: Path | str = Path()) -> Path:

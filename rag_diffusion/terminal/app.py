@@ -106,6 +106,15 @@ def base_promote_upsampler(root: Root = Path()) -> None:
         typer.echo(f"promoted to {promote_upsampler(root)}; commit it with its card")
 
 
+@base.command("promote-frames")
+def base_promote_frames(root: Root = Path()) -> None:
+    """Make the result of pipelines/clips what draws a clip's next frame, data/frames, which git tracks."""
+    from rag_diffusion.pipeline.promote import promote_frames
+
+    with clean_errors():
+        typer.echo(f"promoted to {promote_frames(root)}; commit it with its card")
+
+
 @pack.command("pretrain")
 def pack_pretrain(
     out: Annotated[Path, typer.Argument(help="the folder to make")],

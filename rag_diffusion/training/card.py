@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rag_diffusion.errors import LineageError, ModelError
+from rag_diffusion.store.clips import Clips
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.loop import TrainResult
 
@@ -60,6 +61,46 @@ def make_card(
         "settings": settings,
         "torch": torch.__version__,
         "base": None if base is None else brief(base),
+    }
+
+
+def make_clips_card(
+    clips: Clips,
+    result: TrainResult,
+    settings: dict[str, Any],
+    *,
+    base: dict[str, Any],
+    changed: Mapping[str, torch.Tensor],
+) -> dict[str, Any]:
+    """Facts about changes that were trained on clips, JSON-able.
+
+    Args:
+        clips: those of the train split were targets.
+        result: of the training loop.
+        settings: the configuration of the run.
+        base: card of the weights that are changed; its train entities count as seen.
+        changed: the changes by name.
+
+    Returns:
+        What they have seen, and how they were made.
+    """
+    seen = clips.of("train")
+    return {
+        "clips_hash": clips.hash,
+        "train_clips": len(seen),
+        "train_entities": sorted({clip.entity for clip in seen} | set(base["train_entities"])),
+        "train_families": sorted({clip.family for clip in seen} | set(base["train_families"])),
+        "train_licences": dict(sorted(Counter(clip.licence for clip in seen).items())),
+        "steps": result.losses[-1][0],
+        "images_seen": result.images_seen,
+        "hours": round(result.seconds / 3600, 3),
+        "hardware": _hardware(result.generator.device),
+        "changed_parameters": sum(value.numel() for value in changed.values()),
+        "loss_curve": _thinned(result.losses),
+        "validation": _thinned_rows(result.gains),
+        "settings": settings,
+        "torch": torch.__version__,
+        "base": brief(base),
     }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -54,6 +54,17 @@ class _Plan:
     captions: list[str]
     content: list[list[int]]  # neighbors of each target
     style: list[list[int]]
+
+
+class StepBatches(Protocol):
+    """Batches by step, every draw by (seed, step) alone."""
+
+    @property
+    def captions(self) -> list[str]:
+        """Texts that are worth encoding beforehand."""
+
+    def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
+        """Batches of `rows` of the batch of `step`."""
 
 
 class Batches:
@@ -266,7 +277,7 @@ class Prefetcher:
         device: where the network computes.
     """
 
-    def __init__(self, batches: Batches, rows: Sequence[slice], device: torch.device) -> None:
+    def __init__(self, batches: StepBatches, rows: Sequence[slice], device: torch.device) -> None:
         self._batches, self._rows = batches, rows
         self._pool = ThreadPoolExecutor(1) if device.type == "cuda" else None
         self._next: tuple[int, Future[list[Batch]]] | None = None

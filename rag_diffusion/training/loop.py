@@ -21,14 +21,14 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from rag_diffusion.config import OptimizationConfig, TrainConfig
+from rag_diffusion.config import ObjectiveConfig, OptimizationConfig
 from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ModelError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.progress import Progress
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training import run as state
-from rag_diffusion.training.data import Batch, Batches, Prefetcher
+from rag_diffusion.training.data import Batch, Prefetcher, StepBatches
 from rag_diffusion.training.processes import explain_out_of_memory, open_accelerator, shares
 from rag_diffusion.training.run import Run
 from rag_diffusion.training.step import TrainingStep, batch_loss, draw_noised
@@ -65,8 +65,8 @@ class TrainResult:
 
 def train(
     generator: Generator,
-    batches: Batches,
-    config: TrainConfig,
+    batches: StepBatches,
+    config: ObjectiveConfig,
     *,
     seed: int,
     scratch: Path,
@@ -122,10 +122,10 @@ def train(
 
 def _steps(
     run: Run,
-    batches: Batches,
+    batches: StepBatches,
     rows: Sequence[slice],
     seed: int,
-    config: TrainConfig,
+    config: ObjectiveConfig,
     tracker: Tracker,
     probe: GainProbe | None,
     hooks: Sequence[tuple[int, Hook]],
@@ -172,7 +172,7 @@ def drive(run: Run, tracker: Tracker, *, compute: Callable[[], float], validate:
     state.save(run, tracker)
 
 
-def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int, config: TrainConfig) -> float:
+def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int, config: ObjectiveConfig) -> float:
     """The mean loss of this process' rows; its gradient is left in the weights."""
     total = 0.0
     for number, (batch, part) in enumerate(zip(batches, rows, strict=True)):

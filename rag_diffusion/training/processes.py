@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from rag_diffusion.config import TrainConfig
+from rag_diffusion.config import ObjectiveConfig
 from rag_diffusion.device import choose_device
 from rag_diffusion.errors import ConfigError, ModelError
 
@@ -41,7 +41,7 @@ def open_accelerator(device: str) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[unused])
 
 
-def shares(config: TrainConfig, accelerator: Accelerator) -> list[slice]:
+def shares(config: ObjectiveConfig, accelerator: Accelerator) -> list[slice]:
     """Rows of the batch that this process of `accelerator` takes, cut into `config.accumulation` parts.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_different_steps(accelerator: Accelerator, step: int) -> None:
         )
 
 
-def explain_out_of_memory(config: TrainConfig, run: Callable[[], T]) -> T:
+def explain_out_of_memory(config: ObjectiveConfig, run: Callable[[], T]) -> T:
     """What `run` returns; of a lack of memory it is said what in `config` to change.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rag_diffusion.config import TrainConfig
+from rag_diffusion.config import ObjectiveConfig
 from rag_diffusion.device import autocast
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.generator import Generator
@@ -100,7 +100,7 @@ def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: i
 
 
 def batch_loss(
-    module: nn.Module, generator: Generator, texts: TextCache, batch: Batch, noised: Noised, config: TrainConfig
+    module: nn.Module, generator: Generator, texts: TextCache, batch: Batch, noised: Noised, config: ObjectiveConfig
 ) -> Tensor:
     """() mean weighted loss over the images of a batch.
 
