@@ -1,0 +1,130 @@
+"""How well a clip goes on: does the thing stay itself, does it move, does it flicker, do its colours drift.
+
+    identity    cos(phi(g_n), phi(f_1)), and cos(phi(g_n), phi(f_n)) with the real clip's own frame
+    motion      mean_n |g_n - g_{n-1}|                    a still copy has none
+    flicker     mean_n |g_{n+1} - 2 g_n + g_{n-1}|
+    drift       || s(g_n) - s(g_1) ||,  s: mean and deviation of each colour channel
+
+g are drawn frames, f the real ones, g_1 = f_1; phi are features of EfficientNet-Lite2 less their mean over the clips'
+first frames, since those of any two drawings are alike. Pixels are in [0, 1].
+
+Source: CLIP similarity to the first frame as identity, e.g. VBench (Huang et al., CVPR 2024), here with the project's
+own features; SDEdit: Meng et al., ICLR 2022.
+
+Shapes: C clips, N frames, H/W picture, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag_diffusion.arrays import Doubles, Floats, Pixels
+from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval, interval
+
+Features = Callable[[Pixels], Floats]
+MEASURES = ("identity", "identity_real", "motion", "flicker", "drift")
+_LOOKED_AT = 4  # frames at which features are taken, the last one among them
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipScores:
+    """Measures of C clips, each (C,); those that grow with the clip are of its last frame.
+
+    Attributes:
+        identity: likeness of the last frame to the first.
+        identity_real: of frames to the real ones at their places, mean.
+        motion: mean absolute difference of frames that follow each other.
+        flicker: mean absolute second difference.
+        drift: of mean and deviation of the colours, of the last frame.
+    """
+
+    identity: Doubles
+    identity_real: Doubles
+    motion: Doubles
+    flicker: Doubles
+    drift: Doubles
+
+
+def looked_at(num_frames: int) -> list[int]:
+    """Places of the frames whose features are taken, from 0; `num_frames` is N."""
+    return sorted({int(place) for place in np.linspace(0, num_frames - 1, _LOOKED_AT + 1).round()[1:]})
+
+
+class ClipJudge:
+    """Measures against C real clips.
+
+    Args:
+        real: (C, N, H, W, 3).
+        features: (n, H, W, 3) to (n, D).
+    """
+
+    def __init__(self, real: Pixels, features: Features) -> None:
+        self._features, self._real, self._places = features, real, looked_at(real.shape[1])
+        first = features(np.ascontiguousarray(real[:, 0]))
+        self._mean = first.mean(0, keepdims=True)
+        self._first = _unit(first - self._mean)
+        self._looks = self._look(real)
+
+    def scores(self, drawn: Pixels) -> ClipScores:
+        """Measures of `drawn`, (C, N, H, W, 3), whose first frames are the real ones."""
+        looks = self._looks if drawn is self._real else self._look(drawn)
+        frames = drawn.astype(np.float32) / 255
+        steps = np.diff(frames, axis=1)
+        style = np.concatenate([frames.mean((2, 3)), frames.std((2, 3))], -1)  # (C, N, 6)
+        return ClipScores(
+            identity=(looks[:, -1] * self._first).sum(-1).astype(np.float64),
+            identity_real=(looks * self._looks).sum(-1).mean(1).astype(np.float64),
+            motion=np.abs(steps).mean((1, 2, 3, 4), dtype=np.float64),
+            flicker=np.abs(np.diff(steps, axis=1)).mean((1, 2, 3, 4), dtype=np.float64),
+            drift=np.linalg.norm(style[:, -1] - style[:, 0], axis=-1).astype(np.float64),
+        )
+
+    def _look(self, clips: Pixels) -> Floats:
+        """(C, n, D) unit features at the places that are looked at."""
+        chosen = np.ascontiguousarray(clips[:, self._places])
+        flat = self._features(chosen.reshape(-1, *chosen.shape[2:])) - self._mean
+        return _unit(flat).reshape(*chosen.shape[:2], -1)
+
+
+def table(
+    scores: Mapping[str, ClipScores], families: Sequence[str], *, draws: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Means with intervals over families, and ratios to the real clips' own: variant -> measure -> interval.
+
+    Args:
+        scores: by variant, `real` among them.
+        families: of the C clips.
+        draws: of the bootstrap.
+        seed: of the draws.
+    """
+    bootstrap = ClusterBootstrap(families, draws=draws, seed=seed)
+    real, found = scores["real"], dict[str, dict[str, dict[str, float]]]()
+    for name, own in scores.items():
+        rows = {measure: bootstrap.interval(getattr(own, measure)) for measure in MEASURES}
+        for measure in ("identity", "motion", "flicker"):
+            rows[f"{measure}_to_real"] = ratio(bootstrap, getattr(own, measure), getattr(real, measure))
+        if "last" in scores:
+            rows["drift_to_last"] = ratio(bootstrap, own.drift, scores["last"].drift)
+        found[name] = {measure: row.as_dict() for measure, row in rows.items()}
+    return found
+
+
+def ratio(bootstrap: ClusterBootstrap, dividend: Doubles, divisor: Doubles) -> Interval:
+    """Mean over mean, with its interval.
+
+    Args:
+        bootstrap: its draws.
+        dividend: (C,).
+        divisor: (C,).
+    """
+    whole = float(dividend.mean() / divisor.mean())
+    return interval(whole, bootstrap.means(dividend) / bootstrap.means(divisor))
+
+
+def _unit(vectors: Floats) -> Floats:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: Floats = vectors / np.maximum(length, 1e-8)
+    return unit
