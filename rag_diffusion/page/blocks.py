@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Callable, Iterator
-from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from rag_diffusion.config import Config
-from rag_diffusion.errors import RagDiffusionError
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page import cards
+from rag_diffusion.page.animate_tab import AnimateTab
+from rag_diffusion.page.errors import in_words
 from rag_diffusion.page.handlers import ALL, Form, Handlers, View, as_seed, as_variant
 from rag_diffusion.page.session import Session
 from rag_diffusion.page.words import CURVES, MAPS, MASKS, as_box, curve_of, map_of, mask_of
@@ -24,7 +22,6 @@ from rag_diffusion.sampling.guidance import MODES
 CSS = Path(__file__).with_name("page.css")
 WAITING = 16  # requests of all visitors in the queue
 KEPT = 3600.0  # seconds that a visit's drawings are kept after the last one
-_LOG = logging.getLogger("uvicorn.error")
 _KINDS = [("Retrieved", "retrieved"), ("By hand", "given"), ("Random", "random"), ("None", "none")]
 _LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0", "all rights reserved"]
 _TO_PICTURE = """() => { if (window.innerWidth < 900) setTimeout(() =>
@@ -55,18 +52,20 @@ def build(handlers: Handlers, config: Config, *, may_add: Callable[[str | None],
         with gr.Tabs() as tabs:
             with gr.Tab("Draw", id="draw"):
                 drawing = _DrawTab(handlers, config, session)
+            with gr.Tab("Animate", id="animate"):
+                AnimateTab(handlers, config)
             with gr.Tab("Knowledge base", id="base"):
                 base = _BaseTab(handlers, session, head, may_add)
             with gr.Tab("History", id="history"):
                 _add_history(handlers, session, drawing, tabs)
         base.take.click(
-            _in_words(lambda visit: _taken(handlers, visit)),
+            in_words(lambda visit: _taken(handlers, visit)),
             session,
             [drawing.kind, *drawing.view, drawing.control, tabs],
             api_visibility="private",
         )
         page.load(
-            _in_words(lambda: (_kind(handlers), _sizes(handlers), *base.state())),
+            in_words(lambda: (_kind(handlers), _sizes(handlers), *base.state())),
             None,
             [drawing.kind, drawing.size, *base.state_fields],
             api_visibility="private",
@@ -196,9 +195,9 @@ class _DrawTab:
         outputs, controls = [*self.view, self.control], [caption, weight, mask, curve, maps, negative]
         inputs = [session, *self.fields]
         running = [
-            gr.on([self.prompt.submit, draw.click], _in_words(drawn), inputs, outputs, **shared),
-            compare.click(_in_words(compared), inputs, outputs, **shared),
-            again.click(_in_words(redrawn), inputs, outputs, **shared),
+            gr.on([self.prompt.submit, draw.click], in_words(drawn), inputs, outputs, **shared),
+            compare.click(in_words(compared), inputs, outputs, **shared),
+            again.click(in_words(redrawn), inputs, outputs, **shared),
         ]
         gr.on([self.prompt.submit, draw.click, compare.click, again.click], None, js=_TO_PICTURE)
         stop.click(
@@ -206,15 +205,15 @@ class _DrawTab:
             queue=False,
         )  # fmt: skip
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.near.select(_in_words(touched), session, [*outputs, *controls], **quick)
+        self.near.select(in_words(touched), session, [*outputs, *controls], **quick)
         gr.on(
             [weight.release, caption.blur, caption.submit, mask.input, curve.input, maps.input, negative.input],
-            _in_words(changed), [session, *controls], self.near,
+            in_words(changed), [session, *controls], self.near,
             **quick,
         )  # fmt: skip
         for source in (files, folder):
             source.upload(
-                _in_words(dropped), [session, source, licence], [answer, *self.view, self.kind, self.control], **quick
+                in_words(dropped), [session, source, licence], [answer, *self.view, self.kind, self.control], **quick
             )
 
 
@@ -274,14 +273,14 @@ class _BaseTab:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
             [text.submit, search.click],
-            _in_words(searched),
+            in_words(searched),
             [session, text, top_k, self.data_set],
             [trouble, hits],
             **quick,
         )
-        hits.select(_in_words(picked), session, hits, **quick)
+        hits.select(in_words(picked), session, hits, **quick)
         add.click(
-            _in_words(_with_request(added)), [files, folder, name, licence, author],
+            in_words(_with_request(added)), [files, folder, name, licence, author],
             [answer, files, folder, *self.state_fields], concurrency_limit=1, api_visibility="private",
         )  # fmt: skip
 
@@ -319,8 +318,8 @@ def _add_history(handlers: Handlers, session: gr.State, drawing: _DrawTab, tabs:
         return entry.picture.provenance.prompt, *_pieces(handlers.view(visit)), gr.Tabs(selected="draw")
 
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    drawing.past.select(_in_words(touched), session, [picture, words, drawing.past, opened, go_on], **quick)
-    go_on.click(_in_words(continued), [session, opened], [drawing.prompt, *drawing.view, tabs], **quick)
+    drawing.past.select(in_words(touched), session, [picture, words, drawing.past, opened, go_on], **quick)
+    go_on.click(in_words(continued), [session, opened], [drawing.prompt, *drawing.view, tabs], **quick)
 
 
 def _pieces(view: View) -> tuple[str, str, str]:
@@ -367,35 +366,3 @@ def _with_request(handler: Callable[..., Any]) -> Callable[..., Any]:
         return handler(files, folder, name, licence, author, request=request)
 
     return called
-
-
-def _in_words(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler, with errors told in words; what nobody foresaw goes to the log."""
-    if inspect.isgeneratorfunction(handler):
-
-        @wraps(handler)
-        def streamed(*given: Any) -> Iterator[Any]:
-            try:
-                yield from handler(*given)
-            except Exception as error:
-                raise _told(error) from None
-
-        return streamed
-
-    @wraps(handler)
-    def called(*given: Any) -> Any:
-        try:
-            return handler(*given)
-        except Exception as error:
-            raise _told(error) from None
-
-    return called
-
-
-def _told(error: Exception) -> gr.Error:
-    if isinstance(error, gr.Error):
-        return error
-    if isinstance(error, RagDiffusionError | ValueError):
-        return gr.Error(escape(str(error)), duration=30, print_exception=False, title="That cannot be done")
-    _LOG.error("page: %s: %s", type(error).__name__, error)
-    return gr.Error("something unexpected happened; the server's log has it", print_exception=False)

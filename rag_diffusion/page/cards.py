@@ -102,7 +102,7 @@ def figures(
         figures_html.append(
             {
                 "growing": True,
-                "image": _shown(preview.pixels, _SIDE // 2),
+                "image": shown(preview.pixels, _SIDE // 2),
                 "alt": "the picture so far",
                 "words": VARIANTS[variant].capitalize(),
                 "step": preview.step,
@@ -141,7 +141,7 @@ def neighbors(
     shares = [None if entry is None else entry.share(neighbor.name) for neighbor in some]
     cards = [
         {
-            "image": _shown(neighbor.pixels(_THUMB), _THUMB),
+            "image": shown(neighbor.pixels(_THUMB), _THUMB),
             "caption": neighbor.caption or "(shows what the prompt asks for)",
             "where": neighbor.pair_id or neighbor.source or "your own picture",
             "licence": ", ".join(filter(None, (neighbor.licence or NO_LICENCE, neighbor.attribution))),
@@ -160,7 +160,7 @@ def history(entries: Sequence[Entry], pressed: int = 0) -> str:
     cards = [
         {
             "number": entry.number,
-            "image": _shown(entry.picture.pixels, _THUMB),
+            "image": shown(entry.picture.pixels, _THUMB),
             "prompt": entry.picture.provenance.prompt,
             "seed": entry.picture.provenance.seed,
             "words": entry.words,
@@ -189,7 +189,7 @@ def _figure(entry: Entry, heat_of: str, sign: Sign | None) -> dict[str, Any]:
     variant = picture.variant if picture.variant != "given" else None
     file = to_png(picture.pixels, origin)
     return {
-        "image": _shown(pixels, _SIDE),
+        "image": shown(pixels, _SIDE),
         "alt": f"drawn for: {origin.prompt}" + (f"; where it looked at: {named}" if heat is not None else ""),
         "words": entry.words.capitalize(),
         "seed": origin.seed,
@@ -199,8 +199,8 @@ def _figure(entry: Entry, heat_of: str, sign: Sign | None) -> dict[str, Any]:
     }
 
 
-def _shown(pixels: Pixels, side: int) -> str:
-    """A picture (H, W, 3) at `side` pixels at least, as a URL that holds it."""
+def shown(pixels: Pixels, side: int) -> str:
+    """A picture, `pixels` (H, W, 3), at `side` pixels at least, as a URL that holds it."""
     image = Image.fromarray(pixels)
     if image.width < side:
         image = image.resize((side, side), Image.Resampling.LANCZOS)

@@ -144,7 +144,7 @@ class Handlers:
         Raises:
             RagDiffusionError, ValueError: it cannot be drawn.
         """
-        prompt, last = _prompt(form.prompt), session.last
+        prompt, last = checked_prompt(form.prompt), session.last
         if compare and form.variant == "none":
             raise ConfigError("compare: expected neighbors to compare with, got none; choose some under Neighbors")
         given = session.neighbors if form.variant == "given" else ()
@@ -266,7 +266,7 @@ class Handlers:
             DataError: there is nothing to search.
         """
         where = Filter() if data_set in ("", ALL) else Filter(sources=(data_set,))
-        results = self.base.search(Query([_prompt(text)], top_k=int(top_k), where=where))
+        results = self.base.search(Query([checked_prompt(text)], top_k=int(top_k), where=where))
         pairs, (hits,) = results.pairs(0), results.hits
         session.hits = () if pairs is None else tuple(neighbors_from(pairs, hits.pair_ids, hits.scores))
         session.picked = ()
@@ -352,8 +352,8 @@ def as_seed(text: str) -> int | None:
     return int(text) if text else None
 
 
-def _prompt(text: str) -> str:
-    """A text without space around it.
+def checked_prompt(text: str) -> str:
+    """The `text` of a prompt without space around it.
 
     Raises:
         ConfigError: it is empty, or longer than `LONGEST`.

@@ -12,9 +12,11 @@ from typing import Any
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.clip_frames import ClipFrame
+from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
+from rag_diffusion.sampling.rollout import Rollout
 from rag_diffusion.sampling.studio import Picture, PictureRequest, Variant
-from rag_diffusion.serving.drawing_queue import ALL, DrawingQueue, Preview
+from rag_diffusion.serving.drawing_queue import ALL, DrawingQueue, Preview, WorkRequest
 
 
 class Drawer:
@@ -78,9 +80,9 @@ class Drawer:
             )
             yield from self._stream(request)
 
-    def _stream(self, request: PictureRequest) -> Iterator[Preview | Picture]:
+    def _stream(self, request: PictureRequest, previews: int = ALL) -> Iterator[Preview | Picture]:
         news: SimpleQueue[Preview | None] = SimpleQueue()
-        (drawing,) = self.queue.submit([request], previews=ALL, tell=lambda number, preview: news.put(preview))
+        (drawing,) = self.queue.submit([request], previews=previews, tell=lambda number, preview: news.put(preview))
         drawing.result.add_done_callback(lambda result: news.put(None))
         try:
             while (preview := news.get()) is not None:
@@ -89,6 +91,36 @@ class Drawer:
                 yield drawing.result.result()
         finally:
             self.queue.leave([drawing])
+
+    def roll(self, rollout: Rollout) -> Iterator[ClipFrame]:
+        """Draw a clip frame by frame, each when it is its turn in the queue.
+
+        Args:
+            rollout: over the pipeline of this drawer.
+
+        Yields:
+            Its frames, given ones too.
+
+        Raises:
+            RagDiffusionError, ValueError: as the pipeline, or too many pictures wait.
+        """
+        frames = iter(rollout)
+        for number in range(1, len(rollout) + 1):
+            if number <= rollout.given:
+                yield next(frames)
+                continue
+            drawn = list[ClipFrame]()
+
+            def work(on_step: OnStep, drawn: list[ClipFrame] = drawn) -> Picture:
+                rollout.watch(on_step)
+                drawn.append(next(frames))
+                assert drawn[0].provenance is not None
+                return Picture(variant="given", pixels=drawn[0].pixels, provenance=drawn[0].provenance, heat=())
+
+            request = WorkRequest(prompt=rollout.prompt, seed=rollout.seed, variant="given", work=work)
+            if not any(isinstance(one, Picture) for one in self._stream(request, previews=0)):
+                return
+            yield drawn[0]
 
     def leave(self) -> None:
         """Compute no further what is being drawn."""

@@ -80,7 +80,7 @@ for (const section of document.querySelectorAll('section')) {
     show(place);
   };
   button.addEventListener('click', () => play(timer === null));
-  slider.addEventListener('input', () => { play(false); show(Number(slider.value)); });
+  slider.addEventListener('input', () => { place = Number(slider.value); play(false); });
   play(!matchMedia('(prefers-reduced-motion: reduce)').matches);
 }
 """

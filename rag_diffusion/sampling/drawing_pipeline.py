@@ -79,7 +79,10 @@ class DrawingPipeline(PipelineParts):
         """
         provenance = what if isinstance(what, Provenance) else read_provenance(Path(what))
         given = [] if neighbors is None else by_prompt(neighbors, [provenance.prompt])[0]
-        plan = make_plan(provenance, self.generator, self.retriever, given, latents, image)
+        drew = self.generator
+        if self.frames is not None and self.frames.fingerprint == provenance.model_hash:
+            drew = self.frames
+        plan = make_plan(provenance, drew, self.retriever, given, latents, image)
         further = settings_told(self.stages, provenance.settings.get("stages", ()))
         drawn = self._carry_out(plan.request, plan.generator, plan.scheduler, plan.precision, further)
         return finished(drawn, self.safety_checker, provenance.settings.get(WATERMARK, ""))

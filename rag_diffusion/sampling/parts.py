@@ -40,6 +40,7 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenize
 class PipelineParts(BaseMethods, DiffusionPipeline):
     """The parts; see `RetrievalPipeline` for the arguments."""
 
+    frames: Generator | None = None  # draws the next frames of clips; None lets the generator draw them
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
     _optional_components = [*PARTS, "codec", "scheduler", "controlnet"]  # noqa: RUF012 -- diffusers adds it to a list
 
@@ -264,7 +265,8 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
         dtype = next((value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)), None)
         devices = [value for value in (*args, kwargs.get("device")) if isinstance(value, str | torch.device)]
         if devices:
-            for model in (self.generator, *(stage.model for stage in self.stages)):
+            beside = [] if self.frames is None else [self.frames]
+            for model in (self.generator, *beside, *(stage.model for stage in self.stages)):
                 model.to(devices[0])
         if dtype is not None:
             for stage in self.stages:

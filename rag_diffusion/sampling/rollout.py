@@ -50,7 +50,7 @@ from rag_diffusion.sampling.source import NeighborSource
 from rag_diffusion.store.filters import Filter
 
 if TYPE_CHECKING:
-    from rag_diffusion.sampling.pipeline import RetrievalPipeline
+    from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
 
 _SEED_STRIDE = 0xC11F_F4A3  # between the noise of a clip's frames, where it is not the same
 _OF_RETRIEVAL = ("where", "exclude", "weight_by_step", "weight_by_map", "num_style_neighbors", "style")
@@ -123,6 +123,7 @@ class Rollout:
             pipeline.blocklist.check([self.prompt])
         self._finished = (pipeline.safety_checker, pipeline.watermark)
         self._pipeline = _bare(pipeline)
+        self._first, self._later = pipeline.generator, pipeline.frames or pipeline.generator
         self._further = settings_of(pipeline.stages, stages, None)
         height, width = (self._options.get(name) for name in ("height", "width"))
         self._model = pipeline.generator.for_drawing(height, width, None, None)
@@ -149,6 +150,10 @@ class Rollout:
         """Pairs that frames look at beside each other, best first."""
         return self._pairs
 
+    def watch(self, on_step: OnStep) -> None:
+        """Let `on_step` be called after every denoising step of every frame, as `callback_on_step_end` is."""
+        self._options["callback_on_step_end"] = on_step
+
     def facts(self) -> dict[str, Any]:
         """All that decides the pixels of the clip, JSON-able: what unfinished work must be of, to go on."""
         generator, scheduler, precision = self._model, self._pipeline.scheduler, self._pipeline.precision
@@ -163,7 +168,7 @@ class Rollout:
                 for name, value in self._options.items()
                 if not name.startswith("callback")
             },
-            "model": generator.fingerprint,
+            "model": [self._first.fingerprint, self._later.fingerprint],
             "scheduler": [type(scheduler).__name__, unusual(scheduler, generator)],
             "precision": computed_in(precision, generator.device),
             "stages": [settings_facts(*one, precision) for one in self._further],
@@ -233,6 +238,7 @@ class Rollout:
         """The frame of a number, drawn; None where a callback ended it before its last step."""
         seed = self.seed if self.settings.same_noise else (self.seed + (number - 1) * _SEED_STRIDE) % MOST
         text = frame_prompt(self.prompt, number, self.settings.num_frames) if len(self.memory) else self.prompt
+        self._pipeline.generator = self._later if len(self.memory) else self._first
         shown, how = self.shown(number), {n: v for n, v in self._options.items() if n in _OF_DRAWING}
         drawn = self._pipeline(text, shown, generator=seeded([seed]), stages=1, **how)
         (origin,) = drawn.provenance

@@ -26,7 +26,7 @@ from rag_diffusion.marks.credentials import ContentCredentials
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.project import model_of, open_pipeline
 from rag_diffusion.sampling.arguments import strength_of
-from rag_diffusion.sampling.pipeline import RetrievalPipeline
+from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
 from rag_diffusion.sampling.studio import Picture, PictureRequest, draw_batch
 from rag_diffusion.serving.bounded_json import BodyError
 
@@ -53,6 +53,21 @@ class Preview:
     step: int
     num_steps: int
     stage: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorkRequest(PictureRequest):
+    """A picture that is drawn alone, as whoever asks for it says.
+
+    Attributes:
+        work: gets what is to be called after every step, and draws, in the thread that draws.
+    """
+
+    work: Callable[[OnStep], Picture]
+
+    def fits(self, other: PictureRequest) -> bool:
+        """Never with any `other` one."""
+        return self is other
 
 
 @dataclass(kw_only=True, eq=False)
@@ -255,7 +270,11 @@ class DrawingQueue:
     def _draw(self, batch: Sequence[Drawing]) -> None:
         """Draw a batch; where it fails, each alone, so that an error is told to whom it belongs."""
         try:
-            pictures = draw_batch(self.pipeline, [one.request for one in batch], _Looking(batch, self.counts))
+            first, looking = batch[0].request, _Looking(batch, self.counts)
+            if isinstance(first, WorkRequest):
+                pictures = [first.work(looking)]
+            else:
+                pictures = draw_batch(self.pipeline, [one.request for one in batch], looking)
         except _LeftError:
             for one in batch:
                 one.result.cancel()
