@@ -18,6 +18,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from rag_diffusion.errors import ModelError
+from rag_diffusion.models.backbone import Backbone
 from rag_diffusion.models.codec import Codec, LatentCodec
 from rag_diffusion.models.control import Control
 from rag_diffusion.models.neighbor_batch import NeighborBatch
@@ -34,7 +35,7 @@ class Generator:
     """Everything between a text with its neighbors and a prediction.
 
     Attributes:
-        unet: the network; None encodes texts and draws nothing.
+        unet: the network; any other with the seam of `backbone` draws as well. None encodes texts and draws nothing.
         codec: images to its input and back.
         text_encoder: texts to its conditions.
         schedule: variance schedule and prediction type that it was trained with.
@@ -70,15 +71,20 @@ class Generator:
         return self
 
     @property
+    def backbone(self) -> Backbone[Any]:
+        """The network as what draws knows it."""
+        return self.unet
+
+    @property
     def device(self) -> torch.device:
         """Where the U-Net computes; offload hooks keep its weights elsewhere."""
         if self.unet is None:
             encoder: Any = self.text_encoder if self.published is None else self.published.text_encoder
             return torch.device(encoder.device)
-        hooks = (getattr(module, "_hf_hook", None) for module in self.unet.modules())
+        hooks = (getattr(module, "_hf_hook", None) for module in self.backbone.modules())
         places = (getattr(hook, "execution_device", None) for hook in hooks)
         hooked = next((place for place in places if place is not None), None)
-        return torch.device(next(self.unet.parameters()).device if hooked is None else hooked)
+        return torch.device(next(self.backbone.parameters()).device if hooked is None else hooked)
 
     def put(self, name: str, part: Any) -> None:
         """Take another part in the place of one that is there.
@@ -113,7 +119,7 @@ class Generator:
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(D, h, w)."""
-        config, (height, width) = self.unet.config, self.size
+        config, (height, width) = self.backbone.config, self.size
         cell = self.image_size // config.sample_size
         return config.in_channels, height // cell, width // cell
 
@@ -139,7 +145,7 @@ class Generator:
         if self.unet is None:
             raise ModelError("unet: expected one, got None; a pipeline without it encodes prompts and cannot draw")
         size = (height or self.image_size, width or self.image_size)
-        cell = self.image_size // self.unet.config.sample_size * self.unet.size_multiple
+        cell = self.image_size // self.backbone.config.sample_size * self.backbone.size_multiple
         if any(side % cell or side < cell for side in size):
             raise ValueError(f"height, width: expected multiples of {cell} pixels, got {size[0]} and {size[1]}")
         extra = dict(cross_attention_kwargs or {})
@@ -178,7 +184,7 @@ class Generator:
             captions = replace(captions, image_prompts=none)
         scale = {name: value for name, value in self._attention.items() if name == "scale"}
         extra = _added(captions) | ({"cross_attention_kwargs": scale} if scale else {})
-        return self.unet.encode_neighbors(clean.to(self.unet.dtype), captions.states, captions.mask, **extra)
+        return self.backbone.encode_neighbors(clean.to(self.backbone.dtype), captions.states, captions.mask, **extra)
 
     def neighbor_features(self, neighbors: NeighborBatch, captions: TextFeatures) -> dict[str, NeighborKV]:
         """Keys and values of every neighbor: f(c_n, 0) depends neither on x_t nor on t, so once an image is enough.
@@ -202,7 +208,7 @@ class Generator:
         """
         roles = None if neighbors.roles is None else neighbors.roles.to(self.device)
         rows, weights = neighbors.rows.to(self.device), neighbors.weights.to(self.device)
-        return self.unet.project_neighbors(maps, rows, weights, roles)
+        return self.backbone.project_neighbors(maps, rows, weights, roles)
 
     def predict(
         self,
@@ -229,11 +235,11 @@ class Generator:
             (2B, ...), those with `features` first.
         """
         known = self._precondition(timestep)
-        seen = (sample if known is None else sample * known.scale_in).to(self.unet.dtype)
+        seen = (sample if known is None else sample * known.scale_in).to(self.backbone.dtype)
         extra: dict[str, Any] = {"cross_attention_kwargs": self._attention} if self._attention else {}
         if self.control is not None and text.control:
             extra |= self.control.residuals(seen, timestep, text)
-        output: Tensor = self.unet(
+        output: Tensor = self.backbone(
             seen,
             timestep,
             text.states,

@@ -18,7 +18,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -27,9 +27,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.utils.peft_utils import apply_lora_scale
 from torch import Tensor, nn
 
+from rag_diffusion.models import unet_split
+from rag_diffusion.models.backbone import NeighborBackbone, NeighborFeatures
 from rag_diffusion.models.neighbor_attention import NeighborAttention
-from rag_diffusion.models.neighbor_kv import NeighborKV
-from rag_diffusion.models.unet_split import Conditions, Encoded, concatenate, decode, encode
+from rag_diffusion.models.unet_split import Conditions, Encoded
 
 BOTTLENECK = "mid"
 _HEAD_DIM = 32  # width of a head where none is given and it fits
@@ -47,8 +48,6 @@ DEFAULTS: dict[str, Any] = {
     "neighbor_prior_strength": 1.0,
 }
 
-NeighborFeatures = Mapping[str, NeighborKV]
-
 
 def _signature() -> inspect.Signature:
     """The base's own keywords and ours, so that diffusers' config keeps them all."""
@@ -59,7 +58,7 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([*base, *own])
 
 
-class RetrievalUNet(UNet2DConditionModel):
+class RetrievalUNet(NeighborBackbone[Encoded], UNet2DConditionModel):
     """`UNet2DConditionModel` with neighbor attention; without neighbors it is its base, bit for bit.
 
     Args:
@@ -256,14 +255,38 @@ class RetrievalUNet(UNet2DConditionModel):
         )
         if maps_only:
             encoder = self if self.neighbor_encoder is None else self.neighbor_encoder
-            return self._attended_maps(encode(encoder, sample, timestep, conditions))
-        encoded = encode(self, sample, timestep, conditions)
-        if and_with is not None and neighbors is not None:
-            encoded = concatenate(encoded, encoded)
-            neighbors = {name: NeighborKV.cat([kv, and_with[name]]) for name, kv in neighbors.items()}
-        attended = encoded if neighbors is None else self.attend(encoded, neighbors)
-        output = decode(self, concatenate(attended, encoded) if and_without else attended)
+            return self.attended_maps(unet_split.encode(encoder, sample, timestep, conditions))
+        encoded = self.encode(sample, timestep, conditions)
+        output = self.decoded(encoded, neighbors, and_without=and_without, and_with=and_with)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    def encode(self, sample: Tensor, timestep: Tensor | float, conditions: Conditions) -> Encoded:
+        """First half; see `Backbone`.
+
+        Args:
+            sample: (B, C, H, W) noisy input.
+            timestep: () or (B,).
+            conditions: of the B images.
+        """
+        return unet_split.encode(self, sample, timestep, conditions)
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        """Second half, from `encoded` on; see `Backbone`."""
+        return unet_split.decode(self, encoded)
+
+    def joined(self, one: Encoded, other: Encoded) -> Encoded:
+        """`one` and `other` of the same B images as a batch of 2B."""
+        return unet_split.concatenate(one, other)
+
+    def attended_maps(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Bottleneck and chosen skip maps of `encoded`, and the finer ones that go with them."""
+        names = [name for key, attention in self.attentions() for name in (key, *attention.fine)]
+        return {name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in names}
+
+    def with_maps(self, encoded: Encoded, maps: Mapping[str, Tensor]) -> Encoded:
+        """`encoded` with `maps` in the place of those of their names."""
+        skips = [maps.get(str(number), skip) for number, skip in enumerate(encoded.skips)]
+        return replace(encoded, skips=tuple(skips), mid=maps[BOTTLENECK])
 
     @property
     def size_multiple(self) -> int:
@@ -273,99 +296,6 @@ class RetrievalUNet(UNet2DConditionModel):
         maps = self._skip_maps()
         skips = self.config.neighbor_skips
         return maps[min(skips) if skips else -1][1]
-
-    def encode_neighbors(
-        self,
-        sample: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor | None = None,
-        **conditions: Any,
-    ) -> dict[str, Tensor]:
-        """Second feature maps f(c_n, 0): the encoder at timestep 0, clean images.
-
-        Args:
-            sample: (N, C, H, W) clean neighbor images, one row each; latents by the VAE's mode for a latent model.
-            encoder_hidden_states: (N, L, D) their captions.
-            encoder_attention_mask: (N, L) one where there is a token.
-            **conditions: `class_labels` and `added_cond_kwargs` of the neighbors, where the base has them; nothing of
-                ControlNet, T2I-Adapter or GLIGEN, which belong to the image that is drawn.
-
-        Returns:
-            Attended map -> (N, C', H', W').
-        """
-        maps: dict[str, Tensor] = self(
-            sample,
-            torch.zeros((), device=sample.device),
-            encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            maps_only=True,
-            **conditions,
-        )
-        return maps
-
-    def project_neighbors(
-        self,
-        maps: Mapping[str, Tensor],
-        rows: Tensor,
-        weights: Tensor,
-        roles: Tensor | None = None,
-        *,
-        controlled: bool = False,
-    ) -> dict[str, NeighborKV]:
-        """Keys and values for a batch out of maps of distinct neighbors.
-
-        Args:
-            maps: `encode_neighbors` of N distinct neighbors.
-            rows: (B, K) which of the N each image sees; anything where the weight is zero.
-            weights: (B, K) how much each neighbor counts: 1 plainly, 0 (or False) not at all.
-            roles: (B, K) `CONTENT` or `STYLE`; None is content. A network without roles takes all for content.
-            controlled: make room for `NeighborKV.control`, a weight by step, map and cell.
-
-        Returns:
-            Attended map -> keys and values for B images, as `forward` takes them.
-        """
-        return {
-            name: attention(
-                maps[name],
-                fine=[maps[finer] for finer in attention.fine],
-                rows=rows,
-                weights=weights,
-                roles=roles,
-                controlled=controlled,
-            )
-            for name, attention in self.attentions()
-        }
-
-    def attend(self, encoded: Encoded, neighbors: NeighborFeatures) -> Encoded:
-        """Rewrite the bottleneck and the chosen skip maps by attention to the neighbors.
-
-        Args:
-            encoded: first maps of B images.
-            neighbors: attended map -> keys and values for these images.
-
-        Returns:
-            The same with the attended maps in place of those that were.
-        """
-        maps = self._attended_maps(encoded)
-        for name, attention in self.attentions():
-            names = [name, *attention.fine]
-            attended = attention(maps[name], neighbors[name], fine=[maps[finer] for finer in attention.fine])
-            maps |= dict(zip(names, attended, strict=True))
-        skips = [maps.get(str(number), skip) for number, skip in enumerate(encoded.skips)]
-        return replace(encoded, skips=tuple(skips), mid=maps[BOTTLENECK])
-
-    def randomize_output(self, deviation: float = 0.02) -> None:
-        """Start the output projections of the neighbor attention from random weights of a standard `deviation`."""
-        for _, attention in self.attentions():
-            attention.randomize_output(deviation)
-
-    def _attended_maps(self, encoded: Encoded) -> dict[str, Tensor]:
-        names = [name for key, attention in self.attentions() for name in (key, *attention.fine)]
-        return {name: encoded.mid if name == BOTTLENECK else encoded.skips[int(name)] for name in names}
-
-    def attentions(self) -> list[tuple[str, NeighborAttention]]:
-        """Attended map -> its neighbor attention."""
-        return [(name, cast(NeighborAttention, module)) for name, module in self.neighbor_attention.items()]
 
     def _skip_maps(self) -> list[tuple[int, int]]:
         """(channels, how many times smaller than the input) of every skip map; the last is the bottleneck's."""

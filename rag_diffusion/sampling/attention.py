@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rag_diffusion.models.unet import RetrievalUNet
+from rag_diffusion.models.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class AttentionRecorder:
     _heat: dict[str, Tensor] = field(default_factory=dict)
 
     @contextmanager
-    def listening(self, unet: RetrievalUNet) -> Iterator[AttentionRecorder]:
+    def listening(self, unet: Backbone[Any]) -> Iterator[AttentionRecorder]:
         """Record every call of the neighbor attention of `unet` inside the block."""
         for name, attention in unet.attentions():
             attention.listener = self._listener(name)

@@ -136,7 +136,7 @@ class Conditioning:
         self.recorder = AttentionRecorder(batch=len(seen), count=max(map(len, seen), default=0))
         self._passed.append((phase.start, share, seen, self.recorder))
         self._listening.close()
-        self._listening.enter_context(self.recorder.listening(self.cache.generator.unet))
+        self._listening.enter_context(self.recorder.listening(self.cache.generator.backbone))
 
     def looked(self) -> list[AttentionShares]:
         """What each image looked at, over all steps."""

@@ -124,7 +124,7 @@ def image_prompts(generator: Generator, given: Any, embeds: Any, count: int) -> 
     Raises:
         ValueError: an adapter is there without a picture, or a picture without an adapter.
     """
-    loaded = getattr(generator.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"  # no item of it
+    loaded = getattr(generator.backbone.config, "encoder_hid_dim_type", None) == "ip_image_proj"  # no item of it
     asked = given is not None or embeds is not None
     if loaded != asked:
         got = "a picture, and no adapter" if asked else "an adapter, and no picture"
@@ -136,7 +136,7 @@ def image_prompts(generator: Generator, given: Any, embeds: Any, count: int) -> 
         return ImageConditions()
     alone = embeds is not None and all(len(one) == 1 for one in embeds)  # without negative ones: these are zeros
     both = generator.published.prepare_ip_adapter_image_embeds(given, embeds, generator.device, count, not alone)
-    cast = [one.to(generator.unet.dtype) for one in both]
+    cast = [one.to(generator.backbone.dtype) for one in both]
     halves = [(torch.zeros_like(one), one) if alone else one.chunk(2) for one in cast]
     return ImageConditions(
         image_prompts=tuple(shown for _, shown in halves), no_image=tuple(none for none, _ in halves)
@@ -201,7 +201,7 @@ def control_pictures(generator: Generator, given: Any, network: Any, prompts: in
     height, width = generator.size
     found = []
     for one in each:
-        pixels = processor.preprocess(one, height=height, width=width).to(generator.device, generator.unet.dtype)
+        pixels = processor.preprocess(one, height=height, width=width).to(generator.device, generator.backbone.dtype)
         if len(pixels) not in (1, prompts):
             raise ValueError(f"control_image: expected one, or one for each of {prompts} prompts, got {len(pixels)}")
         found.append(pixels.expand(prompts, -1, -1, -1).repeat_interleave(times, dim=0))

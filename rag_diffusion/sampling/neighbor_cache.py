@@ -44,7 +44,7 @@ class NeighborCache:
         if not pairs:
             return None
         styled = next((neighbor.name for neighbor in pairs.values() if neighbor.role == "style"), None)
-        if styled is not None and not self.generator.unet.config.neighbor_roles:
+        if styled is not None and not self.generator.backbone.config.neighbor_roles:
             raise ValueError(
                 f"neighbor {styled!r}: expected content neighbors alone, got one of style: this generator was trained "
                 "without them and would take it for what is to be drawn; leave it out (retrieval.style: 0), or train "
@@ -63,7 +63,7 @@ class NeighborCache:
         roles = torch.full_like(rows, CONTENT)
         for number, neighbors in enumerate(lists):
             roles[number, : len(neighbors)] = torch.tensor([_ROLES[neighbor.role] for neighbor in neighbors])
-        return self.generator.unet.project_neighbors(
+        return self.generator.backbone.project_neighbors(
             maps, rows.to(device), weights.to(device), roles.to(device), controlled=controlled
         )
 
@@ -71,7 +71,7 @@ class NeighborCache:
     def shapes(self) -> dict[str, torch.Size]:
         """(H', W') of every attended map of what was encoded."""
         maps = next(iter(self.maps.values()))
-        return {name: maps[name].shape[-2:] for name, _ in self.generator.unet.attentions()}
+        return {name: maps[name].shape[-2:] for name, _ in self.generator.backbone.attentions()}
 
     def _encode(self, new: Sequence[Neighbor]) -> None:
         for start in range(0, len(new), _BATCH):

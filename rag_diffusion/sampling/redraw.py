@@ -166,7 +166,7 @@ def _reasons(origin: Provenance, generator: Generator, latents: Tensor | None) -
         )
     if settings["image_size"] != generator.image_size:
         reasons.append(f"it was drawn at {settings['image_size']} px, and this model draws {generator.image_size}")
-    weights = str(generator.unet.dtype).removeprefix("torch.")
+    weights = str(generator.backbone.dtype).removeprefix("torch.")
     if settings["weights"] != weights:
         reasons.append(f"the weights were {settings['weights']}, and are {weights}; set torch_dtype")
     if settings.get("changed_by_callback"):

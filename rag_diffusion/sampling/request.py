@@ -127,7 +127,7 @@ class SamplingRequest:
             "thresholding": self.thresholding,
             "image_size": generator.image_size,
             "precision": computed_in(precision, generator.device),
-            "weights": str(generator.unet.dtype).removeprefix("torch."),
+            "weights": str(generator.backbone.dtype).removeprefix("torch."),
             "device": generator.device.type,
             "noise": self.noise,
         }
