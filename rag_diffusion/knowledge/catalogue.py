@@ -18,6 +18,7 @@ from rag_diffusion.retrieval.encoder_folder import EncoderFolder
 from rag_diffusion.store import pipeline_corpus
 from rag_diffusion.store.integrity import check_files, check_originals
 from rag_diffusion.store.manifest import CORPUS_NAME, PIPELINE, REJECTED, REMOTE, Manifest, rebuild_hint
+from rag_diffusion.store.segments import segments_of
 
 if TYPE_CHECKING:
     from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -147,8 +148,10 @@ class Catalogue:
                 return
             manifest = Manifest.read(self.folders.manifest(name))
             if not manifest.remote:
-                with (self.folders.generation(name, manifest.generation) / REJECTED).open(encoding="utf-8") as lines:
-                    yield from (Rejection(**json.loads(line)) for line in lines)
+                folder = self.folders.generation(name, manifest.generation)
+                for segment in segments_of(manifest):
+                    with (folder / segment.folder / REJECTED).open(encoding="utf-8") as lines:
+                        yield from (Rejection(**json.loads(line)) for line in lines)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"kb: expected the rejections of {name!r}, got {error!r}; add the data set again") from None
 

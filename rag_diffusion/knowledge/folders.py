@@ -3,6 +3,7 @@
 data/kb/<name>/manifest.json        the data set's present state; replaced as one file, so readers see old or new
 data/kb/<name>/00001/...            what the manifest names: pairs, vectors, indexes of one generation
 data/kb/.building/<name>/           finished parts of a build that is under way, or was killed
+data/kb/.merging/<name>/            scratch of who merges its segments
 data/kb/.cache/<name>/              images of a remote data set
 data/kb/.locks/<name>.lock          held by the one process that writes the data set
 """
@@ -27,6 +28,7 @@ ALL = "all"  # the index of all data sets together
 RESERVED = (CORPUS_NAME, "iconify", "folder", ALL)  # the pipeline's own: its pair ids begin so
 MANIFEST, REMOVED = "manifest.json", "removed.json"
 MADE, PUBLISHED = "made", "published"  # in a build: its result, and the generation that it became
+_HALF = re.compile(rf"\.{re.escape(MANIFEST)}\..*\.tmp")  # a manifest whose writer was killed
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -73,6 +75,10 @@ class DataSetFolders:
         """Scratch of a build of the data set `name`."""
         return self.base / ".building" / name
 
+    def merging(self, name: str) -> Path:
+        """Scratch of a merge of segments of the data set `name`."""
+        return self.base / ".merging" / name
+
     def cache(self, name: str) -> Path:
         """The folder of images of the remote data set `name`."""
         return self.base / ".cache" / name
@@ -80,6 +86,27 @@ class DataSetFolders:
     def names(self) -> list[str]:
         """Data sets that there are, by the alphabet."""
         return sorted(path.parent.name for path in self.base.glob(f"[!.]*/{MANIFEST}"))
+
+    @contextmanager
+    def merger(self, name: str) -> Iterator[bool]:
+        """Whether this is the one that merges segments of the data set `name`, while the block lasts.
+
+        What a killed one left goes first.
+        """
+        path = self.base / ".locks" / f"{name}.merging"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            _remove(self.merging(name))
+            yield True
+        finally:
+            _remove(self.merging(name))
+            lock.release()
 
     @contextmanager
     def writing(self, name: str, wait: float) -> Iterator[None]:
@@ -138,6 +165,7 @@ class DataSetFolders:
         marks = (*self.base.glob(f"[!.]*/{REMOVED}"), *self.base.glob(f".building/*/{PUBLISHED}"))
         names = {mark.parent.name for mark in marks}
         names |= {path.name for path in self.base.glob(".cache/*") if not self.manifest(path.name).exists()}
+        names |= {path.parent.name for path in self.base.glob(f"[!.]*/.{MANIFEST}.*.tmp")}
         names |= {path.parent.name for path in self.base.glob("[!.]*/[0-9]*") if path != self._held(path.parent.name)}
         for name in sorted(names):
             try:
@@ -145,6 +173,9 @@ class DataSetFolders:
                     pass
             except BusyError:
                 continue
+        for path in self.base.glob(".merging/*"):
+            with self.merger(path.name):
+                pass
 
     def _held(self, name: str) -> Path | None:
         """The generation that a data set's manifest names, if it can be read."""
@@ -178,7 +209,7 @@ class DataSetFolders:
         if not folder.exists():
             return
         for path in folder.iterdir():
-            if path.is_dir() and path != self.generation(name, held):
+            if path != self.generation(name, held) and (path.is_dir() or _HALF.fullmatch(path.name)):
                 _remove(path)
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
@@ -19,8 +20,9 @@ from rag_diffusion.store.integrity import check_originals
 from rag_diffusion.store.manifest import FORMAT, Manifest, originals_hint, rebuild_hint
 from rag_diffusion.store.originals import Earlier, Original, Originals
 from rag_diffusion.store.pair_set import TABLE, PairColumns
-from rag_diffusion.store.shard_source import ShardSource
-from rag_diffusion.store.staging import Staging
+from rag_diffusion.store.segments import Segment, free_folder, link_segment, segments_of, together
+from rag_diffusion.store.shard_source import ShardSource, StoredSegments
+from rag_diffusion.store.staging import Part, Staging
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
 
@@ -68,7 +70,13 @@ class Generations:
         )
 
     def publish(
-        self, facts: Manifest, staging: Staging, old: Manifest | None, *, keeps_originals: bool = False
+        self,
+        facts: Manifest,
+        staging: Staging,
+        old: Manifest | None,
+        *,
+        keeps_originals: bool = False,
+        beside: Sequence[Segment] = (),
     ) -> Manifest:
         """Write a generation beside the old one; the manifest makes it hold, in one step.
 
@@ -77,26 +85,76 @@ class Generations:
             staging: its build.
             old: the generation before.
             keeps_originals: whether originals of the old generation are those of pairs with the same ids.
+            beside: segments of the old generation that stay as they are; the build takes the place of the others.
         """
-        name = facts.name
-        facts = replace(facts, generation=old.generation + 1 if old is not None else 1)
-        made, folder = staging.folder / MADE, self.folders.generation(name, facts.generation)
+        made = staging.folder / MADE
         shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-        earlier = self._earlier(old) if old is not None and keeps_originals and facts.originals else None
-        manifest = write_pairs(made, staging.parts, facts, earlier)
+        earlier = list[Earlier]()
+        if old is not None and keeps_originals and facts.originals:
+            gone = [one for one in self.segments(old) if one.folder not in {stays.folder for stays in beside}]
+            earlier = self.earlier([(self.folder(old, one), one.manifest) for one in gone])
+        segment = self.segment(made, staging.parts, facts, earlier)
+        return self.swap(facts, made, segment, old, beside)
+
+    def segment(self, folder: Path, parts: list[Part], facts: Manifest, earlier: Sequence[Earlier]) -> Manifest:
+        """Make a segment of the parts of a build.
+
+        Args:
+            folder: of the segment, which is made.
+            parts: of the build.
+            facts: of the data set.
+            earlier: originals of pairs that were there before.
+
+        Returns:
+            Its manifest.
+
+        Raises:
+            ConfigError: its index recalls less than `index.min_recall`.
+            DataError: there is no pair.
+        """
+        folder.mkdir(parents=True)
+        manifest = write_pairs(folder, parts, facts, earlier)
         rows, remedy = manifest.num_pairs, "add the data set again"
-        count_words(made, PairColumns.open(made / TABLE, rows, remedy).table.column("caption"))
-        report = build_indexes(made, Vectors.open(made / VECTORS_FILE, rows, remedy=remedy), self.config.index)
+        count_words(folder, PairColumns.open(folder / TABLE, rows, remedy).table.column("caption"))
+        report = build_indexes(folder, Vectors.open(folder / VECTORS_FILE, rows, remedy=remedy), self.config.index)
         check_recall(report)
+        return replace(manifest, recall=report, files=describe_files(folder, manifest.files))
+
+    def swap(
+        self, facts: Manifest, made: Path, segment: Manifest, old: Manifest | None, beside: Sequence[Segment]
+    ) -> Manifest:
+        """Put a finished segment, and what stays, in the place of the old generation.
+
+        Args:
+            facts: of the data set.
+            made: the folder of the segment, in a scratch folder that goes.
+            segment: its manifest.
+            old: the generation before.
+            beside: segments of it that stay.
+
+        Returns:
+            The manifest that holds then.
+        """
+        name, number = facts.name, old.generation + 1 if old is not None else 1
+        new, whole = Segment(free_folder(beside) if beside else "", segment), made
+        if beside:
+            assert old is not None
+            whole = made.with_name(f"{MADE}-whole")
+            shutil.rmtree(whole, ignore_errors=True)
+            for one in beside:
+                link_segment(self.folder(old, one), whole / one.folder, one.manifest)
+            os.replace(made, whole / new.folder)
+        manifest = replace(together(facts, [*beside, new]), generation=number)
         same = old is not None and old.hash == manifest.hash
         added = old.added if old is not None and same else datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = replace(manifest, recall=report, files=describe_files(made, manifest.files), added=added)
+        manifest = replace(manifest, added=added)
+        folder = self.folders.generation(name, number)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made, folder)
-        atomic_write(staging.folder / PUBLISHED, str(facts.generation))
+        os.replace(whole, folder)
+        if made.parent == self.folders.building(name):
+            atomic_write(made.parent / PUBLISHED, str(number))
         manifest.write(self.folders.manifest(name))
-        shutil.rmtree(self.folders.building(name), ignore_errors=True)
+        shutil.rmtree(made.parent, ignore_errors=True)
         shutil.rmtree(self.folders.cache(name), ignore_errors=True)  # of a remote one that was here
         if old is not None:
             shutil.rmtree(self.folders.generation(name, old.generation), ignore_errors=True)
@@ -111,18 +169,30 @@ class Generations:
         path = self.folders.manifest(name)
         return Manifest.read(path) if path.exists() else None
 
-    def stored(self, manifest: Manifest) -> ShardSource:
-        """The data set of a `manifest` from its shards alone."""
-        return ShardSource(self.folders.generation(manifest.name, manifest.generation), manifest)
+    def segments(self, manifest: Manifest) -> list[Segment]:
+        """See `segments_of`, of the `manifest`."""
+        return segments_of(manifest)
 
-    def vectors(self, manifest: Manifest) -> Vectors:
-        """Vectors of the data set of a `manifest`, mapped.
+    def folder(self, manifest: Manifest, segment: Segment) -> Path:
+        """Where a `segment` of the data set of a `manifest` lies."""
+        return self.folders.generation(manifest.name, manifest.generation) / segment.folder
+
+    def stored(self, manifest: Manifest) -> StoredSegments:
+        """The data set of a `manifest` from its shards alone."""
+        return StoredSegments([self.source(manifest, segment) for segment in self.segments(manifest)])
+
+    def source(self, manifest: Manifest, segment: Segment) -> ShardSource:
+        """A `segment` of the data set of a `manifest` from its shards alone."""
+        return ShardSource(self.folder(manifest, segment), segment.manifest)
+
+    def vectors(self, manifest: Manifest, segment: Segment) -> Vectors:
+        """Vectors of a `segment` of the data set of a `manifest`, mapped.
 
         Raises:
             DataError: their file is missing or damaged.
         """
-        path = self.folders.generation(manifest.name, manifest.generation) / VECTORS_FILE
-        return Vectors.open(path, manifest.num_pairs, remedy=rebuild_hint(manifest.name))
+        path = self.folder(manifest, segment) / VECTORS_FILE
+        return Vectors.open(path, segment.manifest.num_pairs, remedy=rebuild_hint(manifest.name))
 
     def originals(self, manifest: Manifest) -> Callable[[str], Original | None]:
         """What gives the original of a pair of the `manifest` by its id; it gives None where none is kept.
@@ -130,25 +200,40 @@ class Generations:
         Raises:
             DataError: the table of originals is missing or damaged.
         """
-        if not manifest.num_originals:
-            return lambda pair_id: None
-        rows = {pair_id: row for row, pair_id in enumerate(self.stored(manifest).pair_ids().to_pylist())}
-        folder = self.folders.generation(manifest.name, manifest.generation)
-        found = Originals(folder, manifest.num_pairs, remedy=originals_hint(manifest.name))
-        return lambda pair_id: found.open(rows[pair_id])
+        rows = dict[str, tuple[Originals, int]]()
+        for segment in self.segments(manifest):
+            own = segment.manifest
+            if own.num_originals:
+                found = Originals(self.folder(manifest, segment), own.num_pairs, remedy=originals_hint(own.name))
+                ids = self.source(manifest, segment).pair_ids().to_pylist()
+                rows |= {pair_id: (found, row) for row, pair_id in enumerate(ids)}
+
+        def original(pair_id: str) -> Original | None:
+            place = rows.get(pair_id)
+            return None if place is None else place[0].open(place[1])
+
+        return original
 
     def check_originals(self, manifest: Manifest, *, whole: bool = False) -> None:
         """See `store.integrity.check_originals`, of the `manifest`; `whole` reads every byte."""
         check_originals(self.folders.generation(manifest.name, manifest.generation), manifest, whole=whole)
 
-    def _earlier(self, manifest: Manifest) -> Earlier | None:
-        if not manifest.num_originals:
-            return None
-        folder = self.folders.generation(manifest.name, manifest.generation)
-        found = Originals(folder, manifest.num_pairs, remedy=originals_hint(manifest.name))
-        return Earlier(folder, self.stored(manifest).pair_ids(), found.table, manifest.files)
+    def earlier(self, segments: Sequence[tuple[Path, Manifest]]) -> list[Earlier]:
+        """Originals of those of some `segments`, each a folder and its manifest, that have any.
+
+        Raises:
+            DataError: a table of originals is missing or damaged.
+        """
+        found = list[Earlier]()
+        for folder, manifest in segments:
+            if manifest.num_originals:
+                table = Originals(folder, manifest.num_pairs, remedy=originals_hint(manifest.name)).table
+                found.append(Earlier(folder, ShardSource(folder, manifest).pair_ids(), table, manifest.files))
+        return found
 
     def intact(self, manifest: Manifest, name: str) -> bool:
-        """Whether the file `name` is as the `manifest` tells."""
-        path = self.folders.generation(manifest.name, manifest.generation) / name
-        return path.is_file() and file_hash(path) == manifest.files[name]["sha256"]
+        """Whether the file `name` of every segment is as the `manifest` tells."""
+        paths = [(self.folder(manifest, segment) / name, segment) for segment in self.segments(manifest)]
+        return all(
+            path.is_file() and file_hash(path) == segment.manifest.files[name]["sha256"] for path, segment in paths
+        )

@@ -138,14 +138,13 @@ class Ingest:
 
 
 def keep(staging: Staging, stored: ShardSource, vectors: Vectors) -> None:
-    """Put a data set that has its vectors into a build as it is; what a killed process put there goes first.
+    """Put a segment that has its vectors into a build as it is.
 
     Args:
         staging: of the build.
         stored: N pairs, and what was rejected.
         vectors: (N, D) of them.
     """
-    staging.drop(0)
     none, rejections = np.empty((0, 0), dtype=np.float32), stored.rejected()
     while rejected := list(islice(rejections, _KEPT_AT_A_TIME)):
         kept = Embedded(

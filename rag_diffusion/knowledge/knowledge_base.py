@@ -6,7 +6,7 @@ lock: they see the state before or after a write. Writers of one data set wait f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -31,6 +31,7 @@ from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.spans import span
 from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 from rag_diffusion.store.pairs import Pairs
+from rag_diffusion.store.segments import segments_of
 from rag_diffusion.types import Pair
 
 WAIT = 60.0  # seconds for another writer of the same data set
@@ -66,7 +67,7 @@ class KnowledgeBase:
         self.catalogue = Catalogue(root, encoder, config.corpus.image_size)
         self.writer = DataSetWriter(self.catalogue.folders, config, encoder, wait=wait)
         self._lock, self._embed = RLock(), QueryVectors(encoder.texts)
-        self._opened: dict[str, tuple[tuple[int, ...], DataSet]] = {}
+        self._opened: dict[str, tuple[tuple[int, ...], Mapping[object, DataSet]]] = {}
         self._retrievers: dict[tuple[str, ...], tuple[object, Sequence[DataSet], Retriever]] = {}
         self.catalogue.folders.finish()
 
@@ -175,7 +176,7 @@ class KnowledgeBase:
                 raise
             if names not in self._retrievers or self._retrievers[names][0] != state:
                 self._retrievers.pop(names, None)
-                parts = [self._open(name) for name in names]
+                parts = [part for name in names for part in self._open(name)]
                 made = assembled(parts, self.config, self.encoder, calibration=self.calibration, embed=self._embed)
                 self._retrievers[names] = state, parts, made
                 self._opened = {name: one for name, one in self._opened.items() if name in self.catalogue.searchable()}
@@ -219,23 +220,35 @@ class KnowledgeBase:
                 )
         return search_each(retrievers, replace(query, sets=None), tuple(remote.name for remote in searched), trouble)
 
-    def _open(self, name: str) -> DataSet:
-        """A data set in its present state; opened again only if that is another one."""
+    def _open(self, name: str) -> Collection[DataSet]:
+        """The segments of a data set in its present state; of another one those are opened that were not there."""
         for attempt in range(_TRIES):
             state = self.catalogue.state(name)
             if self._opened.get(name, ((), None))[0] == state:
-                return self._opened[name][1]
+                return self._opened[name][1].values()
             try:
                 manifest = self.catalogue.info(name)
                 self.catalogue.check_present(manifest)
-                opened = DataSet.of_pipeline(self.root, manifest) if name == CORPUS_NAME else self._data_set(manifest)
+                opened = self._segments(manifest)
             except RagDiffusionError:
                 if self.catalogue.state(name) == state or attempt + 1 == _TRIES:
                     raise
                 continue  # replaced while it was opened
             self._opened[name] = (state, opened)
-            return opened
+            return opened.values()
         raise AssertionError
 
-    def _data_set(self, manifest: Manifest) -> DataSet:
-        return DataSet.open(self.catalogue.folders.generation(manifest.name, manifest.generation), manifest)
+    def _segments(self, manifest: Manifest) -> Mapping[object, DataSet]:
+        """The segments of a data set by what they hold; those that are open already are so under their new names."""
+        if manifest.name == CORPUS_NAME:
+            return {CORPUS_NAME: DataSet.of_pipeline(self.root, manifest)}
+        whole = self.catalogue.folders.generation(manifest.name, manifest.generation)
+        known = self._opened[manifest.name][1] if manifest.name in self._opened else {}
+        opened: dict[object, DataSet] = {}
+        for segment in segments_of(manifest):
+            content, folder = segment.content, whole / segment.folder
+            present = known.get(content)
+            opened[content] = (
+                DataSet.open(folder, segment.manifest) if present is None else present.moved(folder, segment.manifest)
+            )
+        return opened

@@ -10,14 +10,18 @@ from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.knowledge.folders import DataSetFolders, check_name
 from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.ingest import Ingest, keep
+from rag_diffusion.knowledge.merger import Merger
 from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.store.manifest import CORPUS_NAME, REMOTE, UPLOADED, Manifest, rebuild_hint
 from rag_diffusion.store.pair_set import TABLE, PairColumns
+from rag_diffusion.store.segments import Segment, segments_of
+from rag_diffusion.store.staging import Staging
 from rag_diffusion.store.vectors import VECTORS_FILE
 from rag_diffusion.types import Pair
 
+SEALED = 512  # pairs from which on a segment is not written again by an insertion
 UNKNOWN = "unspecified"  # licence and attribution where nobody says
 
 
@@ -36,6 +40,7 @@ class DataSetWriter:
         self._generations = Generations(folders, config, encoder)
         self._wait = wait
         self.decode: Decode = checked_image  # of pictures; a server has them decoded in other processes
+        self.merger = Merger(folders, self._generations, wait=wait)
 
     def add(
         self,
@@ -141,6 +146,9 @@ class DataSetWriter:
     ) -> tuple[Manifest, list[Rejection]]:
         """Put pairs into a data set of uploaded ones, which is made if there is none; the next query finds them.
 
+        They become a segment of their own, with those of the last one where it is small: an insertion costs the same
+        whatever there is. Segments of one size are merged in the background, see `Merger`.
+
         Args:
             name: of the data set.
             items: read once, a part at a time; a pair is one that was checked before.
@@ -165,9 +173,11 @@ class DataSetWriter:
             facts = self._generations.facts(name, UPLOADED, licence=licence, attribution=attribution, originals=keeps)
             shutil.rmtree(self._folders.building(name), ignore_errors=True)
             try:
-                return self._inserted(facts, items, old)
+                manifest, rejected = self._inserted(facts, items, old)
             finally:
                 shutil.rmtree(self._folders.building(name), ignore_errors=True)
+        self.merger.after(manifest)
+        return manifest, rejected
 
     def rebuild(self, name: str, *, originals: bool = True, stretch: bool = False) -> Manifest:
         """Make all of a data set again from what it holds: after damage, for another encoder or another image size.
@@ -203,13 +213,14 @@ class DataSetWriter:
                 _check_originals(old, facts.image_size)
             if originals or resized:
                 self._generations.check_originals(old, whole=True)
-            staging, stored = self._generations.staging(facts), self._generations.stored(old)
+            staging = self._generations.staging(facts)
             same = not resized and old.encoder_hash == facts.encoder_hash
             if same and self._generations.intact(old, VECTORS_FILE):
-                keep(staging, stored, self._generations.vectors(old))
+                staging.drop(0)  # what a killed process put there
+                self._keep(staging, old, segments_of(old))
             else:
                 original = self._generations.originals(old) if resized else _no_original
-                Ingest(facts, self._encoder, self.decode, original).fill(staging, stored)
+                Ingest(facts, self._encoder, self.decode, original).fill(staging, self._generations.stored(old))
             return self._generations.publish(facts, staging, old, keeps_originals=True)
 
     def remove(self, name: str) -> None:
@@ -234,7 +245,10 @@ class DataSetWriter:
         self, facts: Manifest, items: Iterable[Item | Pair | Rejection], old: Manifest | None
     ) -> tuple[Manifest, list[Rejection]]:
         staging, source = self._generations.staging(facts), iter(items)
+        small, beside = list[Segment](), list[Segment]()
         if old is not None:
+            for segment in segments_of(old):
+                (small if segment.manifest.num_pairs < SEALED else beside).append(segment)
             if old.encoder_hash != facts.encoder_hash:
                 raise LineageError(
                     f"kb: expected {old.name!r} to be of the present encoder, but another one made its vectors; "
@@ -246,7 +260,7 @@ class DataSetWriter:
                     f"{old.image_size}; {rebuild_hint(old.name)} before you add to it"
                 )
             self._generations.check_originals(old)
-            keep(staging, self._generations.stored(old), self._generations.vectors(old))
+            self._keep(staging, old, small)
             source = self._not_taken(source, old)
         before = len(staging.parts)
         Ingest(facts, self._encoder, self.decode).take(staging, source)
@@ -254,15 +268,24 @@ class DataSetWriter:
         rejected = [rejection for part in new for rejection in part.rejected()]
         if old is not None and not any(part.rows for part in new):
             return old, rejected  # whoever sent it is told; a record of each would let nonsense grow the data set
-        return self._generations.publish(facts, staging, old, keeps_originals=True), rejected
+        return self._generations.publish(facts, staging, old, keeps_originals=True, beside=beside), rejected
+
+    def _keep(self, staging: Staging, old: Manifest, segments: Iterable[Segment]) -> None:
+        """Put segments that have their vectors into a build."""
+        for segment in segments:
+            keep(staging, self._generations.source(old, segment), self._generations.vectors(old, segment))
 
     def _not_taken(self, items: Iterable[Item | Pair | Rejection], old: Manifest) -> Iterator[Item | Pair | Rejection]:
         """Items, those rejected that have the name of a pair which is there already."""
-        table = self._folders.generation(old.name, old.generation) / TABLE
-        columns = PairColumns.open(table, old.num_pairs, rebuild_hint(old.name))
+        tables = [
+            PairColumns.open(
+                self._generations.folder(old, segment) / TABLE, segment.manifest.num_pairs, rebuild_hint(old.name)
+            )
+            for segment in segments_of(old)
+        ]
         for candidate in items:
             pair_id = _pair_id(candidate, old.name)
-            if pair_id and columns.find(pair_id) is not None:
+            if pair_id and any(columns.find(pair_id) is not None for columns in tables):
                 name = pair_id.removeprefix(f"{old.name}/")
                 yield Rejection(what=name, reason="name taken: an earlier pair has this id")
             else:

@@ -48,6 +48,15 @@ class DataSet(PairSet):
         pairs = PairSet.of_generation(folder, manifest)
         return cls._searchable(pairs, folder, folder, str(manifest.recall["factory"]))
 
+    def moved(self, folder: Path, manifest: Manifest) -> DataSet:
+        """This one, whose files lie in another `folder` now, under another `manifest`; nothing is read again.
+
+        Raises:
+            DataError: a file is missing or cut.
+        """
+        pairs = PairSet.beside(folder, manifest, self.columns)
+        return DataSet(**vars(pairs), vectors=self.vectors, indexes=self.indexes, counts=self.counts)
+
     @classmethod
     def of_pipeline(cls, root: Path, manifest: Manifest) -> DataSet:
         """Open the pipeline's own corpus where `ingest`, `embed` and `index` left it.

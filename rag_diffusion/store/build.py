@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -28,13 +28,14 @@ from rag_diffusion.store.gather import Gathering
 from rag_diffusion.store.manifest import COUNTED, REJECTED, Manifest
 from rag_diffusion.store.originals import Earlier, write_originals
 from rag_diffusion.store.pair_set import TABLE
+from rag_diffusion.store.segments import hash_together
 from rag_diffusion.store.shards import (
     CODED,
     COLUMNS,
     SHARD_ROWS,
     TEXT_COLUMNS,
     TEXT_SCHEMA,
-    hash_of_shards,
+    digest_of_pairs,
     write_shard,
 )
 from rag_diffusion.store.staging import Part
@@ -44,7 +45,7 @@ GROUP_ROWS = 64  # pairs read at a time for one image
 _TABLE_ROWS = 65536  # rows of the table and captions held in memory at a time
 
 
-def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Earlier | None = None) -> Manifest:
+def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Sequence[Earlier] = ()) -> Manifest:
     """Write everything but the indexes and the manifest, which wait for `retrieval.indexes`.
 
     Args:
@@ -66,7 +67,7 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Earli
         raise DataError(f"kb: expected pairs of images and captions for {facts.name!r}, got {got}")
     reasons = _write_rejected(folder / REJECTED, parts, gathering.twice)
     counts = _counts(gathering)
-    shards = _write_shards(folder, gathering, counts)
+    shards, digest = _write_shards(folder, gathering, counts)
     return Manifest(
         **asdict(facts)
         | {
@@ -74,7 +75,7 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Earli
             "num_rejected": sum(reasons.values()),
             "rejected_by_reason": dict(sorted(reasons.items())),
             "counts": {name: dict(sorted(counts[name].items())) for name in COUNTED},
-            "hash": hash_of_shards(shards),
+            "hash": hash_together([f"{digest:x}"]),
             "shards": shards,
         }
         | write_originals(folder, parts, gathering, earlier)
@@ -111,9 +112,11 @@ def _counts(gathering: Gathering) -> dict[str, Counter[str]]:
     return counts
 
 
-def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Counter[str]]) -> list[dict[str, Any]]:
-    """Shards, table and vectors in one go; returns what the manifest says of the shards."""
-    shards = []
+def _write_shards(
+    folder: Path, gathering: Gathering, counts: Mapping[str, Counter[str]]
+) -> tuple[list[dict[str, Any]], int]:
+    """Shards, table and vectors in one go; returns what the manifest says of the shards, and digests of all pairs."""
+    shards, digests = [], list[int]()
     table = _TableWriter(folder / TABLE, {name: sorted(counts[name]) for name in CODED})
     width = gathering.table(gathering.rows[:1]).column("image_vector").type.list_size
     with table, VectorWriter(folder / VECTORS_FILE, len(gathering), width) as vectors:
@@ -124,11 +127,12 @@ def _write_shards(folder: Path, gathering: Gathering, counts: Mapping[str, Count
                 yield block.select(COLUMNS)
                 vectors.write(*(_matrix(block.column(f"{name}_vector"), width) for name in ("image", "text")))
                 table.write(block)
+                digests.append(digest_of_pairs(block))
 
         for number, rows in enumerate(gathering.blocks(SHARD_ROWS)):
             path = folder / f"pairs-{number:05d}.parquet"
             shards.append(write_shard(path, blocks(rows), compression=_COMPRESSION, use_dictionary=list(CODED)))
-    return shards
+    return shards, sum(digests)
 
 
 _COMPRESSION = {name: "NONE" if name == "image" else "ZSTD" for name in COLUMNS}  # PNG is dense already

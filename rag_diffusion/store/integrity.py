@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rag_diffusion.errors import DataError
@@ -23,7 +23,7 @@ def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> Non
         DataError: one is missing, cut, or was changed.
     """
     for name, entry in manifest.files.items():
-        if not name.startswith(ORIGINALS):
+        if not PurePath(name).name.startswith(ORIGINALS):
             _check_file(folder / name, entry, rebuild_hint(manifest.name), whole=whole)
     check_originals(folder, manifest, whole=whole)
     for shard in manifest.shards:
@@ -42,7 +42,7 @@ def check_originals(folder: Path, manifest: Manifest, *, whole: bool = False) ->
         DataError: one is missing, cut, or was changed.
     """
     for name, entry in manifest.files.items():
-        if name.startswith(ORIGINALS):
+        if PurePath(name).name.startswith(ORIGINALS):
             _check_file(folder / name, entry, originals_hint(manifest.name), whole=whole)
 
 

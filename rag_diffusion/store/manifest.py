@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from rag_diffusion.files import atomic_write
 from rag_diffusion.types import DataSetVersion
 
 FORMAT = 2  # of a data set's files; another one is an error that names the command which makes this one
-_READ = (1, FORMAT)  # 1 has no originals
+SEGMENTED = 3  # of one with several segments
+_READ = (1, FORMAT, SEGMENTED)  # 1 has no originals
 REJECTED = "rejected.jsonl"  # in the folder of a generation
 ORIGINALS = "originals"  # how the names of the files begin that hold them
 REMOTE, UPLOADED, PIPELINE = "remote", "uploaded", "pipeline"
@@ -58,6 +59,7 @@ class Manifest:
         originals: whether the files that pairs are made of are kept.
         num_originals, original_bytes: of how many pairs they are, and how large together.
         shards: name, rows and sha256 of each shard of pairs, in order.
+        segments: of several, each one's folder, numbers, hash and recall, see `segments`; empty where all is one.
         files: every other file of the generation -> its length and sha256.
         recall: the recall report of the indexes.
         style_words: style -> how a text names it; of styles that are not here it is their own name.
@@ -85,6 +87,7 @@ class Manifest:
     num_originals: int = 0
     original_bytes: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
+    segments: list[dict[str, Any]] = field(default_factory=list)
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     recall: Mapping[str, Any] = field(default_factory=dict)
     style_words: Mapping[str, str] = field(default_factory=dict)
@@ -116,7 +119,8 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write it to `path`, as a whole or not at all."""
-        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        told = {name: value for name, value in vars(self).items() if name != "segments" or value}
+        text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False)
         atomic_write(path, text + "\n")
 
     @classmethod

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,7 +117,7 @@ class Earlier:
 
 
 def write_originals(
-    folder: Path, parts: Sequence[Part], gathering: Gathering, earlier: Earlier | None
+    folder: Path, parts: Sequence[Part], gathering: Gathering, earlier: Sequence[Earlier]
 ) -> dict[str, Any]:
     """Write the originals of gathered pairs.
 
@@ -124,17 +125,20 @@ def write_originals(
         folder: of the new generation.
         parts: hold the originals of new pairs.
         gathering: of the parts.
-        earlier: holds those of pairs that were there before.
+        earlier: hold those of pairs that were there before; of several, small files become one.
 
     Returns:
         `num_originals`, `original_bytes` and, of `files`, their length and sha256, as a manifest has them.
     """
     table = np.full((len(gathering), 4), _NONE, dtype=np.int64)
-    files = {} if earlier is None else _link_files(folder, earlier)
-    if earlier is not None:
-        table = _with_earlier(gathering, earlier, table)
+    files: dict[str, dict[str, Any]] = {}
+    moved = list[tuple[Earlier, Ints, Ints]]()
+    for before in earlier:
+        numbers = _link_files(folder, before, files, least=FILE_BYTES if len(earlier) > 1 else 0)
+        moved.append((before, *_with_earlier(gathering, before, numbers, table)))
+    new = _new(parts, gathering.rows, table[:, 0] == _NONE)  # of parts that hold what was there before: none
     with closing(OriginalsWriter(folder, files)) as writer:
-        for row, content, side in _new(parts, gathering.rows, table[:, 0] == _NONE):
+        for row, content, side in chain(chain.from_iterable(_moved(*one) for one in moved), new):
             table[row] = (*writer.add(content), side)
     return save_places(folder, table, files)
 
@@ -160,23 +164,43 @@ def _name(number: int) -> str:
     return f"{ORIGINALS}-{number:05d}.bin"
 
 
-def _link_files(folder: Path, earlier: Earlier) -> dict[str, dict[str, Any]]:
-    """Link what the generation before has; a file system without links gets copies."""
-    files = {name: dict(entry) for name, entry in sorted(earlier.files.items()) if name.endswith(".bin")}
-    for name in files:
-        try:
-            os.link(earlier.folder / name, folder / name)
-        except OSError:
-            shutil.copyfile(earlier.folder / name, folder / name)
-    return files
+def _link_files(folder: Path, earlier: Earlier, files: dict[str, dict[str, Any]], least: int) -> Ints:
+    """Link what is there already, files of at least so many bytes; a file system without links gets copies.
+
+    Those that are linked come to `files`. Returns the new number of each file, -1 where it was too small.
+    """
+    there = [(name, entry) for name, entry in sorted(earlier.files.items()) if name.endswith(".bin")]
+    numbers = np.full(len(there) + 1, _NONE, dtype=np.int64)  # the last is that of pairs without an original
+    for number, (name, entry) in enumerate(there):
+        if entry["bytes"] >= least:
+            numbers[number], linked = len(files), _name(len(files))
+            try:
+                os.link(earlier.folder / name, folder / linked)
+            except OSError:
+                shutil.copyfile(earlier.folder / name, folder / linked)
+            files[linked] = dict(entry)
+    return numbers
 
 
-def _with_earlier(gathering: Gathering, earlier: Earlier, table: Ints) -> Ints:
-    """The table with the rows of those pairs that were there before."""
+def _with_earlier(gathering: Gathering, earlier: Earlier, numbers: Ints, table: Ints) -> tuple[Ints, Ints]:
+    """Fill in the rows of those pairs whose originals were linked; rows, and rows before, of the others."""
     blocks = [gathering.table(rows, ["pair_id"]).column(0).combine_chunks() for rows in gathering.blocks(_BLOCK)]
     at = pc.index_in(pa.chunked_array(blocks, pa.string()), value_set=earlier.pair_ids).fill_null(_NONE).to_numpy()
-    table[at != _NONE] = earlier.table[at[at != _NONE]]
-    return table
+    rows = np.flatnonzero(at != _NONE)
+    before = earlier.table[at[rows]]
+    linked = numbers[before[:, 0]] != _NONE
+    table[rows[linked]] = before[linked]
+    table[rows[linked], 0] = numbers[before[linked, 0]]
+    small = ~linked & (before[:, 0] != _NONE)
+    return rows[small], at[rows[small]]
+
+
+def _moved(earlier: Earlier, rows: Ints, before: Ints) -> Iterator[tuple[int, bytes, int]]:
+    """Row, content and side of each original that lies in a small file of what was there before."""
+    for row, (number, offset, length, side) in zip(rows.tolist(), earlier.table[before].tolist(), strict=True):
+        with (earlier.folder / _name(number)).open("rb") as file:
+            file.seek(offset)
+            yield row, file.read(length), side
 
 
 def _new(parts: Sequence[Part], rows: Ints, wanted: Mask) -> Iterator[tuple[int, bytes, int]]:

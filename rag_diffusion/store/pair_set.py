@@ -143,6 +143,21 @@ class PairSet:
         return cls._with_images(folder, manifest, columns)
 
     @classmethod
+    def beside(cls, folder: Path, manifest: Manifest, columns: PairColumns) -> PairSet:
+        """A generation whose text columns are mapped already.
+
+        Args:
+            folder: of the generation.
+            manifest: names it.
+            columns: of its pairs.
+
+        Raises:
+            DataError: a file is missing or cut.
+        """
+        check_files(folder, manifest)
+        return PairSet._with_images(folder, manifest, columns)
+
+    @classmethod
     def of_corpus(cls, folder: Path, manifest: Manifest) -> Self:
         """Open the pipeline's corpus, whose text columns are read into memory.
 

@@ -1,5 +1,7 @@
 """Pairs of one or several data sets as one table: rows follow each other in the order of pair ids; nothing is copied.
 
+Of a data set of several segments, rows are in the order of pair ids within each segment.
+
 Shapes: N pairs of all data sets, H/W image.
 """
 
@@ -7,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from threading import Lock
 from typing import TypeVar
@@ -23,6 +25,7 @@ from rag_diffusion.readers.images import to_square
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.originals import Original
 from rag_diffusion.store.pair_set import PairSet
+from rag_diffusion.store.segments import hash_together
 from rag_diffusion.types import DataSetVersion, Pair
 
 Part = TypeVar("Part", bound=PairSet)
@@ -34,7 +37,7 @@ class Pairs:
     """Read-only pairs, sorted by pair id; a row number stands for a pair.
 
     Args:
-        parts: data sets in the order of their pair ids, as `in_order_of_ids` gives them.
+        parts: data sets, or segments of such, in the order of their pair ids, as `in_order_of_ids` gives them.
         image_size: side of what `pixels` gives, in pixels.
 
     Attributes:
@@ -45,7 +48,7 @@ class Pairs:
         self.parts = parts
         self.image_size = image_size
         self.starts: Ints = np.cumsum([0, *(len(part) for part in parts)])
-        self._first = [part.columns.cell("pair_id", 0) for part in parts]
+        self._ends = [(part.columns.cell("pair_id", 0), part.columns.cell("pair_id", len(part) - 1)) for part in parts]
         self._read: dict[str, Strings] = {}
         self._masks: dict[Filter, Mask] = {}
         self._lock = Lock()
@@ -56,15 +59,17 @@ class Pairs:
     @property
     def hash(self) -> str:
         """Of all data sets together; that of the only one where there is one."""
-        if len(self.parts) == 1:
-            return self.parts[0].manifest.hash
-        named = sorted((part.name, part.manifest.hash) for part in self.parts)
-        return hashlib.sha256("".join(f"{name} {own}\n" for name, own in named).encode()).hexdigest()
+        if len(self.versions) == 1:
+            return self.versions[0].hash
+        return hashlib.sha256("".join(f"{own.name} {own.hash}\n" for own in self.versions).encode()).hexdigest()
 
     @property
     def versions(self) -> tuple[DataSetVersion, ...]:
         """Of each data set, by the alphabet."""
-        return tuple(sorted((part.manifest.version for part in self.parts), key=lambda version: version.name))
+        named: dict[str, list[DataSetVersion]] = {}
+        for part in sorted(self.parts, key=lambda part: part.name):
+            named.setdefault(part.name, []).append(part.manifest.version)
+        return tuple(own[0] if len(own) == 1 else _whole(own) for own in named.values())
 
     @property
     def style_words(self) -> Mapping[str, str]:
@@ -73,9 +78,12 @@ class Pairs:
 
     def find(self, pair_id: str) -> int | None:
         """Row of `pair_id`; None where there is no such pair."""
-        number = bisect_right(self._first, pair_id) - 1
-        row = self.parts[number].columns.find(pair_id) if number >= 0 else None
-        return None if row is None else int(self.starts[number]) + row
+        for number, (first, last) in enumerate(self._ends):
+            if first <= pair_id <= last:
+                row = self.parts[number].columns.find(pair_id)
+                if row is not None:
+                    return int(self.starts[number]) + row
+        return None
 
     def row(self, pair_id: str) -> int:
         """Row of `pair_id`.
@@ -87,7 +95,7 @@ class Pairs:
         if row is None:
             raise LineageError(
                 f"expected a pair {pair_id!r}, found none in the data sets "
-                f"{', '.join(f'{part.name} ({part.manifest.hash[:12]})' for part in self.parts)}; it was removed, "
+                f"{', '.join(f'{own.name} ({own.hash[:12]})' for own in self.versions)}; it was removed, "
                 "replaced, or is of another one: see `rag-diffusion kb list`, or run `dvc repro`"
             )
         return row
@@ -170,15 +178,27 @@ class Pairs:
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
 
+def _whole(segments: Sequence[DataSetVersion]) -> DataSetVersion:
+    """The version of a data set whose segments are of these."""
+    return replace(
+        segments[0],
+        hash=hash_together(own.hash for own in segments),
+        num_pairs=sum(own.num_pairs for own in segments),
+    )
+
+
 def in_order_of_ids(parts: Iterable[Part]) -> list[Part]:
     """`parts` so that all pair ids rise from the first row of the first to the last row of the last.
+
+    Those of one name are segments of one data set, whose ids may lie among each other.
 
     Raises:
         LineageError: the ids of two overlap.
     """
     ordered = sorted(parts, key=lambda part: part.columns.cell("pair_id", 0))
     for low, high in pairwise(ordered):
-        if low.columns.cell("pair_id", len(low) - 1) >= high.columns.cell("pair_id", 0):
+        overlap = low.columns.cell("pair_id", len(low) - 1) >= high.columns.cell("pair_id", 0)
+        if overlap and low.name != high.name:
             raise LineageError(
                 f"kb: expected data sets whose pair ids begin differently, got {low.name!r} and {high.name!r}; add one "
                 "of them under another name"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,3 +63,18 @@ class ShardSource:
                         yield Pair(**row)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise DataError(f"{path}: expected a shard of {shard['rows']} pairs, got {error}; {remedy}") from None
+
+
+class StoredSegments:
+    """What a data set was made of: the rejections of all its segments, then the pairs of each.
+
+    Args:
+        sources: of the segments.
+    """
+
+    def __init__(self, sources: Sequence[ShardSource]) -> None:
+        self._sources = sources
+
+    def __iter__(self) -> Iterator[Rejection | Pair]:
+        yield from chain.from_iterable(source.rejected() for source in self._sources)
+        yield from chain.from_iterable(source.pairs() for source in self._sources)

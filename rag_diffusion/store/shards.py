@@ -55,6 +55,19 @@ def hash_of_shards(shards: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
 
 
+def digest_of_pairs(table: pa.Table) -> int:
+    """The sum of the sha256 of each pair of a `table`, all but its original; `hash_together` says why a sum."""
+    columns = [table.column(name).to_pylist() for name in COLUMNS if name != "original"]
+    total = 0
+    for row in zip(*columns, strict=True):
+        sha256 = hashlib.sha256()
+        for value in row:
+            content = value if isinstance(value, bytes) else value.encode()
+            sha256.update(len(content).to_bytes(8, "little") + content)
+        total += int.from_bytes(sha256.digest(), "big")
+    return total
+
+
 def check_shard(path: Path, shard: Mapping[str, Any], *, remedy: str) -> None:
     """Compare every byte of a shard with what its manifest says.
 

@@ -183,6 +183,21 @@ def rebuild(
 
 
 @kb.command()
+def merge(
+    name: Name,
+    root: Root = Path(),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 60.0,
+) -> None:
+    """Make one segment of all that uploads have left; it happens little by little anyway, while a server runs."""
+    with clean_errors():
+        _expect(root, name)
+        from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+        from rag_diffusion.terminal.kb_report import as_text
+
+        typer.echo(as_text(KnowledgeBase.open(root, wait=wait).writer.merger.merge(name, everything=True)))
+
+
+@kb.command()
 def calibrate(root: Root = Path()) -> None:
     """Fit, on the pairs of all data sets here, the probability that a hit shows what was asked for."""
     with clean_errors():

@@ -49,6 +49,7 @@ def as_text(manifest: Manifest) -> str:
         "origin": manifest.origin,
         "images": f"{manifest.image_size} pixels",
         "originals": _originals(manifest),
+        "segments": _segments(manifest),
         "hash": manifest.hash,
         "encoder": manifest.encoder_hash,
     }
@@ -73,6 +74,12 @@ def calibration_as_text(calibration: Calibration) -> str:
     ]
     lines += [f"{entry.low:.1f} to {entry.high:.1f}  {entry.count:>8}  {entry.right:.3f}" for entry in calibration.bins]
     return "\n".join(lines)
+
+
+def _segments(manifest: Manifest) -> str:
+    """How many there are, and how large; empty of one."""
+    sizes = sorted((int(entry["num_pairs"]) for entry in manifest.segments), reverse=True)
+    return f"{len(sizes)}, of {', '.join(map(str, sizes[:_SHOWN]))} pairs" if sizes else ""
 
 
 def _originals(manifest: Manifest) -> str:
