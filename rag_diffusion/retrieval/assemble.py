@@ -16,7 +16,6 @@ from rag_diffusion.errors import DataError
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX
 from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, Calibration
-from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -140,9 +139,9 @@ def pipeline_retriever(root: Path, config: Config) -> Retriever:
 
 
 def _lexical(parts: Sequence[DataSet], names: Sequence[LexicalName], engine: str) -> dict[str, Lexical]:
-    counts = TermCounts.merged([part.counts for part in parts])
-    if not len(counts.terms):
-        return {name: NoWords(len(counts.lengths)) for name in names}
+    counts = [part.counts for part in parts]
+    if not any(len(own.terms) for own in counts):
+        return {name: NoWords(sum(map(len, parts))) for name in names}
     indexes: dict[str, Lexical] = {}
     for name in names:
         by_package = name == "bm25" and engine == "rank_bm25"

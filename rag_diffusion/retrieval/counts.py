@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy import sparse
 
-from rag_diffusion.arrays import Ints
+from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.errors import DataError
 from rag_diffusion.retrieval.tokens import tokenize
+from rag_diffusion.store.vectors import map_tensors
 
 TERMS_FILE = "lexical.json"
 TABLE_FILE = "lexical.safetensors"
@@ -50,6 +52,16 @@ class TermCounts:
     def in_texts(self) -> Ints:
         """(V,) in how many texts each term stands."""
         return np.diff(self.starts)
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Term -> its number."""
+        return {term: column for column, term in enumerate(self.terms)}
+
+    @cached_property
+    def num_words(self) -> int:
+        """Terms of all texts together, each as often as it stands there."""
+        return int(self.lengths.sum(dtype=np.int64))
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], *, needs_words: bool = True) -> TermCounts:
@@ -123,7 +135,7 @@ class TermCounts:
 
     @classmethod
     def load(cls, folder: Path, *, remedy: str = "run the stage `index` again") -> TermCounts:
-        """Read what `save` wrote.
+        """Map what `save` wrote; the terms alone are read.
 
         Args:
             folder: where it lies.
@@ -134,15 +146,80 @@ class TermCounts:
         """
         try:
             terms = json.loads((folder / TERMS_FILE).read_text(encoding="utf-8"))["terms"]
-            arrays = load_file(folder / TABLE_FILE)
+            arrays = {name: np.asarray(array) for name, array in map_tensors(folder / TABLE_FILE).items()}
             table = cls(terms=terms, **arrays)
             if len(table.starts) != len(terms) + 1 or table.starts[-1] != len(table.texts):
                 raise ValueError(f"{len(terms)} terms and a table of {len(table.starts) - 1}")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder}: expected a table of terms ({TERMS_FILE}, {TABLE_FILE}), got {error}; {remedy}"
             ) from None
         return table
+
+
+class StackedCounts:
+    """The texts of several tables, one after the other, as one table of which nothing is copied until it is asked for.
+
+    Args:
+        parts: at least one table.
+
+    Attributes:
+        total: N.
+        num_words: terms of all texts together.
+    """
+
+    def __init__(self, parts: Sequence[TermCounts]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part.lengths) for part in parts)]).tolist()
+        self.total, self.num_words = int(self._starts[-1]), sum(part.num_words for part in parts)
+
+    def in_texts(self, term: str) -> int:
+        """In how many texts a `term` stands."""
+        places = ((part, part.columns.get(term)) for part in self._parts)
+        return sum(int(part.starts[at + 1] - part.starts[at]) for part, at in places if at is not None)
+
+    def entries(self, term: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(m,) numbers of the texts in which a `term` stands, rising, and (m,) how often it stands there."""
+        found = []
+        for part, first in zip(self._parts, self._starts, strict=False):
+            at = part.columns.get(term)
+            if at is not None:
+                place = slice(int(part.starts[at]), int(part.starts[at + 1]))
+                found.append((part.texts[place] + np.int32(first) if first else part.texts[place], part.counts[place]))
+        if len(found) == 1:
+            return found[0]
+        nothing = np.empty(0, dtype=np.int32)
+        texts, counts = zip(*found, strict=True) if found else ((nothing,), (nothing,))
+        return np.concatenate(texts), np.concatenate(counts)
+
+    def lengths(self, texts: NDArray[np.int32]) -> NDArray[np.int32]:
+        """(m,) terms of each of the (m,) `texts`, which rise."""
+        if len(self._parts) == 1:
+            return self._parts[0].lengths[texts]
+        borders = np.searchsorted(texts, np.asarray(self._starts, dtype=np.int32))
+        own = zip(self._parts, self._starts, pairwise(borders.tolist()), strict=False)
+        return np.concatenate([part.lengths[texts[low:high] - np.int32(first)] for part, first, (low, high) in own])
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Every term, in the order of first appearance -> in how many texts it stands."""
+        sizes: dict[str, int] = {}
+        for part in self._parts:
+            for term, size in zip(part.terms, part.in_texts.tolist(), strict=True):
+                sizes[term] = sizes.get(term, 0) + size
+        return sizes
+
+    def summed(self, values: Callable[[Sequence[str], NDArray[np.int32], Ints], Doubles]) -> Doubles:
+        """(N,) for each text the sum over its terms of something.
+
+        Args:
+            values: terms (v,), counts (m,) and entries of each term (v,) of one table to (m,) what is summed.
+        """
+        sums = [
+            np.bincount(part.texts, weights=values(part.terms, part.counts, part.in_texts), minlength=len(part.lengths))
+            for part in self._parts
+        ]
+        return np.concatenate(sums)
 
 
 def _count(

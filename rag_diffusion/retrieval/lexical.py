@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from rank_bm25 import BM25Okapi
 
 from rag_diffusion.arrays import Doubles, Ints
 from rag_diffusion.errors import DataError
-from rag_diffusion.retrieval.counts import TermCounts
+from rag_diffusion.retrieval.counts import StackedCounts, TermCounts
 from rag_diffusion.retrieval.postings import DECIMALS, Postings, RowFilter
 from rag_diffusion.retrieval.tokens import tokenize
 from rag_diffusion.retrieval.weighting import LexicalName, weighting
@@ -47,20 +46,20 @@ class Lexical(Protocol):
 
 
 class LexicalIndex:
-    """A sparse, term-major index; a query costs its terms' entries.
+    """A sparse, term-major index; a query costs its terms' entries, the first with a term those of the term once more.
 
     Args:
-        counts: of the texts.
+        counts: of the texts; of several tables, those of each after those of the one before. Nothing is copied.
         name: the similarity.
     """
 
-    def __init__(self, counts: TermCounts, name: LexicalName = "bm25") -> None:
-        self.counts = counts
-        self._weighting = weighting(counts, name)
-        self._postings = Postings(counts.starts, counts.texts, self._weighting.weights, len(counts.lengths))
+    def __init__(self, counts: TermCounts | Sequence[TermCounts], name: LexicalName = "bm25") -> None:
+        self._counts = StackedCounts([counts] if isinstance(counts, TermCounts) else counts)
+        self._weighting = weighting(self._counts, name)
+        self._postings = Postings(self._weighting.weights, self._counts.total)
 
     def __len__(self) -> int:
-        return len(self.counts.lengths)
+        return self._counts.total
 
     @classmethod
     def build(cls, texts: Iterable[str], name: LexicalName = "bm25") -> LexicalIndex:
@@ -92,22 +91,15 @@ class LexicalIndex:
 
     def explain(self, query: str) -> dict[str, float]:
         """See `Lexical.explain` for `query`."""
-        columns, _ = self._terms(query)
-        known = sorted((self.counts.terms[column], column) for column in columns.tolist())
-        return {term: float(self._weighting.idf[column]) for term, column in known}
+        return {term: self._weighting.idf(term) for term in sorted(self._terms(query)[0])}
 
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        return {term: column for column, term in enumerate(self.counts.terms)}
-
-    def _terms(self, query: str) -> tuple[Ints, Doubles]:
-        """Distinct known terms of a query as columns, frequent ones first, then by the alphabet; and their weights."""
-        counted = Counter(column for term in tokenize(query) if (column := self._columns.get(term)) is not None)
-        terms, frequent = self.counts.terms, self._postings.frequent
-        order = sorted(counted, key=lambda column: (column not in frequent, terms[column]))
-        columns = np.asarray(order, dtype=np.int64)
-        counts = np.asarray([counted[column] for column in order], dtype=np.float64)
-        return columns, self._weighting.of_query(columns, counts)
+    def _terms(self, query: str) -> tuple[list[str], Doubles]:
+        """Distinct known terms of a query, frequent ones first, then by the alphabet; and their weights in it."""
+        counted = Counter(term for term in tokenize(query) if self._postings.size(term))
+        frequent = self._postings.frequent
+        terms = sorted(counted, key=lambda term: (term not in frequent, term))
+        counts = np.asarray([counted[term] for term in terms], dtype=np.float64)
+        return terms, self._weighting.of_query(terms, counts)
 
 
 class NoWords:

@@ -11,14 +11,14 @@ is then looked up for the few texts that are still in question. Either way the r
 Source: MaxScore, Turtle and Flood, "Query evaluation: strategies and optimizations" (1995); maxima of groups: block-max
 indexes, Ding and Suel, "Faster top-k document retrieval using block-max indexes" (2011).
 
-Shapes: N texts, V terms, M entries, L terms of a query, k hits, R rows, G groups.
+Shapes: N texts, m texts with a term, L terms of a query, k hits, R rows.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,53 +37,78 @@ _SLACK = 1e-8  # a bound this close decides nothing
 RowFilter = Callable[[NDArray[np.integer]], Mask]
 
 
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The entries of one term.
+
+    Attributes:
+        texts: (m,) int32 text numbers, rising.
+        weights: (m,) float64.
+        most, least: of the weights.
+        row: (N and some zeros,) its weight in every text, of a frequent term.
+    """
+
+    texts: NDArray[np.int32]
+    weights: Doubles
+    most: float
+    least: float
+    row: Doubles | None
+
+
 class Postings:
-    """Weights of terms in texts, by term.
+    """Weights of terms in texts, by term; those of a term are made when it is asked for first, and kept.
 
     Args:
-        starts: (V + 1,) int64.
-        texts: (M,) int32 text numbers, rising within a term.
-        weights: (M,) float64.
+        load: a term to (m,) texts, rising, and (m,) weights; nothing of a term that no text has.
         total: N.
     """
 
-    def __init__(self, starts: Ints, texts: NDArray[np.int32], weights: Doubles, total: int) -> None:
-        self._starts, self._texts, self._weights = starts, texts, weights
+    def __init__(self, load: Callable[[str], tuple[NDArray[np.int32], Doubles]], total: int) -> None:
         self.total = total
-        self._sizes = np.diff(starts)
-        self._local = threading.local()
-        self._most = np.maximum.reduceat(weights, starts[:-1])  # every term has an entry
-        self._least = np.minimum.reduceat(weights, starts[:-1])
+        self._load, self._local = load, threading.local()
         self._padded = -(-total // _TEXTS) * _TEXTS
-        self._rows = {column: self._row(column) for column in np.flatnonzero(self._sizes > total / _FREQUENT).tolist()}
+        self._known: dict[str, Entries] = {}
+        self.frequent: set[str] = set()  # those terms among the known ones; a query is quickest with them first
 
-    @property
-    def frequent(self) -> Collection[int]:
-        """Terms that stand in many texts; a query is quickest with them first."""
-        return self._rows.keys()
+    def entries(self, term: str) -> Entries:
+        """Of a `term` that some text has."""
+        found = self._known.get(term)
+        if found is None:
+            texts, weights = self._load(term)
+            row = None
+            if len(texts) > self.total / _FREQUENT:
+                row = np.zeros(self._padded)
+                row[texts] = weights
+            most, least = (float(weights.max()), float(weights.min())) if len(texts) else (0.0, 0.0)
+            found = Entries(texts, weights, most, least, row)
+            if len(texts):
+                self._known[term] = found
+            if row is not None:
+                self.frequent.add(term)
+        return found
 
-    def entries(self, column: int) -> tuple[NDArray[np.int32], Doubles]:
-        """Numbers of the texts of the term `column`, and its weight in each."""
-        place = slice(int(self._starts[column]), int(self._starts[column + 1]))
-        return self._texts[place], self._weights[place]
+    def size(self, term: str) -> int:
+        """In how many texts a `term` stands."""
+        return len(self.entries(term).texts)
 
-    def at(self, columns: Ints, factors: Doubles, rows: NDArray[np.integer]) -> Doubles:
+    def at(self, terms: Sequence[str], factors: Doubles, rows: NDArray[np.integer]) -> Doubles:
         """Scores of some texts.
 
         Args:
-            columns: (L,) distinct terms.
+            terms: (L,) distinct ones that some text has.
             factors: (L,) their weights in the query.
             rows: (R,) numbers of the texts, rising.
 
         Returns:
-            (R,) sums of factor times weight, in the order of the columns.
+            (R,) sums of factor times weight, in the order of the terms.
         """
         scores, wanted = np.zeros(len(rows)), rows.astype(np.int32, copy=False)
-        for column, factor in zip(columns.tolist(), factors.tolist(), strict=True):
-            if column in self._rows:
-                scores += factor * self._rows[column][rows]
+        for term, factor in zip(terms, factors.tolist(), strict=True):
+            entries = self.entries(term)
+            if entries.row is not None:
+                scores += factor * entries.row[rows]
                 continue
-            texts, weights = self.entries(column)
+            texts, weights = entries.texts, entries.weights
             if len(texts) < len(rows):
                 place, there = _find(texts, wanted)
                 scores[place[there]] += factor * weights[there]
@@ -92,32 +117,27 @@ class Postings:
                 scores[there] += factor * weights[place[there]]
         return scores
 
-    def top(self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None = None) -> tuple[Ints, Doubles]:
+    def top(
+        self, terms: Sequence[str], factors: Doubles, k: int, row_filter: RowFilter | None = None
+    ) -> tuple[Ints, Doubles]:
         """The at most k best texts with a score above zero, best first, ties by number.
 
         Args:
-            columns: (L,) distinct terms.
+            terms: (L,) distinct ones that some text has.
             factors: (L,) their weights in the query, not negative.
             k: hits wanted.
             row_filter: which of some texts may come.
         """
-        if not len(columns) or not k:
+        if not terms or not k:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        rows = self._proven(columns, factors, k, row_filter) if self.total >= _MANY else None
+        rows = self._proven(terms, factors, k, row_filter) if self.total >= _MANY else None
         if rows is None:
-            rows, scores = self._added_up(columns, factors, k, row_filter)
+            rows, scores = self._added_up(terms, factors, k, row_filter)
         else:
-            scores = self.at(columns, factors, rows)
+            scores = self.at(terms, factors, rows)
         rows, scores = rows[scores > 0], scores[scores > 0]
         order = np.lexsort((rows, -np.round(scores, DECIMALS)))[:k]
         return rows[order].astype(np.int64), scores[order]
-
-    def _row(self, column: int) -> Doubles:
-        """(N and some zeros,) weight of a term in every text."""
-        row = np.zeros(self._padded)
-        texts, weights = self.entries(column)
-        row[texts] = weights
-        return row
 
     def _sums(self, name: str) -> Doubles:
         """(N and some more,) room of this thread, zeros at first."""
@@ -126,29 +146,32 @@ class Postings:
         sums: Doubles = getattr(self._local, name)
         return sums
 
-    def _add_up(self, columns: Sequence[int], factors: Sequence[float]) -> Doubles:
+    def _add_up(self, terms: Sequence[str], factors: Sequence[float]) -> Doubles:
         """(N and some zeros,) scores of all texts, in this thread's room; quick where frequent terms are the first."""
-        sums = self._sums("all")
-        rows = [self._rows[column] for column in takewhile(self._rows.__contains__, columns[:2])]
-        scaled = [row if factor == 1 else factor * row for row, factor in zip(rows, factors, strict=False)]
+        sums, every = self._sums("all"), [self.entries(term) for term in terms]
+        scaled = list[Doubles]()
+        for entries, factor in zip(every[:2], factors, strict=False):
+            if entries.row is None:
+                break
+            scaled.append(entries.row if factor == 1 else factor * entries.row)
         if len(scaled) == 2:
             np.add(scaled[0], scaled[1], out=sums)
         elif scaled:
             np.copyto(sums, scaled[0])
         else:
             sums.fill(0)
-        for column, factor in zip(columns[len(scaled) :], factors[len(scaled) :], strict=True):
-            if column in self._rows:
-                row = self._rows[column]
-                np.add(sums, row if factor == 1 else factor * row, out=sums)
+        for entries, factor in zip(every[len(scaled) :], factors[len(scaled) :], strict=True):
+            if entries.row is not None:
+                np.add(sums, entries.row if factor == 1 else factor * entries.row, out=sums)
             else:
-                texts, weights = self.entries(column)
-                np.add.at(sums, texts.astype(np.intp), factor * weights)
+                np.add.at(sums, entries.texts.astype(np.intp), factor * entries.weights)
         return sums
 
-    def _added_up(self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None) -> tuple[Ints, Doubles]:
+    def _added_up(
+        self, terms: Sequence[str], factors: Doubles, k: int, row_filter: RowFilter | None
+    ) -> tuple[Ints, Doubles]:
         """Texts that can be among the k best, rising, and their scores, from the sums of all."""
-        sums = self._add_up(columns.tolist(), factors.tolist())
+        sums = self._add_up(terms, factors.tolist())
         rows = _leading(sums, k if row_filter is None else 2 * k)
         if row_filter is not None:
             rows = rows[row_filter(rows)]
@@ -159,24 +182,26 @@ class Postings:
         best = _best(scores, k)
         return rows[best], scores[best]
 
-    def _proven(self, columns: Ints, factors: Doubles, k: int, row_filter: RowFilter | None) -> Ints | None:
+    def _proven(self, terms: Sequence[str], factors: Doubles, k: int, row_filter: RowFilter | None) -> Ints | None:
         """Texts that can be among the k best, rising, where few entries prove it; None where they do not."""
         # bounds: terms by the most that each can give
-        most = np.maximum(factors * self._most[columns], 0)
-        order = np.argsort(-most, kind="stable")
-        columns, factors = columns[order], factors[order]
-        rest = np.append(np.cumsum(most[order][::-1])[::-1][1:], 0.0)  # what the terms after each can give together
-        ahead = np.append(np.cumsum(self._sizes[columns][::-1])[::-1][1:], 0)  # and their entries
-        if not (self._least[columns] >= 0).all():
+        every = [self.entries(term) for term in terms]
+        if any(entries.least < 0 for entries in every):
             return None
+        most = factors * np.asarray([entries.most for entries in every])
+        order = np.argsort(-most, kind="stable")
+        terms, factors, every = [terms[at] for at in order], factors[order], [every[at] for at in order]
+        rest = np.append(np.cumsum(most[order][::-1])[::-1][1:], 0.0)  # what the terms after each can give together
+        sizes = [len(entries.texts) for entries in every]
+        ahead = np.append(np.cumsum(sizes[::-1])[::-1][1:], 0)  # and their entries
 
         # one term after the other adds to the sums of its texts
         sums, lists = self._sums("touched"), list[Ints]()
         try:
-            for number, (column, factor) in enumerate(zip(columns.tolist(), factors.tolist(), strict=True)):
-                if column in self._rows:
+            for number, (entries, factor) in enumerate(zip(every, factors.tolist(), strict=True)):
+                if entries.row is not None:
                     return None
-                texts, weights = self.entries(column)
+                texts, weights = entries.texts, entries.weights
                 if row_filter is not None:
                     allowed = row_filter(texts)
                     texts, weights = texts[allowed], weights[allowed]
@@ -185,9 +210,9 @@ class Postings:
 
                 # enough is known: no new text can come in, so the rest is looked up for those still in question
                 if k <= sum(map(len, lists)) < ahead[number]:
-                    left = self._left(columns, factors, number + 1, rest[number], k, sums, lists)
+                    left = self._left(terms, factors, rest[number], k, sums, lists)
                     if left is not None and _LOOK_UP * len(left) < ahead[number]:
-                        complete = sums[left] + self.at(columns[number + 1 :], factors[number + 1 :], left)
+                        complete = sums[left] + self.at(terms[number + 1 :], factors[number + 1 :], left)
                         return np.asarray(left[_best(complete, k)], dtype=np.int64)
             return None
         finally:
@@ -195,23 +220,23 @@ class Postings:
                 sums[added] = 0
 
     def _left(
-        self, columns: Ints, factors: Doubles, read: int, rest: float, k: int, sums: Doubles, lists: list[Ints]
+        self, terms: Sequence[str], factors: Doubles, rest: float, k: int, sums: Doubles, lists: list[Ints]
     ) -> Ints | None:
-        """Texts that may still be among the k best after `read` terms; None where one without any of them may be."""
+        """Texts that may still be among the k best; None where one without any of the terms so far may be."""
         touched = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
         partial = sums[touched]
-        sure = self._kth_at_least(columns, factors, touched, partial, k)
+        sure = self._kth_at_least(terms, factors, touched, partial, k)
         return touched[partial + rest >= sure - _SLACK] if sure > rest + _SLACK else None
 
     def _kth_at_least(
-        self, columns: Ints, factors: Doubles, texts: NDArray[np.integer], partial: Doubles, k: int
+        self, terms: Sequence[str], factors: Doubles, texts: NDArray[np.integer], partial: Doubles, k: int
     ) -> float:
         """A score that k texts have for sure: the k-th best whole score of those that are ahead so far."""
         if len(texts) < k:
             return 0.0
         count = min(len(texts), _AHEAD * k)
         leading = np.sort(texts[np.argpartition(partial, -count)[-count:]])
-        return float(np.partition(self.at(columns, factors, leading), -k)[-k])
+        return float(np.partition(self.at(terms, factors, leading), -k)[-k])
 
 
 def _leading(sums: Doubles, k: int) -> Ints:

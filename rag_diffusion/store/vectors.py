@@ -10,18 +10,21 @@ Source: the safetensors format: 8 bytes with the length of a JSON header, the he
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import DataError
 
 VECTORS_FILE = "vectors.safetensors"
 NAMES = ("image", "text")
+_TYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 
 
 class Rows(Protocol):
@@ -110,12 +113,10 @@ class Vectors:
             DataError: it is missing, cut, or holds something else.
         """
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 0 < length < path.stat().st_size:
-                    raise ValueError(f"a header of {length} bytes in a file of {path.stat().st_size}")
-                table = json.loads(file.read(length))
-            image, text = (_mapped(path, table[name], 8 + length) for name in NAMES)
+            tensors = map_tensors(path)
+            image, text = (tensors[name] for name in NAMES)
+            if any(one.dtype != np.float32 or one.ndim != 2 for one in (image, text)):
+                raise ValueError(f"{image.dtype} {image.shape} and {text.dtype} {text.shape}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected image and text vectors, got {error}; {remedy}") from None
         if len(image) != rows or len(text) != rows:
@@ -125,9 +126,27 @@ class Vectors:
         return cls(image, text)
 
 
-def _mapped(path: Path, entry: dict[str, list[int]], start: int) -> Floats:
-    rows, width = entry["shape"]
-    first, last = entry["data_offsets"]
-    if last - first != 4 * rows * width or start + last > path.stat().st_size:
-        raise ValueError(f"{path.stat().st_size} bytes where {start + last} belong")
-    return np.memmap(path, dtype="<f4", mode="r", offset=start + first, shape=(rows, width))
+def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file at `path`, by name, where they lie: none of them is read.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError, KeyError, TypeError: it is none, or cut.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < size:
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        table = json.loads(file.read(length))
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, entry in table.items():
+        if name != "__metadata__":
+            (first, last), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), np.dtype(_TYPES[entry["dtype"]])
+            if last - first != dtype.itemsize * math.prod(shape) or 8 + length + last > size:
+                raise ValueError(f"{size} bytes where {8 + length + last} belong")
+            if last == first:
+                tensors[name] = np.empty(shape, dtype=dtype)
+            else:
+                tensors[name] = np.memmap(path, dtype=dtype, mode="r", offset=8 + length + first, shape=shape)
+    return tensors

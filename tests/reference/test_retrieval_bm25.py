@@ -7,6 +7,7 @@ import pytest
 from rank_bm25 import BM25Okapi
 
 from rag_diffusion.retrieval import postings
+from rag_diffusion.retrieval.counts import TermCounts
 from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
 from rag_diffusion.retrieval.tokens import tokenize
 
@@ -93,10 +94,11 @@ def test_many_texts_in_groups_and_rows_give_what_single_scores_give(
 ) -> None:
     documents = texts(rng, 3000, 12)
     index = LexicalIndex.build(documents)
+    index.top(" ".join(documents[:50]), 1)
     assert 5 < len(index._postings.frequent) < 12
     for frequent in (1, 10**9):  # no term is held as a row, or every one is
         monkeypatch.setattr(postings, "_FREQUENT", frequent)
-        other = LexicalIndex(index.counts)
+        other = LexicalIndex(TermCounts.from_texts(documents))
         for query in [*texts(rng, 30, 6), "style style tree", "apple"]:
             for k in (1, 7, 200):
                 rows, scores = other.top(query, k)

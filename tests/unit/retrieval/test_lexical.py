@@ -13,6 +13,7 @@ from rag_diffusion.retrieval import counts
 from rag_diffusion.retrieval.counts import TABLE_FILE, TermCounts
 from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
 from rag_diffusion.retrieval.tokens import tokenize
+from rag_diffusion.retrieval.weighting import LexicalName
 
 TEXTS = ["red apple, noto style", "green apple, noto style", "two red cherries", "piñata in a box"]
 
@@ -75,6 +76,22 @@ def test_tf_idf_is_the_cosine_of_the_textbook() -> None:
     expected = [naive_tf_idf(TEXTS, query) for query in queries]
     np.testing.assert_allclose(index.scores(queries), expected, atol=1e-12)
     assert index.scores(["red apple, noto style"]).max() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["bm25", "tf_idf"])
+def test_tables_beside_each_other_score_as_one(name: LexicalName) -> None:
+    texts = [*TEXTS, "", "a red box, noto style", "apple apple", "..."]
+    parts = [
+        TermCounts.from_texts(texts[low:high], needs_words=False) for low, high in ((0, 3), (3, 5), (5, 5), (5, 8))
+    ]
+    whole, stacked = LexicalIndex(TermCounts.from_texts(texts), name), LexicalIndex(parts, name)
+    queries = ["red apple", "noto style apple apple", "piñata zebra", "zebra", "box", "style"]
+    np.testing.assert_array_equal(stacked.scores(queries), whole.scores(queries))
+    assert len(stacked) == len(whole) == 8
+    for query in queries:
+        assert stacked.explain(query) == whole.explain(query)
+        for ours, expected in zip(stacked.top(query, 3), whole.top(query, 3), strict=True):
+            np.testing.assert_array_equal(ours, expected)
 
 
 def test_both_engines_explain_a_query_alike() -> None:
