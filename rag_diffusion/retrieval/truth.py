@@ -25,6 +25,9 @@ class Truth:
         vectors: (N, D) unit vectors, in memory or mapped.
         queries: (Q, D) unit vectors.
         k: depth.
+
+    Attributes:
+        least: (Q, 1) inner product of each query with its true k-th.
     """
 
     def __init__(self, vectors: Floats, queries: Floats, k: int = 10) -> None:
@@ -36,7 +39,7 @@ class Truth:
                 part = slice(first, first + _QUERIES)
                 scores = np.concatenate([best[part], queries[part] @ block.T], axis=1)
                 best[part] = np.partition(scores, -self.depth, axis=1)[:, -self.depth :]
-        self._least = best.min(axis=1, keepdims=True)
+        self.least = best.min(axis=1, keepdims=True)
 
     def recall(self, index: Nearest) -> float:
         """Recall@k, in [0, 1], of an `index` over the same vectors."""
@@ -45,5 +48,5 @@ class Truth:
             part = slice(first, first + _QUERIES)
             rows = index.search(self.queries[part], self.depth)[1]
             scores = inner_products(self.queries[part], self.vectors, rows)
-            matches += int((scores >= self._least[part] - TIE).sum())
+            matches += int((scores >= self.least[part] - TIE).sum())
         return matches / (len(self.queries) * self.depth)

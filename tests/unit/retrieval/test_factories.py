@@ -13,8 +13,9 @@ def test_auto_chooses_by_size_width_memory_and_recall() -> None:
         return choices("auto", rows, width, memory=memory, min_recall=min_recall)
 
     assert chosen(19_999) == ["Flat"]
-    assert chosen(50_000) == ["HNSW32", "IVF256,PQ256x4fsr,RMapped", "Flat"]
-    assert chosen(50_000, memory=0.1) == ["IVF256,PQ256x4fsr,RMapped", "Flat"]  # a graph holds the vectors
+    assert chosen(30_000) == ["HNSW32", "IVF128,PQ256x4fsr,RMapped", "Flat"]
+    assert chosen(30_000, memory=0.1) == ["IVF128,PQ256x4fsr,RMapped", "Flat"]  # a graph holds the vectors
+    assert chosen(100_000) == ["IVF256,PQ256x4fsr,RMapped", "Flat"]
     assert chosen(10**6) == ["IVF1024,PQ256x4fsr,RMapped", "Flat"]
     assert chosen(10**6, memory=0.2) == ["IVF1024,PQ128x4fsr,RMapped", "Flat"]  # coarser codes, more candidates
     assert chosen(10**7, width=256)[0] == "IVF4096,PQ128x4fsr,RMapped"
