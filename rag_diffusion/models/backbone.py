@@ -149,6 +149,7 @@ class NeighborBackbone(ABC, Generic[Maps]):
         neighbor_attention: attended map -> its `NeighborAttention`.
     """
 
+    __slots__ = ()  # objects keep the layout of the network, which is the first base, see `models.shared_weights`
     neighbor_attention: nn.ModuleDict
 
     @abstractmethod

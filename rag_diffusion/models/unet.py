@@ -58,7 +58,7 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([*base, *own])
 
 
-class RetrievalUNet(NeighborBackbone[Encoded], UNet2DConditionModel):
+class RetrievalUNet(UNet2DConditionModel, NeighborBackbone[Encoded]):
     """`UNet2DConditionModel` with neighbor attention; without neighbors it is its base, bit for bit.
 
     Args:
