@@ -1,6 +1,6 @@
 """What does inserting one pair cost, and the query that finds it, by the number of pairs that are there?
 
-    python benchmarks/bench_segments.py [--sizes 1000 10000 100000] [--copies 10] [--inserts 15]
+    python benchmarks/bench_segments.py [--sizes 1000 10000 100000] [--copies 10 100] [--inserts 15]
 
 Vectors are random (256 wide), pictures one PNG of 64 px, captions drawn from the words of a few lists: what is measured
 is files, indexes of words and vectors, and opening, not the towers. With `--copies`, the largest set is measured once
@@ -102,11 +102,17 @@ def copied(base: KnowledgeBase, copies: int) -> int:
     return manifest.num_pairs
 
 
+def resident() -> float:
+    """MiB of this process that are its own: what is mapped from files is not counted."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+
+
 def main() -> None:
     """Run every size."""
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    arguments.add_argument("--copies", type=int, default=0)
+    arguments.add_argument("--copies", type=int, nargs="*", default=[])
     arguments.add_argument("--inserts", type=int, default=15)
     options = arguments.parse_args()
     config = load_config("params.yaml")
@@ -119,11 +125,19 @@ def main() -> None:
             base.insert(NAME, pairs(0, size))
             row = measure(base, size, options.inserts)
             print(f"| {size:,} | {' | '.join(f'{value:.0f}' for value in row)} |", flush=True)
-            if options.copies and size == max(options.sizes):
-                total = copied(base, options.copies)
+            for copies in options.copies if size == max(options.sizes) else ():
+                total = copied(base, copies)
                 base = KnowledgeBase(root, config, RandomEncoder())
+                base.writer.merger.after = lambda manifest: None  # so many of one size would be merged
+                start = time.perf_counter()
+                base.retriever()
+                opened = time.perf_counter() - start
                 row = measure(base, 10 * total, options.inserts)
                 print(f"| {total:,} | {' | '.join(f'{value:.0f}' for value in row)} |", flush=True)
+                print(
+                    f"opened {total:,} pairs in {copies} segments in {opened:.2f} s; own memory {resident():.0f} MiB",
+                    flush=True,
+                )
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
