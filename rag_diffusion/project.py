@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_diffusion.errors import ConfigError, DataError, ModelError
-from rag_diffusion.layout import BASE, MODEL
+from rag_diffusion.layout import BASE, FRAMES, MODEL
 
 if TYPE_CHECKING:
     from rag_diffusion.config import Config
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
     from rag_diffusion.retrieval.query import Searcher
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
+
+_LOG = logging.getLogger(__name__)
 
 _NO_MODEL = (
     "{root}: expected a generator in {model} or {base}, found none; run this in a clone of rag-diffusion or a project "
@@ -100,7 +103,8 @@ def open_pipeline(
 ) -> RetrievalPipeline:
     """The project's own model, or what is named, where `device` of params.yaml says.
 
-    The stages of a cascade draw as `sample.upsampling` says. A project's base is followed by what `finetune.cascade`
+    Frames of clips are drawn with the changes in data/frames where these fit. The stages of a cascade draw as
+    `sample.upsampling` says. A project's base is followed by what `finetune.cascade`
     names, as its fine-tuned model is.
 
     Args:
@@ -133,6 +137,11 @@ def open_pipeline(
         settings = StageSettings.from_config(config.sample.upsampling)
         stages = tuple(CascadeStage(model=stage.model, settings=settings) for stage in stages)
     pipeline = pipeline.followed_by(stages)
+    if (root / FRAMES).is_dir():
+        try:
+            pipeline.load_frames(root / FRAMES)
+        except ModelError as error:
+            _LOG.info("%s is left out, clips are drawn by the generator as it is: %s", FRAMES, error)
     if config is not None:
         make_safe(pipeline, config)
     return pipeline

@@ -9,7 +9,7 @@ Shapes: C clips, N frames, H/W picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class ClipVariant:
 
     Attributes:
         num_last: last frames.
-        num_retrieved: earlier ones, as the memory finds them.
+        num_retrieved: earlier ones, as the memory finds them: the first frame, then those of a like look.
         num_pairs: pairs of the knowledge base.
         strength: above 0: the last frame is noised so far and denoised again, SDEdit.
         copies: the first frame stays as it is.
@@ -46,6 +46,7 @@ class ClipVariant:
 VARIANTS: Mapping[str, ClipVariant] = {
     "none": ClipVariant(),
     "last": ClipVariant(num_last=1),
+    "first": ClipVariant(num_last=1, num_retrieved=1),
     "retrieved": ClipVariant(num_last=1, num_retrieved=2),
     "knowledge": ClipVariant(num_last=1, num_retrieved=2, num_pairs=1),
     "still": ClipVariant(copies=True),
@@ -132,9 +133,5 @@ def _next(
 
 def _shown(task: ClipTask, memory: FrameMemory, variant: ClipVariant, number: int) -> list[Neighbor]:
     frames = memory.select(num_last=variant.num_last, num_retrieved=variant.num_retrieved) if variant.num_last else []
-    own = [
-        Neighbor(image=frame.pixels, caption=frame_caption(task.prompt, number, frame.number), pair_id=f"{number}/{n}")
-        for n, frame in enumerate(frames)
-    ]
-    own = [replace(one, pair_id="") for one in own]
+    own = [Neighbor(image=frame.pixels, caption=frame_caption(task.prompt, number, frame.number)) for frame in frames]
     return own + list(task.pairs[: variant.num_pairs])

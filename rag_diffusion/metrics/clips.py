@@ -1,12 +1,13 @@
 """How well a clip goes on: does the thing stay itself, does it move, does it flicker, do its colours drift.
 
-    identity    cos(phi(g_n), phi(f_1)), and cos(phi(g_n), phi(f_n)) with the real clip's own frame
+    likeness    cos(phi(g_n), phi(f_1))
+    identity    the same with phi less its mean over the clips' first frames, since any two drawings are alike; and
+                cos(phi(g_n), phi(f_n)) with the real clip's own frame
     motion      mean_n |g_n - g_{n-1}|                    a still copy has none
     flicker     mean_n |g_{n+1} - 2 g_n + g_{n-1}|
     drift       || s(g_n) - s(g_1) ||,  s: mean and deviation of each colour channel
 
-g are drawn frames, f the real ones, g_1 = f_1; phi are features of EfficientNet-Lite2 less their mean over the clips'
-first frames, since those of any two drawings are alike. Pixels are in [0, 1].
+g are drawn frames, f the real ones, g_1 = f_1; phi are features of EfficientNet-Lite2. Pixels are in [0, 1].
 
 Source: CLIP similarity to the first frame as identity, e.g. VBench (Huang et al., CVPR 2024), here with the project's
 own features; SDEdit: Meng et al., ICLR 2022.
@@ -25,7 +26,7 @@ from rag_diffusion.arrays import Doubles, Floats, Pixels
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval, interval
 
 Features = Callable[[Pixels], Floats]
-MEASURES = ("identity", "identity_real", "motion", "flicker", "drift")
+MEASURES = ("likeness", "identity", "identity_real", "motion", "flicker", "drift")
 _LOOKED_AT = 4  # frames at which features are taken, the last one among them
 
 
@@ -34,13 +35,15 @@ class ClipScores:
     """Measures of C clips, each (C,); those that grow with the clip are of its last frame.
 
     Attributes:
-        identity: likeness of the last frame to the first.
+        likeness: of the last frame to the first, by features as they are.
+        identity: the same by features less their mean.
         identity_real: of frames to the real ones at their places, mean.
         motion: mean absolute difference of frames that follow each other.
         flicker: mean absolute second difference.
         drift: of mean and deviation of the colours, of the last frame.
     """
 
+    likeness: Doubles
     identity: Doubles
     identity_real: Doubles
     motion: Doubles
@@ -62,31 +65,32 @@ class ClipJudge:
     """
 
     def __init__(self, real: Pixels, features: Features) -> None:
-        self._features, self._real, self._places = features, real, looked_at(real.shape[1])
+        self._features, self._places = features, looked_at(real.shape[1])
         first = features(np.ascontiguousarray(real[:, 0]))
         self._mean = first.mean(0, keepdims=True)
-        self._first = _unit(first - self._mean)
+        self._first, self._plain = _unit(first - self._mean), _unit(first)
         self._looks = self._look(real)
 
     def scores(self, drawn: Pixels) -> ClipScores:
         """Measures of `drawn`, (C, N, H, W, 3), whose first frames are the real ones."""
-        looks = self._looks if drawn is self._real else self._look(drawn)
+        features = self._look(drawn)
+        looks, real = (_unit(one - self._mean) for one in (features, self._looks))
         frames = drawn.astype(np.float32) / 255
         steps = np.diff(frames, axis=1)
         style = np.concatenate([frames.mean((2, 3)), frames.std((2, 3))], -1)  # (C, N, 6)
         return ClipScores(
+            likeness=(_unit(features[:, -1]) * self._plain).sum(-1).astype(np.float64),
             identity=(looks[:, -1] * self._first).sum(-1).astype(np.float64),
-            identity_real=(looks * self._looks).sum(-1).mean(1).astype(np.float64),
+            identity_real=(looks * real).sum(-1).mean(1).astype(np.float64),
             motion=np.abs(steps).mean((1, 2, 3, 4), dtype=np.float64),
             flicker=np.abs(np.diff(steps, axis=1)).mean((1, 2, 3, 4), dtype=np.float64),
             drift=np.linalg.norm(style[:, -1] - style[:, 0], axis=-1).astype(np.float64),
         )
 
     def _look(self, clips: Pixels) -> Floats:
-        """(C, n, D) unit features at the places that are looked at."""
+        """(C, n, D) features at the places that are looked at."""
         chosen = np.ascontiguousarray(clips[:, self._places])
-        flat = self._features(chosen.reshape(-1, *chosen.shape[2:])) - self._mean
-        return _unit(flat).reshape(*chosen.shape[:2], -1)
+        return self._features(chosen.reshape(-1, *chosen.shape[2:])).reshape(*chosen.shape[:2], -1)
 
 
 def table(
@@ -104,7 +108,7 @@ def table(
     real, found = scores["real"], dict[str, dict[str, dict[str, float]]]()
     for name, own in scores.items():
         rows = {measure: bootstrap.interval(getattr(own, measure)) for measure in MEASURES}
-        for measure in ("identity", "motion", "flicker"):
+        for measure in ("likeness", "identity", "motion", "flicker"):
             rows[f"{measure}_to_real"] = ratio(bootstrap, getattr(own, measure), getattr(real, measure))
         if "last" in scores:
             rows["drift_to_last"] = ratio(bootstrap, own.drift, scores["last"].drift)

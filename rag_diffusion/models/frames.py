@@ -7,7 +7,7 @@ holds differences, they fit every generator of the same shape: the base that the
 fine-tuned from it.
 
 changes.safetensors    the differences by name
-changes.json           what the neighbor attention has beyond the base's
+changes.json           what the neighbor attention has beyond the base's, and how frames are drawn best
 
 Source: task arithmetic, Ilharco et al., ICLR 2023.
 """
@@ -116,6 +116,12 @@ def save_changes(folder: Path, unet: RetrievalUNet, found: Mapping[str, Tensor],
     save_file({name: value.contiguous() for name, value in found.items()}, folder / _WEIGHTS)
     spec = facts | {name: unet.config[name] for name in _EXTENSIONS}
     (folder / _FACTS).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def drawing_of(folder: Path) -> dict[str, Any]:
+    """How frames are drawn best with the changes of a `folder`: arguments of a pipeline, `guidance` as its fields."""
+    found: dict[str, Any] = json.loads((folder / _FACTS).read_text(encoding="utf-8")).get("drawing", {})
+    return found
 
 
 def with_changes(generator: Generator, folder: Path) -> Generator:

@@ -22,6 +22,7 @@ from rag_diffusion.readers.frames import is_animated
 from rag_diffusion.sampling.clip_frames import ClipFrame, GivenFrames
 from rag_diffusion.sampling.clip_output import encoded
 from rag_diffusion.sampling.credit import NO_LICENCE, credit
+from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.rollout import Rollout
 from rag_diffusion.sampling.rollout_settings import RolloutSettings
 from rag_diffusion.sampling.studio import choose_seeds, file_name
@@ -74,7 +75,7 @@ class ClipForm:
     num_last: int = 1
     num_retrieved: int = 2
     num_pairs: int = 1
-    same_noise: bool = True
+    same_noise: bool = False
 
 
 def empty() -> tuple[str, str]:
@@ -118,7 +119,12 @@ def _rollout(handlers: Handlers, form: ClipForm) -> Rollout:
         num_neighbors=0 if nothing_to_retrieve(base) else drawing.num_neighbors, same_noise=form.same_noise,
     )  # fmt: skip
     options: dict[str, Any] = drawing.options | {"keep_pictures": False}
-    stages = options.pop("stages")
+    stages, sample = options.pop("stages"), base.config.sample
+    usual = {"guidance": Guidance.from_config(sample), "num_inference_steps": sample.num_inference_steps}
+    if (
+        handlers.drawer.pipeline.frames is not None
+    ):  # frames are drawn as `frames_drawing` says where nothing was chosen
+        options = {name: value for name, value in options.items() if usual.get(name) != value}
     if settings.num_pairs or settings.num_neighbors:
         options |= retrieval_options(base.config)
         options.pop("retrieval_schedule")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_dir, atomic_write, tree_hash
@@ -13,6 +14,7 @@ from rag_diffusion.layout import (
     EVALUATED,
     EVALUATION,
     FRAMES,
+    FRAMES_SCORES,
     FRAMES_TRAINED,
     PRETRAINED,
     PRETRAINED_SCORES,
@@ -24,6 +26,7 @@ from rag_diffusion.layout import (
 )
 
 CARD, RULER_CARD = "card.json", "ruler.json"
+CHANGES, CLIP_SCORES = "changes.json", "clips.json"
 
 
 def promote_base(root: Path | str = Path()) -> Path:
@@ -38,15 +41,7 @@ def promote_base(root: Path | str = Path()) -> Path:
     """
     root = Path(root)
     source = _finished(root / PRETRAINED / CARD, "make base")
-    path = root / PRETRAINED_SCORES
-    if not path.is_file():
-        raise DataError(f"{path}: expected the scores of the result, found none; make them with `make base`")
-    scores = json.loads(path.read_text(encoding="utf-8"))
-    if scores["model_hash"] != tree_hash(source):
-        raise LineageError(
-            f"{path}: expected scores of the weights in {PRETRAINED}, got those of others; "
-            "make them with `python -m rag_diffusion run score_base`"
-        )
+    scores = _scores_of(root / PRETRAINED_SCORES, source, "model_hash", "score_base", "make base")
     with atomic_dir(root / BASE) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
         card = json.loads((source / CARD).read_text(encoding="utf-8")) | {"scores": scores}
@@ -77,11 +72,32 @@ def promote_upsampler(root: Path | str = Path()) -> Path:
 
 
 def promote_frames(root: Path | str = Path()) -> Path:
-    """Make the result of pipelines/clips in project `root` what draws next frames, data/frames. Returns that path."""
+    """Make the result of pipelines/clips, its scores on its card, what draws a clip's next frame, data/frames.
+
+    Args:
+        root: of the project.
+
+    Returns:
+        The path of data/frames, which says how frames are drawn: as they were when they were measured.
+
+    Raises:
+        DataError: the result or its scores are missing.
+        LineageError: the scores are those of other weights.
+    """
     root = Path(root)
     source = _finished(root / FRAMES_TRAINED / CARD, "make frames")
+    scores = _scores_of(root / FRAMES_SCORES / CLIP_SCORES, source, "changes_hash", "clips_score", "make frames")
+    settings = scores["settings"]
+    guidance = ("text_guidance_scale", "neighbor_guidance_scale")
+    drawing = {
+        "num_inference_steps": settings["num_inference_steps"],
+        "guidance": {"mode": settings["guidance"]} | {name: settings[name] for name in guidance},
+    }
     with atomic_dir(root / FRAMES) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
+        for name, added in ((CARD, {"scores": scores}), (CHANGES, {"drawing": drawing})):
+            content = json.loads((source / name).read_text(encoding="utf-8")) | added
+            (new / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return root / FRAMES
 
 
@@ -96,6 +112,20 @@ def publish_evaluation(root: Path | str = Path()) -> Path:
     for path in sorted(source.rglob("*.*")):
         atomic_write(root / REPORTS / path.relative_to(source), path.read_bytes())
     return root / REPORTS / EVALUATION
+
+
+def _scores_of(path: Path, source: Path, key: str, stage: str, command: str) -> dict[str, Any]:
+    """The scores of a result, which name its hash by a key."""
+    if not path.is_file():
+        raise DataError(f"{path}: expected the scores of the result, found none; make them with `{command}`")
+    scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if scores[key] != tree_hash(source):
+        place = source.relative_to(source.parents[2]).as_posix()
+        raise LineageError(
+            f"{path}: expected scores of the weights in {place}, got those of others; "
+            f"make them with `python -m rag_diffusion run {stage}`"
+        )
+    return scores
 
 
 def _finished(card: Path, command: str) -> Path:

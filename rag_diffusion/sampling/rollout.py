@@ -124,6 +124,7 @@ class Rollout:
         self._finished = (pipeline.safety_checker, pipeline.watermark)
         self._pipeline = _bare(pipeline)
         self._first, self._later = pipeline.generator, pipeline.frames or pipeline.generator
+        self._frames_drawing = pipeline.frames_drawing
         self._further = settings_of(pipeline.stages, stages, None)
         height, width = (self._options.get(name) for name in ("height", "width"))
         self._model = pipeline.generator.for_drawing(height, width, None, None)
@@ -168,6 +169,7 @@ class Rollout:
                 for name, value in self._options.items()
                 if not name.startswith("callback")
             },
+            "frames_drawing": {name: repr(value) for name, value in self._frames_drawing.items()},
             "model": [self._first.fingerprint, self._later.fingerprint],
             "scheduler": [type(scheduler).__name__, unusual(scheduler, generator)],
             "precision": computed_in(precision, generator.device),
@@ -240,6 +242,8 @@ class Rollout:
         text = frame_prompt(self.prompt, number, self.settings.num_frames) if len(self.memory) else self.prompt
         self._pipeline.generator = self._later if len(self.memory) else self._first
         shown, how = self.shown(number), {n: v for n, v in self._options.items() if n in _OF_DRAWING}
+        if len(self.memory):
+            how = dict(self._frames_drawing) | how
         drawn = self._pipeline(text, shown, generator=seeded([seed]), stages=1, **how)
         (origin,) = drawn.provenance
         if origin.settings.get("interrupted"):

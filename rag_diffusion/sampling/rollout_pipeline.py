@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
+from rag_diffusion.models.frames import drawing_of, with_changes
 from rag_diffusion.sampling.clip_folder import ClipFolder
 from rag_diffusion.sampling.clip_frames import ClipFrame, GivenFrames
 from rag_diffusion.sampling.clip_output import RolloutOutput
 from rag_diffusion.sampling.drawing_pipeline import DrawingPipeline
 from rag_diffusion.sampling.frame_memory import FrameMemory
+from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.inputs import Given
 from rag_diffusion.sampling.rollout import Rollout
 from rag_diffusion.sampling.rollout_settings import RolloutSettings
@@ -28,6 +31,26 @@ OnFrame = Callable[["RetrievalPipeline", ClipFrame], None]
 class RolloutPipeline(DrawingPipeline):
     """Clips frame by frame; see `RetrievalPipeline` for the arguments."""
 
+    frames_drawing: Mapping[str, Any] = MappingProxyType({})  # how `frames` draws best where nothing else is asked for
+
+    def load_frames(self, folder: str | Path) -> Self:
+        """Let frames that follow others be drawn with changed weights; pictures are drawn as before.
+
+        Args:
+            folder: that `models.frames.save_changes` wrote, e.g. data/frames, which was trained on clips.
+
+        Returns:
+            This pipeline.
+
+        Raises:
+            ModelError: the changes do not fit the generator, or the folder is damaged.
+        """
+        self.frames = with_changes(self.generator, Path(folder))
+        told = drawing_of(Path(folder))
+        guidance = {"guidance": Guidance(**told["guidance"])} if "guidance" in told else {}
+        self.frames_drawing = told | guidance
+        return self
+
     def rollout(
         self,
         prompt: str,
@@ -40,7 +63,7 @@ class RolloutPipeline(DrawingPipeline):
         num_neighbors: int = 3,
         with_first: bool = True,
         diversity: float = 0.3,
-        same_noise: bool = True,
+        same_noise: bool = False,
         neighbors: Given | None = None,
         memory: FrameMemory | None = None,
         generator: torch.Generator | None = None,

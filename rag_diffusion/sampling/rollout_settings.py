@@ -20,7 +20,8 @@ class RolloutSettings:
         num_neighbors: likewise of a first frame that is drawn, not given.
         with_first: whether the first frame is always looked at.
         diversity: of the retrieved frames in time, 0 to 1.
-        same_noise: whether all frames begin with the same noise, so that what stands still stays as it is.
+        same_noise: whether all frames begin with the same noise. What is wrong in one frame is then made worse in the
+            next, and drift is more than twice as large (LOG.md).
 
     Raises:
         ValueError: a number is out of range.
@@ -33,7 +34,7 @@ class RolloutSettings:
     num_neighbors: int = 3
     with_first: bool = True
     diversity: float = 0.3
-    same_noise: bool = True
+    same_noise: bool = False
 
     def __post_init__(self) -> None:
         count = self.num_frames

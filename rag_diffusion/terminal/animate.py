@@ -44,7 +44,7 @@ def animate(
     pairs: Annotated[int | None, typer.Option(help="Pairs of the knowledge base beside the frames.")] = None,
     neighbors: Annotated[int | None, typer.Option(help="Pairs that a first frame looks at which is drawn.")] = None,
     where: Annotated[list[str] | None, typer.Option(help=WHERE_HELP)] = None,
-    same_noise: Annotated[bool, typer.Option(help="Whether all frames begin with the same noise.")] = True,
+    same_noise: Annotated[bool, typer.Option(help="Whether all frames begin with the same noise.")] = False,
     model: Annotated[str | None, typer.Option(help=f"Weights: a folder. {MODEL}, else {BASE}.")] = None,
     stages: Annotated[int | None, typer.Option(min=1, help="Of a cascade: 1 is small frames. All there are.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps of a frame.")] = None,
@@ -81,11 +81,12 @@ def animate(
             pipe = _pipeline(root, model, retrieves, needed=pairs is not None or neighbors is not None or bool(where))
             files.sign = signing(root, None, config)
             scales = {"text": text_guidance_scale, "neighbor": neighbor_guidance_scale}
-            options: dict[str, Any] = {
-                "guidance": chosen_guidance(config, mode=guidance, **scales),
-                "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
-                "keep_pictures": True,
-            }
+            chosen_by_hand = [value for value in (guidance, *scales.values()) if value is not None]
+            options: dict[str, Any] = {"keep_pictures": True}
+            if pipe.frames is None or chosen_by_hand:
+                options["guidance"] = chosen_guidance(config, mode=guidance, **scales)
+            if pipe.frames is None or steps:
+                options["num_inference_steps"] = steps or (20 if config is None else config.sample.num_inference_steps)
             if pipe.retriever is not None:
                 of_project = {} if config is None else retrieval_options(config)
                 of_project.pop("retrieval_schedule", None)  # a clip's pairs are the same at all steps

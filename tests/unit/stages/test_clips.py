@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from rag_diffusion import layout
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError, DataError, LineageError
-from rag_diffusion.models.frames import with_changes
+from rag_diffusion.models.frames import drawing_of, with_changes
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import load_generator
 from rag_diffusion.models.own import save_own
@@ -54,6 +54,9 @@ def context(config: Config, root: Path, **score: Any) -> StageContext:
 
 def test_trained_changes_have_a_card_are_promoted_and_measured(default_config: Config, project: Path) -> None:
     clips_train.run(context(default_config, project))
+    with pytest.raises(DataError, match="expected the scores of the result, found none"):
+        promote_frames(project)
+    clips_score.run(context(default_config, project))
     folder = promote_frames(project)
     card = json.loads((folder / "card.json").read_text())
     assert card["train_entities"] == ["orange-disc", "red-disc", "teal-disc"]
@@ -66,13 +69,25 @@ def test_trained_changes_have_a_card_are_promoted_and_measured(default_config: C
     changed = with_changes(base, folder)
     assert tuple(changed.unet.config.neighbor_fine_skips) == (0,)
 
-    clips_score.run(context(default_config, project))
+    assert drawing_of(folder)["num_inference_steps"] == 3
+    assert drawing_of(folder)["guidance"]["mode"] == default_config.clips.score.guidance
     report = json.loads((project / layout.FRAMES_SCORES / "clips.json").read_text())
     assert list(report["variants"]) == ["real", "none", "last", "still", "sdedit"]
     assert report["variants"]["still"]["motion"]["mean"] == 0
     assert len(report["clips"]) == 3
+    assert card["scores"] == report
     with Image.open(project / layout.FRAMES_SCORES / "clips.webp") as sheet:
         assert (sheet.n_frames, sheet.size) == (3, (5 * 64, 3 * 64))
+
+
+def test_scores_of_other_weights_are_refused(default_config: Config, project: Path) -> None:
+    clips_train.run(context(default_config, project))
+    scores = project / layout.FRAMES_SCORES
+    scores.mkdir(parents=True)
+    (scores / "clips.json").write_text(json.dumps({"changes_hash": "other"}))
+    with pytest.raises(LineageError, match=r"weights in pipelines/clips/result, got those of others; .* clips_score"):
+        promote_frames(project)
+    assert not (project / layout.FRAMES).exists()
 
 
 def test_a_base_that_has_seen_a_held_out_entity_is_refused(default_config: Config, project: Path) -> None:
