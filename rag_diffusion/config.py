@@ -285,6 +285,7 @@ class ClipsScoreConfig(_Section):
     text_guidance_scale: float
     neighbor_guidance_scale: float
     fresh_noise: bool
+    first_weight: float = Field(ge=0)
     sdedit_strength: float = Field(gt=0, le=1)
     precision: Literal["auto", "fp32", "bf16"]
     batch_size: int = Positive

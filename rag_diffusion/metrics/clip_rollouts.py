@@ -9,7 +9,7 @@ Shapes: C clips, N frames, H/W picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.progress import Progress
+from rag_diffusion.sampling.clip_frames import frame_neighbors
 from rag_diffusion.sampling.frame_memory import Frame, FrameMemory
-from rag_diffusion.sampling.frame_text import frame_caption, frame_prompt
+from rag_diffusion.sampling.frame_text import frame_prompt
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.seeds import seeded
@@ -32,6 +33,7 @@ class ClipVariant:
         num_last: last frames.
         num_retrieved: earlier ones, as the memory finds them: the first frame, then those of a like look.
         num_pairs: pairs of the knowledge base.
+        first_weight: how much the first frame counts.
         strength: above 0: the last frame is noised so far and denoised again, SDEdit.
         copies: the first frame stays as it is.
     """
@@ -39,6 +41,7 @@ class ClipVariant:
     num_last: int = 0
     num_retrieved: int = 0
     num_pairs: int = 0
+    first_weight: float = 1.0
     strength: float = 0.0
     copies: bool = False
 
@@ -133,5 +136,6 @@ def _next(
 
 def _shown(task: ClipTask, memory: FrameMemory, variant: ClipVariant, number: int) -> list[Neighbor]:
     frames = memory.select(num_last=variant.num_last, num_retrieved=variant.num_retrieved) if variant.num_last else []
-    own = [Neighbor(image=frame.pixels, caption=frame_caption(task.prompt, number, frame.number)) for frame in frames]
+    named = frame_neighbors(task.prompt, number, frames, variant.first_weight)
+    own = [replace(one, pair_id="") for one in named]  # each clip of the batch has a frame 1 of its own
     return own + list(task.pairs[: variant.num_pairs])

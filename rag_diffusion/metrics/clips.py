@@ -4,6 +4,8 @@
     identity    the same with phi less its mean over the clips' first frames, since any two drawings are alike; and
                 cos(phi(g_n), phi(f_n)) with the real clip's own frame
     motion      mean_n |g_n - g_{n-1}|                    a still copy has none
+    flow        how far 8 x 8 blocks with something in them move from frame to frame, in pixels, by block matching: what
+                shimmers differs from frame to frame, and goes nowhere
     flicker     mean_n |g_{n+1} - 2 g_n + g_{n-1}|
     drift       || s(g_n) - s(g_1) ||,  s: mean and deviation of each colour channel
 
@@ -26,7 +28,8 @@ from rag_diffusion.arrays import Doubles, Floats, Pixels
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap, Interval, interval
 
 Features = Callable[[Pixels], Floats]
-MEASURES = ("likeness", "identity", "identity_real", "motion", "flicker", "drift")
+MEASURES = ("likeness", "identity", "identity_real", "motion", "flow", "flicker", "drift")
+_BLOCK, _REACH, _STRUCTURE = 8, 3, 0.05  # side of a block, how far it is looked for, pixels; its least deviation
 _LOOKED_AT = 4  # frames at which features are taken, the last one among them
 
 
@@ -39,6 +42,7 @@ class ClipScores:
         identity: the same by features less their mean.
         identity_real: of frames to the real ones at their places, mean.
         motion: mean absolute difference of frames that follow each other.
+        flow: mean displacement of blocks between them, pixels.
         flicker: mean absolute second difference.
         drift: of mean and deviation of the colours, of the last frame.
     """
@@ -47,6 +51,7 @@ class ClipScores:
     identity: Doubles
     identity_real: Doubles
     motion: Doubles
+    flow: Doubles
     flicker: Doubles
     drift: Doubles
 
@@ -83,6 +88,7 @@ class ClipJudge:
             identity=(looks[:, -1] * self._first).sum(-1).astype(np.float64),
             identity_real=(looks * real).sum(-1).mean(1).astype(np.float64),
             motion=np.abs(steps).mean((1, 2, 3, 4), dtype=np.float64),
+            flow=flow(frames.mean(-1)),
             flicker=np.abs(np.diff(steps, axis=1)).mean((1, 2, 3, 4), dtype=np.float64),
             drift=np.linalg.norm(style[:, -1] - style[:, 0], axis=-1).astype(np.float64),
         )
@@ -91,6 +97,46 @@ class ClipJudge:
         """(C, n, D) features at the places that are looked at."""
         chosen = np.ascontiguousarray(clips[:, self._places])
         return self._features(chosen.reshape(-1, *chosen.shape[2:])).reshape(*chosen.shape[:2], -1)
+
+
+def flow(frames: Floats) -> Doubles:
+    """Mean displacement of blocks from frame to frame, by block matching (Jain and Jain 1981).
+
+    A block moves where another place fits better by a tenth at least; blocks without structure do not count.
+
+    Args:
+        frames: (C, N, H, W) grey in [0, 1]; H and W multiples of 8.
+
+    Returns:
+        (C,) pixels.
+    """
+    before, after = frames[:, :-1], frames[:, 1:]
+    padded = np.pad(before, ((0, 0), (0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+    height, width = frames.shape[2:]
+    shifts = sorted(
+        ((y, x) for y in range(-_REACH, _REACH + 1) for x in range(-_REACH, _REACH + 1)),
+        key=lambda s: s[0] ** 2 + s[1] ** 2,
+    )
+    best, moved = np.zeros(0), np.zeros(0)
+    for y, x in shifts:
+        place = padded[:, :, _REACH + y : _REACH + y + height, _REACH + x : _REACH + x + width]
+        error = _blocks(np.abs(after - place)).mean(-1)
+        if not y and not x:
+            best, moved = error, np.zeros_like(error)
+            least = 0.9 * error
+            continue
+        better = error < np.minimum(best, least)
+        best, moved = np.where(better, error, best), np.where(better, np.hypot(y, x), moved)
+    counts = _blocks(after).std(-1) > _STRUCTURE
+    found: Doubles = (moved * counts).sum((1, 2, 3), dtype=np.float64) / np.maximum(counts.sum((1, 2, 3)), 1)
+    return found
+
+
+def _blocks(frames: Floats) -> Floats:
+    """(C, n, H, W) -> (C, n, H/8, W/8, 64)."""
+    count, steps, height, width = frames.shape
+    cells = frames.reshape(count, steps, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).swapaxes(3, 4)
+    return cells.reshape(*cells.shape[:4], -1)
 
 
 def table(
@@ -108,7 +154,7 @@ def table(
     real, found = scores["real"], dict[str, dict[str, dict[str, float]]]()
     for name, own in scores.items():
         rows = {measure: bootstrap.interval(getattr(own, measure)) for measure in MEASURES}
-        for measure in ("likeness", "identity", "motion", "flicker"):
+        for measure in ("likeness", "identity", "motion", "flow", "flicker"):
             rows[f"{measure}_to_real"] = ratio(bootstrap, getattr(own, measure), getattr(real, measure))
         if "last" in scores:
             rows["drift_to_last"] = ratio(bootstrap, own.drift, scores["last"].drift)

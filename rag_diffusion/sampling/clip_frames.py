@@ -80,13 +80,14 @@ def owed(sources: Iterable[Source]) -> tuple[str, str]:
     return _AND.join(dict.fromkeys(licences)), "; ".join(dict.fromkeys(authors))
 
 
-def frame_neighbors(prompt: str, number: int, shown: Sequence[Frame]) -> list[Neighbor]:
+def frame_neighbors(prompt: str, number: int, shown: Sequence[Frame], first_weight: float = 1.0) -> list[Neighbor]:
     """Earlier frames as the neighbors of a next one.
 
     Args:
         prompt: what the clip shows.
         number: of the frame that is drawn.
         shown: the earlier ones, of `FrameMemory.select`.
+        first_weight: how much the very first frame counts, which drifted least.
 
     Returns:
         A neighbor for each, named `frame/NUMBER`.
@@ -96,6 +97,7 @@ def frame_neighbors(prompt: str, number: int, shown: Sequence[Frame]) -> list[Ne
             image=frame.pixels,
             caption=frame_caption(prompt, number, frame.number),
             pair_id=f"frame/{frame.number:05d}",
+            weight=first_weight if frame.number == 1 else 1.0,
             source=frame.source,
             licence=frame.licence,
             attribution=frame.attribution,

@@ -227,7 +227,8 @@ class Rollout:
             num_last=rule.num_last, num_retrieved=rule.num_retrieved, with_first=rule.with_first,
             diversity=rule.diversity,
         )  # fmt: skip
-        return [*frame_neighbors(self.prompt, number, frames), *self._beside(rule.num_pairs)]
+        own = frame_neighbors(self.prompt, number, frames, rule.first_weight)
+        return [*own, *self._beside(rule.num_pairs)]
 
     def _beside(self, count: int) -> list[Neighbor]:
         """Pairs that a frame looks at: all that are by hand, else so many, and those of style."""

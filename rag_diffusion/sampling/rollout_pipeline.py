@@ -62,6 +62,7 @@ class RolloutPipeline(DrawingPipeline):
         num_pairs: int = 1,
         num_neighbors: int = 3,
         with_first: bool = True,
+        first_weight: float = 8.0,
         diversity: float = 0.3,
         same_noise: bool = False,
         neighbors: Given | None = None,
@@ -84,6 +85,7 @@ class RolloutPipeline(DrawingPipeline):
             num_pairs: pairs of the knowledge base beside the frames.
             num_neighbors: pairs that a first frame looks at which is drawn.
             with_first: whether the first frame is always among the retrieved ones.
+            first_weight: how much the first frame counts then.
             diversity: 0 retrieves what looks most like the last frame; up to 1, what is far in time from what is shown.
             same_noise: whether all frames begin with the same noise.
             neighbors: pairs by hand in place of retrieved ones, as in `__call__`; every frame looks at all.
@@ -123,6 +125,7 @@ class RolloutPipeline(DrawingPipeline):
             num_pairs=num_pairs,
             num_neighbors=num_neighbors,
             with_first=with_first,
+            first_weight=first_weight,
             diversity=diversity,
             same_noise=same_noise,
         )

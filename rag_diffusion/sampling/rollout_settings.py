@@ -19,6 +19,7 @@ class RolloutSettings:
         num_pairs: pairs of the knowledge base beside the frames; all that are given by hand are looked at.
         num_neighbors: likewise of a first frame that is drawn, not given.
         with_first: whether the first frame is always looked at.
+        first_weight: how much the first frame counts where it is looked at; it drifted least.
         diversity: of the retrieved frames in time, 0 to 1.
         same_noise: whether all frames begin with the same noise. What is wrong in one frame is then made worse in the
             next, and drift is more than twice as large (LOG.md).
@@ -33,6 +34,7 @@ class RolloutSettings:
     num_pairs: int = 1
     num_neighbors: int = 3
     with_first: bool = True
+    first_weight: float = 8.0
     diversity: float = 0.3
     same_noise: bool = False
 
@@ -48,5 +50,7 @@ class RolloutSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 16:
                 raise ValueError(f"{name}: expected a whole number from 0 to 16, got {value!r}")
+        if not 0 <= self.first_weight <= 100:
+            raise ValueError(f"first_weight: expected 0 to 100, got {self.first_weight!r}")
         if not 0 <= self.diversity <= 1:
             raise ValueError(f"diversity: expected 0 to 1, got {self.diversity!r}")

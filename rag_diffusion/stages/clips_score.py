@@ -64,7 +64,7 @@ def run(ctx: StageContext) -> None:
     base = load_generator(ctx.root / ctx.config.clips.train.base, choose_device(ctx.config.device))
     changed, drawn = with_changes(base, trained), {"real": real}
     for name in config.variants:
-        variant = VARIANTS[name]
+        variant = replace(VARIANTS[name], first_weight=config.first_weight)
         if variant.strength:
             variant = replace(variant, strength=config.sdedit_strength)
         drawn[name] = _roll_out(base if variant.strength else changed, tasks, variant, config)

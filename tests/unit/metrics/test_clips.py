@@ -9,7 +9,7 @@ import pytest
 
 from rag_diffusion.arrays import Floats, Pixels
 from rag_diffusion.metrics.clip_rollouts import VARIANTS, ClipTask, roll_out
-from rag_diffusion.metrics.clips import ClipJudge, looked_at, table
+from rag_diffusion.metrics.clips import ClipJudge, flow, looked_at, table
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
@@ -56,6 +56,17 @@ def test_the_table_has_ratios_to_the_real_clips_with_intervals_by_family(real: P
     assert rows["last"]["drift_to_last"]["mean"] == 1
     slower = rows["last"]["motion_to_real"]
     assert 0 < slower["low"] <= slower["mean"] <= slower["high"] < 1
+
+
+def test_flow_is_how_far_a_thing_goes_and_shimmer_goes_nowhere() -> None:
+    rng = np.random.default_rng(0)
+    texture = rng.random((64, 80)).repeat(2, 0).repeat(2, 1)[:64, :80]
+    moving = np.stack([texture[:, 2 * number : 2 * number + 64] for number in range(5)])
+    shimmer = np.clip(np.stack([texture[:, :64]] * 5) + rng.normal(0, 0.02, (5, 64, 64)), 0, 1)
+    still, flat = np.stack([texture[:, :64]] * 5), np.ones((5, 64, 64))
+    far = flow(np.stack([moving, shimmer, still, flat]).astype(np.float32))
+    assert abs(far[0] - 2) < 0.1
+    assert far[1:].max() < 0.02
 
 
 def test_features_are_taken_at_the_last_frame_and_before() -> None:
