@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from rag_diffusion.models.unet import RetrievalUNet
     from rag_diffusion.retrieval.query import Query
     from rag_diffusion.retrieval.retriever import Retriever
-    from rag_diffusion.sampling import Guidance, Neighbor, RetrievalPipeline, RetrievalSchedule
+    from rag_diffusion.sampling import FrameMemory, Guidance, Neighbor, RetrievalPipeline, RetrievalSchedule
     from rag_diffusion.store.filters import Filter
 
 __version__ = "0.1.0"
 __all__ = [
     "Filter",
+    "FrameMemory",
     "Guidance",
     "KnowledgeBase",
     "Neighbor",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 _MODULES = {
     "Filter": "store.filters",
+    "FrameMemory": "sampling",
     "Guidance": "sampling",
     "KnowledgeBase": "knowledge.knowledge_base",
     "Neighbor": "sampling",

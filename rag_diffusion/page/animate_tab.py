@@ -37,12 +37,11 @@ class AnimateTab:
                     start = gr.Button("Animate", variant="primary", min_width=90, elem_id="animate")
                     stop = gr.Button("Stop", min_width=70, elem_id="stop-clip")
                 files = gr.File(
-                    label="Pictures to begin with, in the order of their names (none: the first is drawn)",
-                    file_count="multiple", elem_id="begin", height=120,
+                    label="Pictures to begin with, by name", file_count="multiple", elem_id="begin", height=120,
                 )  # fmt: skip
                 licence = gr.Dropdown(_LICENCES, value=None, label="Licence of these", allow_custom_value=True)
                 count = gr.Slider(2, animating.MOST, value=16, step=1, label="Frames", elem_id="num-frames")
-                with gr.Accordion("What a frame looks at, guidance, steps and seed", open=False):
+                with gr.Accordion("Neighbors, guidance, steps and seed", open=False):
                     fps = gr.Slider(1, 30, value=8, step=1, label="Frames a second")
                     last = gr.Slider(0, 4, value=1, step=1, label="Last frames")
                     retrieved = gr.Slider(0, 6, value=2, step=1, label="Earlier frames, found by look and time")

@@ -37,11 +37,11 @@ _CLIP = """<div class="figures clip"{% if growing %} aria-busy="true"{% endif %}
 <span role="status">frame {{ done }} of {{ total }}</span>{% else %}
 <span class="fine">{{ done }} frames, seed {{ seed }}</span>
 {% for file, name, url in files %}<a class="save" download="{{ file }}" href="{{ url }}">Save {{ name }}</a>
-{% endfor %}{% endif %}</figcaption></figure>{% else %}<p class="hint">{{ hint }}</p>{% endif %}
+{% endfor %}{% endif %}</figcaption></figure>{% else %}<p class="hint">{{ hint }}</p>{% endif %}</div>
 {% for text in trouble %}<p class="trouble" role="note">{{ text }}</p>{% endfor %}
-{% for sentence in credit %}<p class="fine">{{ sentence }}</p>{% endfor %}</div>"""
+{% for sentence in credit %}<p class="fine">{{ sentence }}</p>{% endfor %}"""
 
-_STRIP = """<ol class="cards frames">{% for one in frames %}<li><span class="frame">
+_STRIP = """<ol class="frames" tabindex="0" aria-label="frames">{% for one in frames %}<li><span class="frame">
 <img alt="frame {{ one.number }}" src="{{ one.image }}" width="64" height="64">
 <span class="what"><b>Frame {{ one.number }}</b>{% for near in one.near %}
 <span class="fine"><bdi>{{ near }}</bdi></span>{% endfor %}</span></span></li>{% endfor %}</ol>"""

@@ -73,7 +73,8 @@ class FrameMemory:
 
     Examples:
         >>> import numpy as np
-        >>> from rag_diffusion.sampling.frame_memory import Frame, FrameMemory
+        >>> from rag_diffusion import FrameMemory
+        >>> from rag_diffusion.sampling.frame_memory import Frame
         >>> memory = FrameMemory(capacity=8)
         >>> for number in range(1, 41):
         ...     memory.add(Frame(number=number, pixels=np.full((8, 8, 3), 6 * number, np.uint8)))

@@ -20,8 +20,10 @@ LEAVES = {
     "own_scheduler.py": ["dpm.png"],
     "missing_icon.py": ["icon.svg"],
     "redraw.py": ["first/0000.png"],
+    "animate.py": ["circle.webp"],
 }
 SAYS = {
+    "animate.py": "4 [('frame/00003', ",
     "draw_by_hand.py": "of attention went to 'a red circle'",
     "draw_retrieved.py": "0 []",
     "knowledge_base.py": "3 pairs, version",

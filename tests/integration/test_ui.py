@@ -243,3 +243,27 @@ def test_a_visitor_who_stops_or_leaves_is_drawn_for_no_further(browser: Browser,
             page.locator("#draw").click()
         assert time.monotonic() - begun < 4 * alone + 10  # 200 steps more would take fifty times as long
         assert page.locator("#picture figcaption .fine").inner_text() != first  # an empty field is another seed
+
+
+def test_a_clip_grows_frame_by_frame_and_then_plays_on_a_telephone(browser: Browser, url: str, tmp_path: Path) -> None:
+    draw("circle", "red", 0).save(tmp_path / "mine.png")
+    with opened(browser, url, viewport={"width": 390, "height": 844}) as page:
+        page.get_by_role("tab", name="Animate").click()
+        page.locator("#clip-prompt").locator("textarea, input").first.fill("a red circle bounces")
+        page.locator("#begin input[type=file]").set_input_files(tmp_path / "mine.png")
+        page.locator("#begin").get_by_text("mine").first.wait_for()
+        page.get_by_text("Neighbors, guidance, steps and seed").click()
+        for name, value in (("#num-frames", "3"), ("#clip-steps", "1")):
+            field = page.locator(f"{name} input[type=number]")
+            field.fill(value)
+            field.press("Tab")
+        page.locator("#animate").click()
+        page.locator("#clip [role=progressbar]").wait_for()
+        page.get_by_text("Save WebP").wait_for()
+        shown = page.locator("#clip img")
+        assert str(shown.get_attribute("src")).startswith("data:image/webp")
+        assert shown.evaluate("image => image.naturalWidth") == 64
+        lines = page.locator("#frames li").all_inner_texts()
+        assert len(lines) == 3
+        assert "the frame before (frame/00002)" in lines[2]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 from pathlib import Path
 
@@ -33,4 +34,23 @@ def test_the_example_of_a_public_name_runs(name: str) -> None:
     said: list[str] = []
     result = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(example, out=said.append)
     assert result.attempted, f"{name}: expected an example in its docstring, found none"
+    assert not result.failed, "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("rollout_pipeline", "RolloutPipeline.rollout"),
+        ("clip_folder", "ClipFolder"),
+        ("frame_text", "frame_prompt"),
+        ("frame_text", "frame_caption"),
+    ],
+)
+def test_the_example_of_a_clip_runs(name: str, place: str) -> None:
+    module = importlib.import_module(f"rag_diffusion.sampling.{name}")
+    thing = functools.reduce(getattr, place.split("."), module)
+    (example,) = doctest.DocTestFinder(recurse=False).find(thing, place, module=module, globs={})
+    said: list[str] = []
+    result = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(example, out=said.append)
+    assert result.attempted
     assert not result.failed, "".join(said)
