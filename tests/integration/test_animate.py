@@ -53,8 +53,7 @@ def test_a_clip_that_was_killed_goes_on_to_the_same_files(root: Path) -> None:
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     subprocess.run(command(root, out), check=True, capture_output=True)
-    found = {name: one for name, one in hashes(out).items() if not name.endswith(".tmp")}
-    assert found == hashes(root / "whole")
+    assert {name: one for name, one in hashes(out).items() if not name.endswith(".tmp")} == hashes(root / "whole")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install your system's package")
