@@ -121,9 +121,7 @@ def _rollout(handlers: Handlers, form: ClipForm) -> Rollout:
     options: dict[str, Any] = drawing.options | {"keep_pictures": False}
     stages, sample = options.pop("stages"), base.config.sample
     usual = {"guidance": Guidance.from_config(sample), "num_inference_steps": sample.num_inference_steps}
-    if (
-        handlers.drawer.pipeline.frames is not None
-    ):  # frames are drawn as `frames_drawing` says where nothing was chosen
+    if handlers.drawer.pipeline.frames is not None:  # drawn as `frames_drawing` says where nothing else was chosen
         options = {name: value for name, value in options.items() if usual.get(name) != value}
     if settings.num_pairs or settings.num_neighbors:
         options |= retrieval_options(base.config)
