@@ -94,6 +94,7 @@ class IndexConfig(_Section):
     factory: str
     min_recall: float = Probability
     memory: float = Field(default=0.0, ge=0.0)
+    shards: int = Field(default=1, ge=1)
 
 
 class FusionWeights(_Section):
@@ -402,6 +403,15 @@ class MarksConfig(_Section):
     credentials: str = ""
 
 
+class RayConfig(_Section):
+    """The cluster of `engine: ray`, and what a worker takes of it; no address: that of RAY_ADDRESS, or this machine."""
+
+    address: str = ""
+    workers: int = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0.0)
+    gpus_per_worker: float = Field(default=0.0, ge=0.0)
+
+
 class TrackingConfig(_Section):
     """Where runs are logged."""
 
@@ -431,6 +441,9 @@ class Config(_Section):
     tracking: TrackingConfig
     safety: SafetyConfig = SafetyConfig()
     marks: MarksConfig = MarksConfig()
+    shard: bool = False
+    engine: Literal["local", "ray"] = "local"
+    ray: RayConfig = RayConfig()
 
 
 def load_config(path: Path | str = "params.yaml", settings: Mapping[str, str] | None = None) -> Config:

@@ -13,7 +13,7 @@ from rag_diffusion.metrics.judge import METRICS, Verdicts
 from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.variants import Variant, real_rows
 from rag_diffusion.retrieval.controls import answered
-from rag_diffusion.sampling.drawing import DEGRADED, VariantSampler
+from rag_diffusion.sampling.drawing import DEGRADED, Asked, VariantSampler
 
 DRAWN = ("none", "random", "retrieved", "oracle")
 
@@ -35,14 +35,21 @@ def drawn_variants(root: Path, bench: Bench) -> dict[str, Variant]:
     )
     real = bench.corpus.pixels(real_rows(bench.corpus, bench.prompts))
     strength = bench.config.evaluate.degraded_strength
+    answers = {name: answered(name, bench.prompts, bench.table.prompts) for name in (*DRAWN, DEGRADED)}
+    answers = {name: rows for name, rows in answers.items() if len(rows)}
+    asked = [
+        Asked(
+            variant=name,
+            prompts=[bench.prompts[row] for row in rows],
+            pictures=real[rows] if name == DEGRADED else None,
+            strength=strength,
+        )
+        for name, rows in answers.items()
+    ]
     variants = {}
-    for name in (*DRAWN, DEGRADED):
-        rows = answered(name, bench.prompts, bench.table.prompts)
-        if len(rows):
-            begin = (real[rows], strength) if name == DEGRADED else ()
-            pixels = drawing.draw(name, [bench.prompts[row] for row in rows], *begin).pixels
-            looks = bench.ruler.look(bench.trunk, pixels, desc=f"look at drawings, {name}")
-            variants[name] = Variant(pixels=pixels, looks=looks, pair_ids=("",) * len(pixels), rows=rows)
+    for (name, rows), drawn in zip(answers.items(), drawing.draw_all(asked), strict=True):
+        looks = bench.ruler.look(bench.trunk, drawn.pixels, desc=f"look at drawings, {name}")
+        variants[name] = Variant(pixels=drawn.pixels, looks=looks, pair_ids=("",) * len(drawn.pixels), rows=rows)
     return variants
 
 

@@ -13,7 +13,7 @@ from rag_diffusion.errors import LineageError
 from rag_diffusion.layout import CORPUS, INDEX, VECTORS
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.indexes import open_indexes
+from rag_diffusion.retrieval.index_shards import open_shards
 from rag_diffusion.store.manifest import Manifest, rebuild_hint
 from rag_diffusion.store.pair_set import PairSet, check_rows
 from rag_diffusion.store.stamps import check_stamp
@@ -86,4 +86,4 @@ class DataSet(PairSet):
         vectors = Vectors.open(vectors_folder / VECTORS_FILE, rows, remedy=remedy)
         counts = TermCounts.load(index, remedy=remedy)
         check_rows(index, len(counts.lengths), rows, remedy)
-        return cls(**vars(pairs), vectors=vectors, indexes=open_indexes(index, vectors, factory, remedy), counts=counts)
+        return cls(**vars(pairs), vectors=vectors, indexes=open_shards(index, vectors, factory, remedy), counts=counts)

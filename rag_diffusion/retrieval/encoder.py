@@ -41,7 +41,7 @@ from rag_diffusion.retrieval.threads import in_a_worker, in_order, one_thread_pe
 IMAGE_BATCH, TEXT_BATCH = 16, 8  # what one core does fastest
 GPU_BATCH = 64
 KEPT_FILES = 8  # of trunk features: images and captions of two splits, of this corpus and the last
-_TEXTS_AT_ONCE = 1024  # tokenized together
+TEXTS_AT_ONCE = 1024  # tokenized together
 
 Batch = TypeVar("Batch")
 Number = TypeVar("Number", bound=np.generic)
@@ -123,9 +123,7 @@ class Encoder:
         Yields:
             Which of the texts a batch holds, and their tokens (n, L).
         """
-        by_length = np.asarray(sorted(range(len(texts)), key=lambda row: len(texts[row])), dtype=np.int64)
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            rows = by_length[start : start + _TEXTS_AT_ONCE]
+        for rows in _batches(by_length(texts), TEXTS_AT_ONCE):
             with self._tokenizing:  # tokenizers dislike threads
                 tokens = self.encoder.tokenize([texts[row] for row in rows])
             pad = self.encoder.pad_token
@@ -206,6 +204,11 @@ class Encoder:
         if encoder.embedded:
             encoder.model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         return encoder
+
+
+def by_length(texts: Sequence[str]) -> Ints:
+    """(N,) numbers of N `texts`, short ones first."""
+    return np.asarray(sorted(range(len(texts)), key=lambda row: len(texts[row])), dtype=np.int64)
 
 
 def _batches(rows: NDArray[Number], size: int) -> Iterator[NDArray[Number]]:

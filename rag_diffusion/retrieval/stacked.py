@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.retrieval.ann import Nearest
-from rag_diffusion.retrieval.data_set import DataSet
+
+if TYPE_CHECKING:  # which has stacked indexes itself
+    from rag_diffusion.retrieval.data_set import DataSet
 
 
 class StackedRows:
@@ -76,13 +79,26 @@ class StackedIndex:
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """See `VectorIndex.search` for `queries` and `k`; equal scores by row."""
-        results = [index.search(queries, k) for index in self._indexes]
-        if len(results) == 1:
-            return results[0]
-        scores = np.concatenate([np.where(rows < 0, -np.inf, scores) for scores, rows in results], axis=1)
-        rows = np.concatenate(
-            [np.where(rows < 0, -1, rows + start) for (_, rows), start in zip(results, self._starts, strict=False)],
-            axis=1,
-        )
-        order = np.lexsort((rows, -scores), axis=-1)[:, : min(k, len(self))]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        return merged_hits([index.search(queries, k) for index in self._indexes], self._starts, min(k, len(self)))
+
+
+def merged_hits(results: Sequence[tuple[Floats, Ints]], starts: Sequence[int] | Ints, k: int) -> tuple[Floats, Ints]:
+    """The best hits of several indexes over stretches of rows, those that one index over all rows would give.
+
+    Args:
+        results: scores (Q, k') and rows (Q, k') of each index, -1 where it found fewer; as `VectorIndex.search`.
+        starts: row at which the stretch of each begins.
+        k: hits wanted.
+
+    Returns:
+        Scores (Q, k) and rows (Q, k) of all, best first, equal scores by row.
+    """
+    if len(results) == 1 and not starts[0]:
+        return results[0]
+    scores = np.concatenate([np.where(rows < 0, -np.inf, scores) for scores, rows in results], axis=1)
+    rows = np.concatenate(
+        [np.where(rows < 0, -1, rows + start) for (_, rows), start in zip(results, starts, strict=False)],
+        axis=1,
+    )
+    order = np.lexsort((rows, -scores), axis=-1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)

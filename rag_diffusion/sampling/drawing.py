@@ -1,12 +1,12 @@
-"""Images of one variant for fixed prompts, batch by batch; finished batches outlive an interruption."""
+"""Images of variants for fixed prompts, by this process or an engine; finished batches outlive an interruption."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,42 +16,45 @@ import numpy as np
 from rag_diffusion import layout
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config
-from rag_diffusion.device import choose_device
+from rag_diffusion.engine.work import open_engine
 from rag_diffusion.files import atomic_write, code_hash, fingerprint, tree_hash
-from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.generator import Generator
-from rag_diffusion.models.load import load_generator
-from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
+from rag_diffusion.models.neighbor_batch import neighbors_from
 from rag_diffusion.progress import Progress
-from rag_diffusion.retrieval.controls import shown_to
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
-from rag_diffusion.sampling.cascade import enlarge, further_told
-from rag_diffusion.sampling.cascade_folder import load_stages
-from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings, settings_of
+from rag_diffusion.sampling.batches import Batch, BatchDrawer, DrawBatches, Drawn
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
-from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
-from rag_diffusion.spans import Span, recording
+from rag_diffusion.spans import Span
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
 
 DEGRADED = "real_degraded"  # the real image, noised and denoised with the retrieved neighbors
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Images (P, H, W, 3), and where each came from."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """One image for each of P prompts; the same noise for every variant.
 
-    pixels: Pixels
-    provenance: list[Provenance]
+    Attributes:
+        variant: as in `retrieval.controls`.
+        prompts: P.
+        pictures: (P, H, W, 3) to begin with, and a name of its own for `variant`; None begins with noise.
+        strength: how far they are noised.
+    """
+
+    variant: str
+    prompts: Sequence[Prompt]
+    pictures: Pixels | None = None
+    strength: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantSampler:
-    """A generator at work on prompts of one corpus, as `config.sample` says.
+    """A generator at work on prompts of one corpus, as `config.sample` says, by the engine of `config`.
 
     Attributes:
         root: the project, for its scratch folder.
@@ -69,7 +72,7 @@ class VariantSampler:
     def draw(
         self, variant: str, prompts: Sequence[Prompt], pictures: Pixels | None = None, strength: float = 0.0
     ) -> Drawn:
-        """One image for each of P prompts; the same noise for every variant.
+        """One image for each of P prompts.
 
         Args:
             variant: as in `retrieval.controls`.
@@ -77,119 +80,91 @@ class VariantSampler:
             pictures: (P, H, W, 3) to begin with, and a name of its own for `variant`; None begins with noise.
             strength: how far they are noised.
         """
-        parts: list[Drawn] = []
-        size = self.config.sample.batch_size
-        with Progress(total=len(prompts), desc=f"drawing, {variant} neighbors", unit="img") as shown:
-            for start in range(0, len(prompts), size):
-                batch = prompts[start : start + size]
-                begin: dict[str, Any] = {}
-                if pictures is not None:
-                    begin = {"image": list(pictures[start : start + size]), "strength": strength}
-                shown_pairs = [self._names(variant, prompt) for prompt in batch]
-                facts = {"prompts": [asdict(prompt) for prompt in batch], "neighbors": shown_pairs}
-                facts["style"] = [self._style(variant, prompt) for prompt in batch]
-                named = fingerprint(facts | _begin_facts(begin))
-                path = self._scratch / f"{variant}-{named}.npz"
-                if not path.exists():
-                    _save(path, self._draw(variant, batch, begin))
-                parts.append(_load(path))
-                shown.update(len(batch))
-        return _joined(parts)
+        return self.draw_all([Asked(variant=variant, prompts=prompts, pictures=pictures, strength=strength)])[0]
 
-    def enlarge(self, variant: str, prompts: Sequence[Prompt], drawn: Drawn) -> Drawn | None:
-        """The images of P prompts through the further stages of the model's cascade; None where it has none.
+    def draw_all(self, asked: Sequence[Asked]) -> list[Drawn]:
+        """The images of each of those `asked` for; the batches of all of them are given to an engine at once."""
+        return self._grouped([list(self._batches(one)) for one in asked], "drawing")
+
+    def enlarge_all(self, asked: Sequence[Asked], drawn: Sequence[Drawn]) -> list[Drawn] | None:
+        """Images through the further stages of the model's cascade; None where it has none.
 
         Args:
-            variant: as in `retrieval.controls`.
-            prompts: P.
-            drawn: by `draw`, of these.
+            asked: what was drawn.
+            drawn: by `draw_all`, of these.
         """
-        if not self._further:
+        if not self._drawer.further:
             return None
-        parts: list[Drawn] = []
-        count, size = len(drawn.pixels), self.config.sample.batch_size
-        with Progress(total=count, desc=f"enlarging, {variant} neighbors", unit="img") as shown:
-            for start in range(0, count, size):
-                batch = Drawn(
-                    pixels=drawn.pixels[start : start + size], provenance=drawn.provenance[start : start + size]
-                )
-                pictures = hashlib.sha256(batch.pixels.tobytes()).hexdigest()
-                facts = [[origin.prompt, origin.seed] for origin in batch.provenance]
-                neighbors = [self._neighbors(variant, prompt) for prompt in prompts[start : start + size]]
-                path = self._scratch / f"{variant}-{fingerprint({'pictures': pictures, 'facts': facts})}-enlarged.npz"
-                if not path.exists():
-                    _save(path, self._enlarge(batch, neighbors))
-                parts.append(_load(path))
-                shown.update(len(batch.pixels))
-        return _joined(parts)
-
-    def _enlarge(self, drawn: Drawn, neighbors: list[list[Neighbor]]) -> Drawn:
-        precision = self.config.sample.precision
-        seeds = [origin.seed for origin in drawn.provenance if origin.seed is not None]
-        texts = [origin.prompt for origin in drawn.provenance]
-        images = enlarge(drawn.pixels, texts, seeds, self._further, neighbors=neighbors, precision=precision)
-        origins = further_told(drawn.provenance, self._further, precision)
-        return Drawn(pixels=images_to_pixels(images).numpy(), provenance=origins)
-
-    def _draw(self, variant: str, prompts: Sequence[Prompt], begin: dict[str, Any]) -> Drawn:
-        with recording("sample") as batch:
-            drawn = self._pipeline(
-                [prompt.text for prompt in prompts],
-                [self._neighbors(variant, prompt) for prompt in prompts],
-                guidance=Guidance.from_config(self.config.sample),
-                num_inference_steps=self.config.sample.num_inference_steps,
-                retrieval_schedule=self._schedule,
-                generator=seeded([prompt.seed + self.config.seed for prompt in prompts]),
-                **begin,
-            )
-        searched: dict[str, Any] = {"corpus_hash": self.corpus.hash, "data_sets": self.corpus.versions}
-        origins = [replace(origin, variant=variant, **searched) for origin in drawn.provenance]
-        self.traces.extend(_trace(batch, origin) for origin in origins)
-        return Drawn(pixels=as_arrays(drawn.images), provenance=origins)
+        groups = [list(self._batches(one, pictures)) for one, pictures in zip(asked, drawn, strict=True)]
+        return self._grouped(groups, "enlarging")
 
     def shown(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
         """Pair ids of every neighbor of `prompt` in `variant`, content first."""
-        return self._names(variant, prompt) + self._style(variant, prompt)
-
-    def _names(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
         row = self.table.prompts[prompt.prompt_id]
-        return shown_to(variant, row)[: self.config.retrieval.content]
+        return self._drawer.content(variant, row) + self._drawer.style(variant, row)
 
-    def _neighbors(self, variant: str, prompt: Prompt) -> list[Neighbor]:
-        names, row = self._names(variant, prompt), self.table.prompts[prompt.prompt_id]
-        scores = dict(zip(row.retrieved, row.scores, strict=True))
-        content = neighbors_from(self.corpus, names, [scores.get(name) for name in names])
-        style = neighbors_from(self.corpus, self._style(variant, prompt), role="style")
-        sample = self.config.sample
-        return [
-            replace(neighbor, weight_by_step=sample.weight_by_step, weight_by_map=sample.weight_by_map)
-            for neighbor in (*content, *style)
-        ]
+    def _batches(self, asked: Asked, drawn: Drawn | None = None) -> Iterator[Batch]:
+        size = self.config.sample.batch_size
+        for start in range(0, len(asked.prompts), size):
+            prompts = asked.prompts[start : start + size]
+            begin: dict[str, Any] = {}
+            if asked.pictures is not None and drawn is None:
+                begin = {"image": list(asked.pictures[start : start + size]), "strength": asked.strength}
+            yield Batch(
+                variant=asked.variant,
+                prompts=prompts,
+                neighbors=[self.table.prompts[prompt.prompt_id] for prompt in prompts],
+                begin=begin,
+                drawn=None if drawn is None else _part(drawn, slice(start, start + size)),
+            )
 
-    def _style(self, variant: str, prompt: Prompt) -> tuple[str, ...]:
-        """Style neighbors, of every variant but that without neighbors."""
-        if variant == "none":
-            return ()
-        return self.table.prompts[prompt.prompt_id].style[: self.config.retrieval.style]
+    def _grouped(self, groups: Sequence[Sequence[Batch]], what: str) -> list[Drawn]:
+        """The pictures of every group of batches, out of the scratch folder; what is not there is drawn first."""
+        batches = [batch for group in groups for batch in group]
+        paths = {id(batch): self._path(batch) for batch in batches}
+        missing = [batch for batch in batches if not paths[id(batch)].exists()]
+        total = sum(len(batch.prompts) for batch in batches)
+        names = ", ".join(dict.fromkeys(batch.variant for batch in batches))
+        with Progress(total=total, desc=f"{what}, {names} neighbors", unit="img") as shown:
+            shown.update(total - sum(len(batch.prompts) for batch in missing))
+            for batch, (drawn, traces) in zip(missing, self._results(missing), strict=True):
+                _save(paths[id(batch)], drawn)
+                self.traces.extend(traces)
+                shown.update(len(batch.prompts))
+        return [_joined([_load(paths[id(batch)]) for batch in group]) for group in groups]
+
+    def _results(self, batches: Sequence[Batch]) -> Iterator[tuple[Drawn, list[Span]]]:
+        engine = open_engine(self.config)
+        if engine is None:
+            return map(self._drawer, batches)
+        return engine.map(
+            DrawBatches(
+                root=self.root,
+                model=self.model,
+                config=self.config,
+                corpus_hash=self.corpus.hash,
+                model_hash=tree_hash(self.model),
+            ),
+            batches,
+        )
+
+    def _path(self, batch: Batch) -> Path:
+        """Where its pictures lie, or will."""
+        if batch.drawn is not None:
+            pictures = hashlib.sha256(batch.drawn.pixels.tobytes()).hexdigest()
+            drawn_facts = [[origin.prompt, origin.seed] for origin in batch.drawn.provenance]
+            named = fingerprint({"pictures": pictures, "facts": drawn_facts})
+            return self._scratch / f"{batch.variant}-{named}-enlarged.npz"
+        facts = {
+            "prompts": [asdict(prompt) for prompt in batch.prompts],
+            "neighbors": [self._drawer.content(batch.variant, row) for row in batch.neighbors],
+            "style": [self._drawer.style(batch.variant, row) for row in batch.neighbors],
+        }
+        return self._scratch / f"{batch.variant}-{fingerprint(facts | _begin_facts(batch.begin))}.npz"
 
     @cached_property
-    def _pipeline(self) -> RetrievalPipeline:
-        generator = load_generator(self.model, choose_device(self.config.device))
-        sample = self.config.sample
-        pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    @cached_property
-    def _further(self) -> list[tuple[CascadeStage, StageSettings]]:
-        settings = StageSettings.from_config(self.config.sample.upsampling)
-        stages = load_stages(self.model, choose_device(self.config.device))
-        return settings_of(stages, None, [settings] * len(stages))
-
-    @cached_property
-    def _schedule(self) -> RetrievalSchedule:
-        """How the lists of the table change over the steps; none of it is looked for again."""
-        return replace(RetrievalSchedule.from_config(self.config.retrieval.schedule), query_again=())
+    def _drawer(self) -> BatchDrawer:
+        return BatchDrawer(model=self.model, config=self.config, corpus=self.corpus)
 
     @cached_property
     def _scratch(self) -> Path:
@@ -199,7 +174,7 @@ class VariantSampler:
             "model": tree_hash(self.model),
             "corpus": self.corpus.hash,
             "sample": self.config.sample.model_dump(exclude={"prompts", "variants"}),
-            "schedule": asdict(self._schedule),
+            "schedule": asdict(self._drawer.schedule),
             "seed": self.config.seed,
         }
         return self.root / layout.SCRATCH / f"sample-{fingerprint(facts)}"
@@ -244,25 +219,8 @@ def _begin_facts(begin: Mapping[str, Any]) -> dict[str, Any]:
     return {"strength": begin["strength"], "pictures": hashlib.sha256(pictures.tobytes()).hexdigest()}
 
 
-def _trace(batch: Span, origin: Provenance) -> Span:
-    """What one image of a batch was asked, shown and looked at; its times are those of the batch."""
-    query = Span(
-        name="neighbors",
-        kind="RETRIEVER",
-        inputs={"query": origin.prompt},
-        outputs=[
-            {
-                "page_content": neighbor.caption,
-                "id": neighbor.pair_id,
-                "metadata": {"score": neighbor.score, "attention": neighbor.attention, "licence": neighbor.licence},
-            }
-            for neighbor in origin.neighbors
-        ],
-        start=batch.start,
-        end=batch.start,
-    )
-    inputs = {"prompt": origin.prompt, "variant": origin.variant, "seed": origin.seed}
-    return replace(batch, inputs=inputs, outputs=origin.as_dict(), children=[query, *batch.children])
+def _part(drawn: Drawn, rows: slice) -> Drawn:
+    return Drawn(pixels=drawn.pixels[rows], provenance=drawn.provenance[rows])
 
 
 def _joined(parts: Sequence[Drawn]) -> Drawn:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from rag_diffusion.engine.work import open_engine
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, fit_calibration
 from rag_diffusion.retrieval.encoder import Encoder
+from rag_diffusion.retrieval.index_shards import BuildShard, build_shards
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
 from rag_diffusion.store.corpus import Corpus
@@ -40,7 +44,7 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     with atomic_dir(ctx.root / INDEX) as folder:
         count_words(folder, pa.chunked_array([pa.array(corpus.table["caption"])]))
-        report = build_indexes(folder, vectors, ctx.config.index)
+        report = _build(ctx, folder, vectors)
         ctx.tracker.log_artifact(folder / RECALL_FILE, "index")
         stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors_stamp["encoder_hash"]}
         write_stamp(folder, stamp | {"factory": report["factory"]})
@@ -48,6 +52,14 @@ def run(ctx: StageContext) -> None:
         ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})
         check_recall(report)
     _calibrate(ctx)
+
+
+def _build(ctx: StageContext, folder: Path, vectors: Vectors) -> dict[str, Any]:
+    config = ctx.config.index
+    if config.shards == 1:
+        return build_indexes(folder, vectors, config)
+    work = BuildShard(vectors=ctx.root / VECTORS / VECTORS_FILE, rows=len(vectors.image), folder=folder, config=config)
+    return build_shards(work, config.shards, open_engine(ctx.config))
 
 
 def _calibrate(ctx: StageContext) -> None:

@@ -14,7 +14,7 @@ from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.controls import answered, shown_to, why_without
 from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
-from rag_diffusion.sampling.drawing import VariantSampler
+from rag_diffusion.sampling.drawing import Asked, VariantSampler
 from rag_diffusion.sampling.samples import Sample, Samples, sample_metrics, sample_sheets, write_samples
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import read_card, refuse_seen
@@ -42,9 +42,7 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_dataset("model", tree_hash(model), layout.MODEL)
     ctx.tracker.begin()
     drawing = VariantSampler(root=ctx.root, model=model, config=ctx.config, corpus=corpus, table=table)
-    drawn: Samples = {
-        variant: _drawn(drawing, variant, prompts, rows) for variant, rows in answers.items() if len(rows)
-    }
+    drawn = _drawn(drawing, prompts, {variant: rows for variant, rows in answers.items() if len(rows)})
     ctx.tracker.log_traces([trace for trace in drawing.traces if trace.inputs["variant"] == "retrieved"][:_TRACED])
     ctx.tracker.log_metrics(sample_metrics(drawn, len(prompts)))
     stamp = {"corpus_hash": corpus.hash, "model_hash": tree_hash(model)} | _missing(prompts, answers)
@@ -54,16 +52,19 @@ def run(ctx: StageContext) -> None:
     _write_sheets(ctx, corpus, prompts, drawn, table)
 
 
-def _drawn(drawing: VariantSampler, variant: str, prompts: Sequence[Prompt], rows: Ints) -> dict[str, Sample]:
-    chosen = [prompts[row] for row in rows]
-    first = drawing.draw(variant, chosen)
-    last = drawing.enlarge(variant, chosen, first)
-    lasts = first if last is None else last
-    samples = [
-        Sample(pixels=pixels, provenance=origin, first_stage=None if last is None else small)
-        for pixels, origin, small in zip(lasts.pixels, lasts.provenance, first.pixels, strict=True)
-    ]
-    return {prompts[row].prompt_id: sample for row, sample in zip(rows, samples, strict=True)}
+def _drawn(drawing: VariantSampler, prompts: Sequence[Prompt], answers: Mapping[str, Ints]) -> Samples:
+    asked = [Asked(variant=variant, prompts=[prompts[row] for row in rows]) for variant, rows in answers.items()]
+    first = drawing.draw_all(asked)
+    last = drawing.enlarge_all(asked, first)
+    return {
+        one.variant: {
+            prompt.prompt_id: Sample(pixels=pixels, provenance=origin, first_stage=None if last is None else small)
+            for prompt, pixels, origin, small in zip(
+                one.prompts, finished.pixels, finished.provenance, begun.pixels, strict=True
+            )
+        }
+        for one, begun, finished in zip(asked, first, last or first, strict=True)
+    }
 
 
 def _missing(prompts: Sequence[Prompt], answers: Mapping[str, Ints]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.training.optimizer import Optimizer
+from rag_diffusion.training.sharding import in_shares_of
 
 _STATE, _META = "state.safetensors", "meta.json"
 
@@ -23,7 +24,7 @@ def save_checkpoint(
     folder: Path,
     weights: Mapping[str, Tensor],
     ema: Mapping[str, Tensor],
-    optimizer: Optimizer,
+    moments: Mapping[str, Tensor],
     meta: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint; an older one stays until this one is whole.
@@ -32,12 +33,12 @@ def save_checkpoint(
         folder: to make or replace.
         weights: by name.
         ema: their running average, by the same names.
-        optimizer: its moments are kept.
+        moments: `Optimizer.state`.
         meta: JSON-able facts to go on from: step, losses, ...
     """
     tensors = {f"model.{name}": value for name, value in weights.items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
-    tensors |= optimizer.state()
+    tensors |= moments
     with atomic_dir(folder) as beside:
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -73,8 +74,8 @@ def load_checkpoint(
             for name, (weight, average) in saved.items():
                 if weight.shape != weights[name].shape:
                     raise ValueError(f"{name} of shape {tuple(weight.shape)}, not {tuple(weights[name].shape)}")
-                weights[name].copy_(weight)
-                ema[name].copy_(average)
+                weights[name].copy_(in_shares_of(weights[name], weight))
+                ema[name].copy_(in_shares_of(ema[name], average))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: expected a checkpoint of this model, got: {str(error).splitlines()[0]}; "

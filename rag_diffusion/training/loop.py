@@ -31,6 +31,7 @@ from rag_diffusion.training import run as state
 from rag_diffusion.training.data import Batch, Prefetcher, StepBatches
 from rag_diffusion.training.processes import explain_out_of_memory, open_accelerator, shares
 from rag_diffusion.training.run import Run
+from rag_diffusion.training.sharding import whole
 from rag_diffusion.training.step import TrainingStep, batch_loss, draw_noised
 from rag_diffusion.training.validation import CURVE_BY_STEP, GainProbe, neighbor_gain, placement_curve
 
@@ -74,6 +75,7 @@ def train(
     probe: GainProbe | None = None,
     hooks: Sequence[tuple[int, Hook]] = (),
     accelerator: Accelerator | None = None,
+    shard: bool = False,
 ) -> TrainResult:
     """Train the parameters that require a gradient, from the last checkpoint where there is one.
 
@@ -89,18 +91,20 @@ def train(
         hooks: (n, f): f is called with the averaged generator and the step every n steps and at the end, by the first
             process; the scores that it returns stand beside the neighbor gains.
         accelerator: of `open_accelerator`; None opens one for the generator's device.
+        shard: whether the processes share weights, averages and moments out, see `training.sharding`.
 
     Returns:
         Losses, neighbor gains, seconds; the weights in `generator` are the averaged ones.
 
     Raises:
         ModelError: the run has diverged or memory does not suffice, or the checkpoint belongs to another model.
-        ConfigError: the batch cannot be shared among the processes, or the precision is not possible here.
+        ConfigError: the batch cannot be shared among the processes, the weights cannot be, or the precision is not
+            possible here.
     """
     accelerator = accelerator or open_accelerator(generator.device.type)
     rows = shares(config, accelerator)
-    module = TrainingStep(generator, config.precision, config.neighbor_gradient)
-    run = state.begin(generator, config, accelerator, scratch, tracker, module)
+    module = TrainingStep(generator, config.precision, config.neighbor_gradient, every_weight=shard)
+    run = state.begin(generator, config, accelerator, scratch, tracker, module, shard=shard)
     if run.first:
         precision = str(autocast_dtype(config.precision, generator.device))
         facts = {"batch": config.batch_size, "precision": precision, "processes": accelerator.num_processes}
@@ -191,12 +195,12 @@ def _step(run: Run, batches: Sequence[Batch], rows: Sequence[slice], seed: int, 
 def _update(run: Run) -> None:
     weights = list(run.weights.values())
     run.scale.unscale(weights)
-    norm = run.accelerator.clip_grad_norm_(weights, run.config.max_grad_norm)
-    if run.scale.accept(math.isfinite(float(norm))):
+    norm = float(whole({"": run.accelerator.clip_grad_norm_(weights, run.config.max_grad_norm)})[""])
+    if run.scale.accept(math.isfinite(norm)):
         run.optimizer.step(_rate(run.step + 1, run.config, run.seconds))
         state.average(run)
     elif run.scale.exhausted:
-        _stop(run, run.step + 1, "a finite loss and gradient", f"a gradient of norm {float(norm)}")
+        _stop(run, run.step + 1, "a finite loss and gradient", f"a gradient of norm {norm}")
     else:
         run.optimizer.forget()
 
@@ -253,8 +257,8 @@ def _validate(run: Run, probe: GainProbe | None, tracker: Tracker, hooks: Sequen
     last = run.step == run.config.steps
     measured = last or run.step % run.config.validate_every == 0
     due = [hook for every, hook in hooks if last or run.step % every == 0]
-    if run.first and (measured or due):
-        averaged = state.averaged(run)
+    averaged = state.averaged(run) if (measured or due) and (run.first or run.plain is not None) else None
+    if run.first and averaged is not None:
         scores = _measure(run, averaged, probe, tracker) if measured else {}
         for hook in due:
             scores |= hook(averaged, run.step) or {}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rag_diffusion.training.muon import Muon
+from rag_diffusion.training.sharding import in_shares_of
 
 _FAST = ("log_sigma", "null_logit", "role.logit")  # single numbers in front of a softmax, which have far to go
 _FAST_RATE = 10.0  # of AdamW's learning rate, where none is given
@@ -91,7 +92,7 @@ class Optimizer:
             for moment in _MOMENTS:
                 if (value := tensors.get(f"{moment}.{key}")) is not None:
                     self._adamw.state[weight][moment] = (
-                        value.clone() if moment == "step" else value.to(weight.device, copy=True)
+                        value.clone() if moment == "step" else in_shares_of(weight, value)
                     )
 
 

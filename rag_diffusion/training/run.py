@@ -24,6 +24,7 @@ from rag_diffusion.device import autocast_dtype
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.files import recover_dir
 from rag_diffusion.models.generator import Generator
+from rag_diffusion.models.unet import RetrievalUNet
 from rag_diffusion.tracking import Tracker
 from rag_diffusion.training.checkpoint import load_checkpoint, save_checkpoint
 from rag_diffusion.training.divergence import LossWatch
@@ -31,6 +32,7 @@ from rag_diffusion.training.faster import norms_in_half
 from rag_diffusion.training.optimizer import Optimizer
 from rag_diffusion.training.precision import LossScale
 from rag_diffusion.training.processes import refuse_different_steps
+from rag_diffusion.training.sharding import own_rows, refuse_to_share_out, share_out, whole
 from rag_diffusion.training.text_cache import TextCache
 
 _LOG = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Run:
         scale: of the loss.
         watch: sees whether the run diverges.
         scratch: folder of the checkpoint.
+        plain: the U-Net as it was before it was shared out among the processes; None: it is not.
         saved: step of the last checkpoint; None before the first.
         step: steps made.
         seconds: that they took, also before an interruption.
@@ -70,6 +73,7 @@ class Run:
     scale: LossScale
     watch: LossWatch
     scratch: Path
+    plain: RetrievalUNet | None = None
     saved: int | None = None
     step: int = 0
     seconds: float = 0.0
@@ -89,6 +93,8 @@ def begin(
     scratch: Path,
     tracker: Tracker,
     module: nn.Module,
+    *,
+    shard: bool = False,
 ) -> Run:
     """A run at its last checkpoint, or at step 0.
 
@@ -99,10 +105,11 @@ def begin(
         scratch: folder of the checkpoint.
         tracker: goes on with the run that the checkpoint names.
         module: what computes a step with these parameters; wrapped where there are several processes.
+        shard: whether these share the parameters out.
 
     Raises:
         ModelError: the checkpoint belongs to another model, or the processes read different ones.
-        ConfigError: the precision is not possible here.
+        ConfigError: the precision is not possible here, or nobody is there to share with.
     """
     if config.precision == "fp16" and generator.device.type != "cuda":
         device = generator.device.type
@@ -110,8 +117,13 @@ def begin(
     if generator.device.type == "cuda":
         norms_in_half(generator.unet)
         torch.backends.cudnn.benchmark = True
-    # channels last: a third faster on CPUs, tensor cores like it too
-    unet = generator.unet.train().to(memory_format=torch.channels_last)
+    plain = None
+    if shard:
+        refuse_to_share_out(config, accelerator)
+        unet, plain = generator.unet.train(), copy.deepcopy(generator.unet).cpu()
+        share_out(module, accelerator)
+    else:  # channels last: a third faster on CPUs, tensor cores like it too
+        unet = generator.unet.train().to(memory_format=torch.channels_last)
     weights = {name: value for name, value in unet.named_parameters() if value.requires_grad}
     prior_rate = config.prior_learning_rate if isinstance(config, FinetuneConfig) else None
     optimizer = Optimizer(weights, config.optimizer, config.learning_rate, prior_rate)
@@ -124,7 +136,7 @@ def begin(
         generator=generator,
         config=config,
         accelerator=accelerator,
-        module=accelerator.prepare_model(module),
+        module=module if plain is not None else accelerator.prepare_model(module),
         weights=weights,
         average=average,
         optimizer=optimizer,
@@ -132,6 +144,7 @@ def begin(
         scale=LossScale.for_dtype(autocast_dtype(config.precision, generator.device)),
         watch=LossWatch(config.warmup_steps),
         scratch=scratch,
+        plain=plain,
     )
     if meta is not None:
         _go_on(run, meta, tracker)
@@ -158,8 +171,10 @@ def save(run: Run, tracker: Tracker) -> None:
         run: where it is now.
         tracker: whose run the checkpoint names.
     """
-    finite = all(bool(torch.isfinite(value).all()) for value in run.weights.values())
-    if run.step == run.saved or run.watch.in_doubt or not finite:
+    if run.step == run.saved or run.watch.in_doubt:
+        return
+    weights, averages, moments = whole(run.weights), whole(run.average), whole(run.optimizer.state())
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         return
     if run.first:
         meta = {
@@ -170,7 +185,7 @@ def save(run: Run, tracker: Tracker) -> None:
             "loss_scale": [run.scale.value, run.scale.good_steps],
             "run_id": tracker.run_id,
         }
-        save_checkpoint(run.scratch, run.weights, run.average, run.optimizer, meta)
+        save_checkpoint(run.scratch, weights, averages, moments, meta)
     run.accelerator.wait_for_everyone()
     run.saved = run.step
 
@@ -180,21 +195,26 @@ def average(run: Run) -> None:
     """Move the average of `run` towards the weights of the step just made, in place."""
     step = run.step + 1
     decay = min(run.config.ema_decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(run.average.values()), [value.detach() for value in run.weights.values()], 1 - decay)
+    weights = [value.detach() for value in run.weights.values()]
+    torch._foreach_lerp_(own_rows(run.average.values()), own_rows(weights), 1 - decay)
 
 
 def averaged(run: Run) -> Generator:
-    """A copy of the generator of `run` with the averaged weights."""
+    """A copy of the generator of `run` with averaged weights; all processes ask for it where these are in shares."""
     generator = copy.copy(run.generator)
-    generator.unet = copy.deepcopy(run.generator.unet).eval()
-    _copy_into(generator.unet, run.average)
+    unet = run.generator.unet if run.plain is None else run.plain
+    generator.unet = copy.deepcopy(unet).to(run.generator.device).eval()
+    _copy_into(generator.unet, whole(run.average))
     return generator
 
 
 def end(run: Run) -> None:
-    """Leave the averaged weights in the generator of `run`, adapters merged into them."""
+    """Leave the averaged weights in the generator of `run`, whole, adapters merged into them."""
+    if run.plain is not None:
+        run.generator.unet, device = run.plain, run.generator.device
+        run.plain.to(device)
     unet = run.generator.unet
-    _copy_into(unet, run.average)
+    _copy_into(unet, whole(run.average))
     if getattr(unet, "peft_config", None):
         unet.fuse_lora()
         unet.unload_lora()

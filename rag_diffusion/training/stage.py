@@ -80,6 +80,7 @@ def run_training(
         probe=probe,
         hooks=hooks,
         accelerator=accelerator,
+        shard=ctx.config.shard,
     )
     settings = {
         "model": ctx.config.model.model_dump() if generator.published is None else None,

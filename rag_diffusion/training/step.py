@@ -23,12 +23,16 @@ class TrainingStep(nn.Module):
         generator: its U-Net is the module's only part.
         precision: in which it computes.
         neighbor_gradient: whether the gradient also goes through f(c_n, 0); without, only through the projections.
+        every_weight: whether each trained weight gets a gradient, zero where nothing of the batch needs it: processes
+            that share weights out send each other all of them.
 
     Raises:
         ConfigError: without that gradient, nothing would train a separate neighbor encoder.
     """
 
-    def __init__(self, generator: Generator, precision: str, neighbor_gradient: bool) -> None:
+    def __init__(
+        self, generator: Generator, precision: str, neighbor_gradient: bool, *, every_weight: bool = False
+    ) -> None:
         super().__init__()
         separate = generator.unet.neighbor_encoder
         untrained = separate is not None and any(weight.requires_grad for weight in separate.parameters())
@@ -39,6 +43,7 @@ class TrainingStep(nn.Module):
             )
         self.unet = generator.unet
         self._generator, self._precision, self._neighbor_gradient = generator, precision, neighbor_gradient
+        self._every_weight = every_weight
 
     def forward(
         self,
@@ -72,10 +77,12 @@ class TrainingStep(nn.Module):
 
     def _tied(self, prediction: Tensor) -> Tensor:
         """A batch without neighbors uses no trained weight where the base is frozen; its gradient is then zero."""
-        if prediction.requires_grad or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or (prediction.requires_grad and not self._every_weight):
             return prediction
-        trained = next((weight for weight in self.unet.parameters() if weight.requires_grad), None)
-        return prediction if trained is None else prediction + 0.0 * trained.sum()
+        trained = [weight for weight in self.unet.parameters() if weight.requires_grad]
+        for weight in trained if self._every_weight else trained[:1]:
+            prediction = prediction + 0.0 * weight.sum()
+        return prediction
 
 
 def draw_noised(generator: Generator, images: Tensor, rows: slice, batch_size: int, draws: torch.Generator) -> Noised:

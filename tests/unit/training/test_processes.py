@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.models.load import save_generator
@@ -110,6 +112,46 @@ def test_a_run_of_two_processes_goes_on_with_one(trainer: Trainer, tmp_path: Pat
     torch.testing.assert_close(torch.tensor(rest["losses"]), torch.tensor(whole["losses"]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+def test_two_nodes_give_the_losses_of_one_process_also_after_one_was_killed(trainer: Trainer, tmp_path: Path) -> None:
+    save_generator_of(trainer, tmp_path)
+    changes = {"checkpoint_every": 2}
+    one = launched(ONE, tmp_path, "one", changes)
+    codes = [code for code, _ in on_two_nodes(tmp_path, "two", changes, KILL_NODE_AFTER="6")]
+    assert 0 not in codes, "the node that is left ends as well"
+    assert json.loads((tmp_path / "two" / "meta.json").read_text())["step"] in (2, 4, 6)
+    for code, said in on_two_nodes(tmp_path, "two", changes):
+        assert code == 0, said
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["processes"] == 2
+    torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_weights_in_shares_give_the_losses_and_weights_of_one_process(trainer: Trainer, tmp_path: Path) -> None:
+    save_generator_of(trainer, tmp_path)
+    changes = {"checkpoint_every": 4, "drop_neighbors": 0.0, "drop_both": 0.0}
+    one = launched(ONE, tmp_path, "one", changes)
+    launched(TWO, tmp_path, "shared", changes | {"shard": True}, stop=True)
+    shared = launched(TWO, tmp_path, "shared", changes | {"shard": True})
+    torch.testing.assert_close(torch.tensor(shared["losses"]), torch.tensor(one["losses"]), atol=1e-4, rtol=0)
+    mine, others = (load_file(tmp_path / name / "state.safetensors") for name in ("one", "shared"))
+    assert mine.keys() == others.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(others[name], value, atol=2e-3, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"optimizer": "adamw"}, "expected several processes .*, got one; start it by `accelerate launch`")],
+)
+def test_weights_are_shared_out_among_several_processes_alone(
+    trainer: Trainer, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"shard: {message}"):
+        trainer(tmp_path, shard=True, **changes)
+
+
 def test_a_stage_that_cannot_use_several_processes_refuses_them(
     tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +183,26 @@ def launched(command: list[str], folder: Path, name: str, changes: dict[str, Any
         return None
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / f"{name}.json").read_text())
+
+
+def on_two_nodes(folder: Path, name: str, changes: dict[str, Any], **environment: str) -> list[tuple[int, str]]:
+    """Run the program by two launchers that meet, as on two machines; exit codes, and what was said at the end."""
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        port = there.getsockname()[1]
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "static", "--master-addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meet, "--master-port", str(port), "--node-rank"]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"} | environment
+    nodes = [
+        subprocess.Popen(
+            [*command, str(rank), str(PROGRAM), str(folder), name, json.dumps(changes)],
+            env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        said = [node.communicate(timeout=200)[1] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    return [(node.returncode, words[-3000:]) for node, words in zip(nodes, said, strict=True)]

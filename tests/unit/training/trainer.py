@@ -36,7 +36,7 @@ class Trainer:
 
     def __call__(self, scratch: Path, batches: Batches | None = None, **changes: Any) -> TrainResult:
         torch.manual_seed(3)
-        options = {key: changes.pop(key) for key in ("hooks", "tracker") if key in changes}
+        options = {key: changes.pop(key) for key in ("hooks", "tracker", "shard") if key in changes}
         config = TrainConfig.model_validate(self.config.model_dump() | changes)
         batches = batches or Batches(self.corpus, self.neighbors["train"], config, 3, seed=0)
         options = {"tracker": NullTracker()} | options

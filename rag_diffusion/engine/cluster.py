@@ -1,0 +1,83 @@
+"""A Ray cluster: one that runs already, or one of this machine that begins and ends with this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from rag_diffusion.config import RayConfig
+from rag_diffusion.errors import ConfigError, RemoteError
+from rag_diffusion.extras import need
+
+if TYPE_CHECKING:
+    from rag_diffusion.engine.workers import RayEngine
+
+_SECONDS_TO_ANSWER = 5.0
+_STORE_BYTES = 2**28  # of the cluster of this machine: units and their results are small
+
+
+@lru_cache(maxsize=1)
+def engine_of(config: RayConfig) -> RayEngine:
+    """The workers that `config` says, on its cluster; the same ones for the same settings.
+
+    Raises:
+        MissingExtraError: the extra `ray` is not installed.
+        RemoteError: no cluster answers at the address.
+    """
+    connect(config)
+    from rag_diffusion.engine.workers import RayEngine
+
+    return RayEngine(config)
+
+
+def connect(config: RayConfig) -> None:
+    """Join the cluster at `config.address`, or at `RAY_ADDRESS`; without either, start one of this machine.
+
+    Nothing is reported to Ray's authors.
+
+    Raises:
+        MissingExtraError: the extra `ray` is not installed.
+        RemoteError: no cluster answers there, or one of another version of Ray or Python.
+        ConfigError: this process has joined another cluster before.
+    """
+    need("ray", "ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    joined = ray.get_runtime_context().gcs_address if ray.is_initialized() else ""
+    if joined and (not address or address in ("auto", joined)):
+        return
+    quiet = {"logging_level": "warning", "log_to_driver": False, "configure_logging": False}
+    if not address:
+        ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        return
+    _knock(address)
+    if joined:
+        raise ConfigError(f"ray.address: expected the cluster that this process has joined, {joined}, got {address}")
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        raise RemoteError(_no_cluster(address, str(error).strip().splitlines()[0])) from None
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would go on trying for a minute."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        raise RemoteError(_no_cluster(address, "no HOST:PORT of a head node, as 10.0.0.1:6379"))
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise RemoteError(_no_cluster(address, str(error))) from None
+
+
+def _no_cluster(address: str, got: str) -> str:
+    return (
+        f"ray.address: expected a Ray cluster at {address}, got: {got}; start one with `ray start --head --port 6379` "
+        "there and `ray start --address HOST:6379` on this and every other machine, or set `engine: local`"
+    )

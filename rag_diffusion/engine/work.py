@@ -1,0 +1,56 @@
+"""What an engine is given: work that every worker opens once, and units of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from rag_diffusion.config import Config
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+
+class Work(Protocol):
+    """Travels to workers by the name of its class and the values of its fields; equal works are the same one."""
+
+    def open(self) -> Callable[[Any], Any]:
+        """The function of one unit; what it needs is opened here, once in every worker.
+
+        Raises:
+            RagDiffusionError: the worker's machine has not what the work is of; its units go to other machines.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Workers, here or elsewhere."""
+
+    def map(self, work: Work, units: Sequence[Any]) -> Iterator[Any]:
+        """Results of all units in their order, each once.
+
+        Args:
+            work: what is to be done.
+            units: what its function takes.
+
+        Raises:
+            RagDiffusionError: whatever the function of a unit objects to, or no worker is left that could do it.
+        """
+        ...
+
+
+def open_engine(config: Config) -> Engine | None:
+    """The engine that a configuration names; None is this process alone.
+
+    Args:
+        config: its `engine` and `ray`.
+
+    Raises:
+        MissingExtraError: the extra `ray` is not installed.
+        RemoteError: no cluster answers at `ray.address`.
+    """
+    if config.engine == "local":
+        return None
+    from rag_diffusion.engine.cluster import engine_of
+
+    return engine_of(config.ray)

@@ -1,0 +1,173 @@
+"""An index in shards: each over a stretch of rows, built and opened by itself; their hits are merged exactly.
+
+Shapes: n pairs, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag_diffusion.config import IndexConfig
+from rag_diffusion.engine.work import Engine
+from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.layout import RECALL_FILE
+from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.retrieval.indexes import INDEX_FILES, build_indexes, open_indexes
+from rag_diffusion.retrieval.stacked import StackedIndex
+from rag_diffusion.store.vectors import Vectors
+
+SHARDS_FILE = "shards.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildShard:
+    """Units are shards: the number, the first row and the one after the last; see `engine.work.Work`.
+
+    Attributes:
+        vectors: file of the vectors, on every machine.
+        rows: n.
+        folder: gets a folder for each shard; all machines see it.
+        config: of each shard's index.
+    """
+
+    vectors: Path
+    rows: int
+    folder: Path
+    config: IndexConfig
+
+    def open(self) -> Callable[[tuple[int, int, int]], dict[str, Any]]:
+        """See `Work.open`.
+
+        Raises:
+            DataError: this machine has no such vectors.
+            LineageError: it does not see the folder of the shards.
+        """
+        vectors = Vectors.open(self.vectors, self.rows, remedy="let all machines see the same project folder")
+        if not self.folder.is_dir():
+            raise LineageError(f"{self.folder}: expected a folder that all machines see, found none on this one")
+
+        def build(unit: tuple[int, int, int]) -> dict[str, Any]:
+            number, start, stop = unit
+            place = self.folder / _name(number)
+            shutil.rmtree(place, ignore_errors=True)  # of a worker that died
+            place.mkdir()
+            return build_indexes(place, _stretch(vectors, start, stop), self.config)
+
+        return build
+
+
+def build_shards(work: BuildShard, count: int, engine: Engine | None) -> dict[str, Any]:
+    """Index vectors in shards of about equal size, and write what each is and the recall report.
+
+    Args:
+        work: names the vectors and the folder.
+        count: of shards; fewer where there are fewer vectors.
+        engine: builds them; None is this process.
+
+    Returns:
+        A report as that of `build_indexes`. Recalls are those of the worst shard: a hit of all is one of its shard,
+        so that the merged hits recall no less.
+
+    Raises:
+        ConfigError: there is no such index.
+    """
+    count = max(1, min(count, work.rows))
+    bounds = [work.rows * number // count for number in range(count + 1)]
+    units = [(number, bounds[number], bounds[number + 1]) for number in range(count)]
+    reports: list[dict[str, Any]] = list(map(work.open(), units) if engine is None else engine.map(work, units))
+    shards = [
+        {"name": _name(number), "start": start, "stop": stop, "factory": report["factory"]}
+        for (number, start, stop), report in zip(units, reports, strict=True)
+    ]
+    (work.folder / SHARDS_FILE).write_text(json.dumps(shards, indent=2) + "\n", encoding="utf-8")
+    recalls = {name: min(report[name] for report in reports) for name in reports[0] if name.startswith("recall_")}
+    merged: dict[str, Any] = {
+        **reports[0],
+        **recalls,
+        "num_pairs": work.rows,
+        "shards": count,
+        "passed": all(report["passed"] for report in reports),
+    }
+    (work.folder / RECALL_FILE).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+    return merged
+
+
+def open_shards(folder: Path, vectors: Vectors, factory: str, remedy: str) -> dict[str, Nearest]:
+    """The indexes over vectors, by similarity, whether they lie in shards or not.
+
+    Args:
+        folder: that `build_shards` or `build_indexes` wrote into.
+        vectors: n of images and of captions.
+        factory: of indexes that are in no shards.
+        remedy: what makes new ones, for errors.
+
+    Raises:
+        DataError: a shard is missing or damaged.
+        LineageError: they are of other vectors.
+    """
+    if not (folder / SHARDS_FILE).is_file():
+        return open_indexes(folder, vectors, factory, remedy)
+    opened: dict[str, list[Nearest]] = {name: [] for name in INDEX_FILES}
+    for shard in shards_of(folder, len(vectors.image), factory, remedy):
+        for name, index in open_shard(folder, vectors, shard, remedy).items():
+            opened[name].append(index)
+    return {name: StackedIndex(indexes) for name, indexes in opened.items()}
+
+
+def open_shard(folder: Path, vectors: Vectors, shard: Mapping[str, Any], remedy: str) -> dict[str, Nearest]:
+    """The indexes of one shard, by similarity; their rows begin at 0.
+
+    Args:
+        folder: of all shards.
+        vectors: n of images and of captions, of all shards.
+        shard: one of `shards_of`.
+        remedy: what makes new ones, for errors.
+
+    Raises:
+        DataError: it is missing or damaged.
+        LineageError: it is of other vectors.
+    """
+    place = folder / shard["name"]
+    if not place.is_dir():
+        raise DataError(f"{place}: expected a shard of the index, found none; {remedy}")
+    return open_indexes(place, _stretch(vectors, shard["start"], shard["stop"]), shard["factory"], remedy)
+
+
+def shards_of(folder: Path, rows: int, factory: str, remedy: str) -> list[dict[str, Any]]:
+    """What each shard of an index is, in the order of their rows: `name`, `start`, `stop` and `factory`.
+
+    Args:
+        folder: of the index.
+        rows: n that it should be over.
+        factory: of an index that is in no shards, and counts as one.
+        remedy: what makes a new one, for errors.
+
+    Raises:
+        DataError: the description is damaged.
+        LineageError: they are of other vectors.
+    """
+    path = folder / SHARDS_FILE
+    if not path.is_file():
+        return [{"name": ".", "start": 0, "stop": rows, "factory": factory}]
+    try:
+        shards: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        bounds = [0, *(shard["stop"] for shard in shards)]
+        whole = [shard["start"] for shard in shards] == bounds[:-1] and all(shard["factory"] for shard in shards)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected the rows of each shard, got {error!r}; {remedy}") from None
+    if not whole or bounds[-1] != rows:
+        raise LineageError(f"{path}: expected shards of {rows} vectors, got shards of {bounds[-1]}; {remedy}")
+    return shards
+
+
+def _stretch(vectors: Vectors, start: int, stop: int) -> Vectors:
+    return Vectors(vectors.image[start:stop], vectors.text[start:stop])
+
+
+def _name(number: int) -> str:
+    return f"shard-{number:05d}"

@@ -1,0 +1,59 @@
+"""Which cluster is joined, and what is said where there is none."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from rag_diffusion.config import Config, RayConfig
+from rag_diffusion.engine.cluster import connect
+from rag_diffusion.engine.work import open_engine
+from rag_diffusion.errors import ConfigError, RemoteError
+from rag_diffusion.orchestration.processes import run_shown
+
+
+def free_port() -> int:
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        return int(there.getsockname()[1])
+
+
+def test_one_process_has_no_engine(default_config: Config) -> None:
+    assert open_engine(default_config) is None
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1", "127.0.0.1:ray", "127.0.0.1:99999999"])
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(RemoteError, match=r"expected a Ray cluster at .*, got: .*; start one with `ray start --head"):
+        connect(RayConfig(address=address))
+
+
+def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+    port = free_port()
+    with pytest.raises(RemoteError, match=rf"expected a Ray cluster at 127.0.0.1:{port}, got: .*refused"):
+        connect(RayConfig(address=f"127.0.0.1:{port}"))
+
+
+def test_the_address_of_the_environment_counts_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(RemoteError, match="refused"):
+        connect(RayConfig())
+
+
+def test_a_process_is_of_one_cluster(ray_config: RayConfig) -> None:
+    connect(ray_config)
+    with socket.socket() as another:
+        another.bind(("127.0.0.1", 0))
+        another.listen()
+        address = f"127.0.0.1:{another.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"expected the cluster that this process has joined, .*, got {address}"):
+            connect(RayConfig(address=address))
+
+
+def test_stages_that_dagster_starts_get_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    say = [sys.executable, "-c", "import os; print(os.environ['RAY_ADDRESS'])"]
+    assert run_shown(say, tmp_path, {}) == (0, ["10.0.0.1:6379\n"])

@@ -1,0 +1,107 @@
+"""The stage `embed` by workers of a cluster: the vectors of one process, also when a node is killed in the middle."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from rag_diffusion import layout
+from rag_diffusion.config import Config, RayConfig
+from rag_diffusion.errors import LineageError
+from rag_diffusion.retrieval.spread import EmbedPairs, spread_vectors
+from rag_diffusion.store.corpus import Corpus
+from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from tests.unit.engine.nodes import NODE
+from tests.unit.engine.projects import project_to_embed, run_embed
+from tests.unit.engine.works import Squares
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+    from rag_diffusion.engine.workers import RayEngine
+
+
+@pytest.fixture(scope="module")
+def root(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return project_to_embed(tmp_path_factory.mktemp("embedding"), tiny_corpus)
+
+
+@pytest.fixture(scope="module")
+def alone(root: Path, default_config: Config) -> Vectors:
+    """By one process."""
+    return embedded(root, default_config)
+
+
+def embedded(root: Path, config: Config) -> Vectors:
+    run_embed(root, config)
+    rows = len(Corpus.open(root / layout.CORPUS))
+    vectors = Vectors.open(root / layout.VECTORS / VECTORS_FILE, rows, remedy="")
+    return Vectors(np.array(vectors.image), np.array(vectors.text))
+
+
+def test_a_cluster_gives_the_vectors_of_one_process(
+    root: Path, alone: Vectors, default_config: Config, ray_config: RayConfig
+) -> None:
+    together = embedded(root, default_config.model_copy(update={"engine": "ray", "ray": ray_config}))
+    np.testing.assert_array_equal(together.image, alone.image)
+    np.testing.assert_array_equal(together.text, alone.text)
+
+
+@pytest.mark.slow
+def test_a_node_killed_in_the_middle_loses_nothing_and_doubles_nothing(
+    root: Path,
+    alone: Vectors,
+    tiny_corpus: Corpus,
+    cluster: Cluster,
+    engine: RayEngine,
+    marks: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    third = cluster.add_node(**NODE)
+    deadline = time.monotonic() + 30
+    while engine.workers_at_most() < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(list(engine.map(Squares(marks, 3), list(range(6))))) == 6, "a worker on each of three nodes"
+    work = EmbedPairs(root=root, device="cpu", corpus_hash=tiny_corpus.hash, encoder_hash=hash_of(root))
+    rows = np.arange(len(tiny_corpus))
+    killing = KillsAfterTheFirst(engine, lambda: cluster.remove_node(third, allow_graceful=False))
+    with caplog.at_level(logging.WARNING):
+        image, text = spread_vectors(killing, work, tiny_corpus.column("caption").tolist(), [rows])  # type: ignore[arg-type]
+    assert killing.given == killing.asked
+    assert "is gone: " in caplog.text
+    np.testing.assert_allclose(image, alone.image, atol=1e-5)
+    np.testing.assert_allclose(text, alone.text, atol=1e-5)
+
+
+def test_old_files_on_a_machine_are_refused(root: Path, tiny_corpus: Corpus) -> None:
+    known = {"root": root, "device": "cpu", "corpus_hash": tiny_corpus.hash, "encoder_hash": hash_of(root)}
+    for name, of in (("corpus_hash", "corpus"), ("encoder_hash", "encoder")):
+        with pytest.raises(LineageError, match=rf"data/{of}: expected the files with hash 0000.*this machine has old"):
+            EmbedPairs(**known | {name: "0" * 64}).open()  # type: ignore[arg-type]
+
+
+def hash_of(root: Path) -> str:
+    from rag_diffusion.retrieval.encoder import Encoder
+
+    return Encoder(root / layout.ENCODER).hash
+
+
+class KillsAfterTheFirst:
+    """An engine that does something after its first result."""
+
+    def __init__(self, engine: RayEngine, kill: Any) -> None:
+        self._engine, self._kill, self.asked, self.given = engine, kill, 0, 0
+
+    def map(self, work: Any, units: Any) -> Iterator[Any]:
+        self.asked = len(units)
+        for result in self._engine.map(work, units):
+            if not self.given:
+                self._kill()
+            self.given += 1
+            yield result

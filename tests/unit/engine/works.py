@@ -1,0 +1,107 @@
+"""Works for tests, where workers find them by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from rag_diffusion.errors import DataError, LineageError
+
+
+def nodes_of(marks: Path) -> set[str]:
+    """Nodes that have left marks."""
+    return {line for path in marks.iterdir() for line in path.read_text().splitlines()}
+
+
+def wait_for(seen: Callable[[], bool]) -> None:
+    """At most so long as a busy machine takes to start a worker."""
+    deadline = time.monotonic() + 120
+    while not seen() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Leaves a mark for every unit that is done, with the node's id, and waits for the marks of so many nodes."""
+
+    marks: Path
+    nodes: int
+
+    def open(self) -> Callable[[int], int]:
+        return self.square
+
+    def square(self, unit: int) -> int:
+        node = ray.get_runtime_context().get_node_id()
+        with (self.marks / str(unit)).open("a") as file:
+            file.write(f"{node}\n")
+        wait_for(lambda: len(nodes_of(self.marks)) >= self.nodes)
+        return unit * unit
+
+
+@dataclass(frozen=True)
+class Dying:
+    """Unit 3 ends its process as the system does where memory is short, so many times."""
+
+    marks: Path
+    times: int
+
+    def open(self) -> Callable[[int], int]:
+        return self.run
+
+    def run(self, unit: int) -> int:
+        if unit == 3:
+            died = len(list(self.marks.iterdir()))
+            if died < self.times:
+                (self.marks / str(died)).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return -unit
+
+
+@dataclass(frozen=True)
+class OnlyOn:
+    """One node alone has the files of the work; its units wait for the objection of another. None: no node has."""
+
+    node: str | None
+    marks: Path
+
+    def open(self) -> Callable[[int], str]:
+        here = ray.get_runtime_context().get_node_id()
+        if here != self.node:
+            (self.marks / "refused").touch()
+            raise LineageError(f"data/corpus: expected hash new, got old on {here[:6]}")
+        return lambda unit: self.run(here)
+
+    def run(self, here: str) -> str:
+        wait_for((self.marks / "refused").exists)
+        time.sleep(0.2)  # until the objection has arrived
+        return here
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """Unit 2 meets a damaged file."""
+
+    def open(self) -> Callable[[int], int]:
+        return self.run
+
+    def run(self, unit: int) -> int:
+        if unit == 2:
+            raise DataError("pairs-00000.parquet: expected a shard, got no file")
+        return unit
+
+
+@dataclass(frozen=True)
+class Large:
+    """Results of so many bytes each."""
+
+    size: int
+
+    def open(self) -> Callable[[int], np.ndarray]:
+        return lambda unit: np.full(self.size, unit, dtype=np.uint8)
