@@ -17,7 +17,10 @@ def held_out(request: pytest.FixtureRequest) -> list[Prompt]:
     return [prompt for split in ("validation", "test") for prompt in read_prompts(folder / f"{split}.jsonl")]
 
 
-@pytest.mark.parametrize("card", ["data/base/card.json", "data/ruler/ruler.json", "data/upsampler/card.json"])
+CARDS = ("data/base/card.json", "data/ruler/ruler.json", "data/upsampler/card.json", "data/frames/card.json")
+
+
+@pytest.mark.parametrize("card", CARDS)
 def test_no_held_out_entity_or_family_was_trained_on(card: str, held_out: list[Prompt], project_root: Path) -> None:
     facts = json.loads((project_root / card).read_text())
     assert len(facts["train_entities"]) > 500
