@@ -101,11 +101,10 @@ def one_corpus(root: Path, parts: dict[str, list[Item]]) -> Retriever:
     corpus, encoder = Corpus.open(root), TinyEncoder()
     captions = corpus.table["caption"].tolist()
     vectors = Vectors(encoder.images(corpus.pixels()), encoder.texts(captions))
-    bm25 = LexicalIndex.build(captions)
     return Retriever(
         corpus,
         vectors,
-        {"bm25": bm25, "tf_idf": LexicalIndex(bm25.counts, "tf_idf")},
+        {"bm25": LexicalIndex.build(captions), "tf_idf": LexicalIndex.build(captions, "tf_idf")},
         {
             "text_to_text": VectorIndex.build(vectors.text, "Flat"),
             "text_to_image": VectorIndex.build(vectors.image, "Flat"),

@@ -131,7 +131,7 @@ def test_training_the_neighbors_alone_leaves_the_base_untouched(tmp_path: Path) 
 def test_all_parts_and_unknown_parts(tmp_path: Path) -> None:
     unet = loaded(SD.plain(), tmp_path)
     assert train_parts(unet, "all").keys() == dict(unet.named_parameters()).keys()
-    with pytest.raises(ConfigError, match="expected one of all, neighbors, lora, got 'some'"):
+    with pytest.raises(ConfigError, match="expected one of all, neighbors, lora, decoder, got 'some'"):
         train_parts(unet, "some")
 
 
