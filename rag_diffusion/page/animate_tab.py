@@ -45,7 +45,7 @@ class AnimateTab:
                     fps = gr.Slider(1, 30, value=8, step=1, label="Frames a second")
                     last = gr.Slider(0, 4, value=1, step=1, label="Last frames")
                     retrieved = gr.Slider(0, 6, value=2, step=1, label="Earlier frames, found by look and time")
-                    pairs = gr.Slider(0, 4, value=1, step=1, label="Pairs of the knowledge base")
+                    pairs = gr.Slider(0, 4, value=0, step=1, label="Pairs of the knowledge base")
                     noise = gr.Checkbox(value=False, label="The same noise for all frames")
                     mode = gr.Dropdown(list(MODES), value=sample.guidance, label="Guidance")
                     text = gr.Slider(1, 15, value=sample.text_guidance_scale, step=0.5, label="Text guidance scale")

@@ -74,7 +74,7 @@ class ClipForm:
     fps: float = 8.0
     num_last: int = 1
     num_retrieved: int = 2
-    num_pairs: int = 1
+    num_pairs: int = 0
     same_noise: bool = False
 
 

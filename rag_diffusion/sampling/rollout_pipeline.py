@@ -59,7 +59,7 @@ class RolloutPipeline(DrawingPipeline):
         num_frames: int = 16,
         num_last: int = 1,
         num_retrieved: int = 2,
-        num_pairs: int = 1,
+        num_pairs: int = 0,
         num_neighbors: int = 3,
         with_first: bool = True,
         first_weight: float = 8.0,

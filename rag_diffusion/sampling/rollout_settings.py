@@ -16,7 +16,8 @@ class RolloutSettings:
         num_frames: of the clip, those that are given among them.
         num_last: last frames that the next one looks at.
         num_retrieved: earlier ones beside them, the first frame among these, see `FrameMemory.select`.
-        num_pairs: pairs of the knowledge base beside the frames; all that are given by hand are looked at.
+        num_pairs: pairs of the knowledge base beside the frames; all that are given by hand are looked at. One more
+            artist's drawing of the thing costs likeness (benchmarks/2026-11-30-clips.md).
         num_neighbors: likewise of a first frame that is drawn, not given.
         with_first: whether the first frame is always looked at.
         first_weight: how much the first frame counts where it is looked at; it drifted least.
@@ -31,7 +32,7 @@ class RolloutSettings:
     num_frames: int = 16
     num_last: int = 1
     num_retrieved: int = 2
-    num_pairs: int = 1
+    num_pairs: int = 0
     num_neighbors: int = 3
     with_first: bool = True
     first_weight: float = 8.0

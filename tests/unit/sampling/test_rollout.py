@@ -86,7 +86,7 @@ def test_the_first_frame_is_drawn_from_the_text_and_retrieved_pairs(
     tiny_generator: Generator, retriever: Retriever
 ) -> None:
     pipeline = quiet(RetrievalPipeline(tiny_generator, retriever))
-    out = pipeline.rollout("red circle, noto style", num_frames=3, generator=seed(), num_inference_steps=2)
+    out = pipeline.rollout("red circle, noto style", num_frames=3, num_pairs=1, generator=seed(), num_inference_steps=2)
 
     first, *later = out.provenance
     assert first.prompt == "red circle, noto style"

@@ -46,7 +46,7 @@ def test_a_clip_its_frames_and_a_page_are_written_and_it_goes_on_where_it_was(ba
     assert done.exit_code == 0, done.output
     folder = bare / "clips/a-red-square-noto-style-7"
     assert done.stdout.split() == [str(folder / "clip.gif"), str(folder / "clip.webp"), str(bare / "clips/index.html")]
-    assert "no knowledge base here" in done.stderr
+    assert "no knowledge base" not in done.stderr  # it looks at frames alone
     assert re.search(r"frame +3  looked at frame/00002 \d+%, frame/00001 \d+%", done.stderr)
     assert read_provenance(folder / "frames/00003.png").settings["clip"]["prompt"] == PROMPT
     whole = frames(folder)
@@ -68,13 +68,19 @@ def test_the_first_frame_is_drawn_with_pairs_of_the_knowledge_base(
     (tmp_path / "params.yaml").write_text((project_root / "params.yaml").read_text())
     two_data_sets(tmp_path, project_root)
     save_generator(tiny_generator, tmp_path / MODEL)
-    done = typed(tmp_path, PROMPT, "--quiet", "--where", "licence=CC0-1.0")
+    done = typed(tmp_path, PROMPT, "--quiet", "--where", "licence=CC0-1.0", "--pairs", "1")
     assert done.exit_code == 0, done.output
     first, later = (
         read_provenance(tmp_path / f"clips/a-red-square-noto-style-7/frames/0000{number}.png") for number in (1, 2)
     )
     assert len(first.neighbors) == 3
     assert [one.pair_id for one in later.neighbors] == ["frame/00001", first.neighbors[0].pair_id]
+
+
+def test_without_a_knowledge_base_the_first_frame_is_drawn_from_the_text_alone(bare: Path) -> None:
+    done = typed(bare, PROMPT, "--num-frames", "2", "--form", "gif")
+    assert done.exit_code == 0, done.output
+    assert "no knowledge base here: frames look at frames alone" in done.stderr
 
 
 @pytest.mark.parametrize(
