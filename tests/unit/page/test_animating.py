@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,12 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.models.generator import Generator
 from rag_diffusion.page.animating import ClipForm, animate, empty
 from rag_diffusion.page.handlers import Handlers
 from rag_diffusion.sampling.rollout import Rollout
 from rag_diffusion.sampling.rollout_settings import RolloutSettings
 from tests.tiny import draw
-from tests.unit.page.opened import form, handlers_of, make_project
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("project")
-
-
-@pytest.fixture
-def handlers(root: Path, project_root: Path, tiny_generator: Generator) -> Iterator[Handlers]:
-    """Of a project with a model and two data sets."""
-    made = (root / "params.yaml").exists()
-    base = KnowledgeBase.open(root) if made else make_project(root, project_root, tiny_generator)
-    with handlers_of(base) as found:
-        yield found
+from tests.unit.page.opened import form
 
 
 @pytest.fixture

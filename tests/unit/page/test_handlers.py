@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import BASE
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.text_encoder import TextEncoder
@@ -23,20 +22,6 @@ from rag_diffusion.sampling.studio import Picture, draw
 from rag_diffusion.serving.drawing_queue import Preview
 from tests.unit.page.opened import PROMPT, form, handlers_of, make_project, own_pictures
 from tests.unit.sampling.cascades import small_stage
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("project")
-
-
-@pytest.fixture
-def handlers(root: Path, project_root: Path, tiny_generator: Generator) -> Iterator[Handlers]:
-    """Of a project with a model and two data sets."""
-    made = (root / "params.yaml").exists()
-    base = KnowledgeBase.open(root) if made else make_project(root, project_root, tiny_generator)
-    with handlers_of(base) as found:
-        yield found
 
 
 @pytest.fixture

@@ -10,8 +10,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from rag_diffusion.knowledge import writer
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.retrieval.query import Query
 from rag_diffusion.terminal.app import app
+from tests.unit.knowledge.bases import items
 from tests.unit.readers.pictures import picture, tar_of
 from tests.unit.serving.served import two_data_sets
 
@@ -58,3 +61,17 @@ def test_shards_of_a_store_are_added(project: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["kb", "add", "more", "memory://shelf/9.tar", "--root", str(project)])
     assert refused.exit_code == 1
     assert "expected tar shards, got none" in refused.output
+
+
+def test_segments_are_made_one_by_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "SEALED", 3)
+    base = KnowledgeBase.open(project)
+    for start in (0, 4):
+        base.insert("parts", items(range(start, start + 4)), licence="CC0-1.0")
+    assert "segments  2, of 4, 4 pairs" in typed(project, "info", "parts").output
+    hits = base.search(Query(["a red fox"], top_k=3)).hits
+    assert "segments" not in typed(project, "merge", "parts").output
+    assert KnowledgeBase.open(project).info("parts").num_pairs == 8
+    assert [one.pair_ids for one in KnowledgeBase.open(project).search(Query(["a red fox"], top_k=3)).hits] == [
+        one.pair_ids for one in hits
+    ]
