@@ -148,7 +148,7 @@ def _write_mp4(buffer: io.BytesIO, first: Pixels, more: Iterable[Pixels], fps: f
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.options = {"crf": "16", "threads": "1"}  # one thread: the same frames give the same file
+        stream.options = {"crf": "16", "threads": "1"}  # bytes of x264 still differ now and then
         for pixels in chain([first], more):
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
