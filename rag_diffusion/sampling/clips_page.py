@@ -137,7 +137,7 @@ def _described(folder: ClipFolder, fps: float, beside: Path) -> dict[str, Any] |
     for frame, link in zip(folder.frames(), links, strict=True):
         frames.append({"image": link} | _frame(frame, links))
         if frame.provenance is not None:
-            seed = frame.provenance.settings["clip"].get("seed", frame.provenance.seed)
+            seed = frame.provenance.settings["clip"]["seed"]
             owed |= {one.pair_id: one for one in frame.provenance.neighbors}
             trouble |= dict.fromkeys(map(str, frame.provenance.settings.get("trouble", ())))
     told = {"prompt": prompt, "fps": fps, "frames": frames}

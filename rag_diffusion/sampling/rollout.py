@@ -268,7 +268,8 @@ class Rollout:
 
     def _told(self, number: int) -> dict[str, Any]:
         """What the provenance of a frame says of its clip."""
-        clip = {"prompt": self.prompt, "frame": number, "num_frames": self.settings.num_frames, "given": self.given}
+        clip = {"prompt": self.prompt, "seed": self.seed, "frame": number, "num_frames": self.settings.num_frames}
+        clip["given"] = self.given
         trouble = self._source.trouble[0]
         return {"clip": clip} | ({"trouble": list(trouble)} if trouble else {})
 

@@ -67,7 +67,9 @@ def test_each_frame_looks_at_the_last_one_the_first_and_one_that_is_retrieved(pi
     assert all(len(set(names)) == 3 for names in shown(out)[2:])
     for number, origin in enumerate(out.provenance[1:], start=2):
         assert origin.prompt == f"{PROMPT}, frame {number} of 5"
-        assert origin.settings["clip"] == {"prompt": PROMPT, "frame": number, "num_frames": 5, "given": 1}
+        assert origin.settings["clip"] == {
+            "prompt": PROMPT, "seed": 5, "frame": number, "num_frames": 5, "given": 1
+        }  # fmt: skip
         assert sum(one.attention for one in origin.neighbors) + origin.null_attention == pytest.approx(1, abs=1e-3)
     assert out.provenance[4].neighbors[0].caption == f"{PROMPT}, the frame before"
 

@@ -49,6 +49,7 @@ def test_a_clip_its_frames_and_a_page_are_written_and_it_goes_on_where_it_was(ba
     assert "no knowledge base" not in done.stderr  # it looks at frames alone
     assert re.search(r"frame +3  looked at frame/00002 \d+%, frame/00001 \d+%", done.stderr)
     assert read_provenance(folder / "frames/00003.png").settings["clip"]["prompt"] == PROMPT
+    assert "3 frames, 4 a second, seed 7 " in (bare / "clips/index.html").read_text()
     whole = frames(folder)
     np.testing.assert_array_equal(np.stack([np.asarray(one) for one in clip_pictures(folder / "clip.webp")]), whole)
     assert 'href="a-red-square-noto-style-7/clip.gif"' in (bare / "clips/index.html").read_text()
