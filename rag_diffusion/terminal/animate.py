@@ -110,7 +110,11 @@ def _begin(files: list[str], take: int | None, every: int) -> list[Neighbor] | N
         return None
     from rag_diffusion.sampling.clip_frames import as_given
 
-    return as_given(files)[::every][:take]
+    found = as_given(files)[::every]
+    if take is not None and len(found) < take:
+        names = ", ".join(files)
+        raise ValueError(f"--take: expected at least {take} frames, got {len(found)} of {names}; take fewer")
+    return found[:take]
 
 
 def _pipeline(root: Path, model: str | None, retrieves: bool, *, needed: bool) -> RetrievalPipeline:

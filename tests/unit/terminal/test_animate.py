@@ -111,3 +111,7 @@ def test_a_part_of_a_clip_begins_another(bare: Path) -> None:
     assert done.exit_code == 0, done.output
     given = frames(bare / "clips/a-red-square-noto-style-7")[:2]
     np.testing.assert_allclose(given, np.stack([np.asarray(pictures[0]), np.asarray(pictures[2])]), atol=8)
+    more = typed(bare, PROMPT, "--frame", str(bare / "square.png"), "--take", "4", "--out", str(bare / "other"))
+    assert more.exit_code == 1
+    assert "--take: expected at least 4 frames, got 1 of" in more.stderr
+    assert not (bare / "other").exists()
