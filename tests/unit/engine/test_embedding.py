@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from tests.unit.engine.nodes import NODE
 from tests.unit.engine.projects import project_to_embed, run_embed
-from tests.unit.engine.works import Squares
+from tests.unit.engine.works import HeldOn, Squares, wait_for
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -69,11 +69,18 @@ def test_a_node_killed_in_the_middle_loses_nothing_and_doubles_nothing(
         time.sleep(0.1)
     assert len(list(engine.map(Squares(marks, 3), list(range(6))))) == 6, "a worker on each of three nodes"
     work = EmbedPairs(root=root, device="cpu", corpus_hash=tiny_corpus.hash, encoder_hash=hash_of(root))
-    rows = np.arange(len(tiny_corpus))
-    killing = KillsAfterTheFirst(engine, lambda: cluster.remove_node(third, allow_graceful=False))
+    held = HeldOn(work, third.node_id, marks)
+    killing = Thread(target=kills, args=(cluster, third, held))
+    killing.start()
     with caplog.at_level(logging.WARNING):
-        image, text = spread_vectors(killing, work, tiny_corpus.column("caption").tolist(), [rows])  # type: ignore[arg-type]
-    assert killing.given == killing.asked
+        image, text = spread_vectors(
+            engine,
+            held,  # type: ignore[arg-type]
+            tiny_corpus.column("caption").tolist(),
+            [np.arange(len(tiny_corpus))],
+        )
+    killing.join()
+    assert held.held.exists(), "a unit was on the node that was killed"
     assert "is gone: " in caplog.text
     np.testing.assert_allclose(image, alone.image, atol=1e-5)
     np.testing.assert_allclose(text, alone.text, atol=1e-5)
@@ -92,16 +99,7 @@ def hash_of(root: Path) -> str:
     return Encoder(root / layout.ENCODER).hash
 
 
-class KillsAfterTheFirst:
-    """An engine that does something after its first result."""
-
-    def __init__(self, engine: RayEngine, kill: Any) -> None:
-        self._engine, self._kill, self.asked, self.given = engine, kill, 0, 0
-
-    def map(self, work: Any, units: Any) -> Iterator[Any]:
-        self.asked = len(units)
-        for result in self._engine.map(work, units):
-            if not self.given:
-                self._kill()
-            self.given += 1
-            yield result
+def kills(cluster: Cluster, node: Any, held: HeldOn) -> None:
+    """In the middle of a unit."""
+    wait_for(held.held.exists)
+    cluster.remove_node(node, allow_graceful=False)

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
 
+from rag_diffusion.engine.work import Work
 from rag_diffusion.errors import DataError, LineageError
 
 
@@ -82,6 +84,31 @@ class OnlyOn:
         wait_for((self.marks / "refused").exists)
         time.sleep(0.2)  # until the objection has arrived
         return here
+
+
+@dataclass(frozen=True)
+class HeldOn:
+    """A work as it is; on one node its units go on until that node ends, and those of others wait for one there."""
+
+    work: Work
+    node: str
+    marks: Path
+
+    def open(self) -> Callable[[Any], Any]:
+        run, here = self.work.open(), ray.get_runtime_context().get_node_id()
+        return lambda unit: self.run(run, here, unit)
+
+    @property
+    def held(self) -> Path:
+        """Is there as soon as a unit is on that node."""
+        return self.marks / "held"
+
+    def run(self, run: Callable[[Any], Any], here: str, unit: Any) -> Any:
+        if here == self.node:
+            self.held.touch()
+            time.sleep(600)
+        wait_for(self.held.exists)
+        return run(unit)
 
 
 @dataclass(frozen=True)
