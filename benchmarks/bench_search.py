@@ -3,6 +3,7 @@
     python benchmarks/bench_search.py make FOLDER --rows 1000000 --width 512   # vectors, and captions as queries
     python benchmarks/bench_search.py build FOLDER FACTORY [FACTORY ...]       # one index each, with its build time
     python benchmarks/bench_search.py compare FOLDER --recalls 0.95 0.98       # all that were built, in one run
+    python benchmarks/bench_search.py precision FOLDER --recalls 0.95 0.98     # the same, of vectors in fewer bits
     python benchmarks/bench_search.py codes FOLDER                             # plain against score-aware codes of PQ
 
 Vectors are made of the real ones of data/vectors: a random image moves towards a near neighbor and by a third of the
@@ -28,6 +29,7 @@ from rag_diffusion.retrieval.index_files import build_index, load_index, save_in
 from rag_diffusion.retrieval.operating_point import points_reaching
 from rag_diffusion.retrieval.truth import Truth
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from rag_diffusion.types import PRECISIONS
 
 BLOCK = 50_000
 MOVED, NOISE = 0.35, 0.1  # by how much of a difference of two others; isotropic, of the length of a vector
@@ -118,6 +120,29 @@ def compare(folder: Path, recalls: list[float]) -> None:
             points = points_reaching(index, tuning, wanted)  # type: ignore[arg-type]
             if points:
                 kept.append((path.stem, wanted, index, points[0].point))  # type: ignore[arg-type]
+    _measure(kept, check)
+
+
+def precision(folder: Path, recalls: list[float]) -> None:
+    """Exhaustive search and every index of a `folder` over the vectors in each precision, at the points of float32.
+
+    Recall counts against float32, points are the fastest for each of the `recalls` there.
+    """
+    images, tuning, check = opened(folder)
+    exact, kept = Vectors(images, images[:]), list[tuple[str, float, SearchIndex | Whole, Any]]()
+    tables = {one: exact.kept(folder / f"{one}.safetensors", one, remedy="").image for one in PRECISIONS}
+    kept += [(f"exhaustive, {one}", 1.0, Whole(table), {}) for one, table in tables.items()]
+    for path in sorted(folder.glob("*.index")):
+        indexes = {one: load_index(path, table, "build it") for one, table in tables.items()}
+        for wanted in recalls:
+            points = points_reaching(indexes["float32"], tuning, wanted)  # type: ignore[arg-type]
+            for one, index in indexes.items() if points else ():
+                kept.append((f"{path.stem}, {one}", wanted, index, points[0].point))  # type: ignore[arg-type]
+    _measure(kept, check)
+
+
+def _measure(kept: list[tuple[str, float, SearchIndex | Whole, Any]], check: Truth) -> None:
+    """Recall and speed of each index at its point, in turns."""
     for number in range(ROUNDS):
         for name, wanted, index, point in kept:
             index.use(point)
@@ -193,7 +218,7 @@ def score_aware(vectors: Floats, books: Floats, codes: np.ndarray[Any, Any], thr
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "build", "compare", "codes"])
+    parser.add_argument("what", choices=["make", "build", "compare", "precision", "codes"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("factories", nargs="*")
     parser.add_argument("--rows", type=int, default=100_000)
@@ -209,6 +234,8 @@ def main() -> None:
         build(options.folder, options.factories)
     elif options.what == "compare":
         compare(options.folder, options.recalls)
+    elif options.what == "precision":
+        precision(options.folder, options.recalls)
     else:
         codes(options.folder)
 

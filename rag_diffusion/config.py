@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rag_diffusion.errors import ConfigError
+from rag_diffusion.types import Precision
 
 Probability = Field(ge=0.0, le=1.0)
 Positive = Field(gt=0)
@@ -89,10 +90,14 @@ class EncoderConfig(_Section):
 
 
 class IndexConfig(_Section):
-    """The index over vectors, the recall it must reach, and the GiB that it may take; 0 is half of what there is."""
+    """The index over vectors, in what these are kept, the recall that both must reach, and the GiB that it may take.
+
+    0 GiB is half of what there is.
+    """
 
     factory: str
     min_recall: float = Probability
+    precision: Precision = "float32"
     memory: float = Field(default=0.0, ge=0.0)
     shards: int = Field(default=1, ge=1)
 

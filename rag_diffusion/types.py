@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 SPLITS = ("train", "validation", "test")
+Precision = Literal["float32", "float16", "int8"]  # in which vectors are kept; int8 with a scale for each vector
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")  # the finest first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from rag_diffusion.store.segments import Segment, free_folder, link_segment, seg
 from rag_diffusion.store.shard_source import ShardSource, StoredSegments
 from rag_diffusion.store.staging import Part, Staging
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from rag_diffusion.types import PRECISIONS
 
 
 class Generations:
@@ -77,6 +78,7 @@ class Generations:
         *,
         keeps_originals: bool = False,
         beside: Sequence[Segment] = (),
+        kept: Sequence[Segment] = (),
     ) -> Manifest:
         """Write a generation beside the old one; the manifest makes it hold, in one step.
 
@@ -86,6 +88,7 @@ class Generations:
             old: the generation before.
             keeps_originals: whether originals of the old generation are those of pairs with the same ids.
             beside: segments of the old generation that stay as they are; the build takes the place of the others.
+            kept: segments whose vectors are in the build as they were.
         """
         made = staging.folder / MADE
         shutil.rmtree(made, ignore_errors=True)
@@ -93,10 +96,17 @@ class Generations:
         if old is not None and keeps_originals and facts.originals:
             gone = [one for one in self.segments(old) if one.folder not in {stays.folder for stays in beside}]
             earlier = self.earlier([(self.folder(old, one), one.manifest) for one in gone])
-        segment = self.segment(made, staging.parts, facts, earlier)
+        segment = self.segment(made, staging.parts, facts, earlier, kept)
         return self.swap(facts, made, segment, old, beside)
 
-    def segment(self, folder: Path, parts: list[Part], facts: Manifest, earlier: Sequence[Earlier]) -> Manifest:
+    def segment(
+        self,
+        folder: Path,
+        parts: list[Part],
+        facts: Manifest,
+        earlier: Sequence[Earlier],
+        kept: Sequence[Segment] = (),
+    ) -> Manifest:
         """Make a segment of the parts of a build.
 
         Args:
@@ -104,20 +114,26 @@ class Generations:
             parts: of the build.
             facts: of the data set.
             earlier: originals of pairs that were there before.
+            kept: segments whose vectors the parts have as they were.
 
         Returns:
             Its manifest.
 
         Raises:
-            ConfigError: its index recalls less than `index.min_recall`.
+            ConfigError: its index, or its vectors in `index.precision`, recall less than `index.min_recall`.
             DataError: there is no pair.
         """
         folder.mkdir(parents=True)
         manifest = write_pairs(folder, parts, facts, earlier)
         rows, remedy = manifest.num_pairs, "add the data set again"
         count_words(folder, PairColumns.open(folder / TABLE, rows, remedy).table.column("caption"))
-        report = build_indexes(folder, Vectors.open(folder / VECTORS_FILE, rows, remedy=remedy), self.config.index)
-        check_recall(report)
+        exact = Vectors.open(folder / VECTORS_FILE, rows, remedy=remedy)
+        fewer_bits = folder.with_name(f"{folder.name}-{VECTORS_FILE}")  # beside the segment until both were compared
+        vectors = exact.kept(fewer_bits, self.config.index.precision, remedy=remedy)
+        reports = [one.manifest.recall for one in kept]
+        check_recall(report := build_indexes(folder, vectors, self.config.index, exact, earlier=reports))
+        if vectors is not exact:
+            os.replace(fewer_bits, folder / VECTORS_FILE)
         return replace(manifest, recall=report, files=describe_files(folder, manifest.files))
 
     def swap(
@@ -237,3 +253,8 @@ class Generations:
         return all(
             path.is_file() and file_hash(path) == segment.manifest.files[name]["sha256"] for path, segment in paths
         )
+
+    def as_fine(self, manifest: Manifest) -> bool:
+        """Whether no vector of the data set of a `manifest` was ever kept in fewer bits than `index.precision` asks."""
+        asked = PRECISIONS.index(self.config.index.precision)
+        return all(PRECISIONS.index(segment.manifest.coarsest) <= asked for segment in self.segments(manifest))

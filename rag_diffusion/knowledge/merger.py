@@ -119,7 +119,7 @@ class Merger:
             keep(staging, ShardSource(folder, own), vectors)
         made = scratch / MADE
         earlier = self._generations.earlier(sources) if manifest.originals else []
-        segment = self._generations.segment(made, staging.parts, facts, earlier)
+        segment = self._generations.segment(made, staging.parts, facts, earlier, chosen)
         with self._folders.writing(name, self._wait):
             present = Manifest.read(self._folders.manifest(name))
             there = {one.content: one for one in segments_of(present)}

@@ -182,7 +182,8 @@ class DataSetWriter:
     def rebuild(self, name: str, *, originals: bool = True, stretch: bool = False) -> Manifest:
         """Make all of a data set again from what it holds: after damage, for another encoder or another image size.
 
-        Vectors that are whole, of this encoder and of this image size are kept.
+        Vectors that are whole, of this encoder and of this image size are kept, if they never had fewer bits than
+        `index.precision`.
 
         Args:
             name: of the data set.
@@ -215,13 +216,15 @@ class DataSetWriter:
                 self._generations.check_originals(old, whole=True)
             staging = self._generations.staging(facts)
             same = not resized and old.encoder_hash == facts.encoder_hash
-            if same and self._generations.intact(old, VECTORS_FILE):
+            kept = segments_of(old)
+            if same and self._generations.as_fine(old) and self._generations.intact(old, VECTORS_FILE):
                 staging.drop(0)  # what a killed process put there
-                self._keep(staging, old, segments_of(old))
+                self._keep(staging, old, kept)
             else:
+                kept = []
                 original = self._generations.originals(old) if resized else _no_original
                 Ingest(facts, self._encoder, self.decode, original).fill(staging, self._generations.stored(old))
-            return self._generations.publish(facts, staging, old, keeps_originals=True)
+            return self._generations.publish(facts, staging, old, keeps_originals=True, kept=kept)
 
     def remove(self, name: str) -> None:
         """Remove the data set `name` with its pairs, vectors, indexes, cached images and unfinished builds.
@@ -268,7 +271,8 @@ class DataSetWriter:
         rejected = [rejection for part in new for rejection in part.rejected()]
         if old is not None and not any(part.rows for part in new):
             return old, rejected  # whoever sent it is told; a record of each would let nonsense grow the data set
-        return self._generations.publish(facts, staging, old, keeps_originals=True, beside=beside), rejected
+        manifest = self._generations.publish(facts, staging, old, keeps_originals=True, beside=beside, kept=small)
+        return manifest, rejected
 
     def _keep(self, staging: Staging, old: Manifest, segments: Iterable[Segment]) -> None:
         """Put segments that have their vectors into a build."""

@@ -16,6 +16,8 @@ import numpy as np
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.store.quantized import DECODED
+from rag_diffusion.store.vectors import Rows
 
 _TRAINED_ON = 2**28  # bytes of the vectors that an index is trained on, at most
 _ADDED = 2**16  # vectors that are added at a time
@@ -33,13 +35,15 @@ class Nearest(Protocol):
 
 
 class Exhaustive:
-    """Exact search over vectors where they lie: in memory, or mapped from a file; nothing is copied or kept.
+    """Exact search over vectors where they lie: in memory, or mapped from a file.
+
+    Nothing is copied or kept; of vectors in fewer bits a block is decoded at a time.
 
     Args:
-        vectors: (N, D) float32 unit vectors.
+        vectors: (N, D) unit vectors.
     """
 
-    def __init__(self, vectors: Floats) -> None:
+    def __init__(self, vectors: Rows) -> None:
         self._vectors = vectors
 
     def __len__(self) -> int:
@@ -47,9 +51,17 @@ class Exhaustive:
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """See `VectorIndex.search` for `queries` and `k`."""
-        contiguous = np.ascontiguousarray(queries, dtype=np.float32)
-        scores, rows = faiss.knn(contiguous, self._vectors, min(k, len(self)), metric=faiss.METRIC_INNER_PRODUCT)
-        return scores, rows
+        contiguous, k = np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self))
+        if isinstance(self._vectors, np.ndarray):
+            scores, rows = faiss.knn(contiguous, self._vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+            return scores, rows
+        best = faiss.ResultHeap(len(contiguous), k, keep_max=True)
+        for start in range(0, len(self), DECODED):
+            block = self._vectors[start : start + DECODED]
+            scores, rows = faiss.knn(contiguous, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+            best.add_result(scores, rows + start)
+        best.finalize()
+        return best.D, best.I
 
 
 class SearchIndex(Nearest, Protocol):
@@ -88,7 +100,7 @@ class VectorIndex:
         return int(self._index.d)
 
     @classmethod
-    def build(cls, vectors: Floats, factory: str) -> VectorIndex:
+    def build(cls, vectors: Rows, factory: str) -> VectorIndex:
         """Train an index on evenly spread vectors and fill it block by block.
 
         Memory beside the index itself does not grow with N.
@@ -177,7 +189,7 @@ class VectorIndex:
         return scores, rows
 
 
-def evenly_spread(vectors: Floats, count: int) -> Floats:
+def evenly_spread(vectors: Rows, count: int) -> Floats:
     """At most `count` of (N, D) `vectors`, evenly spread, in memory: (n, D) float32."""
     rows = np.linspace(0, len(vectors) - 1, min(count, len(vectors))).astype(np.int64)
     return np.ascontiguousarray(vectors[rows], dtype=np.float32)
@@ -189,7 +201,7 @@ def rising(most: int) -> list[int]:
     return sorted({value for one in doubled for value in (one, one * 3 // 2) if value < most} | {most})
 
 
-def inner_products(queries: Floats, vectors: Floats, rows: Ints) -> Floats:
+def inner_products(queries: Floats, vectors: Rows, rows: Ints) -> Floats:
     """Inner products of each query with vectors of its own, which are read where they lie.
 
     Args:
@@ -201,9 +213,11 @@ def inner_products(queries: Floats, vectors: Floats, rows: Ints) -> Floats:
         (Q, k); of none, -inf.
     """
     queries, rows = np.ascontiguousarray(queries, dtype=np.float32), np.ascontiguousarray(rows, dtype=np.int64)
-    if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
-        picked = np.asarray(vectors[np.maximum(rows, 0)], dtype=np.float32)
-        return np.where(rows < 0, np.float32(-np.inf), np.einsum("qd,qkd->qk", queries, picked))
+    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+        picked = np.asarray(vectors[rows], dtype=np.float32)  # of none, the last
+        found: Floats = np.matmul(picked, queries[:, :, None])[..., 0]
+        found[rows < 0] = -np.inf
+        return found
     products = np.empty(rows.shape, dtype=np.float32)
     pointers = [faiss.swig_ptr(array) for array in (products, queries, np.asarray(vectors), rows)]
     of_rows: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]

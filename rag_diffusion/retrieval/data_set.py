@@ -77,7 +77,8 @@ class DataSet(PairSet):
                 f"{stamp.get('encoder_hash')}; {rebuild_hint(manifest.name)}"
             )
         pairs = PairSet.of_corpus(root / CORPUS, manifest)
-        return cls._searchable(pairs, root / VECTORS, root / INDEX, str(stamp.get("factory")))
+        vectors_folder = INDEX if "precision" in stamp else VECTORS  # those in fewer bits lie with the index
+        return cls._searchable(pairs, root / vectors_folder, root / INDEX, str(stamp.get("factory")))
 
     @classmethod
     def _searchable(cls, pairs: PairSet, vectors_folder: Path, index: Path, factory: str) -> DataSet:

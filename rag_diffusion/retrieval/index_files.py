@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.retrieval.ann import Nearest, SearchIndex, VectorIndex, library_version
 from rag_diffusion.retrieval.factories import Factory, leaves_of
 from rag_diffusion.retrieval.rescored import Rescored
 from rag_diffusion.retrieval.scann_index import ScannIndex
 from rag_diffusion.retrieval.scann_index import library_version as scann_version
+from rag_diffusion.store.vectors import Rows
 
 FORMAT = 1  # of the description
 DESCRIPTION = ".json"  # after the name of the index's file
@@ -26,7 +26,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-def build_index(vectors: Floats, text: str) -> SearchIndex:
+def build_index(vectors: Rows, text: str) -> SearchIndex:
     """Train and fill an index.
 
     Args:
@@ -69,7 +69,7 @@ def save_index(path: Path, index: SearchIndex, factory: str, point: Mapping[str,
     _description(path).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def load_index(path: Path, vectors: Floats, remedy: str) -> Nearest:
+def load_index(path: Path, vectors: Rows, remedy: str) -> Nearest:
     """Read an index and set its operating point.
 
     Args:
@@ -133,7 +133,7 @@ def _description(path: Path) -> Path:
     return path.with_name(path.name + DESCRIPTION)
 
 
-def _other_vectors(path: Path, vectors: Floats, rows: int, width: int, remedy: str) -> LineageError:
+def _other_vectors(path: Path, vectors: Rows, rows: int, width: int, remedy: str) -> LineageError:
     return LineageError(
         f"{path}: expected an index of {len(vectors)} vectors of width {vectors.shape[1]}, got one of {rows} and "
         f"{width}; {remedy}"

@@ -33,12 +33,14 @@ class BuildShard:
         rows: n.
         folder: gets a folder for each shard; all machines see it.
         config: of each shard's index.
+        kept: file of the same vectors in fewer bits, which are to be searched; None where that is `vectors`.
     """
 
     vectors: Path
     rows: int
     folder: Path
     config: IndexConfig
+    kept: Path | None = None
 
     def open(self) -> Callable[[tuple[int, int, int]], dict[str, Any]]:
         """See `Work.open`.
@@ -47,7 +49,9 @@ class BuildShard:
             DataError: this machine has no such vectors.
             LineageError: it does not see the folder of the shards.
         """
-        vectors = Vectors.open(self.vectors, self.rows, remedy="let all machines see the same project folder")
+        remedy = "let all machines see the same project folder"
+        exact = Vectors.open(self.vectors, self.rows, remedy=remedy)
+        vectors = exact if self.kept is None else Vectors.open(self.kept, self.rows, remedy=remedy)
         if not self.folder.is_dir():
             raise LineageError(f"{self.folder}: expected a folder that all machines see, found none on this one")
 
@@ -56,7 +60,7 @@ class BuildShard:
             place = self.folder / _name(number)
             shutil.rmtree(place, ignore_errors=True)  # of a worker that died
             place.mkdir()
-            return build_indexes(place, _stretch(vectors, start, stop), self.config)
+            return build_indexes(place, vectors.stretch(start, stop), self.config, exact.stretch(start, stop))
 
         return build
 
@@ -86,9 +90,12 @@ def build_shards(work: BuildShard, count: int, engine: Engine | None) -> dict[st
     ]
     (work.folder / SHARDS_FILE).write_text(json.dumps(shards, indent=2) + "\n", encoding="utf-8")
     recalls = {name: min(report[name] for report in reports) for name in reports[0] if name.startswith("recall_")}
+    lossy = [report["precision_recall"] for report in reports if "precision_recall" in report]
+    left = {name: min(own[name] for own in lossy) for own in lossy[:1] for name in own}
     merged: dict[str, Any] = {
         **reports[0],
         **recalls,
+        **({"precision_recall": left} if left else {}),
         "num_pairs": work.rows,
         "shards": count,
         "passed": all(report["passed"] for report in reports),
@@ -135,7 +142,7 @@ def open_shard(folder: Path, vectors: Vectors, shard: Mapping[str, Any], remedy:
     place = folder / shard["name"]
     if not place.is_dir():
         raise DataError(f"{place}: expected a shard of the index, found none; {remedy}")
-    return open_indexes(place, _stretch(vectors, shard["start"], shard["stop"]), shard["factory"], remedy)
+    return open_indexes(place, vectors.stretch(shard["start"], shard["stop"]), shard["factory"], remedy)
 
 
 def shards_of(folder: Path, rows: int, factory: str, remedy: str) -> list[dict[str, Any]]:
@@ -163,10 +170,6 @@ def shards_of(folder: Path, rows: int, factory: str, remedy: str) -> list[dict[s
     if not whole or bounds[-1] != rows:
         raise LineageError(f"{path}: expected shards of {rows} vectors, got shards of {bounds[-1]}; {remedy}")
     return shards
-
-
-def _stretch(vectors: Vectors, start: int, stop: int) -> Vectors:
-    return Vectors(vectors.image[start:stop], vectors.text[start:stop])
 
 
 def _name(number: int) -> str:

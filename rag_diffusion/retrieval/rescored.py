@@ -15,6 +15,7 @@ import numpy as np
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.retrieval.ann import Exhaustive, SearchIndex, inner_products
+from rag_diffusion.store.vectors import Rows
 
 _CANDIDATES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000)
 _AT_LEAST = 2  # candidates for each hit that is asked for
@@ -29,7 +30,7 @@ class Rescored:
         vectors: (N, D) unit vectors.
     """
 
-    def __init__(self, coarse: SearchIndex, vectors: Floats) -> None:
+    def __init__(self, coarse: SearchIndex, vectors: Rows) -> None:
         self._coarse, self._vectors = coarse, vectors
         self._candidates = _CANDIDATES[0]
 

@@ -27,11 +27,12 @@ from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.results import Results, search_each
+from rag_diffusion.retrieval.stacked import float32_blocks
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.pairs import Pairs
-from rag_diffusion.store.vectors import VectorTable
+from rag_diffusion.store.vectors import Rows, VectorTable
 from rag_diffusion.types import Hits
 
 CHUNK = 256  # queries scored at a time
@@ -229,7 +230,7 @@ class Retriever:
             allowed = [Allowed(total, within, rows) for rows in own]
             if everything:
                 candidates = [allow.rows() for allow in allowed]
-                dense = {name: vectors[part] @ np.asarray(base).T for name, base in self._dense.items()}
+                dense = {name: _products(vectors[part], base) for name, base in self._dense.items()}
             else:
                 with span("nearest vectors", "RETRIEVER", depth=depth):
                     pools = [
@@ -331,3 +332,8 @@ class Retriever:
             parts={name: np.round(values[order], DECIMALS) for name, values in parts.items()},
             raw={name: np.round(values[order], DECIMALS) for name, values in raw.items()},
         )
+
+
+def _products(queries: Floats, base: Rows) -> Floats:
+    """(Q, N) inner products of (Q, D) with all rows."""
+    return np.concatenate([queries @ block.T for block in float32_blocks(base)], axis=1)

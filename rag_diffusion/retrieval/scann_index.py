@@ -24,6 +24,7 @@ from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.errors import DataError
 from rag_diffusion.extras import need
 from rag_diffusion.retrieval.ann import rising
+from rag_diffusion.store.vectors import Rows
 
 _DIMENSIONS = 2  # of a code
 _THRESHOLD = 0.2  # T: of the inner products of unit vectors, from which on errors along the vector count more
@@ -57,7 +58,7 @@ class ScannIndex:
         return self._width
 
     @classmethod
-    def build(cls, vectors: Floats, leaves: int) -> ScannIndex:
+    def build(cls, vectors: Rows, leaves: int) -> ScannIndex:
         """Train and fill an index; the library takes all vectors into memory at once for it.
 
         Args:

@@ -5,7 +5,7 @@ Shapes: N pairs of all data sets, Q queries, D width, k hits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.store.quantized import DECODED
+from rag_diffusion.store.vectors import Rows
 
 if TYPE_CHECKING:  # which has stacked indexes itself
     from rag_diffusion.retrieval.data_set import DataSet
@@ -23,29 +25,47 @@ class StackedRows:
 
     Args:
         tables: (n, D) each.
+
+    Attributes:
+        tables: the same.
     """
 
-    def __init__(self, tables: Sequence[Floats]) -> None:
-        self._tables = tables
+    def __init__(self, tables: Sequence[Rows]) -> None:
+        self.tables = tables
         self._starts = np.cumsum([0, *(len(table) for table in tables)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+        return len(self), self.tables[0].shape[1]
 
     def __getitem__(self, rows: Ints | slice) -> Floats:
         """(m, D) of some rows."""
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        vectors = np.empty((len(rows), self._tables[0].shape[1]), dtype=np.float32)
+        vectors = np.empty((len(rows), self.shape[1]), dtype=np.float32)
         for number in np.unique(numbers):
             own = numbers == number
-            vectors[own] = self._tables[number][rows[own] - self._starts[number]]
+            vectors[own] = self.tables[number][rows[own] - self._starts[number]]
         return vectors
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> Floats:
         """All of them: a single table where it lies, several in memory, for few rows."""
-        return self._tables[0] if len(self._tables) == 1 else np.concatenate(self._tables)
+        tables = [np.asarray(table) for table in self.tables]
+        return tables[0] if len(tables) == 1 else np.concatenate(tables)
+
+
+def float32_blocks(rows: Rows) -> Iterator[Floats]:
+    """All `rows` in turn: a table of float32 as it lies, of one in fewer bits a block at a time."""
+    for table in rows.tables if isinstance(rows, StackedRows) else (rows,):
+        if isinstance(table, np.ndarray):
+            yield table
+        else:
+            yield from (table[start : start + DECODED] for start in range(0, len(table), DECODED))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rag_diffusion.arrays import Floats
 from rag_diffusion.retrieval.ann import Nearest, inner_products
+from rag_diffusion.store.vectors import Rows
 
 _BLOCK = 65536  # vectors compared at a time
 _QUERIES = 256  # at a time
@@ -30,7 +31,7 @@ class Truth:
         least: (Q, 1) inner product of each query with its true k-th.
     """
 
-    def __init__(self, vectors: Floats, queries: Floats, k: int = 10) -> None:
+    def __init__(self, vectors: Rows, queries: Floats, k: int = 10) -> None:
         self.vectors, self.queries, self.depth = vectors, queries, min(k, len(vectors))
         best = np.full((len(queries), self.depth), -np.inf, dtype=np.float32)
         for start in range(0, len(vectors), _BLOCK):

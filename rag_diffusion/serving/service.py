@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -47,6 +46,7 @@ _PUBLIC = (  # of a manifest
     "image_size",
     "encoder_hash",
     "recall",
+    "precisions",
     "generation",
 )
 _TRIES = 5  # to answer from a state that is being replaced
@@ -243,9 +243,8 @@ class Service:
         """What each data set says of its pairs, and whether it can be searched; nothing of where it or they lie."""
         described = []
         for listed in self.kb.list():
-            manifest = asdict(listed.manifest)
             trouble = "cannot be searched; `rag-diffusion kb list` on the server says why" if listed.trouble else ""
-            described.append({name: manifest[name] for name in _PUBLIC} | {"trouble": trouble})
+            described.append({name: getattr(listed.manifest, name) for name in _PUBLIC} | {"trouble": trouble})
         return described
 
     def health(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def run(ctx: StageContext) -> None:
     ctx.tracker.log_metrics({
         "num_pairs": len(corpus),
         "dim": vectors.image.shape[1],
-        "own_pair_similarity": float((vectors.image * vectors.text).sum(axis=1).mean()),
+        "own_pair_similarity": float((np.asarray(vectors.image) * np.asarray(vectors.text)).sum(axis=1).mean()),
     })  # fmt: skip
 
 

@@ -35,30 +35,39 @@ def run(ctx: StageContext) -> None:
     """Write data/index.
 
     Raises:
-        ConfigError: `index.factory` is no faiss index, or it recalls less than `index.min_recall`.
+        ConfigError: `index.factory` is no faiss index, or it, or vectors in `index.precision`, recall less than
+            `index.min_recall`.
         LineageError: the vectors were made from another corpus.
     """
     corpus = Corpus.open(ctx.root / CORPUS)
     vectors_stamp = check_stamp(ctx.root / VECTORS, corpus.hash, stage="embed")
-    vectors = Vectors.open(ctx.root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
+    exact = Vectors.open(ctx.root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     with atomic_dir(ctx.root / INDEX) as folder:
         count_words(folder, pa.chunked_array([pa.array(corpus.table["caption"])]))
-        report = _build(ctx, folder, vectors)
+        report = _build(ctx, folder, exact)
         ctx.tracker.log_artifact(folder / RECALL_FILE, "index")
         stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors_stamp["encoder_hash"]}
-        write_stamp(folder, stamp | {"factory": report["factory"]})
+        precision = {"precision": report["precision"]} if "precision" in report else {}
+        write_stamp(folder, stamp | {"factory": report["factory"]} | precision)
         recalls = {key: value for key, value in report.items() if key.startswith("recall_")}
         ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})
         check_recall(report)
     _calibrate(ctx)
 
 
-def _build(ctx: StageContext, folder: Path, vectors: Vectors) -> dict[str, Any]:
+def _build(ctx: StageContext, folder: Path, exact: Vectors) -> dict[str, Any]:
     config = ctx.config.index
+    vectors = exact.kept(folder / VECTORS_FILE, config.precision, remedy="run the stage `index` again")
     if config.shards == 1:
-        return build_indexes(folder, vectors, config)
-    work = BuildShard(vectors=ctx.root / VECTORS / VECTORS_FILE, rows=len(vectors.image), folder=folder, config=config)
+        return build_indexes(folder, vectors, config, exact)
+    work = BuildShard(
+        vectors=ctx.root / VECTORS / VECTORS_FILE,
+        rows=len(exact.image),
+        folder=folder,
+        config=config,
+        kept=None if vectors is exact else folder / VECTORS_FILE,
+    )
     return build_shards(work, config.shards, open_engine(ctx.config))
 
 

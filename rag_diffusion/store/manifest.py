@@ -10,7 +10,7 @@ from typing import Any
 
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import atomic_write
-from rag_diffusion.types import DataSetVersion
+from rag_diffusion.types import PRECISIONS, DataSetVersion, Precision
 
 FORMAT = 2  # of a data set's files; another one is an error that names the command which makes this one
 SEGMENTED = 3  # of one with several segments
@@ -104,6 +104,18 @@ class Manifest:
     def version(self) -> DataSetVersion:
         """Which pairs it is of."""
         return DataSetVersion(name=self.name, hash=self.hash, num_pairs=self.num_pairs, added=self.added)
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """In which its vectors are kept, that of each segment once, the finest first; empty where none are here."""
+        reports = [entry["recall"] for entry in self.segments] or [self.recall] * bool(self.recall)
+        return tuple(one for one in PRECISIONS if any(one == own.get("precision", PRECISIONS[0]) for own in reports))
+
+    @property
+    def coarsest(self) -> Precision:
+        """The precision with the fewest bits that any vector of a segment was ever kept in."""
+        kept: Precision = self.recall.get("coarsest", PRECISIONS[0])
+        return kept
 
     def check_encoder(self, present: str) -> None:
         """Refuse vectors that another encoder made than the one of the hash `present`.

@@ -1,6 +1,7 @@
 """Image and text vectors of pairs in one safetensors file, written block by block and read where they lie.
 
-The file is what `safetensors.numpy.save_file` writes, but neither side ever holds it in memory.
+The file is what `safetensors.numpy.save_file` writes, but neither side ever holds it in memory. Who reads gets float32,
+in whatever precision the file is.
 
 Shapes: n pairs, D width.
 
@@ -21,16 +22,24 @@ from numpy.typing import NDArray
 
 from rag_diffusion.arrays import Floats
 from rag_diffusion.errors import DataError
+from rag_diffusion.store.quantized import DECODED, SCALE, QuantizedRows, encoded
+from rag_diffusion.types import Precision
 
 VECTORS_FILE = "vectors.safetensors"
 NAMES = ("image", "text")
-_TYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "<i1", "I32": "<i4", "I64": "<i8"}
+_KIND = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
 
 
 class Rows(Protocol):
-    """(N, D) float32, in memory or on disk."""
+    """(N, D) vectors, in memory or on disk, of which some are float32 in memory once they are asked for."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+        ...
 
     def __getitem__(self, rows: Any, /) -> Any: ...
 
@@ -58,19 +67,23 @@ class VectorWriter:
         path: the file.
         rows: n.
         width: D.
+        precision: in which they are kept.
     """
 
-    def __init__(self, path: Path, rows: int, width: int) -> None:
-        size = 4 * rows * width
-        table = {
-            name: {"dtype": "F32", "shape": [rows, width], "data_offsets": [place * size, (place + 1) * size]}
-            for place, name in enumerate(NAMES)
-        }
+    def __init__(self, path: Path, rows: int, width: int, precision: Precision = "float32") -> None:
+        self._precision = precision
+        none = np.empty((0, width), dtype=np.float32)
+        tensors = [item for name in NAMES for item in encoded(name, none, precision).items()]
+        table, self._at, end = dict[str, Any](), dict[str, int](), 0
+        for name, empty in sorted(tensors, key=lambda item: -item[1].dtype.itemsize):  # so that all are aligned
+            shape = (rows, *empty.shape[1:])
+            self._at[name], end = end, end + empty.dtype.itemsize * math.prod(shape)
+            table[name] = {"dtype": _KIND[empty.dtype], "shape": shape, "data_offsets": [self._at[name], end]}
         header = json.dumps(table, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         self._file = path.open("wb")
         self._file.write(len(header).to_bytes(8, "little") + header)
-        self._at = {name: 8 + len(header) + place * size for place, name in enumerate(NAMES)}
+        self._at = {name: 8 + len(header) + place for name, place in self._at.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -83,22 +96,51 @@ class VectorWriter:
     def write(self, image: Floats, text: Floats) -> None:
         """The next rows of both: `image` and `text`, (m, D) each."""
         for name, block in zip(NAMES, (image, text), strict=True):
-            self._file.seek(self._at[name])
-            self._file.write(np.ascontiguousarray(block, dtype="<f4").data)
-            self._at[name] += block.nbytes
+            for tensor, values in encoded(name, block, self._precision).items():
+                self._file.seek(self._at[tensor])
+                self._file.write(values.data)
+                self._at[tensor] += values.nbytes
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Unit vectors of images and captions, row by row: (n, D) float32 each, in memory or mapped from a file."""
+    """Unit vectors of images and captions, row by row: (n, D) each, in memory or mapped from a file."""
 
-    image: Floats
-    text: Floats
+    image: Rows
+    text: Rows
 
-    def save(self, path: Path) -> None:
-        """Write both tables to `path`."""
-        with VectorWriter(path, *self.image.shape) as file:
-            file.write(self.image, self.text)
+    @property
+    def precision(self) -> Precision:
+        """In which they are kept."""
+        return self.image.precision if isinstance(self.image, QuantizedRows) else "float32"
+
+    def stretch(self, start: int, stop: int) -> Vectors:
+        """Those from the row `start` to before `stop`, where they lie."""
+        return Vectors(*(stretch_of(rows, start, stop) for rows in (self.image, self.text)))
+
+    def save(self, path: Path, precision: Precision = "float32") -> None:
+        """Write both tables to `path`, in a `precision`; memory does not grow with n."""
+        rows, width = self.image.shape
+        with VectorWriter(path, rows, width, precision) as file:
+            for start in range(0, rows, DECODED):
+                block = slice(start, start + DECODED)
+                file.write(self.image[block], self.text[block])
+
+    def kept(self, path: Path, precision: Precision, *, remedy: str) -> Vectors:
+        """What is searched instead of these where they are to be kept in fewer bits.
+
+        Args:
+            path: the file that is written then, and mapped.
+            precision: of it.
+            remedy: what makes a new one.
+
+        Returns:
+            Those of the file; these themselves where `precision` is `float32`, and nothing is written.
+        """
+        if precision == "float32":
+            return self
+        self.save(path, precision)
+        return Vectors.open(path, len(self.image), remedy=remedy)
 
     @classmethod
     def open(cls, path: Path, rows: int, *, remedy: str) -> Vectors:
@@ -114,9 +156,7 @@ class Vectors:
         """
         try:
             tensors = map_tensors(path)
-            image, text = (tensors[name] for name in NAMES)
-            if any(one.dtype != np.float32 or one.ndim != 2 for one in (image, text)):
-                raise ValueError(f"{image.dtype} {image.shape} and {text.dtype} {text.shape}")
+            image, text = (_table(tensors, name) for name in NAMES)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected image and text vectors, got {error}; {remedy}") from None
         if len(image) != rows or len(text) != rows:
@@ -124,6 +164,33 @@ class Vectors:
                 f"{path}: expected {rows} vectors of images and of captions, got {len(image)} and {len(text)}; {remedy}"
             )
         return cls(image, text)
+
+
+def stretch_of(rows: Rows, start: int, stop: int) -> Rows:
+    """Some rows of a table, where they lie.
+
+    Args:
+        rows: (n, D).
+        start: the first.
+        stop: the one after the last.
+
+    Returns:
+        (stop - start, D); nothing is copied or decoded.
+    """
+    stretch: Rows = rows.stretch(start, stop) if isinstance(rows, QuantizedRows) else rows[start:stop]
+    return stretch
+
+
+def _table(tensors: dict[str, NDArray[Any]], name: str) -> Rows:
+    """One of the two tables of a file."""
+    codes = tensors[name]
+    if codes.ndim == 2 and codes.dtype == np.float32:
+        return codes
+    scales = tensors[name + SCALE] if codes.dtype == np.int8 else None
+    fits = scales is None or (scales.dtype == np.float32 and scales.shape == codes.shape[:1])
+    if codes.ndim != 2 or codes.dtype not in (np.float16, np.int8) or not fits:
+        raise ValueError(f"{name}: {codes.dtype} {codes.shape}")
+    return QuantizedRows(codes, scales)
 
 
 def map_tensors(path: Path) -> dict[str, NDArray[Any]]:

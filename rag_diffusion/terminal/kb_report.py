@@ -50,6 +50,7 @@ def as_text(manifest: Manifest) -> str:
         "images": f"{manifest.image_size} pixels",
         "originals": _originals(manifest),
         "segments": _segments(manifest),
+        "vectors": ", ".join(manifest.precisions),
         "hash": manifest.hash,
         "encoder": manifest.encoder_hash,
     }

@@ -18,6 +18,7 @@ from rag_diffusion.retrieval.lexical import LexicalIndex, RankBm25
 from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
+from rag_diffusion.retrieval.stacked import StackedRows
 from rag_diffusion.stages import index
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.filters import Filter
@@ -75,6 +76,33 @@ def test_the_corpus_alone_gives_the_pipelines_own_hits_bit_for_bit(project: Path
     assert base.encoder.num_images == 0
     pair = theirs.corpus.pair("tiny/noto/red-square")
     assert ours.corpus.pair(pair.pair_id) == pair
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_pipelines_vectors_are_searched_in_fewer_bits_by_the_same_setting(copy: Path, shards: int) -> None:
+    config = settings(index={"precision": "float16", "shards": shards})
+    index.run(StageContext(config=config, root=copy, tracker=NullTracker()))
+    exact = Vectors.open(copy / layout.VECTORS / VECTORS_FILE, 420, remedy="")
+    base = make_base(copy)
+    vectors = base.retriever().vectors.image
+    assert isinstance(vectors, StackedRows)
+    assert [table.shape for table in vectors.tables] == [exact.image.shape]
+    rows = np.arange(420)
+    np.testing.assert_array_equal(vectors[rows], exact.image[rows].astype(np.float16).astype(np.float32))
+    told = base.info("corpus")
+    assert (told.precisions, exact.precision) == (("float16",), "float32")
+    assert told.recall["recall_image"] > 0.99
+    assert len(base.search(Query(QUERIES, top_k=420)).hits[0].pair_ids) == 420
+    (copy / layout.INDEX / VECTORS_FILE).unlink()
+    with pytest.raises(DataError, match="expected image and text vectors.*run `dvc repro index`"):
+        make_base(copy).retriever()
+
+
+def test_too_few_bits_stop_the_stage(copy: Path) -> None:
+    config = settings(index={"precision": "int8", "min_recall": 1.0})
+    with pytest.raises(ConfigError, match=r"index.precision: expected recall@10 of at least 1.0"):
+        index.run(StageContext(config=config, root=copy, tracker=NullTracker()))
+    assert make_base(copy).info("corpus").precisions == ("float32",)
 
 
 def test_corpus_and_data_sets_are_searched_together(copy: Path) -> None:
