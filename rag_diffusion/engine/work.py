@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rag_diffusion.config import Config
+from rag_diffusion.errors import LineageError
+from rag_diffusion.files import code_hash
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
+EVERY_SOURCE = "."
 
 
 class Work(Protocol):
@@ -54,3 +57,16 @@ def open_engine(config: Config) -> Engine | None:
     from rag_diffusion.engine.cluster import engine_of
 
     return engine_of(config.ray)
+
+
+def check_code(code: str) -> None:
+    """Refuse to work for another version of the library.
+
+    Args:
+        code: hash of its source where the work comes from, `code_hash(EVERY_SOURCE)`.
+
+    Raises:
+        LineageError: this machine has another one.
+    """
+    if code_hash(EVERY_SOURCE) != code:
+        raise LineageError("expected the rag_diffusion of the machine that gives the work, got another version")

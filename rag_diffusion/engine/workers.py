@@ -30,8 +30,8 @@ from ray.exceptions import (
 
 from rag_diffusion.config import RayConfig
 from rag_diffusion.engine.cluster import connect
-from rag_diffusion.engine.work import Work
-from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelError, RagDiffusionError, RemoteError
+from rag_diffusion.engine.work import EVERY_SOURCE, Work, check_code
+from rag_diffusion.errors import ConfigError, DataError, ModelError, RagDiffusionError, RemoteError
 from rag_diffusion.files import code_hash
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ _AHEAD = 4  # results a worker that may wait for an earlier one
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_LINES = 5.0, 60.0
 _LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError, LocalRayletDiedError)
 _FULL = (ObjectStoreFullError, OutOfDiskError)
-_EVERY_SOURCE = "."
 
 
 class Worker:
@@ -65,8 +64,7 @@ class Worker:
             LineageError: this machine has another version of the library.
             RagDiffusionError: as `Work.open`.
         """
-        if code_hash(_EVERY_SOURCE) != code:
-            raise LineageError("expected the rag_diffusion of the machine that gives the work, got another version")
+        check_code(code)
         self._run = work.open()
         if "torch" in sys.modules:  # a work that needs none does without
             sys.modules["torch"].set_num_threads(threads)
@@ -202,7 +200,7 @@ class RayEngine:
         cores, gpus = self._config.cpus_per_worker, self._config.gpus_per_worker
         if hand is None:
             hand = _Hand(ray.remote(num_cpus=cores, num_gpus=gpus, scheduling_strategy="SPREAD")(Worker).remote())
-        call = hand.actor.open.remote(pool.work, code_hash(_EVERY_SOURCE), max(1, int(cores)))
+        call = hand.actor.open.remote(pool.work, code_hash(EVERY_SOURCE), max(1, int(cores)))
         pool.opening[call] = hand, pool.work
 
     def _ready(self, pool: _Pool, left: int) -> list[Any]:
