@@ -22,7 +22,8 @@ from rag_diffusion.errors import ConfigError
 from rag_diffusion.serving.request_guard import refusal
 
 DRAWING = ("/draw", "/v1/images/generations", "/v1/images/edits", "/v1/images/variations")
-ASKING = (f"/{KNN}", f"/{METADATA}", *DRAWING)  # POST and yet write nothing; whatever else is no GET writes
+SHARDS = "/shards"  # of `on_ray`
+ASKING = (f"/{KNN}", f"/{METADATA}", SHARDS, *DRAWING)  # POST and yet write nothing; whatever else is no GET writes
 OPEN = ("/health", "/ready")  # for whoever watches the server
 NAMED = "/v1/images/files/"  # below it names that nobody can guess, and only who drew a picture was told
 MIN_KEY = 16  # characters

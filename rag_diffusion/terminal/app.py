@@ -15,6 +15,7 @@ import typer
 from rag_diffusion.errors import ConfigError, ModelError, RagDiffusionError
 from rag_diffusion.extras import need
 from rag_diffusion.terminal.animate import animate
+from rag_diffusion.terminal.cluster import cluster
 from rag_diffusion.terminal.draw import draw
 from rag_diffusion.terminal.errors import clean_errors
 from rag_diffusion.terminal.init import init
@@ -38,6 +39,7 @@ base = typer.Typer(help="The base generator that fine-tuning starts from.", no_a
 ruler = typer.Typer(help="The scorers that every image is measured with.", no_args_is_help=True)
 pack = typer.Typer(help="A training as one folder, for a machine with a GPU and no network.", no_args_is_help=True)
 app.add_typer(base, name="base")
+app.add_typer(cluster, name="cluster")
 app.add_typer(kb, name="kb")
 app.add_typer(pack, name="pack")
 app.add_typer(ruler, name="ruler")

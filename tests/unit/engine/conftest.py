@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def cluster() -> Iterator[Cluster]:
     """Two nodes; a test may add one, and kill that."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # where cores are busy
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # else they hardly work where cores are busy
     import ray
     from ray.cluster_utils import Cluster
 
