@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rag_diffusion.config import FolderConfig
+from rag_diffusion.corpus.rendering import by_workers
+from rag_diffusion.engine.work import Engine
 from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.layout import CORPUS
 from rag_diffusion.progress import progress
@@ -23,7 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_pairs(
-    config: FolderConfig, root: Path, image_size: int, kept: KeptItems | None = None
+    config: FolderConfig,
+    root: Path,
+    image_size: int,
+    kept: KeptItems | None = None,
+    engine: Engine | None = None,
 ) -> tuple[list[Pair], dict[str, Any]]:
     """Read a folder or file; what cannot be a pair is a counted rejection with its reason.
 
@@ -32,6 +39,7 @@ def load_pairs(
         root: project root, base of a relative `config.path`.
         image_size: side in pixels of the square each image is scaled into.
         kept: takes each pair, and the item that it was made of.
+        engine: whose workers decode and check; None does it here.
 
     Returns:
         Pairs without family, duplicate group (empty strings) and original, with the split that the source names, if
@@ -43,14 +51,12 @@ def load_pairs(
     source = _source(config, root)
     licence = source.licence(config.licence) if isinstance(source, OpenReader) else config.licence
     pairs, rejected = list[Pair](), list[Rejection]()
-    for candidate in progress(source, desc=f"reading {source.form}", unit="img"):
-        if isinstance(candidate, Rejection):
-            rejected.append(candidate)
-            continue
-        pair = _pair(candidate, image_size, licence, config.attribution)
+    check = partial(_pair, image_size=image_size, licence=licence, attribution=config.attribution)
+    made = ((one, check(one)) for one in source) if engine is None else by_workers(engine, check, source)
+    for candidate, pair in progress(made, desc=f"reading {source.form}", unit="img"):
         if isinstance(pair, Rejection):
             rejected.append(pair)
-        else:
+        elif isinstance(candidate, Item):
             pairs.append(pair)
             if kept is not None:
                 kept.add(pair, candidate)
@@ -83,7 +89,9 @@ def _source(config: FolderConfig, root: Path) -> OpenReader | CorpusItems:
     return earlier
 
 
-def _pair(item: Item, image_size: int, licence: str, attribution: str) -> Pair | Rejection:
+def _pair(item: Item | Rejection, image_size: int, licence: str, attribution: str) -> Pair | Rejection:
+    if isinstance(item, Rejection):
+        return item
     pair = to_pair(item, data_set=SOURCE, size=image_size, licence=licence, attribution=attribution)
     if isinstance(pair, Rejection):
         return pair

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from rag_diffusion.corpus.emoji import (
     is_private,
     parse_annotations,
 )
+from rag_diffusion.corpus.rendering import in_processes
+from rag_diffusion.engine.work import Engine
 from rag_diffusion.errors import DataError
 from rag_diffusion.progress import progress
 from rag_diffusion.readers.icon_set import IconSet, read_set, svg_of
@@ -40,7 +43,8 @@ class Rejections:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawing:
-    icon_set: IconSet
+    icon_set: IconSet  # without its drawings, which would travel with each
+    icon: Mapping[str, Any]
     name: str
     entity: str
     annotation: Annotation
@@ -88,13 +92,16 @@ def load_annotations(path: Path, cache: Path) -> dict[str, Annotation]:
     return parse_annotations(read_member(fetch_package(Package.parse(row), cache), row["file"]))
 
 
-def load_pairs(config: IconifyConfig, sources: EmojiSources, image_size: int) -> tuple[list[Pair], dict[str, Any]]:
+def load_pairs(
+    config: IconifyConfig, sources: EmojiSources, image_size: int, engine: Engine | None = None
+) -> tuple[list[Pair], dict[str, Any]]:
     """Join, render and caption the emoji sets.
 
     Args:
         config: which groups are taken.
         sources: what was fetched.
         image_size: side of the rendered images in pixels.
+        engine: whose workers render; None renders here.
 
     Returns:
         Pairs without family, split and duplicate group (empty strings), and facts for the manifest: `rejected`
@@ -105,7 +112,8 @@ def load_pairs(config: IconifyConfig, sources: EmojiSources, image_size: int) ->
     drawings = list(_select(sets, annotations, config, rejections))
     pairs = []
     with ThreadPoolExecutor(2) as pool:  # Pillow releases the interpreter lock, resvg does not
-        rendered = pool.map(lambda drawing: _render(drawing, image_size), drawings)
+        render = partial(_render, size=image_size)
+        rendered = pool.map(render, drawings) if engine is None else in_processes(render, drawings, engine)
         for drawing, pair in zip(
             drawings,
             progress(rendered, total=len(drawings), desc="rendering", unit="img"),
@@ -141,7 +149,7 @@ def _select(
     """Drawings that are wanted; one a set and entity, the shortest name first."""
     resolver = EntityResolver(sets)
     for style, icon_set in sets.items():
-        taken: set[str] = set()
+        taken, card = set[str](), replace(icon_set, icons={}, chars={}, aliases={})
         for name in sorted(icon_set.icons, key=lambda name: (len(name), name)):
             entity = resolver.resolve(style, name)
             annotation = annotations.get(entity) if entity else None
@@ -155,7 +163,9 @@ def _select(
                     rejections.add(f"{style}/{name}", f"second drawing in this set: {entity}")
                 else:
                     taken.add(entity)
-                    yield _Drawing(icon_set=icon_set, name=name, entity=entity, annotation=annotation)
+                    yield _Drawing(
+                        icon_set=card, icon=icon_set.icons[name], name=name, entity=entity, annotation=annotation
+                    )
 
 
 def _wanted(entity: str, annotation: Annotation, config: IconifyConfig) -> bool:
@@ -171,7 +181,7 @@ def _wanted(entity: str, annotation: Annotation, config: IconifyConfig) -> bool:
 def _render(drawing: _Drawing, size: int) -> Pair | str:
     """The pair, or the reason why there is none."""
     icon_set, annotation = drawing.icon_set, drawing.annotation
-    svg = svg_of(icon_set, icon_set.icons[drawing.name])
+    svg = svg_of(icon_set, drawing.icon)
     what = f"{icon_set.style}/{drawing.name}"
     try:
         image = render_svg(svg, size, what)

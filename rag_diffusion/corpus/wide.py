@@ -24,6 +24,7 @@ from rag_diffusion.corpus.own import read_own
 from rag_diffusion.corpus.rendering import in_processes
 from rag_diffusion.corpus.wide_pairs import JoinedDrawing, Rendered, render, style_words
 from rag_diffusion.corpus.wide_source import SetCard, Tally, WideSource
+from rag_diffusion.engine.work import Engine
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.progress import progress
 from rag_diffusion.readers.packages import fetch_package
@@ -35,7 +36,14 @@ NEAR_DUPLICATE = 0.005  # they are marked as duplicates, so that neither is a ne
 
 
 def extend(
-    pairs: Sequence[Pair], *, sources: EmojiSources, config: IconifyConfig, root: Path, size: int, cache: Path
+    pairs: Sequence[Pair],
+    *,
+    sources: EmojiSources,
+    config: IconifyConfig,
+    root: Path,
+    size: int,
+    cache: Path,
+    engine: Engine | None = None,
 ) -> tuple[list[Pair], dict[str, Any]]:
     """Add the drawings of other sets to the finished emoji corpus.
 
@@ -46,6 +54,7 @@ def extend(
         root: project root.
         size: side of the images in pixels.
         cache: folder for package archives.
+        engine: whose workers render; None renders here.
 
     Returns:
         The pairs that were given, unchanged, with those of the other sets; and facts for the manifest.
@@ -59,7 +68,7 @@ def extend(
     called = called_names(known, sources.sets, sources.annotations, source.synonyms)
     own = config.own.style if config.own.path else ""
     placed = several_hands(place(drawings, known, called, source.weak_words, own), cards, source, own, tally)
-    rendered = _near_identical(_rendered(placed, cards, size, source, config, tally), own, tally)
+    rendered = _near_identical(_rendered(placed, cards, size, source, config, tally, engine), own, tally)
     rendered = keep_out(rendered, [pair for pair in pairs if pair.split != "train"])
     facts = {
         "aligned_styles": sorted(sources.sets),
@@ -99,10 +108,11 @@ def _rendered(
     source: WideSource,
     config: IconifyConfig,
     tally: Tally,
+    engine: Engine | None,
 ) -> list[Rendered]:
     rendered = []
     function = partial(render, size=size, colours=source.colours, how=config.colours)
-    results = in_processes(function, [(joined, cards[joined.drawing.prefix]) for joined in placed])
+    results = in_processes(function, [(joined, cards[joined.drawing.prefix]) for joined in placed], engine)
     for joined, result in zip(placed, progress(results, total=len(placed), desc="rendering", unit="img"), strict=True):
         if isinstance(result, Rendered):
             rendered.append(result)

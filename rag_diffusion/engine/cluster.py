@@ -52,6 +52,7 @@ def connect(config: RayConfig) -> None:
         return
     quiet = {"logging_level": "warning", "log_to_driver": False, "configure_logging": False}
     if not address:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # the priority of this process, not 15 below
         ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         return
     _knock(address)

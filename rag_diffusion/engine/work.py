@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from rag_diffusion.config import Config
@@ -29,12 +29,13 @@ class Work(Protocol):
 class Engine(Protocol):
     """Workers, here or elsewhere."""
 
-    def map(self, work: Work, units: Sequence[Any]) -> Iterator[Any]:
+    def map(self, work: Work, units: Iterable[Any]) -> Iterator[Any]:
         """Results of all units in their order, each once.
 
         Args:
             work: what is to be done.
-            units: what its function takes.
+            units: what its function takes; read in the caller's thread, a few for each worker ahead of the results. If
+                they end in an error, the results of those before it come first.
 
         Raises:
             RagDiffusionError: whatever the function of a unit objects to, or no worker is left that could do it.

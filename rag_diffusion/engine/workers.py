@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -30,6 +29,7 @@ from ray.exceptions import (
 
 from rag_diffusion.config import RayConfig
 from rag_diffusion.engine.cluster import connect
+from rag_diffusion.engine.units import Units
 from rag_diffusion.engine.work import EVERY_SOURCE, Work, check_code
 from rag_diffusion.errors import ConfigError, DataError, ModelError, RagDiffusionError, RemoteError
 from rag_diffusion.files import code_hash
@@ -37,7 +37,7 @@ from rag_diffusion.files import code_hash
 _LOG = logging.getLogger(__name__)
 
 _TRIES = 3  # workers that may die of one unit
-_AHEAD = 4  # results a worker that may wait for an earlier one
+_AHEAD = 4  # units a worker that are read, and results that wait for an earlier one
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_LINES = 5.0, 60.0
 _LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError, LocalRayletDiedError)
 _FULL = (ObjectStoreFullError, OutOfDiskError)
@@ -128,7 +128,7 @@ class RayEngine:
         self._config = config
         self._pool: _Pool | None = None
 
-    def map(self, work: Work, units: Sequence[Any]) -> Iterator[Any]:
+    def map(self, work: Work, units: Iterable[Any]) -> Iterator[Any]:
         """See `Engine.map` for `work` and `units`.
 
         Raises:
@@ -138,29 +138,32 @@ class RayEngine:
             RemoteError: the cluster does not answer any more.
             ConfigError: no machine of it has the cores or GPUs that a worker is given.
         """
-        if not units:
-            return
+        source = Units(units)
+        if source.read_until(1):
+            yield from self._results(work, source)
+        if source.error is not None:
+            raise source.error
+
+    def _results(self, work: Work, units: Units) -> Iterator[Any]:
         connect(self._config)
-        pool = self._pool_of(work, len(units))
-        waiting, done, tries = deque(range(len(units))), dict[int, Any](), [0] * len(units)
-        given = 0
+        pool = self._pool_of(work, units)
         try:
-            while given < len(units):
-                while waiting and pool.idle and waiting[0] < given + _AHEAD * len(pool):
-                    hand, number = pool.idle.pop(), waiting.popleft()
+            while not units.finished:
+                most = units.given + _AHEAD * len(pool)
+                while pool.idle and (units.waiting or (units.read < most and units.read_one())):
+                    hand, number = pool.idle.pop(), units.waiting.popleft()
                     pool.busy[hand.actor.run.remote(units[number])] = number, hand
-                for call in self._ready(pool, len(units) - given):
+                ahead = len(units.waiting) < len(pool) and units.read < most and units.read_one()
+                for call in self._ready(pool, units, wait=not ahead):
                     if call in pool.opening:
                         self._opened(pool, call)
                     else:
-                        self._finished(pool, call, waiting, done, tries)
-                while given in done:
-                    given += 1
-                    yield done.pop(given - 1)
+                        self._finished(pool, call, units)
+                yield from units.results()
         except RayError as error:
             raise RemoteError(f"ray: expected the cluster to go on, got: {_first_line(error)}; see its logs") from None
         finally:
-            if given < len(units):
+            if not units.finished:
                 self.close()
 
     def close(self) -> None:
@@ -175,7 +178,7 @@ class RayEngine:
         room = sum(int(_fits(node["Resources"], self._config)) for node in ray.nodes() if node["Alive"])
         return min(room, self._config.workers or room)
 
-    def _pool_of(self, work: Work, units: int) -> _Pool:
+    def _pool_of(self, work: Work, units: Units) -> _Pool:
         """Workers that open the work now or have it open; those of the last work open this one."""
         job = ray.get_runtime_context().get_job_id()
         if self._pool is None or self._pool.job != job:
@@ -191,7 +194,7 @@ class RayEngine:
                 f"{self._config.gpus_per_worker:g} GPUs for a worker, got {_told(ray.nodes())}; change "
                 "ray.cpus_per_worker or ray.gpus_per_worker"
             )
-        for _ in range(min(most, units) - len(self._pool)):
+        for _ in range(units.read_until(most) - len(self._pool)):
             self._begin(self._pool)
         return self._pool
 
@@ -203,21 +206,22 @@ class RayEngine:
         call = hand.actor.open.remote(pool.work, code_hash(EVERY_SOURCE), max(1, int(cores)))
         pool.opening[call] = hand, pool.work
 
-    def _ready(self, pool: _Pool, left: int) -> list[Any]:
-        """Calls that have ended."""
-        if not pool.opening and not pool.busy and not pool.idle:
-            raise pool.refused or RemoteError("ray: expected a worker, got none; the cluster has no machine left")
+    def _ready(self, pool: _Pool, units: Units, *, wait: bool) -> list[Any]:
+        """Calls that have ended; where none has, the next one that does, unless nobody is to wait."""
         calls, begun = [*pool.opening, *pool.busy], time.monotonic()
-        while True:
-            ready, _ = ray.wait(calls, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
-            if ready:
+        if not calls and not pool.idle:
+            raise pool.refused or RemoteError("ray: expected a worker, got none; the cluster has no machine left")
+        while calls:
+            ready, _ = ray.wait(calls, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS if wait else 0)
+            if ready or not wait:
                 return list(ready)
             if time.monotonic() - begun > _SECONDS_BETWEEN_LINES:
                 begun = time.monotonic()
                 _LOG.warning(
-                    "ray: %d units left, %d workers at work, %d that wait for room or open what they need",
-                    left, len(pool.busy), len(pool.opening),
+                    "ray: %d units done, %d workers at work, %d that wait for room or open what they need",
+                    units.given, len(pool.busy), len(pool.opening),
                 )  # fmt: skip
+        return []  # the source has ended just now
 
     def _opened(self, pool: _Pool, call: Any) -> None:
         hand, work = pool.opening.pop(call)
@@ -239,10 +243,10 @@ class RayEngine:
         else:
             self._begin(pool, hand)
 
-    def _finished(self, pool: _Pool, call: Any, waiting: deque[int], done: dict[int, Any], tries: list[int]) -> None:
+    def _finished(self, pool: _Pool, call: Any, units: Units) -> None:
         number, hand = pool.busy.pop(call)
         try:
-            done[number] = ray.get(call)
+            units.finish(number, ray.get(call))
             pool.idle.append(hand)
         except _FULL as error:
             _no_room(error)
@@ -251,15 +255,13 @@ class RayEngine:
                 _no_room(error.cause)
             raise error.cause from None
         except _LOST as error:
-            tries[number] += 1
-            waiting.appendleft(number)
-            if tries[number] == _TRIES:
+            if units.lose(number) == _TRIES:
                 raise ModelError(
-                    f"ray: expected unit {number + 1} of {len(tries)} to be done, but {_TRIES} workers died of it, the "
-                    f"last on {hand.address}: {_first_line(error)}; where memory is short, give a worker more of a "
-                    "machine: raise ray.cpus_per_worker or lower batch sizes"
+                    f"ray: expected unit {number + 1} to be done, but {_TRIES} workers died of it, the last on "
+                    f"{hand.address}: {_first_line(error)}; where memory is short, give a worker more of a machine: "
+                    "raise ray.cpus_per_worker or lower batch sizes"
                 ) from None
-            _LOG.warning("ray: unit %d of %d is given to another worker", number + 1, len(tries))
+            _LOG.warning("ray: unit %d is given to another worker", number + 1)
             self._replace(pool, hand, error)
 
     def _replace(self, pool: _Pool, hand: _Hand, error: BaseException) -> None:

@@ -10,20 +10,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from rag_diffusion.arrays import Floats
 from rag_diffusion.progress import Progress
+from rag_diffusion.readers.batches import in_batches
 from rag_diffusion.readers.checked import Decode, at_size, checked_image, checked_pair
-from rag_diffusion.readers.records import Item, Reader, Rejection
+from rag_diffusion.readers.records import Reader, Rejection
+from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
+from rag_diffusion.retrieval.spread import alone
 from rag_diffusion.retrieval.threads import in_order
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.originals import Original
 from rag_diffusion.store.shard_source import ShardSource
+from rag_diffusion.store.shared_folder import same_files
 from rag_diffusion.store.staging import (
     PART_BYTES,
     PART_CANDIDATES,
@@ -38,9 +42,9 @@ from rag_diffusion.store.staging import (
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
 
-Kind = TypeVar("Kind")
+Batches = Iterable[list[Candidate]]
 
-BATCH, BATCH_BYTES = 8, 2**24  # candidates, and bytes of their files, that a worker takes at a time, and a kill loses
+BATCH = 8  # candidates that a worker takes at a time, and a kill loses
 _KEPT_AT_A_TIME = 512
 
 
@@ -54,12 +58,14 @@ class Ingest:
         decode: of pictures, see `to_pair`.
         original: gives the original of a pair by its id, for pairs whose image is of another size; those without one
             have their image scaled.
+        elsewhere: embeds batches, in their order, on other machines; None embeds them on the cores of this one.
     """
 
     facts: Manifest
     encoder: PairEncoder
     decode: Decode = checked_image
     original: Callable[[str], Original | None] = lambda pair_id: None
+    elsewhere: Callable[[Batches], Iterator[Embedded]] | None = None
 
     def fill(self, staging: Staging, reader: Reader | Iterable[Candidate]) -> None:
         """Go on with a build, which lies in `staging`, until its `reader` is at its end."""
@@ -73,7 +79,8 @@ class Ingest:
         keeping = _Keeping()
         try:
             with Progress(total=None, desc=f"kb {self.facts.name}", unit="pair", initial=staging.done) as bar:
-                for batch in in_order(self.embedded, _batches(source)):
+                batches = in_batches(source, BATCH)
+                for batch in self.elsewhere(batches) if self.elsewhere else in_order(self.embedded, batches):
                     bar.update(batch.candidates)
                     waiting.append(batch)
                     candidates = sum(batch.candidates for batch in waiting)
@@ -137,6 +144,33 @@ class Ingest:
         return self.encoder.images(pixels), self.encoder.texts(captions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbedCandidates:
+    """Units are batches of candidates, which bring their files along; see `engine.work.Work`.
+
+    Attributes:
+        facts: of the data set.
+        encoder: its folder, on every machine.
+        device: of the encoder, as in params.yaml.
+    """
+
+    facts: Manifest
+    encoder: Path
+    device: str
+
+    def open(self) -> Callable[[list[Candidate]], Embedded]:
+        """See `Work.open`.
+
+        Raises:
+            ModelError: this machine has no encoder.
+            LineageError: it has another one.
+        """
+        encoder = Encoder(self.encoder, device=self.device)
+        same_files(self.encoder, self.facts.encoder_hash, encoder.hash)
+        ingest = Ingest(self.facts, encoder)
+        return lambda batch: alone(ingest.embedded, batch)
+
+
 def keep(staging: Staging, stored: ShardSource, vectors: Vectors) -> None:
     """Put a segment that has its vectors into a build as it is.
 
@@ -181,17 +215,3 @@ class _Keeping:
     def begin(self) -> None:
         """Something was kept."""
         self._last = time.monotonic()
-
-
-def _batches(source: Iterator[Kind]) -> Iterator[list[Kind]]:
-    """Candidates a few at a time; fewer where their files are large, since several batches are in memory."""
-    batch, size = list[Kind](), 0
-    for candidate in source:
-        batch.append(candidate)
-        size += len(candidate.image) if isinstance(candidate, Item | Pair) else 0
-        size += len(candidate.original or b"") if isinstance(candidate, Pair) else 0
-        if len(batch) == BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from rag_diffusion.config import Config
+from rag_diffusion.engine.work import open_engine
 from rag_diffusion.errors import ConfigError, LineageError
 from rag_diffusion.knowledge.folders import DataSetFolders, check_name
 from rag_diffusion.knowledge.generations import Generations
-from rag_diffusion.knowledge.ingest import Ingest, keep
+from rag_diffusion.knowledge.ingest import EmbedCandidates, Ingest, keep
 from rag_diffusion.knowledge.merger import Merger
+from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.checked import Decode, checked_image, named
 from rag_diffusion.readers.records import Item, Reader, Rejection
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -36,7 +39,7 @@ class DataSetWriter:
     """
 
     def __init__(self, folders: DataSetFolders, config: Config, encoder: PairEncoder, *, wait: float) -> None:
-        self._folders, self._encoder = folders, encoder
+        self._folders, self._config, self._encoder = folders, config, encoder
         self._generations = Generations(folders, config, encoder)
         self._wait = wait
         self.decode: Decode = checked_image  # of pictures; a server has them decoded in other processes
@@ -86,7 +89,7 @@ class DataSetWriter:
                 name, form, origin=origin, licence=licence, attribution=attribution, originals=originals
             )
             staging = self._generations.staging(facts)
-            Ingest(facts, self._encoder, self.decode).fill(staging, reader)
+            self._ingest(facts).fill(staging, reader)
             return self._generations.publish(facts, staging, old)
 
     def add_remote(
@@ -222,8 +225,12 @@ class DataSetWriter:
                 self._keep(staging, old, kept)
             else:
                 kept = []
-                original = self._generations.originals(old) if resized else _no_original
-                Ingest(facts, self._encoder, self.decode, original).fill(staging, self._generations.stored(old))
+                ingest = (
+                    Ingest(facts, self._encoder, self.decode, self._generations.originals(old))
+                    if resized
+                    else self._ingest(facts)
+                )
+                ingest.fill(staging, self._generations.stored(old))
             return self._generations.publish(facts, staging, old, keeps_originals=True, kept=kept)
 
     def remove(self, name: str) -> None:
@@ -243,6 +250,14 @@ class DataSetWriter:
                     f"kb: expected one of {', '.join(self._folders.names()) or 'no data set'}, got {name!r}"
                 )
             self._folders.drop(name)
+
+    def _ingest(self, facts: Manifest) -> Ingest:
+        """Embeds the candidates of a source: here, or by the workers that params.yaml names."""
+        engine = open_engine(self._config)
+        if engine is None:
+            return Ingest(facts, self._encoder, self.decode)
+        work = EmbedCandidates(facts=facts, encoder=self._folders.root / ENCODER, device=self._config.device)
+        return Ingest(facts, self._encoder, self.decode, elsewhere=partial(engine.map, work))
 
     def _inserted(
         self, facts: Manifest, items: Iterable[Item | Pair | Rejection], old: Manifest | None
@@ -306,10 +321,6 @@ def _check_originals(old: Manifest, size: int) -> None:
             f"add it again from its source, {old.origin or 'the uploads'}, with --replace, or let `rag-diffusion kb "
             f"rebuild {old.name} --stretch` enlarge these images, which blurs them"
         )
-
-
-def _no_original(pair_id: str) -> None:
-    """No pair needs one."""
 
 
 def _pair_id(candidate: Item | Pair | Rejection, data_set: str) -> str:

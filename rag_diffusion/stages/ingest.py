@@ -12,6 +12,7 @@ from rag_diffusion import layout
 from rag_diffusion.config import CorpusConfig
 from rag_diffusion.corpus import folder, iconify, wide
 from rag_diffusion.corpus.build import MorePairs, build_corpus
+from rag_diffusion.engine.work import Engine, open_engine
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.store.kept_items import KeptItems
 
@@ -20,29 +21,35 @@ _LOG = logging.getLogger(__name__)
 
 def run(ctx: StageContext) -> None:
     """Write data/corpus."""
-    config = ctx.config.corpus
+    config, engine = ctx.config.corpus, open_engine(ctx.config)
     more: MorePairs | None = None
     if config.source == "iconify":
         cache = ctx.root / layout.SCRATCH / "packages"
         sources = iconify.load_sources(ctx.root / config.iconify.sources, cache)
-        pairs, facts = iconify.load_pairs(config.iconify, sources, config.image_size)
+        pairs, facts = iconify.load_pairs(config.iconify, sources, config.image_size, engine)
         if config.iconify.sets != "emoji" or config.iconify.own.path:
             more = partial(
-                wide.extend, sources=sources, config=config.iconify, root=ctx.root, size=config.image_size, cache=cache
+                wide.extend,
+                sources=sources,
+                config=config.iconify,
+                root=ctx.root,
+                size=config.image_size,
+                cache=cache,
+                engine=engine,
             )
         manifest = build_corpus(ctx.root / layout.CORPUS, pairs, config, facts, more)
     else:
-        manifest = _ingest_folder(ctx.root, config)
+        manifest = _ingest_folder(ctx.root, config, engine)
     _report(ctx, manifest)
 
 
-def _ingest_folder(root: Path, config: CorpusConfig) -> dict[str, Any]:
+def _ingest_folder(root: Path, config: CorpusConfig, engine: Engine | None) -> dict[str, Any]:
     """A corpus of a user's own images, with these as they came."""
     path, scratch = root / layout.CORPUS, root / layout.SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch) as beside:
         kept = KeptItems(Path(beside)) if config.folder.originals else None
-        pairs, facts = folder.load_pairs(config.folder, root, config.image_size, kept)
+        pairs, facts = folder.load_pairs(config.folder, root, config.image_size, kept, engine)
         return build_corpus(path, pairs, config, facts, kept=kept)
 
 

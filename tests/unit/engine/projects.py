@@ -19,11 +19,16 @@ from tests.unit.tracked import RecordingTracker
 def project_to_embed(root: Path, corpus: Corpus) -> Path:
     """Fill an empty folder."""
     shutil.copytree(corpus.path, root / layout.CORPUS)
+    (write_encoder(root) / RECORD_FILE).write_text(json.dumps(training_record(corpus)))
+    return root
+
+
+def write_encoder(root: Path) -> Path:
+    """Its folder."""
     folder = root / layout.ENCODER
     folder.mkdir(parents=True)
     save_weights(create_embedded(folder, image_size=32, embed_dim=16, seed=0), folder)
-    (folder / RECORD_FILE).write_text(json.dumps(training_record(corpus)))
-    return root
+    return folder
 
 
 def context(root: Path, config: Config) -> StageContext:

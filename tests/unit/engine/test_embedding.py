@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,9 +15,8 @@ from rag_diffusion.errors import LineageError
 from rag_diffusion.retrieval.spread import EmbedPairs, spread_vectors
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
-from tests.unit.engine.nodes import NODE
+from tests.unit.engine.nodes import node_that_is_killed
 from tests.unit.engine.projects import project_to_embed, run_embed
-from tests.unit.engine.works import HeldOn, Squares, wait_for
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -63,24 +60,14 @@ def test_a_node_killed_in_the_middle_loses_nothing_and_doubles_nothing(
     marks: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    third = cluster.add_node(**NODE)
-    deadline = time.monotonic() + 30
-    while engine.workers_at_most() < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(list(engine.map(Squares(marks, 3), list(range(6))))) == 6, "a worker on each of three nodes"
     work = EmbedPairs(root=root, device="cpu", corpus_hash=tiny_corpus.hash, encoder_hash=hash_of(root))
-    held = HeldOn(work, third.node_id, marks)
-    killing = Thread(target=kills, args=(cluster, third, held))
-    killing.start()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), node_that_is_killed(cluster, engine, marks) as held_on:
         image, text = spread_vectors(
             engine,
-            held,  # type: ignore[arg-type]
+            held_on(work),  # type: ignore[arg-type]
             tiny_corpus.column("caption").tolist(),
             [np.arange(len(tiny_corpus))],
         )
-    killing.join()
-    assert held.held.exists(), "a unit was on the node that was killed"
     assert "is gone: " in caplog.text
     np.testing.assert_allclose(image, alone.image, atol=1e-5)
     np.testing.assert_allclose(text, alone.text, atol=1e-5)
@@ -97,9 +84,3 @@ def hash_of(root: Path) -> str:
     from rag_diffusion.retrieval.encoder import Encoder
 
     return Encoder(root / layout.ENCODER).hash
-
-
-def kills(cluster: Cluster, node: Any, held: HeldOn) -> None:
-    """In the middle of a unit."""
-    wait_for(held.held.exists)
-    cluster.remove_node(node, allow_graceful=False)

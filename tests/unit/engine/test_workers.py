@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,17 +28,43 @@ def test_nothing_to_do_asks_nobody(engine: RayEngine, marks: Path) -> None:
     assert list(engine.map(Squares(marks, 1), [])) == []
 
 
+def test_a_stream_is_read_a_little_ahead(engine: RayEngine, marks: Path) -> None:
+    read, ahead = list[int](), list[int]()
+
+    def stream() -> Iterator[int]:
+        for number in range(60):
+            read.append(number)
+            yield number
+
+    for given, result in enumerate(engine.map(Squares(marks, 1), stream()), start=1):
+        assert result == (given - 1) ** 2
+        ahead.append(len(read) - given)
+    assert len(ahead) == 60
+    assert 0 < max(ahead) <= 4 * 2, "four units for each of two workers"
+
+
+def test_what_came_before_the_error_of_a_stream_is_done(engine: RayEngine, marks: Path) -> None:
+    def stream() -> Iterator[int]:
+        yield from range(5)
+        raise DataError("expected a sixth, got a damaged file")
+
+    results = list[int]()
+    with pytest.raises(DataError, match="expected a sixth"):
+        results.extend(engine.map(Squares(marks, 1), stream()))
+    assert results == [0, 1, 4, 9, 16]
+
+
 def test_a_unit_whose_worker_dies_is_done_by_another(
     engine: RayEngine, marks: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert list(engine.map(Dying(marks, 1), list(range(8)))) == [-number for number in range(8)]
-    assert "unit 4 of 8 is given to another worker" in caplog.text
+    assert "unit 4 is given to another worker" in caplog.text
     assert "is gone: " in caplog.text
 
 
 def test_a_unit_that_kills_every_worker_is_told(engine: RayEngine, marks: Path) -> None:
-    with pytest.raises(ModelError, match=r"unit 4 of 5 .*but 3 workers died of it.*raise ray.cpus_per_worker"):
+    with pytest.raises(ModelError, match=r"unit 4 .*but 3 workers died of it.*raise ray.cpus_per_worker"):
         list(engine.map(Dying(marks, 9), list(range(5))))
     assert len(list(marks.iterdir())) == 3
 

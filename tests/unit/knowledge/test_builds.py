@@ -120,14 +120,6 @@ def test_parts_become_fewer_as_a_build_goes_on_and_ten_seconds_are_the_most(monk
     assert len(kept) < 2000 / 10 + 200
 
 
-def test_a_batch_of_large_files_is_small() -> None:
-    large = [replace(one, image=b"x" * 2**23) for one in items(range(6))]
-    small = items(range(40))
-
-    assert [len(batch) for batch in ingest._batches(iter(large))] == [2, 2, 2]
-    assert [len(batch) for batch in ingest._batches(iter(small))] == [8, 8, 8, 8, 8]
-
-
 def test_a_stopped_build_notices_that_its_source_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts_of_64(monkeypatch)
     encoder, source = TinyEncoder(), items(range(300))
