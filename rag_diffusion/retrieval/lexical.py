@@ -5,7 +5,6 @@ Shapes: N texts, k hits, R rows.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -46,7 +45,7 @@ class Lexical(Protocol):
 
 
 class LexicalIndex:
-    """A sparse, term-major index; a query costs its terms' entries, the first with a term those of the term once more.
+    """A sparse, term-major index; a query costs its rare terms' entries, the first with a term the term's once more.
 
     Args:
         counts: of the texts; of several tables, those of each after those of the one before. Nothing is copied.
@@ -78,11 +77,14 @@ class LexicalIndex:
             k: texts wanted.
             row_filter: which of some texts may come; None lets all come.
         """
-        return self._postings.top(*self._terms(query), k, row_filter)
+        terms, weights = self._terms(query)
+        rows, scores = self._postings.top(terms, weights, k, row_filter)
+        return rows, scores / self._weighting.norm(weights)
 
     def at(self, query: str, rows: NDArray[np.integer]) -> Doubles:
         """See `Lexical.at` for `query` and `rows`."""
-        return self._postings.at(*self._terms(query), rows)
+        terms, weights = self._terms(query)
+        return self._postings.at(terms, weights, rows) / self._weighting.norm(weights)
 
     def scores(self, queries: Sequence[str]) -> Doubles:
         """(Q, N) scores of all texts for each of Q `queries`; for small N."""
@@ -95,7 +97,10 @@ class LexicalIndex:
 
     def _terms(self, query: str) -> tuple[list[str], Doubles]:
         """Distinct known terms of a query, frequent ones first, then by the alphabet; and their weights in it."""
-        counted = Counter(term for term in tokenize(query) if self._postings.size(term))
+        counted: dict[str, int] = {}
+        for term in tokenize(query):
+            if self._postings.size(term):
+                counted[term] = counted.get(term, 0) + 1
         frequent = self._postings.frequent
         terms = sorted(counted, key=lambda term: (term not in frequent, term))
         counts = np.asarray([counted[term] for term in terms], dtype=np.float64)

@@ -1,15 +1,16 @@
-"""The best texts for a few weighted terms: everything is added up where that is cheap, else as little as proves them.
+"""The best texts for a few weighted terms: from the entries of rare terms, or from the sums of all.
 
-A frequent term, as `style` among icons, is held as a row with its weight in every text: adding rows is what a processor
-does best, so that a query costs little more than its rare terms' entries and a few looks at N sums. The k-th best of
-the maxima of groups of texts bounds the k-th best text, so that nothing is sorted but what may be among the best.
+A frequent term, as `style` among icons, is held as a row with its weight in every text. Which k texts the frequent
+terms of a query alone rank best is the same in many queries, and kept. A text that is none of these and has no rare
+term has k better ones before it, so that a query reads its rare terms' entries, and the rows at their texts, no more.
 
-Of very many texts even that is much. There, terms are added up in the order of the most that each can give. Once the
-k-th best text is ahead of all that the remaining terms can give together, no new text can come in; what the rest gives
-is then looked up for the few texts that are still in question. Either way the result is exact.
+Where those entries are many, or frequent terms come together for the first time, everything is added up: adding rows is
+what a processor does best. The k-th best of the maxima of groups of texts bounds the k-th best text, so that nothing is
+sorted but what may be among the best. Either way the result is exact.
 
-Source: MaxScore, Turtle and Flood, "Query evaluation: strategies and optimizations" (1995); maxima of groups: block-max
-indexes, Ding and Suel, "Faster top-k document retrieval using block-max indexes" (2011).
+Source: kept results of terms that come together: Long and Suel, "Three-level caching for efficient query processing in
+large web search engines" (2005); maxima of groups: block-max indexes, Ding and Suel, "Faster top-k document retrieval
+using block-max indexes" (2011).
 
 Shapes: N texts, m texts with a term, L terms of a query, k hits, R rows.
 """
@@ -26,13 +27,11 @@ from numpy.typing import NDArray
 from rag_diffusion.arrays import Doubles, Ints, Mask
 
 DECIMALS = 9  # scores that agree to so many digits are a tie, whatever the order of a sum was
-_AHEAD = 4  # times k texts are looked at for a bound
-_MANY = 2**18  # of so many texts it pays to prove that some need no look
-_LOOK_UP = 16  # entries are read in the time of one look-up
-_FREQUENT = 8  # a term in more than an eighth of the texts is held as a row
+_FREQUENT = 16  # a term in more than a sixteenth of the texts is held as a row; more entries cost more than adding rows
 _GROUPS = 8  # times k groups have maxima of their own
 _TEXTS = 64  # at most in a group
 _SLACK = 1e-8  # a bound this close decides nothing
+_KEPT = 2**18  # text numbers of frequent terms' best texts, 1 MB
 
 RowFilter = Callable[[NDArray[np.integer]], Mask]
 
@@ -44,14 +43,11 @@ class Entries:
     Attributes:
         texts: (m,) int32 text numbers, rising.
         weights: (m,) float64.
-        most, least: of the weights.
         row: (N and some zeros,) its weight in every text, of a frequent term.
     """
 
     texts: NDArray[np.int32]
     weights: Doubles
-    most: float
-    least: float
     row: Doubles | None
 
 
@@ -68,7 +64,10 @@ class Postings:
         self._load, self._local = load, threading.local()
         self._padded = -(-total // _TEXTS) * _TEXTS
         self._known: dict[str, Entries] = {}
-        self.frequent: set[str] = set()  # those terms among the known ones; a query is quickest with them first
+        self.frequent: set[str] = set()  # those terms among the known ones
+        self._ranked: dict[tuple[str | float, ...], NDArray[np.int32]] = {}
+        self._kept = 0
+        self._negative = False  # whether a known term has a weight below zero, as in a tiny corpus
 
     def entries(self, term: str) -> Entries:
         """Of a `term` that some text has."""
@@ -79,12 +78,11 @@ class Postings:
             if len(texts) > self.total / _FREQUENT:
                 row = np.zeros(self._padded)
                 row[texts] = weights
-            most, least = (float(weights.max()), float(weights.min())) if len(texts) else (0.0, 0.0)
-            found = Entries(texts, weights, most, least, row)
-            if len(texts):
-                self._known[term] = found
-            if row is not None:
                 self.frequent.add(term)
+            found = Entries(texts, weights, row)
+            if len(texts):
+                self._negative |= bool(weights.min() < 0)
+                self._known[term] = found
         return found
 
     def size(self, term: str) -> int:
@@ -123,21 +121,15 @@ class Postings:
         """The at most k best texts with a score above zero, best first, ties by number.
 
         Args:
-            terms: (L,) distinct ones that some text has.
+            terms: (L,) distinct ones that some text has, frequent ones first.
             factors: (L,) their weights in the query, not negative.
             k: hits wanted.
             row_filter: which of some texts may come.
         """
         if not terms or not k:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        rows = self._proven(terms, factors, k, row_filter) if self.total >= _MANY else None
-        if rows is None:
-            rows, scores = self._added_up(terms, factors, k, row_filter)
-        else:
-            scores = self.at(terms, factors, rows)
-        rows, scores = rows[scores > 0], scores[scores > 0]
-        order = np.lexsort((rows, -np.round(scores, DECIMALS)))[:k]
-        return rows[order].astype(np.int64), scores[order]
+        found = self._from_few(terms, factors, k, row_filter) or self._added_up(terms, factors, k, row_filter)
+        return _in_order(*found, k)
 
     def _sums(self, name: str) -> Doubles:
         """(N and some more,) room of this thread, zeros at first."""
@@ -153,7 +145,7 @@ class Postings:
         for entries, factor in zip(every[:2], factors, strict=False):
             if entries.row is None:
                 break
-            scaled.append(entries.row if factor == 1 else factor * entries.row)
+            scaled.append(_times(factor, entries.row))
         if len(scaled) == 2:
             np.add(scaled[0], scaled[1], out=sums)
         elif scaled:
@@ -162,9 +154,9 @@ class Postings:
             sums.fill(0)
         for entries, factor in zip(every[len(scaled) :], factors[len(scaled) :], strict=True):
             if entries.row is not None:
-                np.add(sums, entries.row if factor == 1 else factor * entries.row, out=sums)
+                np.add(sums, _times(factor, entries.row), out=sums)
             else:
-                np.add.at(sums, entries.texts.astype(np.intp), factor * entries.weights)
+                np.add.at(sums, entries.texts.astype(np.intp), _times(factor, entries.weights))
         return sums
 
     def _added_up(
@@ -182,61 +174,63 @@ class Postings:
         best = _best(scores, k)
         return rows[best], scores[best]
 
-    def _proven(self, terms: Sequence[str], factors: Doubles, k: int, row_filter: RowFilter | None) -> Ints | None:
-        """Texts that can be among the k best, rising, where few entries prove it; None where they do not."""
-        # bounds: terms by the most that each can give
-        every = [self.entries(term) for term in terms]
-        if any(entries.least < 0 for entries in every):
+    def _from_few(
+        self, terms: Sequence[str], factors: Doubles, k: int, row_filter: RowFilter | None
+    ) -> tuple[Ints, Doubles] | None:
+        """As `_added_up`, from texts with rare terms and the best of the frequent ones; None where that is no less."""
+        every, weights = [self.entries(term) for term in terms], factors.tolist()
+        frequent, depth = sum(entries.row is not None for entries in every), k if row_filter is None else 2 * k
+        lists = [entries.texts for entries in every[frequent:]]
+        if _FREQUENT * (depth + sum(map(len, lists))) > self.total or self._negative:
             return None
-        most = factors * np.asarray([entries.most for entries in every])
-        order = np.argsort(-most, kind="stable")
-        terms, factors, every = [terms[at] for at in order], factors[order], [every[at] for at in order]
-        rest = np.append(np.cumsum(most[order][::-1])[::-1][1:], 0.0)  # what the terms after each can give together
-        sizes = [len(entries.texts) for entries in every]
-        ahead = np.append(np.cumsum(sizes[::-1])[::-1][1:], 0)  # and their entries
+        ranked = self._best_of_frequent(terms[:frequent], factors[:frequent], depth)
+        rows = np.concatenate([ranked, *lists], dtype=np.intp)
 
-        # one term after the other adds to the sums of its texts
-        sums, lists = self._sums("touched"), list[Ints]()
-        try:
-            for number, (entries, factor) in enumerate(zip(every, factors.tolist(), strict=True)):
-                if entries.row is not None:
-                    return None
-                texts, weights = entries.texts, entries.weights
-                if row_filter is not None:
-                    allowed = row_filter(texts)
-                    texts, weights = texts[allowed], weights[allowed]
-                lists.append(texts.astype(np.intp))
-                np.add.at(sums, lists[-1], factor * weights)
+        # a text comes once for each list that has it, each time with its whole sum
+        sums, scores, start = self._sums("few"), np.zeros(len(rows)), len(ranked)
+        for entries, factor in zip(every, weights, strict=True):
+            if entries.row is not None:
+                scores += _times(factor, entries.row.take(rows))
+        sums[rows] = scores
+        for texts, entries, factor in zip(lists, every[frequent:], weights[frequent:], strict=True):
+            np.add.at(sums, rows[start : start + len(texts)], _times(factor, entries.weights))
+            start += len(texts)
+        scores = sums.take(rows)
 
-                # enough is known: no new text can come in, so the rest is looked up for those still in question
-                if k <= sum(map(len, lists)) < ahead[number]:
-                    left = self._left(terms, factors, rest[number], k, sums, lists)
-                    if left is not None and _LOOK_UP * len(left) < ahead[number]:
-                        complete = sums[left] + self.at(terms[number + 1 :], factors[number + 1 :], left)
-                        return np.asarray(left[_best(complete, k)], dtype=np.int64)
-            return None
-        finally:
-            for added in lists:
-                sums[added] = 0
+        if row_filter is not None:
+            allowed = row_filter(rows)
+            if np.count_nonzero(allowed[: len(ranked)]) < k and len(ranked) == depth:  # too many must not come
+                return None
+            rows, scores = rows[allowed], scores[allowed]
+        best = _best(scores, k * (1 + len(lists)))
+        rows, first = np.unique(rows[best], return_index=True)
+        return rows, scores[best[first]]
 
-    def _left(
-        self, terms: Sequence[str], factors: Doubles, rest: float, k: int, sums: Doubles, lists: list[Ints]
-    ) -> Ints | None:
-        """Texts that may still be among the k best; None where one without any of the terms so far may be."""
-        touched = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
-        partial = sums[touched]
-        sure = self._kth_at_least(terms, factors, touched, partial, k)
-        return touched[partial + rest >= sure - _SLACK] if sure > rest + _SLACK else None
+    def _best_of_frequent(self, terms: Sequence[str], factors: Doubles, depth: int) -> NDArray[np.int32]:
+        """The at most `depth` best texts of frequent terms alone; kept for the next query with them."""
+        if not terms:
+            return np.empty(0, dtype=np.int32)
+        key = (depth, *terms, *factors.tolist())
+        found = self._ranked.get(key)
+        if found is None:
+            found = _in_order(*self._added_up(terms, factors, depth, None), depth)[0].astype(np.int32)
+            if self._kept + len(found) > _KEPT:
+                self._ranked, self._kept = {}, 0
+            self._ranked[key] = found
+            self._kept += len(found)
+        return found
 
-    def _kth_at_least(
-        self, terms: Sequence[str], factors: Doubles, texts: NDArray[np.integer], partial: Doubles, k: int
-    ) -> float:
-        """A score that k texts have for sure: the k-th best whole score of those that are ahead so far."""
-        if len(texts) < k:
-            return 0.0
-        count = min(len(texts), _AHEAD * k)
-        leading = np.sort(texts[np.argpartition(partial, -count)[-count:]])
-        return float(np.partition(self.at(terms, factors, leading), -k)[-k])
+
+def _times(factor: float, weights: Doubles) -> Doubles:
+    """The product; the weights themselves, not a copy, where the factor is one, as it is for most words of a query."""
+    return weights if factor == 1 else factor * weights
+
+
+def _in_order(rows: Ints, scores: Doubles, k: int) -> tuple[Ints, Doubles]:
+    """The k best of `rows`, which rise, with a score above zero; best first, ties by number."""
+    order = np.argsort(np.rint(scores * -(10.0**DECIMALS)), kind="stable")[:k]
+    order = order[: np.count_nonzero(scores[order] > 0)]
+    return rows[order].astype(np.int64), scores[order]
 
 
 def _leading(sums: Doubles, k: int) -> Ints:
@@ -252,18 +246,14 @@ def _leading(sums: Doubles, k: int) -> Ints:
     groups = sums.reshape(texts, -1)  # texts that lie far apart: maxima of whole rows are quick
     maxima = groups.max(axis=0)
     bound = np.partition(maxima, -k)[-k] - _SLACK if len(maxima) > k else 0.0
-    columns = np.flatnonzero(maxima >= bound) if bound > 0 else np.flatnonzero(maxima > 0)
-    place, within = np.nonzero(groups[:, columns] >= bound) if bound > 0 else np.nonzero(groups[:, columns] > 0)
-    rows = place * groups.shape[1] + columns[within]
-    return np.asarray(np.sort(rows), dtype=np.int64)
+    return np.flatnonzero(sums >= bound) if bound > 0 else np.flatnonzero(sums > 0)
 
 
-def _best(scores: Doubles, k: int) -> Mask:
-    """Which are among the k best or as good as the last of them."""
+def _best(scores: Doubles, k: int) -> Ints:
+    """Where the k best are, and those as good as the last of them."""
     if len(scores) <= k:
-        return np.ones(len(scores), dtype=bool)
-    best: Mask = scores >= np.partition(scores, -k)[-k] - _SLACK
-    return best
+        return np.arange(len(scores))
+    return np.flatnonzero(scores >= np.partition(scores, -k)[-k] - _SLACK)
 
 
 def _find(few: NDArray[np.integer], many: NDArray[np.integer]) -> tuple[Ints, Mask]:

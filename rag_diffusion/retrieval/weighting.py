@@ -24,7 +24,7 @@ K1, B, EPSILON = 1.5, 0.75, 0.25  # rank_bm25's defaults
 
 
 class Weighting(Protocol):
-    """The score of a text is the sum over the query's terms of query weight times text weight."""
+    """The score of a text is the sum over the query's terms of query weight times text weight, divided by `norm`."""
 
     def idf(self, term: str) -> float:
         """How much a `term` that stands in a text tells."""
@@ -35,7 +35,11 @@ class Weighting(Protocol):
         ...
 
     def of_query(self, terms: Sequence[str], counts: Doubles) -> Doubles:
-        """(L,) weights of a query's distinct `terms` from their `counts` (L,) in it."""
+        """(L,) weights of a query's distinct `terms` from their `counts` (L,) in it; none depends on the others."""
+        ...
+
+    def norm(self, weights: Doubles) -> float:
+        """What the scores of a query with these (L,) `weights` are divided by."""
         ...
 
 
@@ -76,6 +80,10 @@ class Bm25:
         """See `Weighting.of_query` for `terms` and `counts`: as often as they stand there."""
         return counts
 
+    def norm(self, weights: Doubles) -> float:
+        """See `Weighting.norm` for `weights`."""
+        return 1.0
+
     def _raw(self, in_texts: int) -> float:
         return math.log(self._counts.total - in_texts + 0.5) - math.log(in_texts + 0.5)
 
@@ -110,11 +118,12 @@ class TfIdf:
         return texts, counts * self.idf(term) / self._norms[texts]
 
     def of_query(self, terms: Sequence[str], counts: Doubles) -> Doubles:
-        """See `Weighting.of_query` for `terms` and `counts`: a vector of length one."""
-        if not len(terms):
-            return counts
-        weights = counts * np.asarray([self.idf(term) for term in terms])
-        return np.asarray(weights / np.linalg.norm(weights), dtype=np.float64)
+        """See `Weighting.of_query` for `terms` and `counts`."""
+        return counts * np.asarray([self.idf(term) for term in terms], dtype=np.float64)
+
+    def norm(self, weights: Doubles) -> float:
+        """See `Weighting.norm` for `weights`: their length."""
+        return float(np.linalg.norm(weights)) or 1.0
 
     def _idf(self, in_texts: Ints) -> Doubles:
         return np.asarray(np.log((1 + self._counts.total) / (1 + in_texts)) + 1, dtype=np.float64)

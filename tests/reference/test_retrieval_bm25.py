@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
@@ -48,14 +50,13 @@ def test_scores_equal_rank_bm25(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("k", [1, 10, 150, 400])
 def test_the_best_hits_are_rank_bm25s_with_ties_by_number(
-    rng: np.random.Generator, k: int, pruned: bool, monkeypatch: pytest.MonkeyPatch
+    rng: np.random.Generator, k: int, few: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if pruned:  # as early as with millions of texts
-        monkeypatch.setattr(postings, "_MANY", 0)
-        monkeypatch.setattr(postings, "_LOOK_UP", 0)
+    if few:  # entries alone are read, as of rare terms
+        monkeypatch.setattr(postings, "_FREQUENT", 0.01)
     documents = texts(rng, 300, 9)
     documents += documents[:60]  # ties
     queries = [*texts(rng, 60, 6), "zebra", "style", "style tree", "rare7 style tree red", "apple apple zebra", ""]
@@ -106,3 +107,67 @@ def test_many_texts_in_groups_and_rows_give_what_single_scores_give(
                 np.testing.assert_array_equal(rows, expected, err_msg=query)
                 np.testing.assert_allclose(scores, values, rtol=1e-12)
                 np.testing.assert_array_equal(scores[np.argsort(rows)], other.at(query, np.sort(rows)))
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[list[str], list[str], RankBm25]:
+    """Texts of frequent, less frequent and rare words, with many ties; queries; and the reference."""
+    rng = np.random.default_rng(5)
+    chances = 1 / np.arange(1, 601)
+    draws = [rng.choice(600, size=size, p=chances / chances.sum()) for size in rng.integers(1, 9, size=3000)]
+    documents = [" ".join(f"word{draw}" for draw in draw_of_one) for draw_of_one in draws]
+    queries = [
+        "word0 word1",
+        "word1 word1 word0",
+        "word0",
+        "word550 word0 word1",
+        "word90",
+        "word70 word40 word0 word8",
+    ]
+    return documents, [*queries, *documents[:40], *queries], RankBm25(documents)
+
+
+@pytest.mark.parametrize("kept", [0, postings._KEPT])
+@pytest.mark.parametrize("k", [1, 10, 60])
+def test_rare_entries_and_the_best_of_frequent_terms_give_rank_bm25s_hits(
+    many: tuple[list[str], list[str], RankBm25], k: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, queries, reference = many
+    monkeypatch.setattr(postings, "_KEPT", kept)
+    ours = LexicalIndex.build(documents)
+    few = list[bool]()
+    from_few = ours._postings._from_few
+
+    def told(*arguments: Any) -> Any:
+        found = from_few(*arguments)
+        few.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ours._postings, "_from_few", told)
+    may = np.random.default_rng(6).random(len(documents)) < 0.6
+    none = np.arange(len(documents)) < 0
+    for query in queries:
+        for row_filter in (None, lambda some: may[some], lambda some: none[some]):
+            rows, scores = ours.top(query, k, row_filter)
+            expected, values = reference.top(query, k, row_filter)
+            np.testing.assert_array_equal(rows, expected, err_msg=query)
+            np.testing.assert_allclose(scores, values, atol=1e-9)
+            np.testing.assert_array_equal(scores[np.argsort(rows)], ours.at(query, np.sort(rows)))
+    assert 0 < sum(few) < len(few)
+    assert len(ours._postings._ranked) <= 1 or kept
+
+
+def test_what_is_kept_of_frequent_terms_serves_every_query_with_them(
+    many: tuple[list[str], list[str], RankBm25], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, _, _ = many
+    for name in ("bm25", "tf_idf"):
+        index = LexicalIndex(TermCounts.from_texts(documents), name)
+        for rare in ("", "word550", "word90 word90"):
+            index.top(f"word1 word0 {rare}", 10)
+        assert len(index._postings._ranked) == 1
+        rows, scores = index.top("word1 word0 word300", 10)
+        everything = index.scores(["word1 word0 word300"])[0]
+        order = np.lexsort((np.arange(len(documents)), -np.round(everything, 9)))[:10]
+        np.testing.assert_array_equal(rows, order)
+        np.testing.assert_array_equal(scores, everything[order])
