@@ -1,11 +1,12 @@
 """What does inserting one pair cost, and the query that finds it, by the number of pairs that are there?
 
-    python benchmarks/bench_segments.py [--sizes 1000 10000 100000] [--copies 10 100] [--inserts 15]
+    python benchmarks/bench_segments.py [--sizes 1000 10000 100000] [--copies 10 100] [--inserts 15] [--precision int8]
 
-Vectors are random (256 wide), pictures one PNG of 64 px, captions drawn from the words of a few lists: what is measured
-is files, indexes of words and vectors, and opening, not the towers. With `--copies`, the largest set is measured once
-more as so many segments, each linked from it, so that 10^6 pairs need no hour to write; their ids repeat, which nothing
-here depends on. Prints a table in milliseconds.
+Vectors are random (256 wide, of 16 dimensions and some noise, so that an index can find them), pictures one PNG of 64
+px, captions drawn from the words of a few lists: what is measured is files, indexes of words and vectors, and opening,
+not the towers. With `--copies`, the largest set is measured once more as so many segments, each linked from it, so that
+10^6 pairs need no hour to write; their ids repeat, which nothing here depends on. Another process opens them, to tell
+their memory. Prints a table in milliseconds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +42,7 @@ class RandomEncoder:
     """Unit vectors by nothing but their number."""
 
     hash = "0" * 64
+    turn = np.random.default_rng(0).normal(size=(16, WIDTH))
 
     def images(self, pixels: np.ndarray) -> np.ndarray:
         """(Q, 256)."""
@@ -49,7 +53,8 @@ class RandomEncoder:
         return self._vectors(len(texts))
 
     def _vectors(self, count: int) -> np.ndarray:
-        vectors = np.random.default_rng().normal(size=(count, WIDTH)).astype(np.float32)
+        rng = np.random.default_rng()
+        vectors = (rng.normal(size=(count, 16)) @ self.turn + 0.3 * rng.normal(size=(count, WIDTH))).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -93,7 +98,8 @@ def copied(base: KnowledgeBase, copies: int) -> int:
     largest = max(segments_of(old), key=lambda segment: segment.manifest.num_pairs)
     new, segments = folders.generation(NAME, old.generation + 1), []
     for number in range(1, copies + 1):
-        segments.append(Segment(f"s{number:05d}", largest.manifest))
+        files = {name: facts | {"sha256": f"{number:064x}"} for name, facts in largest.manifest.files.items()}
+        segments.append(Segment(f"s{number:05d}", replace(largest.manifest, files=files)))  # else it would be but one
         link_segment(
             folders.generation(NAME, old.generation) / largest.folder, new / segments[-1].folder, largest.manifest
         )
@@ -108,14 +114,29 @@ def resident() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
+def opening(base: KnowledgeBase) -> None:
+    """Print what opening takes, and the first query."""
+    before, start = resident(), time.perf_counter()
+    total = len(base.retriever().corpus)
+    opened, own = time.perf_counter() - start, resident() - before
+    base.search(Query(["a red flat thing7"], top_k=10))
+    print(f"opened {total:,} pairs in {opened:.2f} s, {time.process_time():.1f} s of CPU with all imports; own memory "
+          f"{own:.0f} MiB, {resident() - before:.0f} after a query", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Run every size."""
     arguments = argparse.ArgumentParser()
+    arguments.add_argument("--open", type=Path, help="open the data set of this folder, and nothing else")
+    arguments.add_argument("--precision", default="float32")
     arguments.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     arguments.add_argument("--copies", type=int, nargs="*", default=[])
     arguments.add_argument("--inserts", type=int, default=15)
     options = arguments.parse_args()
-    config = load_config("params.yaml")
+    config = load_config("params.yaml", {"index.precision": options.precision})
+    if options.open:
+        opening(KnowledgeBase(options.open, config, RandomEncoder()))
+        return
     print("| pairs | an insertion | the first query after it | the second | the slowest insertion |")
     print("|---|---|---|---|---|")
     for size in options.sizes:
@@ -129,15 +150,9 @@ def main() -> None:
                 total = copied(base, copies)
                 base = KnowledgeBase(root, config, RandomEncoder())
                 base.writer.merger.after = lambda manifest: None  # so many of one size would be merged
-                start = time.perf_counter()
-                base.retriever()
-                opened = time.perf_counter() - start
+                subprocess.run([sys.executable, __file__, "--open", str(root)], check=True)
                 row = measure(base, 10 * total, options.inserts)
                 print(f"| {total:,} | {' | '.join(f'{value:.0f}' for value in row)} |", flush=True)
-                print(
-                    f"opened {total:,} pairs in {copies} segments in {opened:.2f} s; own memory {resident():.0f} MiB",
-                    flush=True,
-                )
         finally:
             shutil.rmtree(root, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 data/kb/<name>/manifest.json        the data set's present state; replaced as one file, so readers see old or new
 data/kb/<name>/00001/...            what the manifest names: pairs, vectors, indexes of one generation
+data/kb/<name>/segments/s00001/...  a segment that several generations have, each by a symbolic link to the folder
 data/kb/.building/<name>/           finished parts of a build that is under way, or was killed
 data/kb/.merging/<name>/            scratch of who merges its segments
 data/kb/.cache/<name>/              images of a remote data set
@@ -27,6 +28,7 @@ from rag_diffusion.store.manifest import CORPUS_NAME, Manifest
 ALL = "all"  # the index of all data sets together
 RESERVED = (CORPUS_NAME, "iconify", "folder", ALL)  # the pipeline's own: its pair ids begin so
 MANIFEST, REMOVED = "manifest.json", "removed.json"
+SEGMENTS = "segments"
 MADE, PUBLISHED = "made", "published"  # in a build: its result, and the generation that it became
 _HALF = re.compile(rf"\.{re.escape(MANIFEST)}\..*\.tmp")  # a manifest whose writer was killed
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -70,6 +72,10 @@ class DataSetFolders:
     def generation(self, name: str, number: int) -> Path:
         """The folder of the generation `number` of the data set `name`."""
         return self.base / name / f"{number:05d}"
+
+    def segment(self, name: str, folder: str) -> Path:
+        """Where the segment in the `folder` of generations of the data set `name` lies, which they share."""
+        return self.base / name / SEGMENTS / folder
 
     def building(self, name: str) -> Path:
         """Scratch of a build of the data set `name`."""
@@ -209,10 +215,29 @@ class DataSetFolders:
         if not folder.exists():
             return
         for path in folder.iterdir():
-            if path != self.generation(name, held) and (path.is_dir() or _HALF.fullmatch(path.name)):
+            kept = path.name == SEGMENTS or path == self.generation(name, held)
+            if not kept and (path.is_dir() or _HALF.fullmatch(path.name)):
                 _remove(path)
+        self.drop_segments(name, held)
         if not any(folder.iterdir()):
             folder.rmdir()
+
+    def drop_segments(self, name: str, number: int) -> None:
+        """Remove segments that a generation does not have; the caller holds the right to write the data set.
+
+        Args:
+            name: of the data set.
+            number: of the generation.
+        """
+        shared = self.base / name / SEGMENTS
+        if not shared.is_dir():
+            return
+        linked = {path.name for path in self.generation(name, number).glob("*") if path.is_symlink()}
+        for path in shared.iterdir():
+            if path.name not in linked:
+                _remove(path)
+        if not linked:
+            shared.rmdir()
 
 
 def _remove(path: Path) -> None:

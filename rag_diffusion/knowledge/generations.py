@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
-from rag_diffusion.knowledge.folders import MADE, PUBLISHED, DataSetFolders
+from rag_diffusion.knowledge.folders import MADE, PUBLISHED, SEGMENTS, DataSetFolders
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
@@ -152,13 +152,14 @@ class Generations:
             The manifest that holds then.
         """
         name, number = facts.name, old.generation + 1 if old is not None else 1
-        new, whole = Segment(free_folder(beside) if beside else "", segment), made
+        new, whole = Segment("", segment), made
         if beside:
             assert old is not None
             whole = made.with_name(f"{MADE}-whole")
             shutil.rmtree(whole, ignore_errors=True)
-            for one in beside:
-                link_segment(self.folder(old, one), whole / one.folder, one.manifest)
+            whole.mkdir()
+            beside = self._shared(old, beside, whole)
+            new = Segment(free_folder([*beside, *self.segments(old)]), segment)
             os.replace(made, whole / new.folder)
         manifest = replace(together(facts, [*beside, new]), generation=number)
         same = old is not None and old.hash == manifest.hash
@@ -174,7 +175,24 @@ class Generations:
         shutil.rmtree(self.folders.cache(name), ignore_errors=True)  # of a remote one that was here
         if old is not None:
             shutil.rmtree(self.folders.generation(name, old.generation), ignore_errors=True)
+            self.folders.drop_segments(name, number)
         return manifest
+
+    def _shared(self, old: Manifest, beside: Sequence[Segment], whole: Path) -> list[Segment]:
+        """Have segments of a generation in the `whole` of the next one: one link each, however many files they are."""
+        shared = list[Segment]()
+        for one in beside:
+            folder = one.folder or free_folder(self.segments(old))
+            source, place = self.folder(old, one), self.folders.segment(old.name, folder)
+            if not one.folder or not source.is_symlink():  # it lies there as it was written
+                shutil.rmtree(place, ignore_errors=True)  # of a writer that was killed
+                link_segment(source, place, one.manifest)
+            try:
+                (whole / folder).symlink_to(Path("..", SEGMENTS, folder), target_is_directory=True)
+            except OSError:  # of a disk or a user without symbolic links
+                link_segment(source, whole / folder, one.manifest)
+            shared.append(replace(one, folder=folder))
+        return shared
 
     def present(self, name: str) -> Manifest | None:
         """The manifest of the data set `name`; None where there is none.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,15 +48,17 @@ def segments_of(manifest: Manifest) -> list[Segment]:
     """The segments of the data set of a `manifest`, at least one, in the order in which they were written."""
     if not manifest.segments:
         return [Segment("", manifest)]
+    files: dict[str, dict[str, Any]] = defaultdict(dict)
+    shards: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, facts in manifest.files.items():
+        files[_folder(name)][_within(name)] = facts
+    for shard in manifest.shards:
+        shards[_folder(shard["name"])].append(shard | {"name": _within(shard["name"])})
     segments = []
     for entry in manifest.segments:
-        folder = str(entry["folder"])
-        own = {name: entry[name] for name in _OWN}
-        files = {_within(name): facts for name, facts in manifest.files.items() if _folder(name) == folder}
-        shards = [
-            shard | {"name": _within(shard["name"])} for shard in manifest.shards if _folder(shard["name"]) == folder
-        ]
-        segments.append(Segment(folder, replace(manifest, **own, files=files, shards=shards, segments=[])))
+        folder, own = str(entry["folder"]), {name: entry[name] for name in _OWN}
+        segment = replace(manifest, **own, files=files[folder], shards=shards[folder], segments=[])
+        segments.append(Segment(folder, segment))
     return segments
 
 

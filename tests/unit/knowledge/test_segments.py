@@ -88,6 +88,37 @@ def test_an_insertion_writes_and_embeds_its_own_pairs_alone(tmp_path: Path) -> N
     assert sorted(one.what for one in base.catalogue.rejections("mine")) == ["00003.png", "bad.png"]
 
 
+def test_a_generation_links_a_segment_not_its_files(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    in_pieces(base, 40, 10)
+    folder = base.catalogue.folders.folder("mine")
+    generation = folder / f"{base.info('mine').generation:05d}"
+    assert {path.name: path.is_symlink() for path in generation.iterdir()} == {
+        "s00001": True, "s00002": True, "s00003": True, "s00004": False,
+    }  # fmt: skip
+    assert sorted(path.name for path in (folder / "segments").iterdir()) == ["s00001", "s00002", "s00003"]
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (tmp_path / "data").symlink_to(tmp_path / "moved")  # links lead from the folder that they lie in
+    assert len(make_base(tmp_path).retriever().corpus) == 40
+    merged = base.writer.merger.merge("mine", everything=True)
+    assert sorted(path.name for path in folder.iterdir()) == [f"{merged.generation:05d}", "manifest.json"]
+
+
+def test_where_links_to_folders_are_forbidden_files_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("no privilege")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    base = make_base(tmp_path)
+    in_pieces(base, 30, 10)
+    folder = base.catalogue.folders.folder("mine")
+    generation = folder / f"{base.info('mine').generation:05d}"
+    assert [path.is_symlink() for path in generation.iterdir()] == [False] * 3
+    assert sorted(path.name for path in folder.iterdir()) == [generation.name, "manifest.json"]
+    base.catalogue.check("mine")
+    originals(base, 30)
+
+
 def test_segments_of_one_size_are_merged_in_the_background(tmp_path: Path) -> None:
     base, once = make_base(tmp_path / "a"), make_base(tmp_path / "b")
     once.insert("mine", [BAD, *items(range(170))])
@@ -181,7 +212,7 @@ def test_a_snapshot_keeps_segments_and_brings_them_back(tmp_path: Path) -> None:
     assert base.insert("mine", items(range(90, 100)))[0].num_pairs == 40
 
 
-@pytest.mark.parametrize("name", ["s00002/table.arrow", "s00001/vectors.safetensors", "pairs-00000.parquet"])
+@pytest.mark.parametrize("name", ["s00002/table.arrow", "s00001/vectors.safetensors", "s00003/pairs-00000.parquet"])
 def test_damage_of_one_segment_is_told(tmp_path: Path, name: str) -> None:
     base = make_base(tmp_path)
     in_pieces(base, 30, 10)
@@ -220,8 +251,11 @@ def test_a_writer_killed_at_any_time_loses_nothing_that_it_had_told(tmp_path: Pa
         assert told <= present <= told + 4  # an insertion may hold whose end was not told any more
         base.catalogue.check("mine")
         originals(base, present)
-        left = sorted(path.name for path in base.catalogue.folders.folder("mine").iterdir())
-        assert left == [f"{base.info('mine').generation:05d}", "manifest.json"]
+        left = {path.name: path for path in base.catalogue.folders.folder("mine").iterdir()}
+        generation = left.pop(f"{base.info('mine').generation:05d}")
+        linked = {path.name for path in generation.iterdir() if path.is_symlink()}
+        assert left.keys() == {"manifest.json"} | ({"segments"} if linked else set())
+        assert {path.name for own in [left.get("segments")] if own for path in own.iterdir()} == linked
         assert not list(base.catalogue.folders.base.glob(".merging/*"))
         done.write_text(str(present))
     assert int(done.read_text()) > 0
