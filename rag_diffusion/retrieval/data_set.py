@@ -13,7 +13,7 @@ from rag_diffusion.errors import LineageError
 from rag_diffusion.layout import CORPUS, INDEX, VECTORS
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.index_shards import open_shards
+from rag_diffusion.retrieval.index_shards import open_shards, vectors_folder
 from rag_diffusion.store.manifest import Manifest, rebuild_hint
 from rag_diffusion.store.pair_set import PairSet, check_rows
 from rag_diffusion.store.stamps import check_stamp
@@ -77,14 +77,13 @@ class DataSet(PairSet):
                 f"{stamp.get('encoder_hash')}; {rebuild_hint(manifest.name)}"
             )
         pairs = PairSet.of_corpus(root / CORPUS, manifest)
-        vectors_folder = INDEX if "precision" in stamp else VECTORS  # those in fewer bits lie with the index
-        return cls._searchable(pairs, root / vectors_folder, root / INDEX, str(stamp.get("factory")))
+        return cls._searchable(pairs, vectors_folder(root, stamp), root / INDEX, str(stamp.get("factory")))
 
     @classmethod
-    def _searchable(cls, pairs: PairSet, vectors_folder: Path, index: Path, factory: str) -> DataSet:
-        """Pairs with what lies in two folders, or in one."""
+    def _searchable(cls, pairs: PairSet, folder: Path, index: Path, factory: str) -> DataSet:
+        """Pairs with the vectors of a folder, and the index of another or the same."""
         remedy, rows = rebuild_hint(pairs.name), len(pairs)
-        vectors = Vectors.open(vectors_folder / VECTORS_FILE, rows, remedy=remedy)
+        vectors = Vectors.open(folder / VECTORS_FILE, rows, remedy=remedy)
         counts = TermCounts.load(index, remedy=remedy)
         check_rows(index, len(counts.lengths), rows, remedy)
         return cls(**vars(pairs), vectors=vectors, indexes=open_shards(index, vectors, factory, remedy), counts=counts)

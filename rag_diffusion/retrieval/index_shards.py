@@ -15,7 +15,7 @@ from typing import Any
 from rag_diffusion.config import IndexConfig
 from rag_diffusion.engine.work import Engine
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.layout import RECALL_FILE
+from rag_diffusion.layout import INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.indexes import INDEX_FILES, build_indexes, open_indexes
 from rag_diffusion.retrieval.stacked import StackedIndex
@@ -170,6 +170,16 @@ def shards_of(folder: Path, rows: int, factory: str, remedy: str) -> list[dict[s
     if not whole or bounds[-1] != rows:
         raise LineageError(f"{path}: expected shards of {rows} vectors, got shards of {bounds[-1]}; {remedy}")
     return shards
+
+
+def vectors_folder(root: Path, stamp: Mapping[str, object]) -> Path:
+    """Where the vectors lie that the pipeline's index searches: those in fewer bits lie with it.
+
+    Args:
+        root: the project.
+        stamp: of the index.
+    """
+    return root / (INDEX if "precision" in stamp else VECTORS)
 
 
 def _name(number: int) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.engine.work import check_code
-from rag_diffusion.layout import INDEX, VECTORS
-from rag_diffusion.retrieval.index_shards import open_shard
+from rag_diffusion.layout import INDEX
+from rag_diffusion.retrieval.index_shards import open_shard, vectors_folder
 from rag_diffusion.store.stamps import check_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 
@@ -36,8 +36,8 @@ class IndexShard:
 
     def __init__(self, root: Path, shard: Mapping[str, Any], rows: int, corpus_hash: str, code: str) -> None:
         check_code(code)
-        check_stamp(root / INDEX, corpus_hash, stage="index")
-        vectors = Vectors.open(root / VECTORS / VECTORS_FILE, rows, remedy=REMEDY)
+        stamp = check_stamp(root / INDEX, corpus_hash, stage="index")
+        vectors = Vectors.open(vectors_folder(root, stamp) / VECTORS_FILE, rows, remedy=REMEDY)
         self._indexes = open_shard(root / INDEX, vectors, shard, REMEDY)
 
     def search(self, similarity: str, queries: Floats, k: int) -> tuple[Floats, Ints]:
