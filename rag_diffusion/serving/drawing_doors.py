@@ -22,7 +22,7 @@ from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.draw_options import Base64, PictureOptions, stages_of
 from rag_diffusion.serving.draw_requests import BodyReader
 from rag_diffusion.serving.drawing_queue import DrawingQueue
-from rag_diffusion.serving.drawn_pictures import as_base64, check_retrieval, drawn, encoded, sides_of
+from rag_diffusion.serving.drawn_pictures import Kept, as_base64, check_retrieval, drawn, encoded, sides_of
 from rag_diffusion.serving.images_api import FILES, MODEL, ImagesApi, check_model
 from rag_diffusion.serving.keys import DRAWING
 from rag_diffusion.serving.pictures import Pictures
@@ -43,7 +43,12 @@ class DrawForm(PictureOptions):
 
 
 def add_drawing(
-    app: FastAPI, queue: DrawingQueue, admission: Admission, pictures: Pictures, origins: Collection[str]
+    app: FastAPI,
+    queue: DrawingQueue,
+    admission: Admission,
+    pictures: Pictures,
+    origins: Collection[str],
+    kept: Kept,
 ) -> None:
     """Add the doors that draw.
 
@@ -53,9 +58,10 @@ def add_drawing(
         admission: how many requests of each kind at a time.
         pictures: decodes what strangers sent.
         origins: of pages of other sites that may ask; empty for none.
+        kept: pictures that a URL leads to.
     """
     reader = BodyReader(admission, pictures)
-    api = ImagesApi(queue, reader)
+    api = ImagesApi(queue, reader, kept)
 
     def own(answer: Answer) -> Answer:
         async def checked(request: Request) -> Response:

@@ -8,12 +8,14 @@ import io
 import logging
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,6 +32,7 @@ from rag_diffusion.serving.drawing_queue import Drawing, DrawingQueue, Preview
 
 Format = Literal["png", "jpeg", "webp"]
 KEPT_BYTES = 64 << 20  # of pictures that a URL leads to; the oldest make room
+KEPT_FILES = 1000
 _LOG = logging.getLogger("uvicorn.error")
 _QUALITY = 95  # of JPEG and WebP where none is named
 
@@ -196,6 +199,38 @@ class KeptPictures:
         """The file of the name `name`; None where it is not kept any more."""
         with self._lock:
             return self._files.get(name)
+
+
+@dataclass(frozen=True)
+class SharedPictures:
+    """The same for several servers.
+
+    Attributes:
+        folder: that all of them see.
+        most: number of files in it.
+    """
+
+    folder: Path
+    most: int = KEPT_FILES
+
+    def keep(self, content: bytes, kind: Format) -> str:
+        """See `KeptPictures.keep` for `content` and `kind`."""
+        name = f"{time.time_ns():020d}-{secrets.token_urlsafe(24)}.{kind}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(content)  # whose name nobody knows before it is whole
+        for older in sorted(self.folder.iterdir())[: -self.most]:
+            older.unlink(missing_ok=True)
+        return name
+
+    def get(self, name: str) -> bytes | None:
+        """See `KeptPictures.get` for `name`."""
+        try:
+            return (self.folder / name).read_bytes()
+        except (OSError, ValueError):  # a name that is none
+            return None
+
+
+Kept = KeptPictures | SharedPictures
 
 
 class Usage:

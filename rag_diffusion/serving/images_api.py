@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -37,7 +37,7 @@ from rag_diffusion.serving.drawing_queue import DrawingQueue, Preview
 from rag_diffusion.serving.drawn_pictures import (
     Format,
     Growing,
-    KeptPictures,
+    Kept,
     Usage,
     as_base64,
     check_retrieval,
@@ -106,7 +106,7 @@ class ImagesApi:
 
     queue: DrawingQueue
     reader: BodyReader
-    kept: KeptPictures = field(default_factory=KeptPictures)
+    kept: Kept
 
     @cached_property
     def usage(self) -> Usage:

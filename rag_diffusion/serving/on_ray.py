@@ -35,13 +35,14 @@ from rag_diffusion.engine.workers import RayEngine
 from rag_diffusion.errors import ConfigError, RemoteError
 from rag_diffusion.files import code_hash
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.layout import CORPUS, INDEX
+from rag_diffusion.layout import CORPUS, INDEX, SCRATCH
 from rag_diffusion.retrieval.index_shards import shards_of
 from rag_diffusion.retrieval.stacked import merged_hits
 from rag_diffusion.serving.admission import SEARCHES
 from rag_diffusion.serving.admission_queue import AdmissionQueue
 from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.drawing_queue import BATCH, DrawingQueue
+from rag_diffusion.serving.drawn_pictures import SharedPictures
 from rag_diffusion.serving.index_shard import REMEDY, IndexShard
 from rag_diffusion.serving.keys import SHARDS
 from rag_diffusion.serving.openapi import described
@@ -125,7 +126,9 @@ class Replica:
         self._shards = shards
         self._drawing = DrawingQueue(root, self._base, model, batch=batch)
         self._encoding = AdmissionQueue(SEARCHES)
-        self._app = create_app(self._base, access, drawing=self._drawing)
+        self._app = create_app(
+            self._base, access, drawing=self._drawing, kept=SharedPictures(folder=root / SCRATCH / "pictures")
+        )
         told = described(ShardHits, "Hits for a text, of all shards of the index that answer", 503)
         self._app.post(SHARDS, **told)(self.search)
         _ = self._drawing.pipeline  # not ready before, and an error where there is none

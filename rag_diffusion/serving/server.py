@@ -60,6 +60,7 @@ from rag_diffusion.serving.uploads import add_uploads
 
 if TYPE_CHECKING:
     from rag_diffusion.serving.drawing_queue import DrawingQueue
+    from rag_diffusion.serving.drawn_pictures import Kept
 
 MAX_ARCHIVE = 2 << 30  # bytes
 MAX_DROPPED = 256 << 20  # bytes of files that are dropped on a page at a time
@@ -103,7 +104,12 @@ class Access:
 
 
 def create_app(
-    kb: KnowledgeBase, access: Access | None = None, *, page: str = "", drawing: DrawingQueue | None = None
+    kb: KnowledgeBase,
+    access: Access | None = None,
+    *,
+    page: str = "",
+    drawing: DrawingQueue | None = None,
+    kept: Kept | None = None,
 ) -> FastAPI:
     """The server's application; `state.service` does its work.
 
@@ -112,6 +118,7 @@ def create_app(
         access: who may ask; anybody, and anything, where it is None.
         page: path below which a page will be mounted that asks for keys by itself; empty for none.
         drawing: draws; None adds no door that does.
+        kept: pictures that a URL leads to; this process keeps them where it is None.
 
     Raises:
         ConfigError: the file of keys is none.
@@ -152,8 +159,9 @@ def create_app(
     add_uploads(app, service, admission, access.read_only, origins)
     if drawing is not None:
         from rag_diffusion.serving.drawing_doors import add_drawing
+        from rag_diffusion.serving.drawn_pictures import KeptPictures
 
-        add_drawing(app, drawing, admission, service.pictures, origins)
+        add_drawing(app, drawing, admission, service.pictures, origins, kept or KeptPictures())
     return app
 
 

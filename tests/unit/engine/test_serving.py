@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from rag_diffusion import layout
 from rag_diffusion.config import RayConfig, load_config
@@ -29,17 +31,16 @@ from rag_diffusion.errors import ConfigError, DataError, RemoteError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
+from rag_diffusion.retrieval.data_set import DataSet
 from rag_diffusion.retrieval.encoder import Encoder
-from rag_diffusion.retrieval.index_shards import open_shards
 from rag_diffusion.serving.drawing_queue import DrawingQueue
 from rag_diffusion.stages import index
 from rag_diffusion.store.corpus import Corpus
-from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from rag_diffusion.training.card import write_card
 from tests.unit.engine.projects import context, project_to_embed, run_embed
 from tests.unit.serving.drawing_server import drawing_server, opened
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TEXT = "a red circle"
 DRAWN = {"prompt": TEXT, "num_inference_steps": 2, "num_neighbors": 2}
@@ -105,7 +106,7 @@ def root(
     root: Path = once["root"]
     if not (root / "params.yaml").exists():
         params = yaml.safe_load((project_root / "params.yaml").read_text())
-        params["index"]["shards"] = 3
+        params["index"] |= {"shards": 3, "precision": "float16"}
         params["ray"] |= {"address": ray_config.address, "cpus_per_worker": 0.5}
         project_to_embed(root, tiny_corpus)
         (root / "params.yaml").write_text(yaml.safe_dump(params))
@@ -156,7 +157,6 @@ def test_what_cannot_be_served_is_told_before_it_starts(once: dict[str, Any], ro
     assert not left()
 
 
-@pytest.mark.slow
 def test_a_process_that_cannot_start_ends_the_others_and_is_told(once: dict[str, Any], root: Path) -> None:
     end(once)
     folder = root / layout.INDEX / "shard-00001"
@@ -169,24 +169,21 @@ def test_a_process_that_cannot_start_ends_the_others_and_is_told(once: dict[str,
     assert not left()
 
 
-@pytest.mark.slow
 def test_shards_give_the_hits_of_one_process(served: Served) -> None:
-    corpus = Corpus.open(served.root / layout.CORPUS)
-    names = list(corpus.table["pair_id"])
-    vectors = Vectors.open(served.root / layout.VECTORS / VECTORS_FILE, len(corpus), remedy="")
+    base = KnowledgeBase.open(served.root)
+    indexes = DataSet.of_pipeline(served.root, base.info("corpus")).indexes
     query = Encoder(served.root / layout.ENCODER, device="cpu").texts([TEXT])
-    for similarity, found in open_shards(served.root / layout.INDEX, vectors, "Flat", "").items():
+    for similarity, found in indexes.items():
         scores, rows = found.search(query, 200)  # more than a shard has
         hits = served.hits([], similarity=similarity, num_results=200)
-        assert [hit["pair_id"] for hit in hits] == [names[row] for row in rows[0]]
+        assert [hit["pair_id"] for hit in hits] == base.corpus.ids(rows[0])
         assert [hit["score"] for hit in hits] == pytest.approx(scores[0].tolist(), abs=1e-6)
-    assert hits[0]["caption"] == corpus.table["caption"][int(rows[0][0])]
+        assert [hit["caption"] for hit in hits] == base.corpus.cells("caption", rows[0])
     status, told = served.post("/shards", {"text": "", "num_results": 0})
     assert status == 422
     assert "text: String should have at least 1 character; body.num_results" in told["message"]
 
 
-@pytest.mark.slow
 def test_replicas_draw_the_pictures_of_one_process(served: Served) -> None:
     def pictures(ask: Callable[[int], Any], clients: int) -> list[Any]:
         with ThreadPoolExecutor(clients) as threads:
@@ -211,14 +208,20 @@ def test_replicas_draw_the_pictures_of_one_process(served: Served) -> None:
     queue.close()
 
 
-@pytest.mark.slow
+def test_the_url_of_a_picture_leads_to_it_at_every_replica(served: Served) -> None:
+    status, answer = served.post("/v1/images/generations", DRAWN | {"response_format": "url"})
+    assert status == 200, answer
+    for _ in range(8):  # of which each replica gets some
+        with urllib.request.urlopen(answer["data"][0]["url"], timeout=SECONDS) as file:
+            assert Image.open(file).size == (64, 64)
+
+
 def test_a_key_is_asked_for_and_nobody_writes(served: Served) -> None:
     for path in ("/shards", "/draw", "/knn-service"):
         assert served.post(path, {"text": TEXT}, key="x" * 16)[0] == 401
     assert served.post("/pairs", {"caption": TEXT})[0] == 403
 
 
-@pytest.mark.slow
 def test_a_query_whose_shard_is_dead_answers_from_the_others_until_it_is_back(served: Served) -> None:
     import ray
 
@@ -236,7 +239,6 @@ def test_a_query_whose_shard_is_dead_answers_from_the_others_until_it_is_back(se
     assert served.hits([], num_results=1000) == everything
 
 
-@pytest.mark.slow
 def test_a_cluster_serves_one_project_at_a_time(served: Served) -> None:
     with pytest.raises(ConfigError, match="got one that serves rag-diffusion; `serve shutdown` ends all of it"):
         start(served.root)

@@ -21,6 +21,7 @@ from rag_diffusion.models.generator import Generator
 from rag_diffusion.retrieval.blocklist import Blocklist
 from rag_diffusion.sampling.provenance import read_provenance
 from rag_diffusion.serving.drawing_queue import Counts, DrawingQueue
+from rag_diffusion.serving.drawn_pictures import SharedPictures
 from tests.unit.page.opened import make_project
 from tests.unit.serving.drawing_server import PROMPT, QUICK, drawing_server, opened, picture, queue_once
 
@@ -94,6 +95,13 @@ def test_a_url_leads_to_the_same_picture_and_needs_no_key(queue: DrawingQueue, t
         gone = client.get("/v1/images/files/nothing.png")
         assert (gone.status_code, gone.json()["error"]["param"]) == (404, "name")
         assert client.get("/ready").json() == {"ready": True, "waiting": 0}
+
+
+def test_servers_that_share_a_folder_keep_the_last_pictures_together(tmp_path: Path) -> None:
+    one, other = (SharedPictures(tmp_path / "pictures", most=2) for _ in range(2))
+    names = [keeper.keep(bytes([number]), "png") for number, keeper in enumerate((one, other, one))]
+    assert [other.get(name) for name in names] == [None, b"\x01", b"\x02"]
+    assert [one.get(name) for name in ("..", "\0", "nothing.png")] == [None] * 3
 
 
 def events_of(content: str) -> list[dict[str, Any]]:
