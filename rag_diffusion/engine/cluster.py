@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rag_diffusion.engine.workers import RayEngine
 
 _SECONDS_TO_ANSWER = 5.0
+_joined_as: dict[str, str] = {}  # what a cluster was called by, for which Ray has an address of numbers
 _STORE_BYTES = 2**28  # of the cluster of this machine: units and their results are small
 
 
@@ -48,7 +49,7 @@ def connect(config: RayConfig) -> None:
 
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     joined = ray.get_runtime_context().gcs_address if ray.is_initialized() else ""
-    if joined and (not address or address in ("auto", joined)):
+    if joined and (not address or address in ("auto", joined, _joined_as.get(joined))):
         return
     quiet = {"logging_level": "warning", "log_to_driver": False, "configure_logging": False}
     if not address:
@@ -61,7 +62,9 @@ def connect(config: RayConfig) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
-        raise RemoteError(_no_cluster(address, str(error).strip().splitlines()[0])) from None
+        hint = "has it another version of Ray, or another token (RAY_AUTH_MODE, ~/.ray/auth_token)?"
+        raise RemoteError(_no_cluster(address, f"{str(error).strip().splitlines()[0]} ({hint})")) from None
+    _joined_as[ray.get_runtime_context().gcs_address] = address
 
 
 def _knock(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_the_address_of_the_environment_counts_where_there_is_none(monkeypatch: 
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     with pytest.raises(RemoteError, match="refused"):
         connect(RayConfig())
+
+
+def test_a_cluster_that_is_called_by_a_name_is_joined_once(ray_config: RayConfig) -> None:
+    address = f"localhost:{ray_config.address.rpartition(':')[2]}"
+    twice = f"c = RayConfig(address={address!r}); connect(c); connect(c)"
+    lines = ["from rag_diffusion.config import RayConfig", "from rag_diffusion.engine.cluster import connect", twice]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_process_is_of_one_cluster(ray_config: RayConfig) -> None:
