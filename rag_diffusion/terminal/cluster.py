@@ -36,19 +36,20 @@ def serve(
         need("ray", "ray")
         from rag_diffusion.config import load_config
         from rag_diffusion.engine.cluster import connect
+
+        root, keys = project.resolve(), keys.resolve() if keys else None
+        connect(load_config(root / "params.yaml").ray)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the cluster before what it serves
         from rag_diffusion.project import model_of
         from rag_diffusion.serving.keys import read_keys
         from rag_diffusion.serving.on_ray import served
         from rag_diffusion.serving.server import Access, check_access
 
-        root, keys = project.resolve(), keys.resolve() if keys else None
         access = Access(read_only=True, keys=keys, key_to_read=keys is not None)
         access = check_access(access, host, False, "cluster serve")
         if keys:
             read_keys(keys)
         model = model or model_of(root)  # says at once that there is none
-        connect(load_config(root / "params.yaml").ray)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the cluster before what it serves
         with (
             suppress(KeyboardInterrupt),
             served(root, replicas=replicas, batch=batch, model=model, access=access, host=host, port=port) as url,
