@@ -19,16 +19,17 @@ from tests.unit.tracked import RecordingTracker
 def project_to_embed(root: Path, corpus: Corpus) -> Path:
     """Fill an empty folder."""
     shutil.copytree(corpus.path, root / layout.CORPUS)
-    (write_encoder(root) / RECORD_FILE).write_text(json.dumps(training_record(corpus)))
+    write_encoder(root, corpus)
     return root
 
 
-def write_encoder(root: Path) -> Path:
-    """Its folder."""
+def write_encoder(root: Path, corpus: Corpus | None = None) -> None:
+    """One that was trained on a corpus, or on none."""
     folder = root / layout.ENCODER
     folder.mkdir(parents=True)
     save_weights(create_embedded(folder, image_size=32, embed_dim=16, seed=0), folder)
-    return folder
+    if corpus is not None:
+        (folder / RECORD_FILE).write_text(json.dumps(training_record(corpus)))
 
 
 def context(root: Path, config: Config) -> StageContext:
