@@ -105,7 +105,7 @@ def main() -> None:
         Batch(variant="retrieved", prompts=[one], neighbors=[table.prompts[one.prompt_id]], begin={}) for one in prompts
     ]
     begun = time.monotonic()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # workers have this process's priority
     node = {"num_cpus": max(options.workers), "object_store_memory": 2**27, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     connect(RayConfig(address=cluster.address))
