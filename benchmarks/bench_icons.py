@@ -1,11 +1,12 @@
 """What does a query cost over the drawings of Iconify, by part, and which drawings does a name find across sets?
 
     rag-diffusion kb add icons npm:@iconify/json
-    python benchmarks/bench_icons.py [--data-set icons] [--queries 300]
+    python benchmarks/bench_icons.py [--data-set icons] [--queries 300] [--copies 3]
 
 Queries are names of drawings, "an icon of a NAME", drawn by seed among the names that several sets have; the text tower
 and the indexes are the project's own. Recall: of the drawings of that very name, at most ten, how many are among the
 first ten hits, and whether the first hit is one. Prints milliseconds by part, median and 99th percentile, and recall.
+With `--copies`, the data set (of a project made for this) becomes so many segments, each linked from it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+from bench_segments import copied, resident
 
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.readers.caption_text import with_article
@@ -33,7 +35,10 @@ def main() -> None:
     arguments.add_argument("--root", type=Path, default=Path())
     arguments.add_argument("--data-set", default="icons")
     arguments.add_argument("--queries", type=int, default=300)
+    arguments.add_argument("--copies", type=int, default=0)
     options = arguments.parse_args()
+    if options.copies:
+        copied(KnowledgeBase.open(options.root), options.copies, options.data_set)
     start = time.perf_counter()
     base = KnowledgeBase.open(options.root)
     retriever = base.retriever([options.data_set])
@@ -64,6 +69,7 @@ def main() -> None:
         "names_of_several_sets": len(shared),
         "queries": len(asked),
         "open_s": round(opened, 2),
+        "own_memory_mib": round(resident()),
         "recall_of_the_name_at_10": round(float(np.mean(found)), 3),
         "first_hit_has_the_name": round(float(np.mean(first)), 3),
         "sets_among_the_right_hits": round(float(np.mean(styles)), 2),

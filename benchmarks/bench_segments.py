@@ -90,21 +90,21 @@ def measure(base: KnowledgeBase, first: int, inserts: int) -> list[float]:
     return [*np.median(table, axis=0).tolist(), float(table[:, 0].max())]
 
 
-def copied(base: KnowledgeBase, copies: int) -> int:
-    """Make the data set so many segments of what it holds; how many pairs that are."""
+def copied(base: KnowledgeBase, copies: int, name: str = NAME) -> int:
+    """Make a data set so many segments of the largest that it has; how many pairs that are."""
     from rag_diffusion.store.segments import Segment, link_segment, segments_of, together
 
-    folders, old = base.catalogue.folders, base.info(NAME)
+    folders, old = base.catalogue.folders, base.info(name)
     largest = max(segments_of(old), key=lambda segment: segment.manifest.num_pairs)
-    new, segments = folders.generation(NAME, old.generation + 1), []
+    new, segments = folders.generation(name, old.generation + 1), []
     for number in range(1, copies + 1):
         files = {name: facts | {"sha256": f"{number:064x}"} for name, facts in largest.manifest.files.items()}
         segments.append(Segment(f"s{number:05d}", replace(largest.manifest, files=files)))  # else it would be but one
         link_segment(
-            folders.generation(NAME, old.generation) / largest.folder, new / segments[-1].folder, largest.manifest
+            folders.generation(name, old.generation) / largest.folder, new / segments[-1].folder, largest.manifest
         )
     manifest = replace(together(old, segments), generation=old.generation + 1)
-    manifest.write(folders.manifest(NAME))
+    manifest.write(folders.manifest(name))
     return manifest.num_pairs
 
 
