@@ -46,6 +46,7 @@ class Catalogue:
     def __init__(self, root: Path, encoder: PairEncoder | EncoderFolder, image_size: int) -> None:
         self.root, self._identity, self._image_size = root, encoder, image_size
         self.folders = DataSetFolders(root)
+        self._read = dict[str, tuple[tuple[int, ...], Manifest]]()  # the state of the file, and what it said
 
     @classmethod
     def light(cls, root: Path | str) -> Catalogue:
@@ -91,7 +92,7 @@ class Catalogue:
         remotes = []
         for name in self.folders.names():
             with suppress(DataError):  # damaged is told by `list`; a search says it as well, for it is no remote then
-                manifest = Manifest.read(self.folders.manifest(name))
+                manifest = self._manifest(name)
                 remotes += [manifest] * manifest.remote
         return remotes
 
@@ -116,7 +117,7 @@ class Catalogue:
             if manifest is None:
                 raise DataError("kb: expected the pipeline's corpus, found none in data/corpus; run `dvc repro index`")
             return manifest
-        return Manifest.read(self.folders.manifest(name))
+        return self._manifest(name)
 
     def list(self) -> Sequence[Listed]:
         """All data sets, each with what is the matter with it."""
@@ -146,7 +147,7 @@ class Catalogue:
                 entries = facts["rejected"]
                 yield from (Rejection(what=str(entry["what"]), reason=str(entry["reason"])) for entry in entries)
                 return
-            manifest = Manifest.read(self.folders.manifest(name))
+            manifest = self._manifest(name)
             if not manifest.remote:
                 folder = self.folders.generation(name, manifest.generation)
                 for segment in segments_of(manifest):
@@ -194,16 +195,28 @@ class Catalogue:
         """
         if name == CORPUS_NAME:
             return pipeline_corpus.state(self.root)
-        path = self.folders.manifest(name)
         try:
-            stat = path.stat()
+            return _state(self.folders.manifest(name))
         except FileNotFoundError:
             raise ConfigError(f"kb: expected one of {', '.join(self.names()) or 'no data set'}, got {name!r}") from None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    def _manifest(self, name: str) -> Manifest:
+        """Of the data set `name`; read again where the file has changed: that of a large one has many megabytes.
+
+        Raises:
+            DataError: there is none of that name, or it is damaged.
+        """
+        path = self.folders.manifest(name)
+        with suppress(FileNotFoundError):
+            state = _state(path)
+            if name not in self._read or self._read[name][0] != state:
+                self._read[name] = state, Manifest.read(path)
+            return self._read[name][1]
+        return Manifest.read(path)  # which says that there is none
 
     def _is_remote(self, name: str) -> bool:
         try:
-            return Manifest.read(self.folders.manifest(name)).remote
+            return self._manifest(name).remote
         except DataError:
             return not self.folders.manifest(name).exists()  # removed just now
 
@@ -219,3 +232,8 @@ class Catalogue:
         except RagDiffusionError as error:
             return str(error)
         return ""
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

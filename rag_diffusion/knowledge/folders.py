@@ -173,6 +173,9 @@ class DataSetFolders:
         names |= {path.name for path in self.base.glob(".cache/*") if not self.manifest(path.name).exists()}
         names |= {path.parent.name for path in self.base.glob(f"[!.]*/.{MANIFEST}.*.tmp")}
         names |= {path.parent.name for path in self.base.glob("[!.]*/[0-9]*") if path != self._held(path.parent.name)}
+        for path in self.base.glob(f"[!.]*/{SEGMENTS}"):
+            held = self._held(path.parent.name)
+            names |= {path.parent.name} if held is not None and self._unlinked(held) else set()
         for name in sorted(names):
             try:
                 with self.writing(name, wait=0):
@@ -229,15 +232,17 @@ class DataSetFolders:
             name: of the data set.
             number: of the generation.
         """
-        shared = self.base / name / SEGMENTS
-        if not shared.is_dir():
-            return
-        linked = {path.name for path in self.generation(name, number).glob("*") if path.is_symlink()}
-        for path in shared.iterdir():
-            if path.name not in linked:
-                _remove(path)
-        if not linked:
+        generation = self.generation(name, number)
+        for path in self._unlinked(generation):
+            _remove(path)
+        shared = generation.with_name(SEGMENTS)
+        if shared.is_dir() and not any(shared.iterdir()):
             shared.rmdir()
+
+    def _unlinked(self, generation: Path) -> list[Path]:
+        """Segments beside a generation that it does not have."""
+        linked = {path.name for path in generation.glob("*") if path.is_symlink()}
+        return [path for path in generation.with_name(SEGMENTS).glob("*") if path.name not in linked]
 
 
 def _remove(path: Path) -> None:

@@ -20,6 +20,7 @@ from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from rag_diffusion.store.filters import Filter
+from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.store.vectors import Vectors
 from rag_diffusion.types import Pair
 from tests.unit.knowledge.bases import SIZE, TinyEncoder, items, make_base, picture
@@ -289,3 +290,18 @@ def test_hits_become_neighbors_of_a_drawing(tmp_path: Path) -> None:
     assert [one.pair_id for one in neighbors] == list(hits.pair_ids)
     assert {(one.licence, one.attribution, one.source) for one in neighbors} == {("CC0-1.0", "me", "mine")}
     assert neighbors[0].pixels(SIZE).shape == (SIZE, SIZE, 3)
+
+
+def test_a_manifest_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base(tmp_path)
+    base.add("mine", items(range(10)))
+    base.search(Query(["a red fox"], top_k=2))
+    read, real = list[Path](), Manifest.read
+    monkeypatch.setattr(Manifest, "read", lambda path: read.append(path) or real(path))
+    base.search(Query(["a blue moon"], top_k=2))
+    assert read == []
+    make_base(tmp_path).add("mine", items(range(20)), replace=True)
+    read.clear()
+    assert len(base.retriever().corpus) == 20
+    base.search(Query(["a blue moon"], top_k=2))
+    assert len(read) == 1

@@ -234,6 +234,21 @@ def _insert_until_killed(root: Path, done: Path) -> None:
         os.replace(beside, done)
 
 
+def test_a_segment_whose_writer_was_killed_before_its_generation_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SEALED", 4)
+    base = make_base(tmp_path)
+    for start in (0, 4):
+        base.insert("mine", items(range(start, start + 4)))
+    segments = base.catalogue.folders.segment("mine", "")
+    linked = {path.name for path in segments.iterdir()}
+    (segments / "s00009").mkdir()
+    (segments / "s00009" / "table.arrow").write_bytes(b"")
+    make_base(tmp_path)
+    assert {path.name for path in segments.iterdir()} == linked
+
+
 @pytest.mark.slow
 def test_a_writer_killed_at_any_time_loses_nothing_that_it_had_told(tmp_path: Path) -> None:
     done, rng = tmp_path / "done", np.random.default_rng(0)
