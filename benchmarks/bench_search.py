@@ -1,6 +1,7 @@
 """Recall against queries/s, bytes a vector and build time of indexes over the same vectors, on one thread.
 
     python benchmarks/bench_search.py make FOLDER --rows 1000000 --width 512   # vectors, and captions as queries
+    python benchmarks/bench_search.py take FOLDER --rows 100000 --source VECTORS   # real ones, of a knowledge base
     python benchmarks/bench_search.py build FOLDER FACTORY [FACTORY ...]       # one index each, with its build time
     python benchmarks/bench_search.py compare FOLDER --recalls 0.95 0.98       # all that were built, in one run
     python benchmarks/bench_search.py precision FOLDER --recalls 0.95 0.98     # the same, of vectors in fewer bits
@@ -59,6 +60,14 @@ def make(folder: Path, rows: int, width: int, source: Path) -> None:
         images[start : start + BLOCK] = _unit(mixed(image, near, min(BLOCK, rows - start), start + 1), turn, start + 2)
     images.flush()
     np.save(folder / "queries.npy", _unit(mixed(text, near, 2 * QUERIES, 0), turn, 1))
+
+
+def take(folder: Path, rows: int, source: Path) -> None:
+    """Write images of a `source` as they are into a `folder`, and as queries captions of others."""
+    real = Vectors.open(source, _rows_of(source), remedy="add the data set")
+    chosen = np.random.default_rng(0).permutation(len(real.image))[: rows + 2 * QUERIES]
+    np.save(folder / "images.npy", np.asarray(real.image[np.sort(chosen[:rows])], dtype=np.float32))
+    np.save(folder / "queries.npy", np.asarray(real.text[chosen[rows:]], dtype=np.float32))
 
 
 def _unit(vectors: Floats, turn: Floats, seed: int) -> Floats:
@@ -218,7 +227,7 @@ def score_aware(vectors: Floats, books: Floats, codes: np.ndarray[Any, Any], thr
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", "build", "compare", "precision", "codes"])
+    parser.add_argument("what", choices=["make", "take", "build", "compare", "precision", "codes"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("factories", nargs="*")
     parser.add_argument("--rows", type=int, default=100_000)
@@ -230,6 +239,8 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.what == "make":
         make(options.folder, options.rows, options.width, options.source)
+    elif options.what == "take":
+        take(options.folder, options.rows, options.source)
     elif options.what == "build":
         build(options.folder, options.factories)
     elif options.what == "compare":

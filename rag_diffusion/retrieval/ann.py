@@ -221,7 +221,12 @@ def inner_products(queries: Floats, vectors: Rows, rows: Ints) -> Floats:
     products = np.empty(rows.shape, dtype=np.float32)
     pointers = [faiss.swig_ptr(array) for array in (products, queries, np.asarray(vectors), rows)]
     of_rows: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
-    of_rows(*pointers, queries.shape[1], *rows.shape)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(min(len(queries), threads))  # of this thread; idle ones are waited for
+    try:
+        of_rows(*pointers, queries.shape[1], *rows.shape)
+    finally:
+        faiss.omp_set_num_threads(threads)
     return products
 
 

@@ -27,7 +27,7 @@ CODED = ("source", "category", "style", "licence", "attribution", "split")  # co
 _CODED = pa.dictionary(pa.int32(), pa.string())
 TEXT_SCHEMA = pa.schema([(name, _CODED if name in CODED else pa.string()) for name in TEXT_COLUMNS])  # in memory
 SHARD_ROWS = 2048
-_FILES, _STRETCHES = 16, 32  # parsed ones, stretches in memory
+_FILES, _STRETCHES = 128, 32  # parsed ones, stretches in memory
 _HELD = 256  # files held open from the start: they can be read even when the data set was replaced or removed
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -60,3 +61,10 @@ def test_an_index_has_no_parameter_of_another_kind(rng: np.random.Generator) -> 
     assert index.parameters() == {"nprobe": [1, 2, 3, 4]}
     with pytest.raises(DataError, match="the parameter efSearch"):
         index.use({"efSearch": 3})
+
+
+def test_scoring_again_leaves_the_threads_as_they_were() -> None:
+    before = faiss.omp_get_max_threads()
+    vectors = np.eye(4, dtype=np.float32)
+    inner_products(vectors[:1], vectors, np.asarray([[0, 3]]))
+    assert faiss.omp_get_max_threads() == before
