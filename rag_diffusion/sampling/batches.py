@@ -10,7 +10,7 @@ from typing import Any
 
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config, SampleConfig
-from rag_diffusion.device import choose_device
+from rag_diffusion.device import choose_device, keep_freed_memory
 from rag_diffusion.errors import ModelError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.models.codec import images_to_pixels
@@ -177,6 +177,7 @@ class DrawBatches:
                 f"{self.model}: expected a model, found none; let all machines see the same project folder"
             )
         same_files(self.model, self.model_hash, tree_hash(self.model))
+        keep_freed_memory()
         return BatchDrawer(model=self.model, config=self.config, corpus=corpus)
 
 
