@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from rag_diffusion.arrays import Floats, Pixels
+from rag_diffusion.arrays import Doubles, Floats, Pixels
 
 CAPACITY = 64  # frames
 _SIDE = 16  # cells of a thumbnail
@@ -54,7 +54,7 @@ def thumbnail(pixels: Pixels) -> Floats:
         (768,) unit vector; zeros of a picture that is white all over.
     """
     small = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    return _unit(255 - np.asarray(small, dtype=np.float32))
+    return _unit(255 - np.asarray(small, dtype=np.float32)).astype(np.float32)
 
 
 class FrameMemory:
@@ -94,7 +94,7 @@ class FrameMemory:
             )
         self.capacity, self.num_first, self.num_last, self.look = capacity, num_first, num_last, look
         self._frames: list[Frame] = []
-        self._vectors: list[Floats] = []
+        self._vectors: list[Doubles] = []
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -173,8 +173,9 @@ class FrameMemory:
         return min(range(self.num_first, len(self._frames) - self.num_last), key=kept_for)
 
 
-def _unit(vector: Floats) -> Floats:
-    flat = np.asarray(vector, dtype=np.float32).reshape(-1)
+def _unit(vector: Floats) -> Doubles:
+    """In float64: sums of float32 differ by machine, and equal frames would be unlike in the sixth place."""
+    flat = np.asarray(vector, dtype=np.float64).reshape(-1)
     length = float(np.linalg.norm(flat))
-    unit: Floats = flat / length if length else flat
+    unit: Doubles = flat / length if length else flat
     return unit
