@@ -58,7 +58,7 @@ class Merger:
         if not due(manifest):
             return
         if len(manifest.segments) >= MOST:
-            self.merge(manifest.name)
+            self._merge_once(manifest.name)
             return
         with self._lock:
             running = self._threads.get(manifest.name)
@@ -130,13 +130,16 @@ class Merger:
             return self._generations.swap(facts, made, segment, present, beside)
 
     def _merge_all(self, name: str) -> None:
-        """Merge whatever is due; what goes wrong is told, and the data set is as it was."""
+        while self._merge_once(name):
+            pass
+
+    def _merge_once(self, name: str) -> bool:
+        """Merge what is due; whether it was done. What goes wrong is told, and the data set is as it was."""
         try:
-            while True:
-                before = Manifest.read(self._folders.manifest(name))
-                if not due(before) or self.merge(name).generation == before.generation:
-                    return
+            before = Manifest.read(self._folders.manifest(name))
+            return bool(due(before)) and self.merge(name).generation != before.generation
         except BusyError:
-            return  # another one writes; the next insertion tries again
+            return False  # another one writes; the next insertion tries again
         except (RagDiffusionError, OSError) as error:
             _log.warning("segments of %s were not merged: %s", name, error)
+            return False

@@ -7,6 +7,7 @@ Source: patent [0064-65], pruning and quantization; Johnson, Douze and Jégou 20
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from rag_diffusion.store.vectors import Rows
 
 _TRAINED_ON = 2**28  # bytes of the vectors that an index is trained on, at most
 _ADDED = 2**16  # vectors that are added at a time
+_FEW_LINKS = re.compile(r"HNSW[01](?!\d)")
+_PLACE = re.compile(r"^Error in .* at \S+:\d+: ")
 _SPEED = ("nprobe", "k_factor_rf", "efSearch")  # parameters of faiss that trade recall for speed
 
 
@@ -160,7 +163,7 @@ class VectorIndex:
 
     @classmethod
     def load(cls, path: Path, *, remedy: str = "run the stage `index` again") -> VectorIndex:
-        """Read an index; lists, codes and links are mapped, not read.
+        """Read an index; lists, codes and links are mapped where faiss can do so: not those of fast scan.
 
         Args:
             path: the file.
@@ -248,6 +251,27 @@ def library_version() -> str:
     return str(faiss.__version__)
 
 
+def check_factory(factory: str, width: int) -> None:
+    """Refuse an index that faiss cannot make, or would end the process for, before there are vectors enough for it.
+
+    Args:
+        factory: faiss index factory string.
+        width: D of the vectors.
+
+    Raises:
+        ConfigError: faiss knows no such index.
+    """
+    try:
+        if _FEW_LINKS.search(factory):
+            raise RuntimeError("a graph needs at least two links of a vector")
+        faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"index.factory: expected `auto`, `ScaNN` or a faiss factory string for vectors of width {width}, got "
+            f"{factory!r}: {_reason(error)}; `Flat` always works"
+        ) from None
+
+
 def _reason(error: RuntimeError) -> str:
     """The last line of a faiss error, without the source location."""
-    return str(error).strip().splitlines()[-1].split("Error: ")[-1]
+    return _PLACE.sub("", str(error).strip().splitlines()[-1]).split("Error: ")[-1]

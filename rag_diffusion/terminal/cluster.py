@@ -28,7 +28,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Weights: a folder; the project's own if not given.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets every machine ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    keys: Annotated[Path | None, typer.Option(help="A file of API keys: NAME KEY [read|write].")] = None,
+    keys: Annotated[Path | None, typer.Option(help="A file of API keys: NAME KEY, then read or write.")] = None,
 ) -> None:
     """Serve /draw, the images API, the knowledge base (to read) and /shards by replicas, until Ctrl-C."""
     with clean_errors():

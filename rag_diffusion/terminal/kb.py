@@ -249,7 +249,7 @@ def serve(
     read_only: Annotated[bool, typer.Option("--read-only", help="Take no uploads.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(help=f"{ALLOW} Of queries by image URL.")] = None,
     keys: Annotated[
-        Path | None, typer.Option(help="A file of API keys: NAME KEY [read|write]; to write needs one.")
+        Path | None, typer.Option(help="A file of API keys: NAME KEY, then read or write; to write needs one.")
     ] = None,
     key_to_read: Annotated[bool, typer.Option("--key-to-read", help="To read needs a key as well.")] = False,
     rate: Annotated[int, typer.Option(min=1, help="Requests a minute of one key.")] = 600,

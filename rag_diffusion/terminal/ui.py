@@ -19,7 +19,7 @@ def ui(
     model: Annotated[str | None, typer.Option(help="Weights: a folder; the project's own if not given.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Take nothing into the knowledge base.")] = False,
     keys: Annotated[
-        Path | None, typer.Option(help="A file of API keys: NAME KEY [read|write]; the page asks for one.")
+        Path | None, typer.Option(help="A file of API keys: NAME KEY, then read or write; the page asks for one.")
     ] = None,
     open_to_all: Annotated[bool, typer.Option("--open-to-all", help="Other machines may come without a key.")] = False,
     rate: Annotated[int, typer.Option(min=1, help="Requests a minute of one key.")] = 600,

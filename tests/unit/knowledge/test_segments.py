@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_diffusion.errors import DataError
+from rag_diffusion.errors import ConfigError, DataError
 from rag_diffusion.knowledge import merger, writer
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.snapshot import put_back, take
@@ -148,6 +148,22 @@ def test_a_process_that_lives_too_short_to_merge_leaves_no_heap(
     in_pieces(base, 200, 10)
     assert len(base.info("mine").segments) < 12
     assert base.info("mine").num_pairs == 200
+
+
+def test_an_insertion_holds_although_the_merge_after_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(merger, "MOST", 9)
+    base = make_base(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise ConfigError("index.factory: expected another one")
+
+    monkeypatch.setattr(merger.Merger, "_merged", fails)
+    in_pieces(base, 120, 10)
+    base.writer.merger.finish()
+    assert base.info("mine").num_pairs == 120
+    assert "segments of mine were not merged: index.factory: expected another one" in caplog.text
 
 
 def test_who_reads_while_others_insert_and_merge_sees_one_state(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rag_diffusion.errors import ConfigError, DataError
-from rag_diffusion.retrieval.ann import VectorIndex, inner_products, rising
+from rag_diffusion.retrieval.ann import VectorIndex, check_factory, inner_products, rising
 from tests.unit.retrieval.made_vectors import unit
 
 
@@ -68,3 +68,12 @@ def test_scoring_again_leaves_the_threads_as_they_were() -> None:
     vectors = np.eye(4, dtype=np.float32)
     inner_products(vectors[:1], vectors, np.asarray([[0, 3]]))
     assert faiss.omp_get_max_threads() == before
+
+
+@pytest.mark.parametrize("factory", ["Nonsense", "AUTO", "flat", "", "HNSW0", "HNSW1", "HNSW1,Flat"])
+def test_what_faiss_cannot_make_is_refused_in_its_words(factory: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected `auto`, .* got {factory!r}: ") as told:
+        check_factory(factory, 16)
+    assert "/faiss/" not in str(told.value)
+    for possible in ("Flat", "HNSW16", "IVF64,PQ8x4fs", "OPQ8,IVF64,PQ8"):
+        check_factory(possible, 16)
