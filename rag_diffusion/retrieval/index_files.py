@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_diffusion.errors import DataError, LineageError
-from rag_diffusion.retrieval.ann import Nearest, SearchIndex, VectorIndex, library_version
+from rag_diffusion.retrieval.ann import Nearest, SearchIndex, VectorIndex, check_factory, library_version
 from rag_diffusion.retrieval.factories import Factory, leaves_of
 from rag_diffusion.retrieval.rescored import Rescored
 from rag_diffusion.retrieval.scann_index import ScannIndex
@@ -24,6 +24,21 @@ _KINDS = {
     "format": int, "factory": str, "library": str, "version": str, "rows": int, "width": int, "bytes": int,
     "operating_point": dict,
 }  # fmt: skip
+
+
+def check_known(text: str, width: int) -> None:
+    """Refuse an index that cannot be made, however few vectors there are yet.
+
+    Args:
+        text: `index.factory`, not `auto`.
+        width: D of the vectors.
+
+    Raises:
+        ConfigError: there is no such index.
+    """
+    match Factory.parse(text):
+        case Factory(library="faiss", coarse=coarse):
+            check_factory(coarse, width)
 
 
 def build_index(vectors: Rows, text: str) -> SearchIndex:

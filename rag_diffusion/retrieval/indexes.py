@@ -18,10 +18,10 @@ import pyarrow as pa
 from rag_diffusion.arrays import Floats
 from rag_diffusion.config import IndexConfig
 from rag_diffusion.layout import RECALL_FILE
-from rag_diffusion.retrieval.ann import Exhaustive, Nearest, check_factory, evenly_spread
+from rag_diffusion.retrieval.ann import Exhaustive, Nearest, evenly_spread
 from rag_diffusion.retrieval.counts import TermCounts
-from rag_diffusion.retrieval.factories import AUTO, EXACT, Factory, choices
-from rag_diffusion.retrieval.index_files import build_index, load_index, save_index
+from rag_diffusion.retrieval.factories import AUTO, EXACT, choices
+from rag_diffusion.retrieval.index_files import build_index, check_known, load_index, save_index
 from rag_diffusion.retrieval.operating_point import choose_point
 from rag_diffusion.retrieval.recall import RECALL_DEPTH, RECALL_QUERIES, recall_report, with_earlier, with_precision
 from rag_diffusion.retrieval.truth import Truth
@@ -85,9 +85,8 @@ def build_indexes(
         MissingExtraError: its library is not installed.
     """
     rows, width = vectors.image.shape
-    wanted = Factory.parse(config.factory)
-    if config.factory != AUTO and wanted.library == "faiss":
-        check_factory(wanted.coarse, width)
+    if config.factory != AUTO:
+        check_known(config.factory, width)
     factories = choices(config.factory, rows, width, memory=config.memory, min_recall=config.min_recall)
     truths, kept = _Truths(exact or vectors), dict[str, float]()
     if exact is not None and vectors.precision != "float32":

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.page.handlers import Handlers
-from tests.unit.page.opened import handlers_of, make_project
+from tests.unit.page.opened import handlers_of, opened_project
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,5 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def handlers(root: Path, project_root: Path, tiny_generator: Generator) -> Iterator[Handlers]:
     """Of a project with a model and two data sets."""
-    made = (root / "params.yaml").exists()
-    base = KnowledgeBase.open(root) if made else make_project(root, project_root, tiny_generator)
-    with handlers_of(base) as found:
+    with handlers_of(opened_project(root, project_root, tiny_generator)) as found:
         yield found

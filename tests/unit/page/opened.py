@@ -35,6 +35,12 @@ def make_project(root: Path, project_root: Path, generator: Generator, *, with_s
     return two_data_sets(root, project_root) if with_sets else KnowledgeBase.open(root)
 
 
+def opened_project(root: Path, project_root: Path, generator: Generator) -> KnowledgeBase:
+    """The project in `root`, made where it is not there yet; see `make_project`."""
+    made = (root / "params.yaml").exists()
+    return KnowledgeBase.open(root) if made else make_project(root, project_root, generator)
+
+
 @contextmanager
 def handlers_of(base: KnowledgeBase) -> Iterator[Handlers]:
     """Handlers of a project."""

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.sampling.studio import Picture, PictureRequest, draw_batch
 from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.drawing_queue import ALL, Drawing, DrawingQueue, Preview
 from tests.tiny import draw
-from tests.unit.page.opened import make_project
+from tests.unit.page.opened import make_project, opened_project
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def queue(root: Path, project_root: Path, tiny_generator: Generator) -> Iterator[DrawingQueue]:
     """Batches of 4, 8 may wait."""
-    made = (root / "params.yaml").exists()
-    base = KnowledgeBase.open(root) if made else make_project(root, project_root, tiny_generator)
-    found = DrawingQueue(root, base, batch=4, waiting=8)
+    found = DrawingQueue(root, opened_project(root, project_root, tiny_generator), batch=4, waiting=8)
     found.pipeline  # noqa: B018  # is there
     yield found
     found.close()
