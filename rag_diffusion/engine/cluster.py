@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rag_diffusion.engine.workers import RayEngine
 
 _SECONDS_TO_ANSWER = 5.0
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: no settings
+_SETTINGS = 4  # kind of the first frame that a server of HTTP/2 sends, as Ray's is
 _joined_as: dict[str, str] = {}  # what a cluster was called by, for which Ray has an address of numbers
 _STORE_BYTES = 2**28  # of the cluster of this machine: units and their results are small
 
@@ -68,16 +70,27 @@ def connect(config: RayConfig) -> None:
 
 
 def _knock(address: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would go on trying for a minute."""
+    """Refuse an address where no server of gRPC answers: Ray itself would try for a minute, or without an end."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
         raise RemoteError(_no_cluster(address, "no HOST:PORT of a head node, as 10.0.0.1:6379"))
+    listens = False
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as connection:
+            listens = True
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return  # it waits for TLS to begin
+            connection.sendall(_HELLO)
+            answer = connection.recv(9)
     except (OSError, OverflowError) as error:
-        raise RemoteError(_no_cluster(address, str(error))) from None
+        silent = listens and isinstance(error, TimeoutError)
+        got = f"nothing within {_SECONDS_TO_ANSWER:g} s from what listens there" if silent else str(error)
+        raise RemoteError(_no_cluster(address, got)) from None
+    if answer[3:4] != bytes([_SETTINGS]):
+        got = f"{answer!r}, which is not Ray's" if answer else "a connection that was closed at once"
+        raise RemoteError(_no_cluster(address, f"{got} (a cluster with RAY_USE_TLS needs it here, too)"))
 
 
 def _no_cluster(address: str, got: str) -> str:

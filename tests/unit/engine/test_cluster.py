@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -14,6 +17,8 @@ from rag_diffusion.engine.cluster import connect
 from rag_diffusion.engine.work import open_engine
 from rag_diffusion.errors import ConfigError, RemoteError
 from rag_diffusion.orchestration.processes import run_shown
+
+NO_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # what a server of HTTP/2 begins with
 
 
 def free_port() -> int:
@@ -38,6 +43,22 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
         connect(RayConfig(address=f"127.0.0.1:{port}"))
 
 
+def test_an_address_where_something_keeps_silent_is_told_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address, began = f"127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        with pytest.raises(RemoteError, match=f"a Ray cluster at {address}, got: nothing within 5 s from what listens"):
+            connect(RayConfig(address=address))
+    assert time.monotonic() - began < 10
+
+
+def test_an_address_where_something_else_answers_is_told_at_once() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(RemoteError, match=r"got: b'.+', which is not Ray's"):
+            connect(RayConfig(address=f"127.0.0.1:{other.server_port}"))
+        other.shutdown()
+
+
 def test_the_address_of_the_environment_counts_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     with pytest.raises(RemoteError, match="refused"):
@@ -54,9 +75,8 @@ def test_a_cluster_that_is_called_by_a_name_is_joined_once(ray_config: RayConfig
 
 def test_a_process_is_of_one_cluster(ray_config: RayConfig) -> None:
     connect(ray_config)
-    with socket.socket() as another:
-        another.bind(("127.0.0.1", 0))
-        another.listen()
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        Thread(target=lambda: another.accept()[0].sendall(NO_SETTINGS), daemon=True).start()
         address = f"127.0.0.1:{another.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"expected the cluster that this process has joined, .*, got {address}"):
             connect(RayConfig(address=address))
