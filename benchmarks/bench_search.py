@@ -126,7 +126,7 @@ def compare(folder: Path, recalls: list[float]) -> None:
         index = load_index(path, images, "build it")
         print(f"{path.stem}: opened in {time.perf_counter() - start:.2f} s, {_resident() - before:.0f} MiB", flush=True)
         for wanted in recalls:
-            points = points_reaching(index, tuning, wanted)  # type: ignore[arg-type]
+            points = points_reaching(index, [tuning], wanted)  # type: ignore[arg-type]
             if points:
                 kept.append((path.stem, wanted, index, points[0].point))  # type: ignore[arg-type]
     _measure(kept, check)
@@ -144,7 +144,7 @@ def precision(folder: Path, recalls: list[float]) -> None:
     for path in sorted(folder.glob("*.index")):
         indexes = {one: load_index(path, table, "build it") for one, table in tables.items()}
         for wanted in recalls:
-            points = points_reaching(indexes["float32"], tuning, wanted)  # type: ignore[arg-type]
+            points = points_reaching(indexes["float32"], [tuning], wanted)  # type: ignore[arg-type]
             for one, index in indexes.items() if points else ():
                 kept.append((f"{path.stem}, {one}", wanted, index, points[0].point))  # type: ignore[arg-type]
     _measure(kept, check)

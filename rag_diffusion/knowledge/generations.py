@@ -15,6 +15,7 @@ from rag_diffusion.knowledge.folders import MADE, PUBLISHED, SEGMENTS, DataSetFo
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
+from rag_diffusion.retrieval.short_texts import encoded_short
 from rag_diffusion.store.build import describe_files, write_pairs
 from rag_diffusion.store.integrity import check_originals
 from rag_diffusion.store.manifest import FORMAT, Manifest, originals_hint, rebuild_hint
@@ -126,12 +127,16 @@ class Generations:
         folder.mkdir(parents=True)
         manifest = write_pairs(folder, parts, facts, earlier)
         rows, remedy = manifest.num_pairs, "add the data set again"
-        count_words(folder, PairColumns.open(folder / TABLE, rows, remedy).table.column("caption"))
+        table = PairColumns.open(folder / TABLE, rows, remedy).table
+        captions = table.column("caption")
+        count_words(folder, captions)
         exact = Vectors.open(folder / VECTORS_FILE, rows, remedy=remedy)
         fewer_bits = folder.with_name(f"{folder.name}-{VECTORS_FILE}")  # beside the segment until both were compared
         vectors = exact.kept(fewer_bits, self.config.index.precision, remedy=remedy)
         reports = [one.manifest.recall for one in kept]
-        check_recall(report := build_indexes(folder, vectors, self.config.index, exact, earlier=reports))
+        short = encoded_short(self.encoder.texts, captions, table.column("title"))
+        report = build_indexes(folder, vectors, self.config.index, exact, short=short, earlier=reports)
+        check_recall(report)
         if vectors is not exact:
             os.replace(fewer_bits, folder / VECTORS_FILE)
         return replace(manifest, recall=report, files=describe_files(folder, manifest.files))

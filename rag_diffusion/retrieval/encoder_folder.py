@@ -14,9 +14,6 @@ from rag_diffusion.files import tree_hash
 if TYPE_CHECKING:  # numpy takes a tenth of a second
     from rag_diffusion.arrays import Floats, Pixels
 
-if TYPE_CHECKING:
-    from rag_diffusion.arrays import Floats, Pixels
-
 
 class PairEncoder(Protocol):
     """Images and captions into unit vectors of one space; called from several threads."""

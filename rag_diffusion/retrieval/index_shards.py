@@ -8,20 +8,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rag_diffusion.arrays import Floats
 from rag_diffusion.config import IndexConfig
 from rag_diffusion.engine.work import Engine
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.layout import INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.retrieval.ann import Nearest
-from rag_diffusion.retrieval.indexes import INDEX_FILES, build_indexes, open_indexes
+from rag_diffusion.retrieval.indexes import INDEX_FILES, build_indexes, is_tuned, open_indexes
 from rag_diffusion.retrieval.stacked import StackedIndex
 from rag_diffusion.store.vectors import Vectors
 
 SHARDS_FILE = "shards.json"
+_REMEDY = "let all machines see the same project folder"
+_SHORT_FILE = "short-texts.npy"  # while shards are built
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class BuildShard:
         folder: gets a folder for each shard; all machines see it.
         config: of each shard's index.
         kept: file of the same vectors in fewer bits, which are to be searched; None where that is `vectors`.
+        short: file of vectors of short texts, see `build_indexes`.
     """
 
     vectors: Path
@@ -41,6 +48,15 @@ class BuildShard:
     folder: Path
     config: IndexConfig
     kept: Path | None = None
+    short: Path | None = None
+
+    def width(self) -> int:
+        """D.
+
+        Raises:
+            DataError: this machine has no such vectors.
+        """
+        return Vectors.open(self.vectors, self.rows, remedy=_REMEDY).image.shape[1]
 
     def open(self) -> Callable[[tuple[int, int, int]], dict[str, Any]]:
         """See `Work.open`.
@@ -49,9 +65,9 @@ class BuildShard:
             DataError: this machine has no such vectors.
             LineageError: it does not see the folder of the shards.
         """
-        remedy = "let all machines see the same project folder"
-        exact = Vectors.open(self.vectors, self.rows, remedy=remedy)
-        vectors = exact if self.kept is None else Vectors.open(self.kept, self.rows, remedy=remedy)
+        exact = Vectors.open(self.vectors, self.rows, remedy=_REMEDY)
+        vectors = exact if self.kept is None else Vectors.open(self.kept, self.rows, remedy=_REMEDY)
+        short = None if self.short is None else partial(np.load, self.short)
         if not self.folder.is_dir():
             raise LineageError(f"{self.folder}: expected a folder that all machines see, found none on this one")
 
@@ -60,18 +76,23 @@ class BuildShard:
             place = self.folder / _name(number)
             shutil.rmtree(place, ignore_errors=True)  # of a worker that died
             place.mkdir()
-            return build_indexes(place, vectors.stretch(start, stop), self.config, exact.stretch(start, stop))
+            return build_indexes(
+                place, vectors.stretch(start, stop), self.config, exact.stretch(start, stop), short=short
+            )
 
         return build
 
 
-def build_shards(work: BuildShard, count: int, engine: Engine | None) -> dict[str, Any]:
+def build_shards(
+    work: BuildShard, count: int, engine: Engine | None, short: Callable[[], Floats] | None = None
+) -> dict[str, Any]:
     """Index vectors in shards of about equal size, and write what each is and the recall report.
 
     Args:
         work: names the vectors and the folder.
         count: of shards; fewer where there are fewer vectors.
         engine: builds them; None is this process.
+        short: see `build_indexes`.
 
     Returns:
         A report as that of `build_indexes`. Recalls are those of the worst shard: a hit of all is one of its shard,
@@ -83,13 +104,19 @@ def build_shards(work: BuildShard, count: int, engine: Engine | None) -> dict[st
     count = max(1, min(count, work.rows))
     bounds = [work.rows * number // count for number in range(count + 1)]
     units = [(number, bounds[number], bounds[number + 1]) for number in range(count)]
+    encoded = work.folder / _SHORT_FILE
+    if short is not None and is_tuned(work.config, -(-work.rows // count), work.width()):
+        np.save(encoded, short())
+        work = replace(work, short=encoded)
     reports: list[dict[str, Any]] = list(map(work.open(), units) if engine is None else engine.map(work, units))
     shards = [
         {"name": _name(number), "start": start, "stop": stop, "factory": report["factory"]}
         for (number, start, stop), report in zip(units, reports, strict=True)
     ]
     (work.folder / SHARDS_FILE).write_text(json.dumps(shards, indent=2) + "\n", encoding="utf-8")
-    recalls = {name: min(report[name] for report in reports) for name in reports[0] if name.startswith("recall_")}
+    encoded.unlink(missing_ok=True)
+    names = sorted({name for report in reports for name in report if name.startswith("recall_")})
+    recalls = {name: min(report[name] for report in reports if name in report) for name in names}
     lossy = [report["precision_recall"] for report in reports if "precision_recall" in report]
     left = {name: min(own[name] for own in lossy) for own in lossy[:1] for name in own}
     merged: dict[str, Any] = {

@@ -29,7 +29,7 @@ class OperatingPoint:
 
     Attributes:
         point: a value for each parameter of the index.
-        recall: of the queries it was measured with.
+        recall: of the queries it was measured with, the worst kind of them.
         seconds: of a query by itself.
     """
 
@@ -38,14 +38,16 @@ class OperatingPoint:
     seconds: float
 
 
-def choose_point(index: SearchIndex, tuning: Truth, check: Truth, min_recall: float) -> Mapping[str, int]:
+def choose_point(
+    index: SearchIndex, tuning: Sequence[Truth], check: Sequence[Truth], min_recall: float
+) -> Mapping[str, int]:
     """Find the fastest setting that reaches a recall, and leave the index there.
 
     Args:
         index: is tried out.
-        tuning: by whose queries settings are found.
+        tuning: by whose queries settings are found, a kind of queries each.
         check: by whose queries the one that is taken must hold as well.
-        min_recall: recall asked for.
+        min_recall: recall asked for, of each kind.
 
     Returns:
         The setting; where none reaches the recall, the one that finds the most.
@@ -53,7 +55,7 @@ def choose_point(index: SearchIndex, tuning: Truth, check: Truth, min_recall: fl
     for margin in _MARGINS:
         for tried in points_reaching(index, tuning, min_recall + margin * (1 - min_recall)):
             index.use(tried.point)
-            if check.recall(index) >= min_recall:
+            if _reach(index, check, min_recall):
                 _LOG.info("index: %s finds %.4f at %.0f queries/s", dict(tried.point), tried.recall, 1 / tried.seconds)
                 return tried.point
     finest = {name: values[-1] for name, values in index.parameters().items()}
@@ -61,40 +63,40 @@ def choose_point(index: SearchIndex, tuning: Truth, check: Truth, min_recall: fl
     return finest
 
 
-def points_reaching(index: SearchIndex, truth: Truth, min_recall: float) -> list[OperatingPoint]:
+def points_reaching(index: SearchIndex, truths: Sequence[Truth], min_recall: float) -> list[OperatingPoint]:
     """Settings that reach a recall and that no other beats in both recall and speed, the fastest first.
 
     Args:
         index: is tried out.
-        truth: what it should find.
-        min_recall: recall asked for.
+        truths: what it should find, for a kind of queries each.
+        min_recall: recall asked for, of each kind.
     """
     parameters = index.parameters()
-    reaching = [measure(index, truth, point) for point in _least_points(index, parameters, truth, min_recall)]
+    reaching = [measure(index, truths, point) for point in _least_points(index, parameters, truths, min_recall)]
     order = fastest_first([(one.recall, one.seconds) for one in reaching])
     return [reaching[place] for place in order if reaching[place].recall >= min_recall]
 
 
-def measure(index: SearchIndex, truth: Truth, point: Mapping[str, int]) -> OperatingPoint:
+def measure(index: SearchIndex, truths: Sequence[Truth], point: Mapping[str, int]) -> OperatingPoint:
     """Recall and time of an index at a setting.
 
     Args:
         index: is searched.
-        truth: what it should find, of queries that are asked one at a time.
+        truths: what it should find, for a kind of queries each; those of the first are timed, one at a time.
         point: a value for each parameter.
     """
     index.use(point)
-    queries, seconds = truth.queries[:_TIMED], float("inf")
+    queries, seconds = truths[0].queries[:_TIMED], float("inf")
     for _ in range(_ROUNDS):
         start = time.perf_counter()
         for row in range(len(queries)):
-            index.search(queries[row : row + 1], truth.depth)
+            index.search(queries[row : row + 1], truths[0].depth)
         seconds = min(seconds, (time.perf_counter() - start) / len(queries))
-    return OperatingPoint(point=point, recall=truth.recall(index), seconds=seconds)
+    return OperatingPoint(point=point, recall=min(truth.recall(index) for truth in truths), seconds=seconds)
 
 
 def _least_points(
-    index: SearchIndex, parameters: Mapping[str, Sequence[int]], truth: Truth, min_recall: float
+    index: SearchIndex, parameters: Mapping[str, Sequence[int]], truths: Sequence[Truth], min_recall: float
 ) -> list[dict[str, int]]:
     """Settings that reach the recall, with the least value of the parameter of most values."""
     if not parameters:
@@ -110,7 +112,7 @@ def _least_points(
 
         def reaches(place: int, setting: tuple[int, ...] = setting) -> bool:
             index.use({halved: values[place], **dict(zip(others, setting, strict=True))})
-            return truth.recall(index) >= min_recall
+            return _reach(index, truths, min_recall)
 
         low = _first(reaches, max(below, default=0), len(values))
         if low == len(values):
@@ -119,6 +121,10 @@ def _least_points(
         starts[setting] = low
         least.append({halved: values[low], **dict(zip(others, setting, strict=True))})
     return least
+
+
+def _reach(index: SearchIndex, truths: Sequence[Truth], min_recall: float) -> bool:
+    return all(truth.recall(index) >= min_recall for truth in truths)
 
 
 def _first(reaches: Callable[[int], bool], low: int, end: int) -> int:

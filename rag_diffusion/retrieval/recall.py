@@ -1,4 +1,4 @@
-"""The report of an index build: how much of what exhaustive search finds the index finds too, for caption queries."""
+"""The report of an index build: how much of what exhaustive search finds it finds too, for captions and short texts."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ def recall_report(
     factory: str,
     num_pairs: int,
     num_queries: int,
+    num_short: int = 0,
     min_recall: float,
 ) -> dict[str, Any]:
     """What was measured of the indexes of a data set, how, and whether it is enough.
 
     Args:
-        recalls: recall@10 of each index by its name, against exhaustive search, of hits as a query has them: scored
-            again where the index does so.
+        recalls: recall@10 of each index by its name and the kind of queries, against exhaustive search, of hits as a
+            query has them: scored again where the index does so.
         points: the operating point of each by its name; empty where none is to be chosen.
         factory: of the indexes.
         num_pairs: that they are over.
         num_queries: captions that they were asked for.
+        num_short: short texts that they were asked for as well, see `short_texts`.
         min_recall: recall@10 asked for.
     """
     report = {
         "factory": factory,
-        "queries": "captions",
+        "queries": "captions, short texts" if num_short else "captions",
         "against": "exhaustive search",
         "num_pairs": num_pairs,
         "depth": RECALL_DEPTH,
         "caption_queries": num_queries,
+        **({"short_queries": num_short} if num_short else {}),
         "min_recall": min_recall,
         "passed": min(recalls.values()) >= min_recall,
         **{f"recall_{name}": value for name, value in recalls.items()},
@@ -92,7 +95,7 @@ def check_recall(report: Mapping[str, Any]) -> None:
     """
     if report["passed"]:
         return
-    asked = f"expected recall@{report['depth']} of at least {report['min_recall']} with caption queries"
+    asked = f"expected recall@{report['depth']} of at least {report['min_recall']} with queries of {report['queries']}"
     if low := _below(report.get("precision_recall", {}), report["min_recall"]):
         finer = " or ".join(PRECISIONS[: PRECISIONS.index(report["coarsest"])])
         raise ConfigError(

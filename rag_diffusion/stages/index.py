@@ -24,6 +24,7 @@ from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.retrieval.index_shards import BuildShard, build_shards
 from rag_diffusion.retrieval.indexes import build_indexes, count_words
 from rag_diffusion.retrieval.recall import check_recall
+from rag_diffusion.retrieval.short_texts import encoded_short
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.stamps import check_stamp, write_stamp
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
@@ -44,8 +45,9 @@ def run(ctx: StageContext) -> None:
     exact = Vectors.open(ctx.root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     with atomic_dir(ctx.root / INDEX) as folder:
-        count_words(folder, pa.chunked_array([pa.array(corpus.table["caption"])]))
-        report = _build(ctx, folder, exact)
+        captions, titles = (pa.chunked_array([pa.array(corpus.table[name])]) for name in ("caption", "title"))
+        count_words(folder, captions)
+        report = _build(ctx, folder, exact, captions, titles)
         ctx.tracker.log_artifact(folder / RECALL_FILE, "index")
         stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors_stamp["encoder_hash"]}
         precision = {"precision": report["precision"]} if "precision" in report else {}
@@ -56,11 +58,15 @@ def run(ctx: StageContext) -> None:
     _calibrate(ctx)
 
 
-def _build(ctx: StageContext, folder: Path, exact: Vectors) -> dict[str, Any]:
-    config = ctx.config.index
+def _build(
+    ctx: StageContext, folder: Path, exact: Vectors, captions: pa.ChunkedArray, titles: pa.ChunkedArray
+) -> dict[str, Any]:
+    config, short = ctx.config.index, None
+    if (ctx.root / ENCODER).is_dir():
+        short = encoded_short(Encoder(ctx.root / ENCODER, device=ctx.config.device).texts, captions, titles)
     vectors = exact.kept(folder / VECTORS_FILE, config.precision, remedy="run the stage `index` again")
     if config.shards == 1:
-        return build_indexes(folder, vectors, config, exact)
+        return build_indexes(folder, vectors, config, exact, short=short)
     work = BuildShard(
         vectors=ctx.root / VECTORS / VECTORS_FILE,
         rows=len(exact.image),
@@ -68,7 +74,7 @@ def _build(ctx: StageContext, folder: Path, exact: Vectors) -> dict[str, Any]:
         config=config,
         kept=None if vectors is exact else folder / VECTORS_FILE,
     )
-    return build_shards(work, config.shards, open_engine(ctx.config))
+    return build_shards(work, config.shards, open_engine(ctx.config), short)
 
 
 def _calibrate(ctx: StageContext) -> None:

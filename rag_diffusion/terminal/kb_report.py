@@ -58,12 +58,18 @@ def as_text(manifest: Manifest) -> str:
     lines += [f"{name:<10}{printable(value)}" for name, value in facts.items() if value]
     if manifest.recall:
         recalls = {key: value for key, value in manifest.recall.items() if key.startswith("recall_")}
-        words = ", ".join(f"{key.removeprefix('recall_')} {value:.4f}" for key, value in recalls.items())
+        words = ", ".join(f"{_recalled(key)} {value:.4f}" for key, value in recalls.items())
         lines.append(f"{'recall@10':<10}{words}, index {manifest.recall.get('factory', '?')}")
         for name, point in manifest.recall.get("operating_points", {}).items():
             settings = ", ".join(f"{key} {value}" for key, value in point.items())
             lines += [f"{'':<10}{name}: {settings}"] if settings else []
     return "\n".join(lines)
+
+
+def _recalled(key: str) -> str:
+    """What a recall of the report is of, in words."""
+    index = key.removeprefix("recall_")
+    return f"{index.removesuffix('_short')} by short texts" if index.endswith("_short") else index
 
 
 def calibration_as_text(calibration: Calibration) -> str:

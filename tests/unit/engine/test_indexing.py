@@ -28,10 +28,12 @@ def test_a_cluster_builds_the_shards_of_one_process(
         folder = tmp_path / name
         folder.mkdir()
         work = BuildShard(vectors=tmp_path / VECTORS_FILE, rows=rows, folder=folder, config=config)
-        reports.append(build_shards(work, 2, by))
+        reports.append(build_shards(work, 2, by, lambda: vectors.image[:100]))
+        assert not list(folder.glob("*.npy"))
         hits.append([index.search(text[:50], 10) for index in open_shards(folder, vectors, "Flat", "").values()])
     assert reports[0] == reports[1]
     assert reports[0]["factory"] == "IVF8,Flat"
+    assert reports[0]["recall_text_short"] == 1
     for mine, others in zip(*hits, strict=True):
         np.testing.assert_array_equal(mine[1], others[1])
         np.testing.assert_array_equal(mine[0], others[0])

@@ -137,6 +137,7 @@ def test_an_index_below_the_recall_asked_for_fails_and_leaves_its_report(
     report = json.loads((base.catalogue.folders.building("photos") / "made" / RECALL_FILE).read_text())
     assert not report["passed"]
     assert report["caption_queries"] == recall.RECALL_QUERIES
+    assert report["short_queries"] > 0
     assert base.catalogue.names() == []
     finer = make_base(tmp_path, TinyEncoder(), index={"factory": "Flat"})
     manifest = finer.add("photos", items(range(1500)))

@@ -15,7 +15,7 @@ from rag_diffusion.layout import RECALL_FILE
 from rag_diffusion.retrieval import ann, factories, recall
 from rag_diffusion.retrieval.indexes import build_indexes, open_indexes
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
-from tests.unit.retrieval.made_vectors import REMEDY, ROWS, WIDTH, config, exact, made_vectors
+from tests.unit.retrieval.made_vectors import REMEDY, ROWS, WIDTH, config, exact, made_vectors, unit
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,29 @@ def test_auto_is_exact_for_few_and_approximate_for_many(
     assert (report["factory"], report["passed"]) == ("IVF64,PQ16x4fsr,RMapped", True)
     sizes = [(tmp_path / name).stat().st_size / ROWS for name in ("image.index", "text.index")]
     assert max(sizes) < 4 * WIDTH / 3  # bytes a vector: codes of 8, ids, lists; not the vectors
+
+
+def test_short_texts_are_found_as_well_as_captions(vectors: Vectors, tmp_path: Path) -> None:
+    """They ask from elsewhere: an index that is tuned by captions alone finds too little of theirs."""
+    factory, short = "IVF64,Flat", unit(np.random.default_rng(1), 200, WIDTH)
+    captions = build_indexes(tmp_path, vectors, config(factory))
+    assert set(captions) & {"short_queries", "recall_image_short", "recall_text_short"} == set()
+    found = open_indexes(tmp_path, vectors, factory, REMEDY)["text_to_text"].search(short[::2], 10)[0]
+    least = exact(np.asarray(vectors.text), short[::2], 10)[:, -1:] - 1e-5
+    assert (found >= least).mean() < 0.94
+    report = build_indexes(tmp_path, vectors, config(factory), short=lambda: short)
+    assert (report["passed"], report["queries"], report["short_queries"]) == (True, "captions, short texts", 100)
+    assert min(report[f"recall_{name}"] for name in ("image", "text", "image_short", "text_short")) >= 0.95
+    found = open_indexes(tmp_path, vectors, factory, REMEDY)["text_to_text"].search(short[::2], 10)[0]
+    assert (found >= least).mean() >= 0.95
+
+
+def test_short_texts_are_not_encoded_for_an_exact_index(vectors: Vectors, tmp_path: Path) -> None:
+    def encode() -> Floats:
+        raise AssertionError("encoded")
+
+    report = build_indexes(tmp_path, vectors, config("Flat"), short=encode)
+    assert report == build_indexes(tmp_path, vectors, config("Flat"))
 
 
 def test_auto_takes_the_next_where_one_recalls_too_little(
