@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from rag_diffusion.config import RayConfig
@@ -17,22 +17,30 @@ if TYPE_CHECKING:
 _SECONDS_TO_ANSWER = 5.0
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: no settings
 _SETTINGS = 4  # kind of the first frame that a server of HTTP/2 sends, as Ray's is
+_engines: dict[RayConfig, RayEngine] = {}  # one at most
+_engines_lock = Lock()
 _joined_as: dict[str, str] = {}  # what a cluster was called by, for which Ray has an address of numbers
 _STORE_BYTES = 2**28  # of the cluster of this machine: units and their results are small
 
 
-@lru_cache(maxsize=1)
 def engine_of(config: RayConfig) -> RayEngine:
     """The workers that `config` says, on its cluster; the same ones for the same settings.
+
+    Workers of other settings are ended: they would keep the room that these need.
 
     Raises:
         MissingExtraError: the extra `ray` is not installed.
         RemoteError: no cluster answers at the address.
     """
-    connect(config)
-    from rag_diffusion.engine.workers import RayEngine
+    with _engines_lock:
+        if config not in _engines:
+            connect(config)
+            from rag_diffusion.engine.workers import RayEngine
 
-    return RayEngine(config)
+            while _engines:
+                _engines.popitem()[1].close()
+            _engines[config] = RayEngine(config)
+        return _engines[config]
 
 
 def connect(config: RayConfig) -> None:
@@ -49,7 +57,7 @@ def connect(config: RayConfig) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    address = _address(config)
     joined = ray.get_runtime_context().gcs_address if ray.is_initialized() else ""
     if joined and (not address or address in ("auto", joined, _joined_as.get(joined))):
         return
@@ -69,19 +77,48 @@ def connect(config: RayConfig) -> None:
     _joined_as[ray.get_runtime_context().gcs_address] = address
 
 
-def _knock(address: str) -> None:
-    """Refuse an address where no server of gRPC answers: Ray itself would try for a minute, or without an end."""
-    if address == "auto":
+def check_port(config: RayConfig, host: str, port: int) -> None:
+    """Refuse a port that the cluster's head could not listen to, if the head is this machine; nothing is joined.
+
+    Args:
+        config: the cluster.
+        host: address to listen at.
+        port: of it.
+
+    Raises:
+        RemoteError: no cluster answers at the address.
+        ConfigError: the port is taken, or the address is none of this machine.
+    """
+    address = _address(config)
+    if address and not _knock(address):
         return
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ConfigError(f"expected --host and --port that are free, got {host}:{port}: {error.strerror}") from None
+
+
+def _address(config: RayConfig) -> str:
+    return config.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def _knock(address: str) -> bool:
+    """Refuse an address where no server of gRPC answers: Ray itself would try for a minute, or without an end.
+
+    Returns:
+        Whether it is one of this machine, as far as it can be told.
+    """
+    if address == "auto":
+        return False
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
         raise RemoteError(_no_cluster(address, "no HOST:PORT of a head node, as 10.0.0.1:6379"))
-    listens = False
+    listens = here = False
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as connection:
-            listens = True
+            listens, here = True, bool(connection.getsockname()[0] == connection.getpeername()[0])
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-                return  # it waits for TLS to begin
+                return here  # it waits for TLS to begin
             connection.sendall(_HELLO)
             answer = connection.recv(9)
     except (OSError, OverflowError) as error:
@@ -91,6 +128,7 @@ def _knock(address: str) -> None:
     if answer[3:4] != bytes([_SETTINGS]):
         got = f"{answer!r}, which is not Ray's" if answer else "a connection that was closed at once"
         raise RemoteError(_no_cluster(address, f"{got} (a cluster with RAY_USE_TLS needs it here, too)"))
+    return here
 
 
 def _no_cluster(address: str, got: str) -> str:

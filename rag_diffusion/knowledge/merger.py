@@ -82,19 +82,22 @@ class Merger:
             everything: whether all become one; else those that are due.
 
         Returns:
-            The manifest of the data set then; nothing is changed where nothing is due or another process merges.
+            The manifest of the data set then; nothing is changed where nothing is due.
 
         Raises:
             ConfigError: another machine serves it, or a merged index recalls less than `index.min_recall`.
             DataError: there is no such data set, or a segment is damaged.
-            BusyError: another process writes the data set.
+            BusyError: another process merges or writes the data set.
         """
         with self._folders.merger(name) as mine:
             manifest = Manifest.read(self._folders.manifest(name))
             if manifest.remote:
                 raise ConfigError(f"kb: expected a data set on this machine, but {name!r} is served by {manifest.url}")
             if not mine:
-                return manifest
+                raise BusyError(
+                    f"kb: expected to be the only one that merges {name!r}, but another process does so; wait until it "
+                    "is done and run it again: nothing was changed"
+                )
             scratch = self._folders.merging(name)
             with self._folders.writing(name, self._wait):
                 manifest = Manifest.read(self._folders.manifest(name))
@@ -139,7 +142,7 @@ class Merger:
             before = Manifest.read(self._folders.manifest(name))
             return bool(due(before)) and self.merge(name).generation != before.generation
         except BusyError:
-            return False  # another one writes; the next insertion tries again
+            return False  # another one writes or merges; the next insertion tries again
         except (RagDiffusionError, OSError) as error:
             _log.warning("segments of %s were not merged: %s", name, error)
             return False

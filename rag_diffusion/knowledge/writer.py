@@ -89,8 +89,13 @@ class DataSetWriter:
                 name, form, origin=origin, licence=licence, attribution=attribution, originals=originals
             )
             staging = self._generations.staging(facts)
-            self._ingest(facts).fill(staging, reader)
-            return self._generations.publish(facts, staging, old)
+            try:
+                self._ingest(facts).fill(staging, reader)
+                return self._generations.publish(facts, staging, old)
+            except BaseException:
+                if not staging.parts:  # nothing to go on with
+                    shutil.rmtree(staging.folder, ignore_errors=True)
+                raise
 
     def add_remote(
         self,

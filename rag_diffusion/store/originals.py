@@ -31,6 +31,7 @@ from rag_diffusion.store.staging import Part
 
 PLACES = f"{ORIGINALS}.npy"
 FILE_BYTES = 2**26  # a file that has as many is followed by another one
+_HELD = 256  # files held open from the start: they can be read even when the data set was replaced or removed
 _NONE = -1  # number of the file where a pair has no original
 _BLOCK = 2**16  # pair ids read at a time
 
@@ -76,10 +77,15 @@ class Originals:
         self._folder, self._remedy = folder, remedy
         try:
             self.table: Ints = np.load(folder / PLACES, mmap_mode="r", allow_pickle=False)
+            self._held = {path: path.open("rb") for path in sorted(folder.glob(f"{ORIGINALS}-*.bin"))[:_HELD]}
         except (OSError, ValueError) as error:
             raise DataError(f"{folder / PLACES}: expected a table of originals, got {error}; {remedy}") from None
         if self.table.shape != (rows, 4):
             raise DataError(f"{folder / PLACES}: expected {rows} rows of 4, got {self.table.shape}; {remedy}")
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_held", {}).values():
+            file.close()
 
     def open(self, row: int) -> Original | None:
         """The original of the pair at `row`; None where it has none.
@@ -91,8 +97,9 @@ class Originals:
         if number == _NONE:
             return None
         path = self._folder / _name(number)
-        try:
-            file = path.open("rb")
+        held = self._held.get(path)
+        try:  # what is held is opened once more, for a place in it of its own, also where its name is gone
+            file = (path if held is None else Path(f"/proc/self/fd/{held.fileno()}")).open("rb")
         except OSError as error:
             raise DataError(f"{path}: expected originals, got {error.strerror}; {self._remedy}") from None
         file.seek(offset)

@@ -35,21 +35,27 @@ def serve(
         need("server", "fastapi", "uvicorn", "multipart", "msgspec", "h11", "prometheus_client")
         need("ray", "ray")
         from rag_diffusion.config import load_config
-        from rag_diffusion.engine.cluster import connect
-
-        root, keys = project.resolve(), keys.resolve() if keys else None
-        connect(load_config(root / "params.yaml").ray)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the cluster before what it serves
+        from rag_diffusion.engine.cluster import check_port, connect
+        from rag_diffusion.layout import CORPUS, INDEX
         from rag_diffusion.project import model_of
         from rag_diffusion.serving.keys import read_keys
+        from rag_diffusion.store.pipeline_corpus import read_corpus
+        from rag_diffusion.store.stamps import check_stamp
+
+        root, keys = project.resolve(), keys.resolve() if keys else None
+        config = load_config(root / "params.yaml").ray
+        check_port(config, host, port)  # what is missing is told before anything heavy, or a cluster, is there
+        if keys:
+            read_keys(keys)
+        model = model or model_of(root)
+        check_stamp(root / INDEX, read_corpus(root / CORPUS)[1].hash, stage="index")
         from rag_diffusion.serving.on_ray import served
         from rag_diffusion.serving.server import Access, check_access
 
         access = Access(read_only=True, keys=keys, key_to_read=keys is not None)
         access = check_access(access, host, False, "cluster serve")
-        if keys:
-            read_keys(keys)
-        model = model or model_of(root)  # says at once that there is none
+        connect(config)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the cluster before what it serves
         with (
             suppress(KeyboardInterrupt),
             served(root, replicas=replicas, batch=batch, model=model, access=access, host=host, port=port) as url,

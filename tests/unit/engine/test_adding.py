@@ -12,7 +12,7 @@ import pytest
 
 from rag_diffusion import layout
 from rag_diffusion.config import Config, RayConfig
-from rag_diffusion.errors import DataError, LineageError
+from rag_diffusion.errors import DataError, LineageError, RemoteError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.knowledge import writer
 from rag_diffusion.knowledge.ingest import EmbedCandidates
@@ -127,3 +127,10 @@ def test_another_encoder_on_a_machine_is_refused(root: Path) -> None:
     facts = Manifest(name="drawings", form="imagefolder", encoder_hash="0" * 64)
     with pytest.raises(LineageError, match="data/encoder: expected the files with hash 0000.*this machine has old"):
         EmbedCandidates(facts=facts, encoder=root / layout.ENCODER, device="cpu").open()
+
+
+def test_a_cluster_that_does_not_answer_leaves_nothing(root: Path, drawings: Path) -> None:
+    base = base_of(root, by(RayConfig(address="nowhere")))
+    with pytest.raises(RemoteError, match="expected a Ray cluster at nowhere"):
+        added(base, open_reader("auto", drawings))
+    assert base.catalogue.list() == []

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 from rag_diffusion.config import Config, RayConfig
-from rag_diffusion.engine.cluster import connect
+from rag_diffusion.engine.cluster import check_port, connect
 from rag_diffusion.engine.work import open_engine
 from rag_diffusion.errors import ConfigError, RemoteError
 from rag_diffusion.orchestration.processes import run_shown
@@ -80,6 +80,22 @@ def test_a_process_is_of_one_cluster(ray_config: RayConfig) -> None:
         address = f"127.0.0.1:{another.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"expected the cluster that this process has joined, .*, got {address}"):
             connect(RayConfig(address=address))
+
+
+def test_a_port_of_the_head_that_is_taken_is_told_before_a_cluster_is_there(
+    ray_config: RayConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for config in (RayConfig(), ray_config):  # one that would begin here, and one whose head is here
+            with pytest.raises(ConfigError, match=f"--port that are free, got 127.0.0.1:{port}: Address already"):
+                check_port(config, "127.0.0.1", port)
+    check_port(ray_config, "127.0.0.1", port)
+    with pytest.raises(ConfigError, match="got 192.0.2.250:80: Cannot assign requested address"):
+        check_port(RayConfig(), "192.0.2.250", 80)
+    with pytest.raises(RemoteError, match="refused"):
+        check_port(RayConfig(address=f"127.0.0.1:{port}"), "127.0.0.1", port)
 
 
 def test_stages_that_dagster_starts_get_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

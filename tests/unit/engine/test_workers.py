@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rag_diffusion.config import RayConfig
+from rag_diffusion.engine.cluster import engine_of
 from rag_diffusion.errors import ConfigError, DataError, LineageError, ModelError
 from tests.unit.engine.nodes import STORE_BYTES
 from tests.unit.engine.works import Damaged, Dying, Large, OnlyOn, Squares, nodes_of
@@ -98,3 +99,11 @@ def test_workers_that_fit_on_no_machine_are_told(ray_config: RayConfig, marks: P
     wanted = RayEngine(ray_config.model_copy(update={"gpus_per_worker": 1.0}))
     with pytest.raises(ConfigError, match="expected a machine with 1 cores and 1 GPUs for a worker, got 1 cores and 0"):
         list(wanted.map(Squares(marks, 1), [1]))
+
+
+def test_workers_of_other_settings_give_their_room_back(engine: RayEngine, ray_config: RayConfig, marks: Path) -> None:
+    assert list(engine.map(Squares(marks, 2), list(range(4)))) == [0, 1, 4, 9]  # on all cores
+    other = engine_of(ray_config.model_copy(update={"workers": 1}))
+    assert other is not engine
+    assert list(other.map(Squares(marks, 1), [5])) == [25]
+    assert engine_of(ray_config) is not engine

@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rag_diffusion.errors import LineageError
+from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.knowledge import generations, ingest
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
@@ -311,3 +312,19 @@ def test_every_part_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert list(again.parts[0].rejected()) == [Rejection(what="a", reason="b")]
     assert again.parts[0].table().num_rows == 0
     assert staging.Staging(tmp_path / "x", {"name": "y"}).parts == []
+
+
+def test_a_build_that_read_nothing_leaves_nothing(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+
+    def broken() -> Iterator[Item]:
+        raise DataError("expected an archive, got a folder")
+        yield
+
+    for nothing, reason in ((broken(), "an archive"), (iter(()), "nothing at all")):
+        with pytest.raises(DataError, match=reason):
+            base.add("mine", nothing)
+        assert base.catalogue.list() == []
+    with pytest.raises(DataError, match="an archive"):
+        base.add("mine", chain(items(range(10)), broken()))
+    assert [listed.manifest.form for listed in base.catalogue.list()] == ["unfinished"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.errors import BusyError, ConfigError, DataError
 from rag_diffusion.knowledge import merger, writer
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.snapshot import put_back, take
@@ -137,6 +137,30 @@ def test_segments_of_one_size_are_merged_in_the_background(tmp_path: Path) -> No
     originals(base, 170)
     assert not base.catalogue.folders.merging("mine").exists()
     assert base.writer.merger.merge("mine", everything=True) == merged  # nothing is left to do
+
+
+def test_who_merges_beside_another_is_told(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    in_pieces(base, 30, 10)
+    told = base.info("mine")
+    with (
+        base.catalogue.folders.merger("mine"),
+        pytest.raises(BusyError, match="the only one that merges 'mine', but another process does so"),
+    ):
+        base.writer.merger.merge("mine", everything=True)
+    assert base.info("mine") == told
+
+
+def test_who_holds_a_retriever_over_a_swap_reads_its_originals(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    in_pieces(base, 30, 10)
+    pairs = base.retriever().corpus
+    base.writer.merger.merge("mine", everything=True)
+    base.writer.remove("mine")
+    for item in items(range(30)):
+        original = pairs.original(pairs.row(f"mine/{item.name}"))
+        assert original is not None
+        assert original.read() == item.image
 
 
 def test_a_process_that_lives_too_short_to_merge_leaves_no_heap(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from rag_diffusion.knowledge.folders import DataSetFolders
+from rag_diffusion.orchestration.ui import free_port
 from rag_diffusion.store.manifest import Manifest
 
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "pyarrow", "pandas", "numpy", "PIL")
@@ -65,3 +68,31 @@ def test_list_info_and_refused_names_load_nothing_heavy(tmp_path: Path, project_
     assert "Draw pictures from words" in found["help"][1]
     assert "install-completion" in found["help"][1].replace("\n", "")
     assert max(seconds for _, _, seconds in answers) < 1.0
+
+
+def test_what_cluster_serve_lacks_is_told_before_anything_heavy_is_there(tmp_path: Path, project_root: Path) -> None:
+    (tmp_path / "params.yaml").write_text((project_root / "params.yaml").read_text())
+    (tmp_path / "model").mkdir()
+    serve = ["cluster", "serve", "--project", str(tmp_path), "--port"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        asked = {
+            f"--port that are free, got 127.0.0.1:{taken}": [*serve, str(taken)],
+            "expected a file of API keys": [*serve, str(free := free_port(50_000)), "--keys", str(tmp_path / "keys")],
+            "expected a generator in data/model": [*serve, str(free)],
+            "expected a corpus": [*serve, str(free), "--model", str(tmp_path / "model")],
+        }
+        command = [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            json.dumps(list(asked.values())),
+            json.dumps(("torch", "ray", "faiss")),
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=project_root, env=environment)
+    answers, heavy = json.loads(done.stdout.splitlines()[-1])
+    for expected, (code, output, _) in zip(asked, answers, strict=True):
+        assert code == 1
+        assert expected in " ".join(output.split())
+    assert heavy == []
