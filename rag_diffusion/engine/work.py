@@ -42,6 +42,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End the workers: of a work whose files go, or change under the same names; a later map has others."""
+        ...
+
 
 def open_engine(config: Config) -> Engine | None:
     """The engine that a configuration names; None is this process alone.

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, NoReturn
 
 import ray
@@ -118,7 +119,7 @@ class _Pool:
 
 
 class RayEngine:
-    """Runs units on the workers of a cluster; see `Engine`.
+    """Runs units on the workers of a cluster; see `Engine`. Threads that map wait for each other.
 
     Args:
         config: the cluster, and what of it is taken.
@@ -127,6 +128,7 @@ class RayEngine:
     def __init__(self, config: RayConfig) -> None:
         self._config = config
         self._pool: _Pool | None = None
+        self._lock = RLock()
 
     def map(self, work: Work, units: Iterable[Any]) -> Iterator[Any]:
         """See `Engine.map` for `work` and `units`.
@@ -140,7 +142,8 @@ class RayEngine:
         """
         source = Units(units)
         if source.read_until(1):
-            yield from self._results(work, source)
+            with self._lock:
+                yield from self._results(work, source)
         if source.error is not None:
             raise source.error
 
@@ -167,11 +170,12 @@ class RayEngine:
                 self.close()
 
     def close(self) -> None:
-        """End all workers."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            if ray.is_initialized() and ray.get_runtime_context().get_job_id() == pool.job:
-                pool.end()
+        """See `Engine.close`."""
+        with self._lock:
+            if self._pool is not None:
+                pool, self._pool = self._pool, None
+                if ray.is_initialized() and ray.get_runtime_context().get_job_id() == pool.job:
+                    pool.end()
 
     def workers_at_most(self) -> int:
         """How many workers the cluster has room for now, and the settings allow."""

@@ -13,7 +13,9 @@ from rag_diffusion.config import Config
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.knowledge.folders import MADE, PUBLISHED, SEGMENTS, DataSetFolders
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
-from rag_diffusion.retrieval.indexes import build_indexes, count_words
+from rag_diffusion.retrieval.factories import shards_for
+from rag_diffusion.retrieval.index_shards import build_index_files
+from rag_diffusion.retrieval.indexes import count_words
 from rag_diffusion.retrieval.recall import check_recall
 from rag_diffusion.retrieval.short_texts import encoded_short
 from rag_diffusion.store.build import describe_files, write_pairs
@@ -130,14 +132,20 @@ class Generations:
         table = PairColumns.open(folder / TABLE, rows, remedy).table
         captions = table.column("caption")
         count_words(folder, captions)
-        exact = Vectors.open(folder / VECTORS_FILE, rows, remedy=remedy)
         fewer_bits = folder.with_name(f"{folder.name}-{VECTORS_FILE}")  # beside the segment until both were compared
-        vectors = exact.kept(fewer_bits, self.config.index.precision, remedy=remedy)
-        reports = [one.manifest.recall for one in kept]
-        short = encoded_short(self.encoder.texts, captions, table.column("title"))
-        report = build_indexes(folder, vectors, self.config.index, exact, short=short, earlier=reports)
+        report = build_index_files(
+            folder,
+            self.config,
+            folder / VECTORS_FILE,
+            rows,
+            kept=fewer_bits,
+            shards=shards_for(self.config.index, rows),
+            remedy=remedy,
+            short=encoded_short(self.encoder.texts, captions, table.column("title")),
+            earlier=[one.manifest.recall for one in kept],
+        )
         check_recall(report)
-        if vectors is not exact:
+        if self.config.index.precision != PRECISIONS[0]:
             os.replace(fewer_bits, folder / VECTORS_FILE)
         return replace(manifest, recall=report, files=describe_files(folder, manifest.files))
 

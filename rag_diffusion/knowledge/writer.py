@@ -261,7 +261,8 @@ class DataSetWriter:
         engine = open_engine(self._config)
         if engine is None:
             return Ingest(facts, self._encoder, self.decode)
-        work = EmbedCandidates(facts=facts, encoder=self._folders.root / ENCODER, device=self._config.device)
+        encoder = (self._folders.root / ENCODER).absolute()  # workers have another working directory
+        work = EmbedCandidates(facts=facts, encoder=encoder, device=self._config.device)
         return Ingest(facts, self._encoder, self.decode, elsewhere=partial(engine.map, work))
 
     def _inserted(

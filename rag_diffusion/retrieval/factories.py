@@ -12,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from rag_diffusion.config import IndexConfig
 from rag_diffusion.errors import ConfigError
 
 AUTO = "auto"
@@ -75,6 +76,17 @@ def choices(factory: str, rows: int, width: int, *, memory: float, min_recall: f
             found.append(f"IVF{lists},PQ{codes}x4fsr{_RESCORED}")
             break
     return [*found, EXACT]
+
+
+def shards_for(config: IndexConfig, rows: int) -> int:
+    """How many shards the index of a segment has: `index.shards`, fewer where one would be searched exhaustively.
+
+    Args:
+        config: which index, and how many shards at most.
+        rows: N.
+    """
+    least = AUTO_EXACT_BELOW if config.factory == AUTO else EXACT_BELOW
+    return max(1, min(config.shards, rows // least))
 
 
 def leaves_of(factory: Factory, rows: int) -> int:

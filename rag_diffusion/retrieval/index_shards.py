@@ -1,4 +1,6 @@
-"""An index in shards: each over a stretch of rows, built and opened by itself; their hits are merged exactly.
+"""The index of some pairs, in one piece or in shards: each over a stretch of rows, built and opened by itself.
+
+Hits of shards are merged exactly.
 
 Shapes: n pairs, D width.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from rag_diffusion.arrays import Floats
-from rag_diffusion.config import IndexConfig
-from rag_diffusion.engine.work import Engine
+from rag_diffusion.config import Config, IndexConfig
+from rag_diffusion.engine.work import Engine, open_engine
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.layout import INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.indexes import INDEX_FILES, build_indexes, is_tuned, open_indexes
+from rag_diffusion.retrieval.recall import with_earlier
 from rag_diffusion.retrieval.stacked import StackedIndex
 from rag_diffusion.store.vectors import Vectors
 
@@ -83,16 +86,64 @@ class BuildShard:
         return build
 
 
+def build_index_files(
+    folder: Path,
+    config: Config,
+    vectors: Path,
+    rows: int,
+    *,
+    kept: Path,
+    shards: int,
+    remedy: str,
+    short: Callable[[], Floats] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Index vectors into a folder: here, or in shards by the workers that the configuration names.
+
+    Args:
+        folder: where the indexes will lie; all machines see it.
+        config: which index, in what precision the vectors are searched, and the engine.
+        vectors: file of the vectors as they were made, on every machine.
+        rows: n.
+        kept: file that the same are written to where they are to be searched in fewer bits.
+        shards: 1 is an index in one piece.
+        remedy: what makes the vectors again, for errors.
+        short: see `build_indexes`.
+        earlier: see `build_indexes`.
+
+    Returns:
+        The report, see `build_indexes`.
+
+    Raises:
+        ConfigError: there is no such index.
+        DataError: the vectors are missing or damaged.
+        RemoteError: no cluster answers.
+    """
+    exact = Vectors.open(vectors, rows, remedy=remedy)
+    searched = exact.kept(kept, config.index.precision, remedy=remedy)
+    if shards == 1:
+        return build_indexes(folder, searched, config.index, exact, short=short, earlier=earlier)
+    vectors, folder, kept = vectors.absolute(), folder.absolute(), kept.absolute()  # workers have another directory
+    own = None if searched is exact else kept
+    work = BuildShard(vectors=vectors, rows=rows, folder=folder, config=config.index, kept=own)
+    return build_shards(work, shards, open_engine(config), short, earlier)
+
+
 def build_shards(
-    work: BuildShard, count: int, engine: Engine | None, short: Callable[[], Floats] | None = None
+    work: BuildShard,
+    count: int,
+    engine: Engine | None,
+    short: Callable[[], Floats] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Index vectors in shards of about equal size, and write what each is and the recall report.
 
     Args:
         work: names the vectors and the folder.
         count: of shards; fewer where there are fewer vectors.
-        engine: builds them; None is this process.
+        engine: builds them, and is closed: the files may go, or be others the next time; None is this process.
         short: see `build_indexes`.
+        earlier: see `build_indexes`.
 
     Returns:
         A report as that of `build_indexes`. Recalls are those of the worst shard: a hit of all is one of its shard,
@@ -108,7 +159,9 @@ def build_shards(
     if short is not None and is_tuned(work.config, -(-work.rows // count), work.width()):
         np.save(encoded, short())
         work = replace(work, short=encoded)
-    reports: list[dict[str, Any]] = list(map(work.open(), units) if engine is None else engine.map(work, units))
+    reports = list[dict[str, Any]](map(work.open(), units) if engine is None else engine.map(work, units))
+    if engine is not None:
+        engine.close()
     shards = [
         {"name": _name(number), "start": start, "stop": stop, "factory": report["factory"]}
         for (number, start, stop), report in zip(units, reports, strict=True)
@@ -127,6 +180,7 @@ def build_shards(
         "shards": count,
         "passed": all(report["passed"] for report in reports),
     }
+    merged = with_earlier(merged, earlier)
     (work.folder / RECALL_FILE).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
     return merged
 

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from rag_diffusion.engine.work import open_engine
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.retrieval.assemble import pipeline_retriever
 from rag_diffusion.retrieval.calibration import CALIBRATION_FILE, fit_calibration
 from rag_diffusion.retrieval.encoder import Encoder
-from rag_diffusion.retrieval.index_shards import BuildShard, build_shards
-from rag_diffusion.retrieval.indexes import build_indexes, count_words
+from rag_diffusion.retrieval.index_shards import build_index_files
+from rag_diffusion.retrieval.indexes import count_words
 from rag_diffusion.retrieval.recall import check_recall
 from rag_diffusion.retrieval.short_texts import encoded_short
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.store.stamps import check_stamp, write_stamp
-from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from rag_diffusion.store.vectors import VECTORS_FILE
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,12 +39,23 @@ def run(ctx: StageContext) -> None:
     """
     corpus = Corpus.open(ctx.root / CORPUS)
     vectors_stamp = check_stamp(ctx.root / VECTORS, corpus.hash, stage="embed")
-    exact = Vectors.open(ctx.root / VECTORS / VECTORS_FILE, len(corpus), remedy="run the stage `embed` again")
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     with atomic_dir(ctx.root / INDEX) as folder:
         captions, titles = (pa.chunked_array([pa.array(corpus.table[name])]) for name in ("caption", "title"))
         count_words(folder, captions)
-        report = _build(ctx, folder, exact, captions, titles)
+        short = None
+        if (ctx.root / ENCODER).is_dir():
+            short = encoded_short(Encoder(ctx.root / ENCODER, device=ctx.config.device).texts, captions, titles)
+        report = build_index_files(
+            folder,
+            ctx.config,
+            ctx.root / VECTORS / VECTORS_FILE,
+            len(corpus),
+            kept=folder / VECTORS_FILE,
+            shards=ctx.config.index.shards,
+            remedy="run the stage `embed` again",
+            short=short,
+        )
         ctx.tracker.log_artifact(folder / RECALL_FILE, "index")
         stamp = {"corpus_hash": corpus.hash, "encoder_hash": vectors_stamp["encoder_hash"]}
         precision = {"precision": report["precision"]} if "precision" in report else {}
@@ -56,25 +64,6 @@ def run(ctx: StageContext) -> None:
         ctx.tracker.log_metrics({**recalls, "num_pairs": len(corpus)})
         check_recall(report)
     _calibrate(ctx)
-
-
-def _build(
-    ctx: StageContext, folder: Path, exact: Vectors, captions: pa.ChunkedArray, titles: pa.ChunkedArray
-) -> dict[str, Any]:
-    config, short = ctx.config.index, None
-    if (ctx.root / ENCODER).is_dir():
-        short = encoded_short(Encoder(ctx.root / ENCODER, device=ctx.config.device).texts, captions, titles)
-    vectors = exact.kept(folder / VECTORS_FILE, config.precision, remedy="run the stage `index` again")
-    if config.shards == 1:
-        return build_indexes(folder, vectors, config, exact, short=short)
-    work = BuildShard(
-        vectors=ctx.root / VECTORS / VECTORS_FILE,
-        rows=len(exact.image),
-        folder=folder,
-        config=config,
-        kept=None if vectors is exact else folder / VECTORS_FILE,
-    )
-    return build_shards(work, config.shards, open_engine(ctx.config), short)
 
 
 def _calibrate(ctx: StageContext) -> None:

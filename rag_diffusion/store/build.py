@@ -83,10 +83,15 @@ def write_pairs(folder: Path, parts: list[Part], facts: Manifest, earlier: Seque
 
 
 def describe_files(folder: Path, known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Length and sha256 of every file in a `folder` that is no shard, by name; those in `known` are not read."""
-    files = sorted(path for path in folder.iterdir() if path.suffix != ".parquet")
+    """Length and sha256 of every file below a `folder` that is no shard of pairs, by its path from there.
+
+    Those in `known` are not read.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".parquet")
+    names = {path.relative_to(folder).as_posix(): path for path in files}
     return {
-        path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
+        name: known.get(name) or {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for name, path in names.items()
     }
 
 

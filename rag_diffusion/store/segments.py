@@ -115,6 +115,7 @@ def link_segment(source: Path, target: Path, manifest: Manifest) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     for name in (*manifest.files, *(str(shard["name"]) for shard in manifest.shards)):
+        (target / name).parent.mkdir(exist_ok=True)  # of a shard of its index
         try:
             os.link(source / name, target / name)
         except FileNotFoundError:
@@ -124,11 +125,11 @@ def link_segment(source: Path, target: Path, manifest: Manifest) -> None:
 
 
 def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
+    return name.partition("/")[0]
 
 
 def _within(name: str) -> str:
-    return name.rpartition("/")[2]
+    return name.partition("/")[2]
 
 
 def _joined(folder: str, name: str) -> str:

@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
-from rag_diffusion.config import Config
+from rag_diffusion.config import Config, RayConfig
+from rag_diffusion.knowledge import merger, writer
+from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
+from rag_diffusion.retrieval import factories, index_shards
 from rag_diffusion.retrieval.index_shards import BuildShard, build_shards, open_shards
+from rag_diffusion.store.segments import segments_of
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
+from tests.unit.knowledge.bases import TinyEncoder, items, settings
 
 if TYPE_CHECKING:
     from rag_diffusion.engine.workers import RayEngine
@@ -37,3 +43,28 @@ def test_a_cluster_builds_the_shards_of_one_process(
     for mine, others in zip(*hits, strict=True):
         np.testing.assert_array_equal(mine[1], others[1])
         np.testing.assert_array_equal(mine[0], others[0])
+
+
+def test_a_cluster_builds_the_segments_of_one_process_also_for_merges_in_the_background(
+    ray_config: RayConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SEALED", 8)
+    monkeypatch.setattr(merger, "MERGED", 2)
+    monkeypatch.setattr(factories, "EXACT_BELOW", 20)
+    monkeypatch.chdir(tmp_path)  # a project is named from where one is, and workers are elsewhere
+    config = settings(index={"factory": "Flat", "shards": 2})
+    on_cluster = config.model_copy(update={"engine": "ray", "ray": ray_config})
+    here, there = (KnowledgeBase(Path(name), own, TinyEncoder()) for name, own in (("a", config), ("b", on_cluster)))
+    for start in (0, 40, 80):
+        here.insert("mine", items(range(start, start + 40)))
+        if start == 40:
+            here.writer.merger.finish()
+    with monkeypatch.context() as patch:
+        patch.setattr(index_shards.BuildShard, "open", None)  # not by this process
+        for start in (0, 40, 80):  # the last while the first two are merged
+            there.insert("mine", items(range(start, start + 40)))
+        there.writer.merger.finish()
+    mine, others = ({one.content for one in segments_of(base.info("mine"))} for base in (here, there))
+    assert mine == others
+    assert sorted(len(part) for part in there.retriever().corpus.parts) == [40, 80]
+    assert all(one.manifest.recall["shards"] == 2 for one in segments_of(there.info("mine")))

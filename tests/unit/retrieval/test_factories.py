@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError
-from rag_diffusion.retrieval.factories import Factory, choices, leaves_of
+from rag_diffusion.retrieval.factories import Factory, choices, leaves_of, shards_for
 
 
 def test_auto_chooses_by_size_width_memory_and_recall() -> None:
@@ -28,6 +29,15 @@ def test_auto_chooses_by_size_width_memory_and_recall() -> None:
 def test_a_factory_by_hand_stays() -> None:
     assert choices("OPQ16,IVF64,PQ16", 10_000, 64, memory=0, min_recall=0.98) == ["OPQ16,IVF64,PQ16"]
     assert choices("OPQ16,IVF64,PQ16", 4_000, 64, memory=0, min_recall=0.98) == ["Flat"]
+
+
+def test_a_shard_of_a_segment_is_one_that_has_an_index(default_config: Config) -> None:
+    def shards(rows: int, **index: object) -> int:
+        return shards_for(default_config.index.model_copy(update={"shards": 3, **index}), rows)
+
+    assert [shards(rows) for rows in (1, 39_999, 40_000, 10**6)] == [1, 1, 2, 3]
+    assert [shards(rows, factory="IVF8,Flat") for rows in (1, 8_191, 8_192, 10**6)] == [1, 1, 2, 3]
+    assert shards(10**6, shards=1) == 1
 
 
 def test_words_of_ours_are_told_from_those_of_faiss() -> None:

@@ -56,6 +56,30 @@ def test_more_hits_than_a_shard_has_come_from_all(built: Path, vectors: Vectors)
     assert [sorted(row) for row in rows.tolist()] == [list(range(ROWS))] * 2
 
 
+def test_shards_that_find_fewer_give_what_they_find(default_config: Config, tmp_path: Path) -> None:
+    rows = 8192
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(8, 8)) * 3
+    near = (centres[rng.integers(8, size=rows)] + rng.normal(size=(rows, 8))).astype(np.float32)
+    table = near / np.linalg.norm(near, axis=1, keepdims=True)
+    vectors = Vectors(table, table)
+    vectors.save(tmp_path / VECTORS_FILE)
+    config = default_config.index.model_copy(update={"factory": "IVF8,Flat", "min_recall": 0.01})
+    work = BuildShard(vectors=tmp_path / VECTORS_FILE, rows=rows, folder=tmp_path, config=config)
+    assert build_shards(work, 2, None)["operating_points"]["text"] == {"nprobe": 1}
+    merged = open_shards(tmp_path, vectors, "", "")["text_to_text"]
+    for k in (10, rows):
+        scores, found = merged.search(table[:20], k)
+        assert found.shape == scores.shape == (20, k)
+        for query, own, told in zip(table[:20], found, scores, strict=True):
+            real = own[own >= 0]
+            assert len(np.unique(real)) == len(real) == (10 if k == 10 else (own >= 0).argmin()), "none after none"
+            np.testing.assert_allclose(told[: len(real)], table[real] @ query, atol=1e-5)
+            assert (np.diff(told[: len(real)]) <= 0).all()
+            assert {int(row) // (rows // 2) for row in real} == {0, 1} or k == 10
+    assert (found[:, -1] == -1).all(), "one list of each shard"
+
+
 def test_a_shard_that_is_missing_is_named(built: Path, vectors: Vectors) -> None:
     shutil.rmtree(built / "shard-00001")
     with pytest.raises(DataError, match="shard-00001: expected a shard of the index, found none; run it again"):
