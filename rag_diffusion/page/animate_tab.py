@@ -11,7 +11,8 @@ from rag_diffusion.config import Config
 from rag_diffusion.page import animating
 from rag_diffusion.page.animating import ClipForm
 from rag_diffusion.page.errors import in_words
-from rag_diffusion.page.handlers import Form, Handlers, as_seed
+from rag_diffusion.page.form import Form, as_seed
+from rag_diffusion.page.handlers import Handlers
 from rag_diffusion.sampling.guidance import MODES
 
 _LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0", "all rights reserved"]

@@ -13,7 +13,8 @@ from jinja2 import Environment
 from rag_diffusion.errors import ConfigError, MissingExtraError
 from rag_diffusion.extras import need
 from rag_diffusion.page.cards import shown
-from rag_diffusion.page.handlers import Form, Handlers, checked_prompt
+from rag_diffusion.page.form import Form, checked_prompt
+from rag_diffusion.page.handlers import Handlers
 from rag_diffusion.page.uploads import as_neighbors, opened
 from rag_diffusion.page.words import percent
 from rag_diffusion.project import nothing_to_retrieve, retrieval_options

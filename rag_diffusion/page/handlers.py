@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.page import cards
+from rag_diffusion.page.form import Form, checked_prompt
 from rag_diffusion.page.session import Session
 from rag_diffusion.page.streaming import Drawer
 from rag_diffusion.page.uploads import as_neighbors, opened
@@ -17,7 +18,6 @@ from rag_diffusion.page.words import changes
 from rag_diffusion.project import nothing_to_retrieve, retrieval_options
 from rag_diffusion.readers.records import Item, Rejection
 from rag_diffusion.retrieval.query import Query
-from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.studio import Picture, Variant, choose_seeds
 from rag_diffusion.serving.drawing_queue import Preview
 from rag_diffusion.store.filters import Filter
@@ -25,56 +25,11 @@ from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.where import parse_where
 
 ALL = "all data sets"
-LONGEST = 2000  # characters of a prompt
 Insert = Callable[..., tuple[Manifest, list[Rejection]]]
 _NOTHING = (
     "nothing can be retrieved here yet: {trouble}\nDrop pictures of your own, or draw without neighbors, or make a "
     "knowledge base: `make demo`"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """What stands in the fields of the page.
-
-    Attributes:
-        prompt: the text.
-        variant: which neighbors.
-        num_neighbors: of `random` and `retrieved`.
-        mode: of guidance.
-        text_guidance_scale: w_p.
-        neighbor_guidance_scale: w_n.
-        num_inference_steps: T.
-        seed: None draws one.
-        stages: of a cascade; None is all.
-        where: which pairs may be retrieved, as `licence=CC0-1.0, source=NAME`; empty is what params.yaml says.
-    """
-
-    prompt: str
-    variant: Variant
-    num_neighbors: int
-    mode: str
-    text_guidance_scale: float
-    neighbor_guidance_scale: float
-    num_inference_steps: int
-    seed: int | None
-    stages: int | None = None
-    where: str = ""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of `RetrievalPipeline.__call__`.
-
-        Raises:
-            ValueError: there is no such guidance.
-        """
-        guidance = Guidance(
-            mode=self.mode,
-            text_guidance_scale=self.text_guidance_scale,
-            neighbor_guidance_scale=self.neighbor_guidance_scale,
-        )
-        steps = int(self.num_inference_steps)
-        return {"guidance": guidance, "num_inference_steps": steps, "keep_pictures": True, "stages": self.stages}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,34 +288,3 @@ class Handlers:
             ]
             for one in self.base.list()
         ]
-
-
-def as_variant(label: str) -> Variant:
-    """The variant that the value `label` of the page names."""
-    return cast(Variant, label)
-
-
-def as_seed(text: str) -> int | None:
-    """The seed that somebody wrote, `text`; None where nothing stands.
-
-    Raises:
-        ConfigError: it is no whole number.
-    """
-    text = (text or "").strip()
-    if text and not text.isdecimal():
-        raise ConfigError(f"seed: expected a whole number, or nothing for another one each time, got {text[:40]!r}")
-    return int(text) if text else None
-
-
-def checked_prompt(text: str) -> str:
-    """The `text` of a prompt without space around it.
-
-    Raises:
-        ConfigError: it is empty, or longer than `LONGEST`.
-    """
-    text = (text or "").strip()
-    if not text:
-        raise ConfigError("expected a text, as “a red apple in the style of Noto”, got none; write what to show")
-    if len(text) > LONGEST:
-        raise ConfigError(f"expected at most {LONGEST} characters, got {len(text)}; shorten the text")
-    return text

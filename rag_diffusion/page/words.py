@@ -15,6 +15,7 @@ from rag_diffusion.sampling.provenance import Source
 
 MASKS = {"everywhere": None, **{name: as_mask(name) for name in ("left", "right", "top", "bottom")}}
 CURVES = {"all steps": "constant", "early": "early", "late": "late", "falling": "linear"}
+LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0", "all rights reserved"]
 MAPS = {"both": "both", "style alone": "style", "layout alone": "layout"}
 
 

@@ -154,7 +154,7 @@ class Shards:
     def _stretch(self, number: int, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         key = number, group
         if key not in self._stretches:
-            table = self._open(number)[0].read_row_group(group, columns=["image", "original"])
+            table = self._open(number)[0].read_row_group(group, columns=["image", "original"], use_threads=False)
             self._stretches[key] = table.column("image"), table.column("original")
             if len(self._stretches) > _STRETCHES:
                 self._stretches.popitem(last=False)

@@ -11,7 +11,8 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import BASE
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
-from rag_diffusion.page.handlers import Form, Handlers
+from rag_diffusion.page.form import Form
+from rag_diffusion.page.handlers import Handlers
 from rag_diffusion.page.streaming import Drawer
 from tests.tiny import draw
 from tests.unit.serving.served import two_data_sets
