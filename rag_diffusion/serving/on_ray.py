@@ -1,13 +1,15 @@
-"""A project served by a Ray cluster: replicas of the server, and shards of the index, each in a process of its own.
+"""A project served by a Ray cluster: replicas of the server, and shards of the indexes, each in a process of its own.
 
 The doors are those of `rag-diffusion ui` but its page and its uploads, and one more:
 
-    POST /shards   {"text": ..., "num_results": 10, "similarity": "text_to_text"}: hits of all shards, merged exactly
+    POST /shards   {"text": ..., "num_results": 10, "similarity": "text_to_text", "data_set": ...}: hits of all shards
+                   of one data set, or of all that lie in the project, merged exactly
 
 Ray gives a request to the replica that has least to do, whose queue draws in batches what fits together. A shard that
-is dead or slow is left out of an answer, which names it in `missing`; Ray starts it again.
+is dead or slow is left out of an answer, which names it in `missing`; Ray starts it again. Shards are those that there
+were at the start; `changed` names data sets that have other pairs now.
 
-Shapes: D width, k hits.
+Shapes: D width.
 """
 
 from __future__ import annotations
@@ -15,41 +17,39 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import ray
 import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from rag_diffusion.arrays import Floats, Ints
+from rag_diffusion.arrays import Floats
 from rag_diffusion.clip_protocol import MAX_IMAGES, MAX_TEXT
 from rag_diffusion.config import RayConfig, load_config
 from rag_diffusion.engine.cluster import connect
 from rag_diffusion.engine.work import EVERY_SOURCE, check_code
 from rag_diffusion.engine.workers import RayEngine
-from rag_diffusion.errors import ConfigError, RemoteError
+from rag_diffusion.errors import ConfigError, QueryError, RagDiffusionError, RemoteError
 from rag_diffusion.files import code_hash
+from rag_diffusion.knowledge.catalogue import Catalogue
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
-from rag_diffusion.layout import CORPUS, INDEX, SCRATCH
-from rag_diffusion.retrieval.index_shards import shards_of
-from rag_diffusion.retrieval.stacked import merged_hits
+from rag_diffusion.layout import CORPUS, SCRATCH
 from rag_diffusion.serving.admission import SEARCHES
 from rag_diffusion.serving.admission_queue import AdmissionQueue
 from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.drawing_queue import BATCH, DrawingQueue
 from rag_diffusion.serving.drawn_pictures import SharedPictures
-from rag_diffusion.serving.index_shard import REMEDY, IndexShard
+from rag_diffusion.serving.index_shard import IndexShard, served_shards
 from rag_diffusion.serving.keys import SHARDS
 from rag_diffusion.serving.openapi import described
 from rag_diffusion.serving.server import Access, create_app
-from rag_diffusion.store.pipeline_corpus import read_corpus
-from rag_diffusion.store.shared_folder import open_pairs
-from rag_diffusion.store.stamps import check_stamp
+from rag_diffusion.store.manifest import CORPUS_NAME
+from rag_diffusion.store.shared_folder import same_files
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -73,10 +73,11 @@ class ShardQuery(BaseModel):
     text: str = Field(min_length=1, max_length=MAX_TEXT)
     similarity: Literal["text_to_text", "text_to_image"] = "text_to_text"
     num_results: int = Field(default=10, ge=1, le=MAX_IMAGES)
+    data_set: str | None = Field(default=None, max_length=100)
 
 
 class ShardHit(BaseModel):
-    """A pair of the corpus, and its cosine with the text."""
+    """A pair, and its cosine with the text."""
 
     pair_id: str
     score: float
@@ -84,10 +85,15 @@ class ShardHit(BaseModel):
 
 
 class ShardHits(BaseModel):
-    """Best first; and the names of shards that did not answer, whose pairs are not among them."""
+    """Best first, equal ones by id.
+
+    Beside them shards that did not answer, whose pairs are not among them, each by data set, segment and number, and
+    data sets that have other pairs now than those that are served.
+    """
 
     hits: list[ShardHit]
     missing: list[str]
+    changed: list[str]
 
 
 class Replica:
@@ -98,9 +104,9 @@ class Replica:
         model: weights by name; None is the project's own.
         batch: pictures drawn at once.
         access: who may ask.
-        shards: of the index, by name, in the order of their rows: the first row, and what answers.
+        shards: of all data sets, by the data set and the name: what answers.
+        hashes: of each data set's pairs at the start.
         threads: of an operation of torch.
-        corpus_hash: of the corpus that the project must have.
         code: see `check_code`.
 
     Raises:
@@ -115,21 +121,24 @@ class Replica:
         batch: int,
         access: Access,
         *,
-        shards: Mapping[str, tuple[int, DeploymentHandle]],
+        shards: Mapping[str, Mapping[str, DeploymentHandle]],
+        hashes: Mapping[str, str],
         threads: int,
-        corpus_hash: str,
         code: str,
     ) -> None:
         check_code(code)
         torch.set_num_threads(threads)
-        self._pairs, self._base = open_pairs(root, corpus_hash), KnowledgeBase.open(root)
-        self._shards = shards
+        self._base = KnowledgeBase.open(root)
+        if CORPUS_NAME in hashes:
+            same_files(root / CORPUS, hashes[CORPUS_NAME], self._base.info(CORPUS_NAME).hash)
+        self._shards, self._hashes = shards, hashes
+        self._seen: tuple[object, list[str]] = (None, [])  # a state of all data sets, and what had changed in it
         self._drawing = DrawingQueue(root, self._base, model, batch=batch)
         self._encoding = AdmissionQueue(SEARCHES)
         self._app = create_app(
             self._base, access, drawing=self._drawing, kept=SharedPictures(folder=root / SCRATCH / "pictures")
         )
-        told = described(ShardHits, "Hits for a text, of all shards of the index that answer", 503)
+        told = described(ShardHits, "Hits for a text, of all shards that answer", 503)
         self._app.post(SHARDS, **told)(self.search)
         _ = self._drawing.pipeline  # not ready before, and an error where there is none
 
@@ -140,36 +149,46 @@ class Replica:
         """Hits for a text, of all shards that answer.
 
         Args:
-            query: the text, and how many hits.
+            query: the text, how many hits, and of which data set.
 
         Raises:
+            QueryError: no such data set is served.
             BodyError: no shard answers, or there is no turn.
         """
-        vector = await self._encoding.run(lambda: self._base.encoder.texts([query.text]))
-        answers = await asyncio.gather(*(self._ask(name, query, vector) for name in self._shards))
-        told = {name: answer for name, answer in zip(self._shards, answers, strict=True) if answer is not None}
-        if not told:
-            raise BodyError(503, f"expected a shard that answers, got none of {len(self._shards)}; come again", 5)
-        starts = [self._shards[name][0] for name in told]
-        scores, rows = merged_hits(list(told.values()), starts, query.num_results)
-        found = rows[0] >= 0
-        own = np.asarray(rows[0][found])
-        names, captions = self._pairs.ids(own), self._pairs.cells("caption", own)
-        hits = [
-            ShardHit(pair_id=name, score=float(score), caption=caption)
-            for name, score, caption in zip(names, scores[0][found], captions, strict=True)
-        ]
-        return ShardHits(hits=hits, missing=[name for name in self._shards if name not in told])
+        if query.data_set is not None and query.data_set not in self._shards:
+            known = ", ".join(self._shards) or "none"
+            raise QueryError(f"data_set: expected one of those served, {known}, got {query.data_set!r}"[:1000])
+        sets = self._shards if query.data_set is None else [query.data_set]
+        asked = {name: shard for data_set in sets for name, shard in self._shards[data_set].items()}
+        vector, changed = await self._encoding.run(lambda: (self._base.encoder.texts([query.text]), self._changed()))
+        answers = await asyncio.gather(*(self._ask(name, shard, query, vector) for name, shard in asked.items()))
+        missing = [name for name, answer in zip(asked, answers, strict=True) if answer is None]
+        if asked and len(missing) == len(asked):
+            raise BodyError(503, f"expected a shard that answers, got none of {len(asked)}; come again", 5)
+        best = sorted(chain.from_iterable(answer or () for answer in answers), key=lambda hit: (-hit[1], hit[0]))
+        hits = [ShardHit(pair_id=name, score=score, caption=text) for name, score, text in best[: query.num_results]]
+        return ShardHits(hits=hits, missing=missing, changed=changed)
 
-    async def _ask(self, name: str, query: ShardQuery, vector: Floats) -> tuple[Floats, Ints] | None:
+    async def _ask(
+        self, name: str, shard: DeploymentHandle, query: ShardQuery, vector: Floats
+    ) -> list[tuple[str, float, str]] | None:
         """What a shard answers; None where it does not."""
-        call = self._shards[name][1].search.remote(query.similarity, vector, query.num_results)
         try:
-            answer: tuple[Floats, Ints] = await asyncio.wait_for(call, _SECONDS)
+            call = shard.search.remote(query.similarity, vector, query.num_results)
+            answer: list[tuple[str, float, str]] = await asyncio.wait_for(call, _SECONDS)
         except Exception as error:
             _LOG.warning("%s did not answer: %s", name, type(error).__name__)
             return None
         return answer
+
+    def _changed(self) -> list[str]:
+        """Data sets that have other pairs than at the start, are gone, or are new."""
+        version = self._base.catalogue.version()
+        if self._seen[0] != version:
+            present = _hashes(self._base.catalogue)
+            names = sorted(present.keys() | self._hashes.keys())
+            self._seen = version, [name for name in names if present.get(name) != self._hashes.get(name)]
+        return self._seen[1]
 
 
 @contextmanager
@@ -200,7 +219,7 @@ def served(
     Raises:
         RemoteError: no cluster answers at `ray.address`, or what is served does not start.
         ConfigError: the cluster has no room, or serves something already.
-        DataError: the project has no index.
+        DataError, LineageError: a data set cannot be searched.
     """
     config = load_config(root / "params.yaml")
     connect(config.ray)
@@ -242,14 +261,12 @@ def _application(
     access: Access,
 ) -> serve.Application:
     """What is served, in the words of Ray Serve."""
-    manifest, code = read_corpus(root / CORPUS)[1], code_hash(EVERY_SOURCE)
-    stamp = check_stamp(root / INDEX, manifest.hash, stage="index")
-    rows = manifest.num_pairs
-    shards = {}
-    for shard in shards_of(root / INDEX, rows, str(stamp["factory"]), REMEDY):
-        name = Path(shard["name"]).name or "index"  # of one that lies in no shards
+    catalogue, code = Catalogue.light(root), code_hash(EVERY_SOURCE)
+    hashes, shards = _hashes(catalogue), dict[str, dict[str, serve.Application]]()
+    for one in served_shards(catalogue):
+        name = one.name.replace("/", "+")  # of log files as well
         actor = serve.deployment(IndexShard).options(name=name, ray_actor_options={"num_cpus": 0}, **_PROCESS)
-        shards[name] = shard["start"], actor.bind(root, shard, rows, manifest.hash, code)
+        shards.setdefault(one.data_set, {})[one.name] = actor.bind(one, code)
     server = serve.deployment(serve.ingress()(Replica)).options(
         name="server",
         num_replicas=replicas,
@@ -262,10 +279,19 @@ def _application(
         batch,
         access,
         shards=shards,
+        hashes=hashes,
         threads=max(1, int(config.cpus_per_worker)),
-        corpus_hash=manifest.hash,
         code=code,
     )
+
+
+def _hashes(catalogue: Catalogue) -> dict[str, str]:
+    """The hash of the pairs of every data set that can be searched here; of none that is damaged."""
+    found = {}
+    for name in catalogue.searchable():
+        with suppress(RagDiffusionError):
+            found[name] = catalogue.info(name).hash
+    return found
 
 
 def _told(error: BaseException) -> str:

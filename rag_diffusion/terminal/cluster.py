@@ -36,11 +36,9 @@ def serve(
         need("ray", "ray")
         from rag_diffusion.config import load_config
         from rag_diffusion.engine.cluster import check_port, connect
-        from rag_diffusion.layout import CORPUS, INDEX
+        from rag_diffusion.knowledge.catalogue import Catalogue
         from rag_diffusion.project import model_of
         from rag_diffusion.serving.keys import read_keys
-        from rag_diffusion.store.pipeline_corpus import read_corpus
-        from rag_diffusion.store.stamps import check_stamp
 
         root, keys = project.resolve(), keys.resolve() if keys else None
         config = load_config(root / "params.yaml").ray
@@ -48,7 +46,9 @@ def serve(
         if keys:
             read_keys(keys)
         model = model or model_of(root)
-        check_stamp(root / INDEX, read_corpus(root / CORPUS)[1].hash, stage="index")
+        catalogue = Catalogue.light(root)
+        for name in catalogue.searchable():
+            catalogue.check_present(catalogue.info(name))
         from rag_diffusion.serving.on_ray import served
         from rag_diffusion.serving.server import Access, check_access
 

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from rag_diffusion.errors import ConfigError, DataError, RemoteError
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.load import save_generator
-from rag_diffusion.retrieval.data_set import DataSet
+from rag_diffusion.retrieval import factories
 from rag_diffusion.retrieval.encoder import Encoder
 from rag_diffusion.serving.drawing_queue import DrawingQueue
 from rag_diffusion.stages import index
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.training.card import write_card
 from tests.unit.engine.projects import context, project_to_embed, run_embed
+from tests.unit.knowledge.bases import items
 from tests.unit.serving.drawing_server import drawing_server, opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -55,12 +57,12 @@ class Served:
     Attributes:
         root: the project.
         port: where it answers.
-        process: the command.
+        process: the command; None where this process serves.
     """
 
     root: Path
     port: int
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | None = None
 
     def post(self, path: str, body: Any, key: str = KEY) -> tuple[int, Any]:
         """Status and answer."""
@@ -69,12 +71,13 @@ class Served:
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
 
-    def hits(self, missing: list[str], **options: Any) -> list[dict[str, Any]]:
+    def hits(self, missing: list[str], changed: Sequence[str] = (), **options: Any) -> list[dict[str, Any]]:
         """Hits of a text once those shards alone do not answer that are named in `missing`."""
-        deadline = time.monotonic() + SECONDS
+        deadline, changed = time.monotonic() + SECONDS, list(changed)
         while True:
             status, answer = self.post("/shards", {"text": TEXT} | options)
             if status == 200 and answer["missing"] == missing:
+                assert answer["changed"] == changed
                 return list(answer["hits"])
             assert time.monotonic() < deadline, (status, answer)
 
@@ -100,9 +103,14 @@ def end(held: dict[str, Any]) -> None:
 
 @pytest.fixture
 def root(
-    once: dict[str, Any], tiny_corpus: Corpus, tiny_generator: Generator, project_root: Path, ray_config: RayConfig
+    once: dict[str, Any],
+    tiny_corpus: Corpus,
+    tiny_generator: Generator,
+    project_root: Path,
+    ray_config: RayConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A project of a model and an index in three shards."""
+    """A project of a model, an index in three shards, and a data set beside the pipeline's in three as well."""
     root: Path = once["root"]
     if not (root / "params.yaml").exists():
         params = yaml.safe_load((project_root / "params.yaml").read_text())
@@ -116,6 +124,8 @@ def root(
         (root / layout.MODEL).mkdir()
         save_generator(tiny_generator, root / layout.MODEL)
         write_card(root / layout.MODEL, {"train_entities": []})
+        monkeypatch.setattr(factories, "AUTO_EXACT_BELOW", 20)
+        KnowledgeBase.open(root).add("mine", items(range(60)))
     engine_of(ray_config).close()  # workers of other tests have the cores
     return root
 
@@ -124,9 +134,7 @@ def root(
 def served(once: dict[str, Any], root: Path) -> Served:
     """The project, by two replicas, for who has a key."""
     if "served" not in once:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         keys = root / "keys.txt"
         keys.touch(mode=0o600)
         keys.write_text(f"reader {KEY} read\n")
@@ -152,7 +160,9 @@ def test_what_cannot_be_served_is_told_before_it_starts(once: dict[str, Any], ro
     with pytest.raises(ConfigError, match=r"expected at most \d+, for which the cluster has room, got 50"):
         start(root, replicas=50)
     shutil.copyfile(root / "params.yaml", tmp_path / "params.yaml")
-    with pytest.raises(DataError, match="expected a corpus"):
+    (tmp_path / "data/kb/mine").mkdir(parents=True)
+    (tmp_path / "data/kb/mine/manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="expected the manifest of a data set"):
         start(tmp_path)
     assert not left()
 
@@ -162,26 +172,54 @@ def test_a_process_that_cannot_start_ends_the_others_and_is_told(once: dict[str,
     folder = root / layout.INDEX / "shard-00001"
     away = folder.rename(folder.with_name("away"))
     with pytest.raises(
-        RemoteError, match="shard-00001: expected a shard of the index, found none; run the stage `index`"
+        RemoteError, match="shard-00001: expected a shard of the index, found none; run `dvc repro index`"
     ):
         start(root)
     away.rename(folder)
     assert not left()
 
 
-def test_shards_give_the_hits_of_one_process(served: Served) -> None:
+def test_data_sets_alone_are_served_and_no_data_set_at_all(
+    once: dict[str, Any], root: Path, tmp_path: Path, ray_config: RayConfig
+) -> None:
+    end(once)
+    for name in ("params.yaml", layout.MODEL, layout.ENCODER):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(root / name)
+    for pairs, known in ((0, "none"), (60, "mine")):
+        if pairs:
+            KnowledgeBase.open(tmp_path).add("mine", items(range(60)))
+        with for_a_moment(tmp_path) as served:
+            assert len(served.hits([], num_results=1000)) == pairs
+            assert (
+                f"those served, {known}, got" in served.post("/shards", {"text": TEXT, "data_set": "x"})[1]["message"]
+            )
+            assert served.post("/draw", DRAWN | {"num_neighbors": 0})[0] == 200
+
+
+@pytest.mark.parametrize("data_set", [None, "corpus", "mine"])
+def test_shards_give_the_hits_of_one_process(served: Served, data_set: str | None) -> None:
     base = KnowledgeBase.open(served.root)
-    indexes = DataSet.of_pipeline(served.root, base.info("corpus")).indexes
+    retriever = base.retriever(None if data_set is None else [data_set])
     query = Encoder(served.root / layout.ENCODER, device="cpu").texts([TEXT])
-    for similarity, found in indexes.items():
+    named = {} if data_set is None else {"data_set": data_set}
+    for similarity, found in retriever._indexes.items():
         scores, rows = found.search(query, 200)  # more than a shard has
-        hits = served.hits([], similarity=similarity, num_results=200)
-        assert [hit["pair_id"] for hit in hits] == base.corpus.ids(rows[0])
+        hits = served.hits([], similarity=similarity, num_results=200, **named)
+        assert [hit["pair_id"] for hit in hits] == retriever.corpus.ids(rows[0])
         assert [hit["score"] for hit in hits] == pytest.approx(scores[0].tolist(), abs=1e-6)
-        assert [hit["caption"] for hit in hits] == base.corpus.cells("caption", rows[0])
+        assert [hit["caption"] for hit in hits] == retriever.corpus.cells("caption", rows[0])
+        both = {hit["pair_id"].startswith("mine/") for hit in hits}
+        assert both == {None: {True, False}, "corpus": {False}, "mine": {True}}[data_set]
+
+
+def test_what_cannot_be_asked_is_told(served: Served) -> None:
     status, told = served.post("/shards", {"text": "", "num_results": 0})
     assert status == 422
     assert "text: String should have at least 1 character; body.num_results" in told["message"]
+    status, told = served.post("/shards", {"text": TEXT, "data_set": "yours"})
+    assert status == 422
+    assert "data_set: expected one of those served, corpus, mine, got 'yours'" in told["message"]
 
 
 def test_replicas_draw_the_pictures_of_one_process(served: Served) -> None:
@@ -222,19 +260,26 @@ def test_a_key_is_asked_for_and_nobody_writes(served: Served) -> None:
     assert served.post("/pairs", {"caption": TEXT})[0] == 403
 
 
-def test_a_query_whose_shard_is_dead_answers_from_the_others_until_it_is_back(served: Served) -> None:
+@pytest.mark.parametrize(
+    ("data_set", "place"), [("corpus", layout.INDEX), ("mine", "data/kb/mine/00001")], ids=["corpus", "mine"]
+)
+def test_a_query_whose_shard_is_dead_answers_from_the_others_until_it_is_back(
+    served: Served, data_set: str, place: str
+) -> None:
     import ray
 
     everything = served.hits([], num_results=1000)
-    corpus = Corpus.open(served.root / layout.CORPUS)
-    dead = set(corpus.table["pair_id"][len(corpus) // 3 : 2 * len(corpus) // 3])
-    folder = served.root / layout.INDEX / "shard-00001"
+    ids = KnowledgeBase.open(served.root).retriever([data_set]).corpus.column("pair_id").tolist()
+    dead = set(ids[len(ids) // 3 : 2 * len(ids) // 3])
+    folder = served.root / place / "shard-00001"
     away = folder.rename(folder.with_name("away"))  # it cannot start before it was missed
-    (actor,) = (name for name in left() if "shard-00001" in name)
+    (actor,) = (name for name in left() if f"{data_set}+shard-00001" in name)
     ray.kill(ray.get_actor(actor, namespace="serve"))
-    hits = served.hits(["shard-00001"], num_results=1000)
+    hits = served.hits([f"{data_set}/shard-00001"], num_results=1000)
     assert [hit["pair_id"] for hit in hits] == [hit["pair_id"] for hit in everything if hit["pair_id"] not in dead]
     assert 0 < len(hits) < len(everything)
+    other = "mine" if data_set == "corpus" else "corpus"
+    assert served.hits([], num_results=1000, data_set=other)
     away.rename(folder)
     assert served.hits([], num_results=1000) == everything
 
@@ -245,12 +290,38 @@ def test_a_cluster_serves_one_project_at_a_time(served: Served) -> None:
     assert served.hits([])
 
 
-def start(root: Path, **options: Any) -> None:
-    """Serve a project for a moment."""
+def test_data_sets_that_change_are_served_as_they_were_and_named(served: Served) -> None:
+    before = served.hits([], num_results=1000)
+    base = KnowledgeBase.open(served.root)
+    base.add("more", items(range(5)))
+    base.insert("uploads", items(range(5)))
+    assert served.hits([], ["more", "uploads"], num_results=1000) == before
+    base.remove("uploads")
+    base.remove("mine")
+    assert served.hits([], ["mine", "more"], num_results=1000) == before
+
+
+@contextmanager
+def for_a_moment(root: Path, **options: Any) -> Iterator[Served]:
+    """Serve a project by this process."""
     from rag_diffusion.serving.on_ray import served
 
-    with served(root, **options):
+    port = free_port()
+    with served(root, port=port, **options):
+        yield Served(root, port)
+
+
+def start(root: Path, **options: Any) -> None:
+    """What is said of a project that is to be served."""
+    with for_a_moment(root, **options):
         pass
+
+
+def free_port() -> int:
+    """Where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def left() -> list[str]:

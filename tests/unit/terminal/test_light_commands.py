@@ -73,6 +73,8 @@ def test_list_info_and_refused_names_load_nothing_heavy(tmp_path: Path, project_
 def test_what_cluster_serve_lacks_is_told_before_anything_heavy_is_there(tmp_path: Path, project_root: Path) -> None:
     (tmp_path / "params.yaml").write_text((project_root / "params.yaml").read_text())
     (tmp_path / "model").mkdir()
+    (tmp_path / "data/kb/mine").mkdir(parents=True)
+    (tmp_path / "data/kb/mine/manifest.json").write_text("{}")
     serve = ["cluster", "serve", "--project", str(tmp_path), "--port"]
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
@@ -80,7 +82,7 @@ def test_what_cluster_serve_lacks_is_told_before_anything_heavy_is_there(tmp_pat
             f"--port that are free, got 127.0.0.1:{taken}": [*serve, str(taken)],
             "expected a file of API keys": [*serve, str(free := free_port(50_000)), "--keys", str(tmp_path / "keys")],
             "expected a generator in data/model": [*serve, str(free)],
-            "expected a corpus": [*serve, str(free), "--model", str(tmp_path / "model")],
+            "expected the manifest of a data set": [*serve, str(free), "--model", str(tmp_path / "model")],
         }
         command = [
             sys.executable,
