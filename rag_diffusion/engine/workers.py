@@ -288,8 +288,9 @@ def _told(nodes: Sequence[dict[str, Any]]) -> str:
 
 
 def _no_room(error: BaseException) -> NoReturn:
+    cause = getattr(error, "cause", error)  # of one that a worker met
     raise DataError(
-        f"ray: expected room for a result in the object store, got: {_first_line(error)}; free space on the disk of "
+        f"ray: expected room for a result in the object store, got: {_first_line(cause)}; free space on the disk of "
         "that machine, start its Ray with a larger --object-store-memory, or lower batch sizes"
     ) from None
 

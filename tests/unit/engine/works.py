@@ -132,3 +132,22 @@ class Large:
 
     def open(self) -> Callable[[int], np.ndarray]:
         return lambda unit: np.full(self.size, unit, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Unit 3 takes so many bytes the first time, and waits for what happens."""
+
+    marks: Path
+    num_bytes: int
+
+    def open(self) -> Callable[[int], int]:
+        return self.run
+
+    def run(self, unit: int) -> int:
+        if unit == 3 and not (self.marks / "taken").exists():
+            (self.marks / "taken").touch()
+            taken = np.ones(self.num_bytes, dtype=np.uint8)
+            time.sleep(60)
+            return int(taken[0])
+        return -unit
