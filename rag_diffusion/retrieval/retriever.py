@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from rag_diffusion.retrieval.method import Method
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.results import Results, search_each
+from rag_diffusion.retrieval.side_by_side import side_by_side
 from rag_diffusion.retrieval.stacked import float32_blocks
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
@@ -233,13 +234,11 @@ class Retriever:
                 dense = {name: _products(vectors[part], base) for name, base in self._dense.items()}
             else:
                 with span("nearest vectors", "RETRIEVER", depth=depth):
-                    pools = [
-                        nearest_allowed(index, vectors[part], allowed, inside, depth)
-                        for index in self._indexes.values()
-                    ]
+                    asked = [(index, vectors[part]) for index in self._indexes.values()]
                     if by_image is not None:
-                        images = self._indexes["text_to_image"]
-                        pools.append(nearest_allowed(images, by_image.vectors[part], allowed, inside, depth))
+                        asked.append((self._indexes["text_to_image"], by_image.vectors[part]))
+                    searches = [partial(nearest_allowed, *one, allowed, inside, depth) for one in asked]
+                    pools = side_by_side(searches) if len(allowed) == 1 else [search() for search in searches]
                 with span("shared words", "RETRIEVER", depth=depth):
                     pools += [self._words(index, queries[part], allowed, depth) for index in self.lexical.values()]
                 candidates = [np.unique(np.concatenate(offered)) for offered in zip(*pools, strict=True)]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.retrieval.ann import Nearest
+from rag_diffusion.retrieval.side_by_side import side_by_side
 from rag_diffusion.store.quantized import DECODED
 from rag_diffusion.store.vectors import Rows
 
@@ -99,7 +101,9 @@ class StackedIndex:
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """See `VectorIndex.search` for `queries` and `k`; equal scores by row."""
-        return merged_hits([index.search(queries, k) for index in self._indexes], self._starts, min(k, len(self)))
+        searches = [partial(index.search, queries, k) for index in self._indexes]
+        found = side_by_side(searches) if len(queries) == 1 else [search() for search in searches]
+        return merged_hits(found, self._starts, min(k, len(self)))
 
 
 def merged_hits(results: Sequence[tuple[Floats, Ints]], starts: Sequence[int] | Ints, k: int) -> tuple[Floats, Ints]:

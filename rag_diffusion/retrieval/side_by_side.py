@@ -1,0 +1,30 @@
+"""Searches of a single query in several indexes, on as many cores: each of them uses one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+_POOL = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="search")  # beside the caller's
+
+
+def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Results of all calls, in their order.
+
+    The caller makes the first one, and those that no other thread has begun by then: where all are busy nothing waits,
+    and calls may have calls side by side themselves.
+
+    Args:
+        calls: that release the interpreter for most of their time, as searches of faiss do.
+
+    Raises:
+        Exception: whatever a call raises.
+    """
+    waiting = [_POOL.submit(call) for call in calls[1:]]
+    results = [call() for call in calls[:1]]
+    return results + [
+        call() if future.cancel() else future.result() for call, future in zip(calls[1:], waiting, strict=True)
+    ]
