@@ -22,6 +22,7 @@ from rag_diffusion.store.vectors import Rows
 
 _TRAINED_ON = 2**28  # bytes of the vectors that an index is trained on, at most
 _ADDED = 2**16  # vectors that are added at a time
+_EXPLORED = 4096  # vectors of a graph for a query, at most
 _FEW_LINKS = re.compile(r"HNSW[01](?!\d)")
 _PLACE = re.compile(r"^Error in .* at \S+:\d+: ")
 _SPEED = ("nprobe", "k_factor_rf", "efSearch")  # parameters of faiss that trade recall for speed
@@ -143,6 +144,8 @@ class VectorIndex:
                 found[one.name] = rising(int(faiss.vector_to_array(one.values).max()))
         if "nprobe" in found:  # faiss leaves out that all lists can be looked into
             found["nprobe"] = rising(int(faiss.extract_index_ivf(self._index).nlist))
+        if "efSearch" in found:  # and that a graph of a million needs more than 512
+            found["efSearch"] = rising(_EXPLORED)
         return found
 
     def use(self, point: Mapping[str, int]) -> None:

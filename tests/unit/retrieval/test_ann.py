@@ -57,6 +57,7 @@ def test_values_to_try_rise_to_the_most_there_is() -> None:
 
 
 def test_an_index_has_no_parameter_of_another_kind(rng: np.random.Generator) -> None:
+    assert VectorIndex.build(unit(rng, 500), "HNSW16").parameters()["efSearch"][-1] == 4096
     index = VectorIndex.build(unit(rng, 500), "IVF4,Flat")
     assert index.parameters() == {"nprobe": [1, 2, 3, 4]}
     with pytest.raises(DataError, match="the parameter efSearch"):
