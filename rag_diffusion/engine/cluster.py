@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rag_diffusion.engine.workers import RayEngine
 
 _SECONDS_TO_ANSWER = 5.0
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: no settings
-_SETTINGS = 4  # kind of the first frame that a server of HTTP/2 sends, as Ray's is
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # a method of the head
+_LOCAL = ("127.0.0.1", "::1", "localhost")
 _engines: dict[RayConfig, RayEngine] = {}  # one at most
 _engines_lock = Lock()
 _joined_as: dict[str, str] = {}  # what a cluster was called by, for which Ray has an address of numbers
@@ -103,7 +103,7 @@ def _address(config: RayConfig) -> str:
 
 
 def _knock(address: str) -> bool:
-    """Refuse an address where no server of gRPC answers: Ray itself would try for a minute, or without an end.
+    """Refuse an address where no Ray answers: Ray itself would try for a minute, or without an end.
 
     Returns:
         Whether it is one of this machine, as far as it can be told.
@@ -113,22 +113,42 @@ def _knock(address: str) -> bool:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
         raise RemoteError(_no_cluster(address, "no HOST:PORT of a head node, as 10.0.0.1:6379"))
-    listens = here = False
+    host = host.strip("[]")
+    if host in _LOCAL:  # Ray asks the machine's own address instead
+        host = _own_address()
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as connection:
-            listens, here = True, bool(connection.getsockname()[0] == connection.getpeername()[0])
-            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-                return here  # it waits for TLS to begin
-            connection.sendall(_HELLO)
-            answer = connection.recv(9)
+        with socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER) as connection:
+            here = bool(connection.getsockname()[0] == connection.getpeername()[0])
     except (OSError, OverflowError) as error:
-        silent = listens and isinstance(error, TimeoutError)
-        got = f"nothing within {_SECONDS_TO_ANSWER:g} s from what listens there" if silent else str(error)
-        raise RemoteError(_no_cluster(address, got)) from None
-    if answer[3:4] != bytes([_SETTINGS]):
-        got = f"{answer!r}, which is not Ray's" if answer else "a connection that was closed at once"
-        raise RemoteError(_no_cluster(address, f"{got} (a cluster with RAY_USE_TLS needs it here, too)"))
+        raise RemoteError(_no_cluster(address, str(error))) from None
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        _call(address, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return here
+
+
+def _own_address() -> str:
+    import ray.util
+
+    return str(ray.util.get_node_ip_address())
+
+
+def _call(address: str, target: str) -> None:
+    """Refuse an `address` unless what listens at its `target` knows a method of Ray's head, whatever it answers."""
+    import grpc
+
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(target, options=options) as channel:
+        try:
+            channel.unary_unary(_ALIVE)(b"", timeout=_SECONDS_TO_ANSWER)
+        except grpc.RpcError as error:
+            code, words = error.code(), str(error.details()).strip()
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                words = f"nothing within {_SECONDS_TO_ANSWER:g} s from what listens there"
+            elif code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
+                words = f"an answer that is not Ray's ({words}; a cluster with RAY_USE_TLS needs it here, too)"
+            else:  # as of one that wants a token: Ray's own attempt tells it
+                return
+            raise RemoteError(_no_cluster(address, words)) from None
 
 
 def _no_cluster(address: str, got: str) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from rag_diffusion.arrays import Floats
 from rag_diffusion.config import Config
+from rag_diffusion.errors import ModelError
 from rag_diffusion.files import atomic_write, file_hash
 from rag_diffusion.knowledge.folders import MADE, PUBLISHED, SEGMENTS, DataSetFolders
 from rag_diffusion.retrieval.encoder_folder import PairEncoder
@@ -28,6 +34,8 @@ from rag_diffusion.store.shard_source import ShardSource, StoredSegments
 from rag_diffusion.store.staging import Part, Staging
 from rag_diffusion.store.vectors import VECTORS_FILE, Vectors
 from rag_diffusion.types import PRECISIONS
+
+_LOG = logging.getLogger(__name__)
 
 
 class Generations:
@@ -141,13 +149,24 @@ class Generations:
             kept=fewer_bits,
             shards=shards_for(self.config.index, rows),
             remedy=remedy,
-            short=encoded_short(self.encoder.texts, captions, table.column("title")),
+            short=encoded_short(partial(self._texts, facts), captions, table.column("title")),
             earlier=[one.manifest.recall for one in kept],
         )
         check_recall(report)
         if self.config.index.precision != PRECISIONS[0]:
             os.replace(fewer_bits, folder / VECTORS_FILE)
         return replace(manifest, recall=report, files=describe_files(folder, manifest.files))
+
+    def _texts(self, facts: Manifest, texts: Sequence[str]) -> Floats:
+        """(Q, D) vectors of Q texts; none where the pairs' are of another encoder, as of segments that are merged."""
+        try:
+            same = self.encoder.hash == facts.encoder_hash
+        except ModelError:
+            same = False
+        if same:
+            return self.encoder.texts(texts)
+        _LOG.warning("index of %s: tuned by captions alone, as the encoder of its vectors is not here", facts.name)
+        return np.empty((0, 0), dtype=np.float32)
 
     def swap(
         self, facts: Manifest, made: Path, segment: Manifest, old: Manifest | None, beside: Sequence[Segment]

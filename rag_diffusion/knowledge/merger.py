@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from threading import Lock, Thread
 
-from rag_diffusion.errors import BusyError, ConfigError, RagDiffusionError
+from rag_diffusion.errors import BusyError, ConfigError
 from rag_diffusion.knowledge.folders import MADE, DataSetFolders
 from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.ingest import keep
@@ -143,6 +143,6 @@ class Merger:
             return bool(due(before)) and self.merge(name).generation != before.generation
         except BusyError:
             return False  # another one writes or merges; the next insertion tries again
-        except (RagDiffusionError, OSError) as error:
+        except Exception as error:  # of an encoder or an index, too: nobody waits for this thread
             _log.warning("segments of %s were not merged: %s", name, error)
             return False

@@ -146,8 +146,8 @@ def build_shards(
         earlier: see `build_indexes`.
 
     Returns:
-        A report as that of `build_indexes`. Recalls are those of the worst shard: a hit of all is one of its shard,
-        so that the merged hits recall no less.
+        A report as that of `build_indexes`. Recalls are those of the worst shard, by captions of its
+        own and the short texts of all.
 
     Raises:
         ConfigError: there is no such index.

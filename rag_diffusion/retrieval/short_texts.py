@@ -28,7 +28,12 @@ def encoded_short(
         captions: of N pairs.
         titles: of the same pairs.
     """
-    return lambda: encode(short_texts(captions, titles, SHORT_QUERIES))
+
+    def encoded() -> Floats:
+        texts = short_texts(captions, titles, SHORT_QUERIES)
+        return encode(texts) if texts else np.empty((0, 0), dtype=np.float32)
+
+    return encoded
 
 
 def short_texts(captions: pa.ChunkedArray, titles: pa.ChunkedArray, count: int) -> list[str]:
@@ -36,7 +41,8 @@ def short_texts(captions: pa.ChunkedArray, titles: pa.ChunkedArray, count: int) 
 
     Args:
         captions: of N pairs.
-        titles: of the same pairs; a title that is no caption is what is asked for, else half of the caption's words.
+        titles: of the same pairs. A title that is no caption, and of no pair before, is what is asked for; else half of
+            the caption's words.
         count: at most; fewer where pairs are fewer or texts come twice.
 
     Returns:
@@ -45,7 +51,8 @@ def short_texts(captions: pa.ChunkedArray, titles: pa.ChunkedArray, count: int) 
     rng, found = np.random.default_rng(0), dict[str, None]()
     for row in np.linspace(0, len(captions) - 1, min(count, len(captions))).astype(np.int64):
         caption, title = captions[int(row)].as_py(), titles[int(row)].as_py()
-        words = caption.split()
+        title, words = (title or "").strip(), caption.split()
         kept = np.sort(rng.choice(len(words), max(1, len(words) // 2), replace=False)) if words else ()
-        found[title if title and title != caption else " ".join(words[place] for place in kept)] = None
+        asked = title and title != caption and title not in found
+        found[title if asked else " ".join(words[place] for place in kept)] = None
     return [text for text in found if text]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -23,8 +23,20 @@ def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
     Raises:
         Exception: whatever a call raises.
     """
-    waiting = [_POOL.submit(call) for call in calls[1:]]
-    results = [call() for call in calls[:1]]
-    return results + [
-        call() if future.cancel() else future.result() for call, future in zip(calls[1:], waiting, strict=True)
-    ]
+    if len(calls) < 2 or (waiting := _begun(calls[1:])) is None:
+        return [call() for call in calls]
+    try:
+        results = [calls[0]()]
+        for call, future in zip(calls[1:], waiting, strict=True):
+            results.append(call() if future.cancel() else future.result())
+        return results
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _begun(calls: Sequence[Callable[[], Result]]) -> list[Future[Result]] | None:
+    try:
+        return [_POOL.submit(call) for call in calls]
+    except RuntimeError:  # the interpreter is ending, and a thread of its own still searches
+        return None

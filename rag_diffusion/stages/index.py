@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from rag_diffusion.errors import LineageError
 from rag_diffusion.files import atomic_dir
 from rag_diffusion.layout import CORPUS, ENCODER, INDEX, RECALL_FILE, VECTORS
 from rag_diffusion.pipeline.context import StageContext
@@ -35,17 +36,21 @@ def run(ctx: StageContext) -> None:
     Raises:
         ConfigError: `index.factory` is no faiss index, or it, or vectors in `index.precision`, recall less than
             `index.min_recall`.
-        LineageError: the vectors were made from another corpus.
+        LineageError: the vectors were made from another corpus, or by another encoder than there is.
     """
     corpus = Corpus.open(ctx.root / CORPUS)
     vectors_stamp = check_stamp(ctx.root / VECTORS, corpus.hash, stage="embed")
+    encoder = Encoder(ctx.root / ENCODER, device=ctx.config.device) if (ctx.root / ENCODER).is_dir() else None
+    if encoder is not None and encoder.hash != vectors_stamp["encoder_hash"]:
+        raise LineageError(
+            f"{ctx.root / VECTORS}: expected vectors of encoder {encoder.hash}, got those of encoder "
+            f"{vectors_stamp['encoder_hash']}; run the stage `embed` again"
+        )
     ctx.tracker.log_dataset("corpus", corpus.hash, CORPUS)
     with atomic_dir(ctx.root / INDEX) as folder:
         captions, titles = (pa.chunked_array([pa.array(corpus.table[name])]) for name in ("caption", "title"))
         count_words(folder, captions)
-        short = None
-        if (ctx.root / ENCODER).is_dir():
-            short = encoded_short(Encoder(ctx.root / ENCODER, device=ctx.config.device).texts, captions, titles)
+        short = None if encoder is None else encoded_short(encoder.texts, captions, titles)
         report = build_index_files(
             folder,
             ctx.config,

@@ -148,7 +148,7 @@ def _least_recall(manifests: Sequence[Manifest]) -> dict[str, Any]:
     largest = max(manifests, key=lambda own: own.num_pairs)
     least = {
         name: min(own.recall[name] for own in manifests if name in own.recall)
-        for name in largest.recall
+        for name in dict.fromkeys(name for own in manifests for name in own.recall)
         if name.startswith("recall_")
     }
     return {**largest.recall, **least}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -55,10 +56,16 @@ def serve(
         access = Access(read_only=True, keys=keys, key_to_read=keys is not None)
         access = check_access(access, host, False, "cluster serve")
         connect(config)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the cluster before what it serves
+        signal.signal(signal.SIGTERM, _end)  # Ray's own ends the cluster before what it serves
         with (
             suppress(KeyboardInterrupt),
             served(root, replicas=replicas, batch=batch, model=model, access=access, host=host, port=port) as url,
         ):
             typer.echo(f"replicas: {replicas}, at {url} (Ctrl-C ends them)")
             signal.pause()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End at the first SIGTERM, with all that is served; another one, as `timeout` sends, does not disturb that."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

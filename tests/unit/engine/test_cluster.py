@@ -6,10 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import grpc
 import pytest
 
 from rag_diffusion.config import Config, RayConfig
@@ -18,7 +22,21 @@ from rag_diffusion.engine.work import open_engine
 from rag_diffusion.errors import ConfigError, RemoteError
 from rag_diffusion.orchestration.processes import run_shown
 
-NO_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # what a server of HTTP/2 begins with
+
+class Head(grpc.GenericRpcHandler):
+    """Says that it is alive, whatever it is asked."""
+
+    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+
+@contextmanager
+def grpc_server(*handlers: grpc.GenericRpcHandler) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1), handlers=handlers)
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
 
 
 def free_port() -> int:
@@ -44,7 +62,7 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
 
 
 def test_an_address_where_something_keeps_silent_is_told_within_seconds() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("", 0)) as silent:
         address, began = f"127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
         with pytest.raises(RemoteError, match=f"a Ray cluster at {address}, got: nothing within 5 s from what listens"):
             connect(RayConfig(address=address))
@@ -52,11 +70,19 @@ def test_an_address_where_something_keeps_silent_is_told_within_seconds() -> Non
 
 
 def test_an_address_where_something_else_answers_is_told_at_once() -> None:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+    with HTTPServer(("", 0), BaseHTTPRequestHandler) as other:
         Thread(target=other.serve_forever, daemon=True).start()
-        with pytest.raises(RemoteError, match=r"got: b'.+', which is not Ray's"):
+        with pytest.raises(RemoteError, match="got: an answer that is not Ray's"):
             connect(RayConfig(address=f"127.0.0.1:{other.server_port}"))
         other.shutdown()
+
+
+def test_a_server_of_other_methods_is_told_at_once() -> None:
+    """It speaks what Ray speaks: HTTP/2 and gRPC."""
+    began = time.monotonic()
+    with grpc_server() as address, pytest.raises(RemoteError, match="got: an answer that is not Ray's"):
+        connect(RayConfig(address=address))
+    assert time.monotonic() - began < 10
 
 
 def test_the_address_of_the_environment_counts_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,11 +101,9 @@ def test_a_cluster_that_is_called_by_a_name_is_joined_once(ray_config: RayConfig
 
 def test_a_process_is_of_one_cluster(ray_config: RayConfig) -> None:
     connect(ray_config)
-    with socket.create_server(("127.0.0.1", 0)) as another:
-        Thread(target=lambda: another.accept()[0].sendall(NO_SETTINGS), daemon=True).start()
-        address = f"127.0.0.1:{another.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"expected the cluster that this process has joined, .*, got {address}"):
-            connect(RayConfig(address=address))
+    told = "expected the cluster that this process has joined, "
+    with grpc_server(Head()) as address, pytest.raises(ConfigError, match=rf"{told}.*, got {address}"):
+        connect(RayConfig(address=address))
 
 
 def test_a_port_of_the_head_that_is_taken_is_told_before_a_cluster_is_there(

@@ -17,10 +17,11 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.knowledge.snapshot import put_back, take
 from rag_diffusion.layout import SNAPSHOTS
 from rag_diffusion.readers.records import Item
+from rag_diffusion.retrieval import factories
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.store.segments import segments_of
 from rag_diffusion.terminal.kb_report import as_text
-from tests.unit.knowledge.bases import items, make_base
+from tests.unit.knowledge.bases import TinyEncoder, items, make_base
 
 BAD = Item(name="bad.png", image=b"", caption="x")
 QUERY = Query(["a red fox", "a gray key number 7", "boat"], top_k=12)
@@ -137,6 +138,20 @@ def test_segments_of_one_size_are_merged_in_the_background(tmp_path: Path) -> No
     originals(base, 170)
     assert not base.catalogue.folders.merging("mine").exists()
     assert base.writer.merger.merge("mine", everything=True) == merged  # nothing is left to do
+
+
+def test_segments_of_another_encoder_are_merged_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = make_base(tmp_path, index={"factory": "IVF4,Flat", "min_recall": 0.5})
+    in_pieces(base, 300, 100)
+    monkeypatch.setattr(factories, "EXACT_BELOW", 200)
+    other = make_base(tmp_path, TinyEncoder("other"), index={"factory": "IVF4,Flat", "min_recall": 0.5})
+    assert other.encoder.hash != base.encoder.hash
+    merged = other.writer.merger.merge("mine", everything=True)
+    assert (merged.encoder_hash, merged.recall["factory"]) == (base.encoder.hash, "IVF4,Flat")
+    assert merged.recall["queries"] == "captions"
+    assert "tuned by captions alone, as the encoder of its vectors is not here" in caplog.text
 
 
 def test_who_merges_beside_another_is_told(tmp_path: Path) -> None:

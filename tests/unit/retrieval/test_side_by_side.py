@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from threading import Barrier, get_ident
 
@@ -39,6 +41,22 @@ def test_calls_within_calls_end_also_where_all_threads_are_busy() -> None:
 def test_an_error_of_any_call_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         side_by_side([lambda: 1, lambda: 1 // 0])
+
+
+def test_a_thread_that_outlives_the_main_one_still_searches() -> None:
+    code = """
+import threading, time
+from rag_diffusion.retrieval.side_by_side import side_by_side
+
+def later():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(side_by_side([lambda: 1, lambda: 2]))
+
+threading.Thread(target=later).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1, 2]", done.stderr
 
 
 def test_one_query_finds_what_it_finds_among_others() -> None:
