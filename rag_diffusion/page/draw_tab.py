@@ -41,7 +41,7 @@ class DrawTab:
                     draw = gr.Button("Draw", variant="primary", min_width=90, elem_id="draw")
                     compare = gr.Button("Compare", min_width=90, elem_id="compare")
                     stop = gr.Button("Stop", min_width=70, elem_id="stop")
-                self.kind = gr.Radio(_KINDS, value="none", label="Neighbors", elem_id="kind")
+                self.kind = gr.Radio(_KINDS, value="retrieved", label="Neighbors", elem_id="kind")
                 number = gr.Slider(1, 8, value=config.retrieval.content, step=1, label="Number of neighbors")
                 where = gr.Textbox(
                     label="Only pairs with (empty: any)",

@@ -32,6 +32,7 @@ from rag_diffusion.store.staging import Part
 PLACES = f"{ORIGINALS}.npy"
 FILE_BYTES = 2**26  # a file that has as many is followed by another one
 _HELD = 256  # files held open from the start: they can be read even when the data set was replaced or removed
+_OPEN = Path("/proc/self/fd")  # of Linux; elsewhere a name that is gone cannot be opened
 _NONE = -1  # number of the file where a pair has no original
 _BLOCK = 2**16  # pair ids read at a time
 
@@ -99,7 +100,7 @@ class Originals:
         path = self._folder / _name(number)
         held = self._held.get(path)
         try:  # what is held is opened once more, for a place in it of its own, also where its name is gone
-            file = (path if held is None else Path(f"/proc/self/fd/{held.fileno()}")).open("rb")
+            file = (path if held is None or not _OPEN.is_dir() else _OPEN / str(held.fileno())).open("rb")
         except OSError as error:
             raise DataError(f"{path}: expected originals, got {error.strerror}; {self._remedy}") from None
         file.seek(offset)

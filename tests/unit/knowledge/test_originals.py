@@ -35,7 +35,10 @@ def generation(base: KnowledgeBase) -> dict[str, str]:
     return {path.name: file_hash(path) for path in folder.iterdir()}
 
 
-def test_every_file_is_kept_as_it_came(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["Linux", "another one"])
+def test_every_file_is_kept_as_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    if system != "Linux":
+        monkeypatch.setattr(originals, "_OPEN", tmp_path / "none")
     base, source = make_base(tmp_path), mixed()
     told = base.add("photos", source)
     assert {one.name: kept(base, one.name) for one in source} == {one.name: one.image for one in source}
