@@ -237,7 +237,11 @@ def served(
 
 
 def _check_room(config: RayConfig, replicas: int) -> None:
-    status = serve.status()
+    try:
+        status = serve.status()
+    except ray.exceptions.RayActorError:  # what this process knew of was ended by another one
+        serve.shutdown()
+        status = serve.status()
     if status.applications or status.proxies:
         got = ", ".join(status.applications) or "a proxy"
         raise ConfigError(

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from rag_diffusion.config import RayConfig
+from rag_diffusion.engine.cluster import engine_of
 from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.layout import ENCODER
 from rag_diffusion.readers.forms import open_reader
@@ -29,6 +30,7 @@ from tests.unit.knowledge.bases import picture
 def test_what_actors_of_ray_data_keep_is_what_the_encoder_says_and_can_be_added(
     tmp_path: Path, project_root: Path, ray_config: RayConfig
 ) -> None:
+    engine_of(ray_config).close()  # workers of other tests have the cores
     root = small_project(tmp_path, project_root)
     images, captions = [picture(number, size=64) for number in range(40)], [f"a thing {n}" for n in range(40)]
     (root / "crawl").mkdir()
@@ -47,6 +49,7 @@ def test_what_actors_of_ray_data_keep_is_what_the_encoder_says_and_can_be_added(
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=root, env=os.environ | {"RAY_ADDRESS": ray_config.address}, capture_output=True, text=True, check=False,
+        timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     base = KnowledgeBase.open(root)
