@@ -53,14 +53,6 @@ class BuildShard:
     kept: Path | None = None
     short: Path | None = None
 
-    def width(self) -> int:
-        """D.
-
-        Raises:
-            DataError: this machine has no such vectors.
-        """
-        return Vectors.open(self.vectors, self.rows, remedy=_REMEDY).image.shape[1]
-
     def open(self) -> Callable[[tuple[int, int, int]], dict[str, Any]]:
         """See `Work.open`.
 
@@ -156,7 +148,8 @@ def build_shards(
     bounds = [work.rows * number // count for number in range(count + 1)]
     units = [(number, bounds[number], bounds[number + 1]) for number in range(count)]
     encoded = work.folder / _SHORT_FILE
-    if short is not None and is_tuned(work.config, -(-work.rows // count), work.width()):
+    width = Vectors.open(work.vectors, work.rows, remedy=_REMEDY).image.shape[1]
+    if short is not None and is_tuned(work.config, -(-work.rows // count), width):
         np.save(encoded, short())
         work = replace(work, short=encoded)
     reports = list[dict[str, Any]](map(work.open(), units) if engine is None else engine.map(work, units))

@@ -238,7 +238,7 @@ class Retriever:
                     if by_image is not None:
                         asked.append((self._indexes["text_to_image"], by_image.vectors[part]))
                     searches = [partial(nearest_allowed, *one, allowed, inside, depth) for one in asked]
-                    pools = side_by_side(searches) if len(allowed) == 1 else [search() for search in searches]
+                    pools = side_by_side(searches, len(allowed))
                 with span("shared words", "RETRIEVER", depth=depth):
                     pools += [self._words(index, queries[part], allowed, depth) for index in self.lexical.values()]
                 candidates = [np.unique(np.concatenate(offered)) for offered in zip(*pools, strict=True)]

@@ -11,19 +11,20 @@ Result = TypeVar("Result")
 _POOL = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="search")  # beside the caller's
 
 
-def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Results of all calls, in their order.
+def side_by_side(calls: Sequence[Callable[[], Result]], num_queries: int = 1) -> list[Result]:
+    """Results of all calls, in their order: side by side for a single query, else one after the other.
 
     The caller makes the first one, and those that no other thread has begun by then: where all are busy nothing waits,
     and calls may have calls side by side themselves.
 
     Args:
         calls: that release the interpreter for most of their time, as searches of faiss do.
+        num_queries: that each call searches for; of several it uses all cores itself.
 
     Raises:
         Exception: whatever a call raises.
     """
-    if len(calls) < 2 or (waiting := _begun(calls[1:])) is None:
+    if num_queries > 1 or len(calls) < 2 or (waiting := _begun(calls[1:])) is None:
         return [call() for call in calls]
     try:
         results = [calls[0]()]

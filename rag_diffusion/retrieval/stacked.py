@@ -102,8 +102,7 @@ class StackedIndex:
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """See `VectorIndex.search` for `queries` and `k`; equal scores by row."""
         searches = [partial(index.search, queries, k) for index in self._indexes]
-        found = side_by_side(searches) if len(queries) == 1 else [search() for search in searches]
-        return merged_hits(found, self._starts, min(k, len(self)))
+        return merged_hits(side_by_side(searches, len(queries)), self._starts, min(k, len(self)))
 
 
 def merged_hits(results: Sequence[tuple[Floats, Ints]], starts: Sequence[int] | Ints, k: int) -> tuple[Floats, Ints]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 import socket
 import weakref
 from collections.abc import Iterator
@@ -24,8 +23,8 @@ from rag_diffusion.store.filters import Filter
 from rag_diffusion.store.manifest import Manifest
 from rag_diffusion.terminal.kb_search import search_text
 from tests.unit.guarded_http.wild import says, says_json, wild
-from tests.unit.knowledge.bases import ROOT, SIZE, items, make_base, picture, write_params
-from tests.unit.serving.served import Client, make_encoder, served
+from tests.unit.knowledge.bases import SIZE, items, make_base, picture
+from tests.unit.serving.served import Client, served
 
 HERE, THERE = range(10), range(10, 22)  # fewer there than a remote is asked for, so that it sends all of them
 QUERIES = ["a red fox", "a blue moon number 14"]
@@ -327,20 +326,6 @@ def test_a_search_in_the_terminal_shows_remote_hits_and_their_trouble(
     assert "mine/" in told
     assert "trouble   remote gone: " in told
     assert "remote gone: " in page.read_text(encoding="utf-8")
-
-
-def test_the_search_that_the_documentation_shows_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/knowledge-base.md").read_text("utf-8"), flags=re.DOTALL)
-    (shown,) = (block for block in blocks if "Query(" in block)
-    write_params(tmp_path)
-    make_base(tmp_path, make_encoder(tmp_path)).add("mine", items(range(12), licence="CC0-1.0"))
-    monkeypatch.chdir(tmp_path)
-    exec(shown, {})
-    *hits, trouble = capsys.readouterr().out.splitlines()
-    assert trouble == "()"
-    assert [line.count("mine/") for line in hits] == [3, 3]
 
 
 def test_a_query_that_does_not_fit_is_refused(base: KnowledgeBase) -> None:

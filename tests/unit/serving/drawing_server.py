@@ -62,3 +62,10 @@ def picture(color: str = "red", shape: str = "moon", kind: str = "PNG") -> bytes
 def opened(text: str) -> Image.Image:
     """The picture that a text in base64 holds."""
     return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def generated(client: TestClient, **changed: Any) -> dict[str, Any]:
+    answer = client.post("/v1/images/generations", json=QUICK | changed)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
