@@ -18,7 +18,7 @@ from rag_diffusion.errors import BusyError, ConfigError
 from rag_diffusion.knowledge.folders import MADE, DataSetFolders
 from rag_diffusion.knowledge.generations import Generations
 from rag_diffusion.knowledge.ingest import keep
-from rag_diffusion.store.manifest import Manifest, rebuild_hint
+from rag_diffusion.store.manifest import CORPUS_NAME, Manifest, rebuild_hint
 from rag_diffusion.store.segments import Segment, link_segment, segments_of
 from rag_diffusion.store.shard_source import ShardSource
 from rag_diffusion.store.staging import Staging
@@ -85,10 +85,16 @@ class Merger:
             The manifest of the data set then; nothing is changed where nothing is due.
 
         Raises:
-            ConfigError: another machine serves it, or a merged index recalls less than `index.min_recall`.
+            ConfigError: another machine or the pipeline makes it, or a merged index recalls less than
+                `index.min_recall`.
             DataError: there is no such data set, or a segment is damaged.
             BusyError: another process merges or writes the data set.
         """
+        if name == CORPUS_NAME:
+            raise ConfigError(
+                f"kb: expected a data set of your own, got {name!r}: what `dvc repro` makes is whole, there is nothing "
+                "to merge"
+            )
         with self._folders.merger(name) as mine:
             manifest = Manifest.read(self._folders.manifest(name))
             if manifest.remote:

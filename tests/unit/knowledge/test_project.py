@@ -128,6 +128,7 @@ def test_the_corpus_is_read_only(project: Path) -> None:
         lambda: base.add("corpus", items([1]), replace=True),
         lambda: base.writer.rebuild("corpus"),
         lambda: base.insert("corpus", items([1])),
+        lambda: base.writer.merger.merge("corpus"),
     ):
         with pytest.raises(ConfigError, match="dvc repro"):
             change()
