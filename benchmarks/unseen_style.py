@@ -5,8 +5,8 @@
 The set is fxemoji of Iconify, which no default weights were trained on, taken as one's own folder of SVG files
 (`corpus.iconify.own`); the knowledge base has the seven emoji sets, twelve other coloured sets and the folder. Asked
 for are drawings of the set whose entities are held out from everything that was trained, each hidden from its own
-retrieval. Content neighbors come from everywhere, by the name of the thing; style neighbors from the set
-alone: other things in its manner.
+retrieval. Content neighbors come from everywhere, by the name of the thing; style neighbors, where the generator tells
+roles apart, from the set alone: other things in its manner.
 
 entity    the ruler's entity scorer, prototypes from the emoji sets that were not shown
 manner    nearest of twenty sets: a linear discriminant on the statistics of the first five resolutions of the ruler's
