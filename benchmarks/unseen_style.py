@@ -5,8 +5,8 @@
 The set is fxemoji of Iconify, which no default weights were trained on, taken as one's own folder of SVG files
 (`corpus.iconify.own`); the knowledge base has the seven emoji sets, twelve other coloured sets and the folder. Asked
 for are drawings of the set whose entities are held out from everything that was trained, each hidden from its own
-retrieval. Content neighbors come from everywhere, by the name of the thing; style neighbors, where the generator tells
-roles apart, from the set alone: other things in its manner.
+retrieval. Content neighbors come from everywhere; style neighbors, where the generator tells roles apart, from the set
+alone: other things in its manner.
 
 entity    the ruler's entity scorer, prototypes from the emoji sets that were not shown
 manner    nearest of twenty sets: a linear discriminant on the statistics of the first five resolutions of the ruler's
@@ -137,8 +137,7 @@ def variants(
     """Images (N, H, W, 3) by name, and the content neighbors that were shown of each target, best first."""
     texts = [f"{with_article(title)} in the style of {WORDS}" for title in corpus.cells("title", targets)]
     hidden = [[name] for name in corpus.ids(targets)]
-    things = [with_article(title) for title in corpus.cells("title", targets)]  # with the set's name, its others come
-    query = Query(things, top_k=3, exclude=hidden, without_duplicates=True, style_top_k=3, style=OWN)
+    query = Query(texts, top_k=3, exclude=hidden, without_duplicates=True, style_top_k=3, style=OWN)
     results = KnowledgeBase.open(project).search(query)
     content = [list(hits.pair_ids) for hits in results.hits]
     manner = [list(hits.pair_ids) for hits in results.style]

@@ -29,6 +29,7 @@ from rag_diffusion.retrieval.ranking import ImageQuery, Ranking, nearest_allowed
 from rag_diffusion.retrieval.results import Results, search_each
 from rag_diffusion.retrieval.side_by_side import side_by_side
 from rag_diffusion.retrieval.stacked import float32_blocks
+from rag_diffusion.retrieval.style import style_phrase, untrained_styles, without_manner
 from rag_diffusion.retrieval.tokens import readable
 from rag_diffusion.spans import span
 from rag_diffusion.store.filters import Filter
@@ -104,8 +105,14 @@ class Retriever:
         return search_each([self] * len(query.texts), query)
 
     def find(self, query: Query) -> list[Hits]:
-        """The hits alone of `search` for `query`: Q of them."""
+        """The hits alone of `search` for `query`: Q of them.
+
+        The name of a style that no train pair has, as of one's own icon set, is left out of texts without vectors: the
+        encoder was never aligned on it, and with it even the right hits look improbable.
+        """
         texts, top_k = [readable(text) for text in query.texts], query.top_k
+        if query.vectors is None:
+            texts = [without_manner(text, self._untrained) if style_phrase(text) else text for text in texts]
         within, rows = self._within(query.where), self._excluded(query)
         images = None if query.images is None else self.image_vectors(query.images)
         by_image = None if images is None else ImageQuery(images, query.image_weight)
@@ -141,6 +148,10 @@ class Retriever:
         """Style -> (N,) which pairs have it."""
         column = self.corpus.column("style")
         return {style: column == style for style in np.unique(column)}
+
+    @cached_property
+    def _untrained(self) -> frozenset[str]:
+        return untrained_styles(self.corpus)
 
     def style_named_in(self, text: str) -> str | None:
         """The style of the corpus whose words stand in `text`, the longest where several do; None where none does."""

@@ -13,10 +13,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.retrieval.ranking import ImageQuery
 from rag_diffusion.retrieval.tokens import readable
+from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.types import Hits
 
 if TYPE_CHECKING:
@@ -34,6 +36,39 @@ _PHRASES = tuple(
         rf"\b(?:as|the way) {_NAME} (?:paints|draws|would|did|does)\b",
     )
 )
+
+
+_CONNECTING = re.compile(r"(?:[\s,;]|\b(?:in|with|using|as|the|a|an|of))+$", re.IGNORECASE)
+
+_BELONGING = re.compile(
+    rf"^(?:[ -]{_MANNER}\b|\s+(?:paints|draws|would|did|does)\b(?:\s+(?:do|draw|paint))?(?:\s+(?:it|them))?\b)",
+    re.IGNORECASE,
+)
+
+
+def without_manner(text: str, names: Collection[str]) -> str:
+    """`text` without what it says of the manner, where that is one of `names` in small letters.
+
+    Examples:
+        >>> without_manner("a fox in the style of My Icons, at night", ["my icons"])
+        'a fox, at night'
+        >>> without_manner("a fox in the style of Hokusai", ["my icons"])
+        'a fox in the style of Hokusai'
+    """
+    for pattern in _PHRASES:
+        for match in pattern.finditer(text):
+            if match["name"].strip().lower() in names:
+                before, after = _CONNECTING.sub("", text[: match.start()]), text[match.end("name") :]
+                return f"{before}{_BELONGING.sub('', after)}".strip(" ,;") or text
+    return text
+
+
+def untrained_styles(pairs: Pairs) -> frozenset[str]:
+    """Names, in small letters, of styles of `pairs` that none of the train split has; none where it has no pair."""
+    styles, train = pairs.column("style"), pairs.column("split") == "train"
+    untrained = set(pd.unique(styles)) - set(pd.unique(styles[train])) if train.any() else set()
+    names = [name for style in untrained for name in (style, pairs.style_words.get(style, ""))]
+    return frozenset(name.lower() for name in names if name)
 
 
 def style_phrase(text: str) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 from rag_diffusion.retrieval.query import Query
 from rag_diffusion.retrieval.retriever import Retriever
 from rag_diffusion.retrieval.selection import Selection, Thresholds
-from rag_diffusion.retrieval.style import search_style, style_phrase
+from rag_diffusion.retrieval.style import search_style, style_phrase, untrained_styles, without_manner
 from rag_diffusion.store.corpus import Corpus, write_corpus
 from tests.tiny import tiny_pairs
 from tests.unit.retrieval.made import make_retriever
@@ -33,6 +33,39 @@ from tests.unit.retrieval.made import make_retriever
 )
 def test_what_a_text_says_of_the_manner(text: str, phrase: str | None) -> None:
     assert style_phrase(text) == phrase
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a fox in the style of My Icons", "a fox"),
+        ("a fox, in the style of my icons, at night", "a fox, at night"),
+        ("a fox in My Icons style", "a fox"),
+        ("a fox, My Icons style", "a fox"),
+        ("a fox the way My Icons would do it", "a fox"),
+        ("in the style of My Icons", "in the style of My Icons"),
+        ("my icons of a fox in the style of Noto", "my icons of a fox in the style of Noto"),
+    ],
+)
+def test_the_name_of_a_style_is_left_out_of_a_text(text: str, left: str) -> None:
+    assert without_manner(text, {"my icons", "mine"}) == left
+
+
+def test_the_name_of_a_style_that_was_never_trained_on_hides_no_hit(tmp_path: Path) -> None:
+    """What `align` never saw, one's own set, is no part of what is asked for; the name of a trained style stays."""
+    folder = tmp_path / "data" / "corpus"
+    pairs = [replace(pair, split="test") if pair.style == "noto" else pair for pair in tiny_pairs()]
+    facts = {"rejected": [], "kind": "folder", "style_words": {"noto": "My Icons", "twemoji": "Twemoji"}, "kinds": {}}
+    write_corpus(folder, pairs, image_size=64, facts=facts)
+    retriever = make_retriever(Corpus.open(folder))
+    assert untrained_styles(retriever.corpus) == {"noto", "my icons"}
+
+    def found(text: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        (hits,) = retriever.search(Query([text], top_k=5)).hits
+        return hits.pair_ids, hits.scores
+
+    assert found("a red square in the style of My Icons") == found("a red square")
+    assert found("a red square in the style of Twemoji") != found("a red square")
 
 
 @pytest.fixture(scope="module")
