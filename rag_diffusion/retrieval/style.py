@@ -13,7 +13,6 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from rag_diffusion.arrays import Floats, Ints
 from rag_diffusion.retrieval.ranking import ImageQuery
@@ -66,7 +65,7 @@ def without_manner(text: str, names: Collection[str]) -> str:
 def untrained_styles(pairs: Pairs) -> frozenset[str]:
     """Names, in small letters, of styles of `pairs` that none of the train split has; none where it has no pair."""
     styles, train = pairs.column("style"), pairs.column("split") == "train"
-    untrained = set(pd.unique(styles)) - set(pd.unique(styles[train])) if train.any() else set()
+    untrained = set(styles) - set(styles[train]) if train.any() else set()
     names = [name for style in untrained for name in (style, pairs.style_words.get(style, ""))]
     return frozenset(name.lower() for name in names if name)
 
