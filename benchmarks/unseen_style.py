@@ -112,7 +112,9 @@ def prepared(root: Path) -> Path:
     for kept in ("data/sources/iconify.yaml", "data/sources/wide.yaml"):
         shutil.copy(root / kept, project / kept)
     (project / layout.SCRATCH).mkdir(parents=True, exist_ok=True)
-    shutil.copytree(root / layout.SCRATCH / "packages", project / layout.SCRATCH / "packages", dirs_exist_ok=True)
+    packages = project / layout.SCRATCH / "packages"
+    if not packages.exists():
+        packages.symlink_to(root / layout.SCRATCH / "packages", target_is_directory=True)
     for stage in (ingest, align, embed, index):
         stage.run(StageContext(config=load_config(project / "params.yaml"), root=project, tracker=NullTracker()))
     done.touch()
@@ -188,9 +190,9 @@ def judged(
     right: dict[str, dict[str, Doubles]] = {}
     for name, pixels in drawn.items():
         seen = trunk.embed(pixels, desc=name)
-        cosines = ruler.entity(entity_features(seen))
+        looks = ruler.entity(entity_features(seen))
         guess = [
-            prototypes.similarities(cosines[row : row + 1], hidden)[0].argmax() for row, hidden in enumerate(styles_of)
+            prototypes.similarities(looks[row : row + 1], hidden)[0].argmax() for row, hidden in enumerate(styles_of)
         ]
         entity, manner = np.array(guess) == wanted, classify(seen.layers) == own
         parts = {"joint": entity & manner, "entity": entity, "manner": manner}

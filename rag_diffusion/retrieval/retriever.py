@@ -107,18 +107,16 @@ class Retriever:
     def find(self, query: Query) -> list[Hits]:
         """The hits alone of `search` for `query`: Q of them.
 
-        The name of a style that no train pair has, as of one's own icon set, is left out of texts without vectors: the
-        encoder was never aligned on it, and with it even the right hits look improbable.
+        The name of a style that no train pair has, as of one's own icon set, is left out: the encoder was never aligned
+        on it, and with it even the right hits look improbable.
         """
-        texts, top_k = [readable(text) for text in query.texts], query.top_k
-        if query.vectors is None:
-            texts = [without_manner(text, self._untrained) if style_phrase(text) else text for text in texts]
+        given, top_k = [readable(text) for text in query.texts], query.top_k
+        texts = [without_manner(text, self._untrained) if style_phrase(text) else text for text in given]
         within, rows = self._within(query.where), self._excluded(query)
         images = None if query.images is None else self.image_vectors(query.images)
         by_image = None if images is None else ImageQuery(images, query.image_weight)
-        rankings = self.rank(
-            texts, depth=top_k, exclude=rows, within=within, query_vectors=query.vectors, by_image=by_image
-        )
+        vectors = query.vectors if texts == given else None
+        rankings = self.rank(texts, depth=top_k, exclude=rows, within=within, query_vectors=vectors, by_image=by_image)
         hits = [self.hits(ranking, top_k, text) for ranking, text in zip(rankings, texts, strict=True)]
         for row, text in enumerate(texts):
             parts = things(text)

@@ -35,10 +35,7 @@ _PHRASES = tuple(
         rf"\b(?:as|the way) {_NAME} (?:paints|draws|would|did|does)\b",
     )
 )
-
-
-_CONNECTING = re.compile(r"(?:[\s,;]|\b(?:in|with|using|as|the|a|an|of))+$", re.IGNORECASE)
-
+_CONNECTING = re.compile(r"[\s,;]*(?:\b(?:in|with|using|as)(?:\s+(?:the|an?))?)?\s*$", re.IGNORECASE)
 _BELONGING = re.compile(
     rf"^(?:[ -]{_MANNER}\b|\s+(?:paints|draws|would|did|does)\b(?:\s+(?:do|draw|paint))?(?:\s+(?:it|them))?\b)",
     re.IGNORECASE,
@@ -57,7 +54,7 @@ def without_manner(text: str, names: Collection[str]) -> str:
     for pattern in _PHRASES:
         for match in pattern.finditer(text):
             if match["name"].strip().lower() in names:
-                before, after = _CONNECTING.sub("", text[: match.start()]), text[match.end("name") :]
+                before, after = _CONNECTING.sub("", text[: match.start()], count=1), text[match.end("name") :]
                 return f"{before}{_BELONGING.sub('', after)}".strip(" ,;") or text
     return text
 

@@ -42,6 +42,8 @@ def test_what_a_text_says_of_the_manner(text: str, phrase: str | None) -> None:
         ("a fox, in the style of my icons, at night", "a fox, at night"),
         ("a fox in My Icons style", "a fox"),
         ("a fox, My Icons style", "a fox"),
+        ("the letter a in the style of My Icons", "the letter a"),
+        ("a fox with the look of My Icons", "a fox"),
         ("a fox the way My Icons would do it", "a fox"),
         ("in the style of My Icons", "in the style of My Icons"),
         ("my icons of a fox in the style of Noto", "my icons of a fox in the style of Noto"),
@@ -66,6 +68,9 @@ def test_the_name_of_a_style_that_was_never_trained_on_hides_no_hit(tmp_path: Pa
 
     assert found("a red square in the style of My Icons") == found("a red square")
     assert found("a red square in the style of Twemoji") != found("a red square")
+    text = "a red square in the style of My Icons"
+    (with_vectors,) = retriever.search(Query([text], top_k=5, vectors=retriever.embed([text]))).hits
+    assert with_vectors.pair_ids == found(text)[0], "vectors of the whole text are not used then"
 
 
 @pytest.fixture(scope="module")
