@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -59,10 +60,19 @@ def test_a_cluster_builds_the_segments_of_one_process_also_for_merges_in_the_bac
         here.insert("mine", items(range(start, start + 40)))
         if start == 40:
             here.writer.merger.finish()
+    chosen, build = Event(), merger.Merger._merged
+
+    def told(*arguments: Any) -> Any:
+        chosen.set()
+        return build(*arguments)
+
     with monkeypatch.context() as patch:
         patch.setattr(index_shards.BuildShard, "open", None)  # not by this process
-        for start in (0, 40, 80):  # the last while the first two are merged
+        patch.setattr(merger.Merger, "_merged", told)
+        for start in (0, 40, 80):
             there.insert("mine", items(range(start, start + 40)))
+            if start == 40:  # the last one comes while the first two are merged: not before they are chosen
+                assert chosen.wait(60)
         there.writer.merger.finish()
     mine, others = ({one.content for one in segments_of(base.info("mine"))} for base in (here, there))
     assert mine == others
