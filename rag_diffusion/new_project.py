@@ -35,6 +35,7 @@ CHANGED = ("dvc.yaml", "params.yaml", "pyproject.toml")
 OWN_CORPUS = (
     ("corpus", "source", "folder"),
     ("corpus", "folder:\n    path", PICTURES),
+    ("sample", "thresholding", "static"),
 )
 NAMED_BASE = (("finetune", "objective", "epsilon"), ("finetune", "neighbor_skips", "[6, 8]"))
 _BASE_FILE = "generator.json"  # every generator of ours has one

@@ -103,9 +103,9 @@ def open_pipeline(
 ) -> RetrievalPipeline:
     """The project's own model, or what is named, where `device` of params.yaml says.
 
-    Frames of clips are drawn with the changes in data/frames where these fit. The stages of a cascade draw as
-    `sample.upsampling` says. A project's base is followed by what `finetune.cascade`
-    names, as its fine-tuned model is.
+    Frames of clips are drawn with the changes in data/frames where these fit. Pictures are thresholded as
+    `sample.thresholding` says, and the stages of a cascade draw as `sample.upsampling` does. A project's base is
+    followed by what `finetune.cascade` names, as its fine-tuned model is.
 
     Args:
         root: of the project.
@@ -143,5 +143,6 @@ def open_pipeline(
         except ModelError as error:
             _LOG.info("%s is left out, clips are drawn by the generator as it is: %s", FRAMES, error)
     if config is not None:
+        pipeline.thresholding = config.sample.thresholding
         make_safe(pipeline, config)
     return pipeline

@@ -31,6 +31,7 @@ class SampleConfig(Section):
     neighbor_guidance_scale: float
     interleave_ratio: float = Probability
     parallel_share: float = Probability
+    thresholding: Literal["static", "dynamic", "palette", "none"] = "static"
     weight_by_step: str
     weight_by_map: str
     precision: Literal["auto", "fp32", "bf16"]

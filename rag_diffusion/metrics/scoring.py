@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rag_diffusion.metrics.report import (
     unanswered,
     unjudged_table,
 )
-from rag_diffusion.metrics.ruler.entity import Prototypes
+from rag_diffusion.metrics.ruler.entity import MIN_PROTOTYPE_STYLES, Prototypes
 from rag_diffusion.metrics.ruler.store import Looks, Ruler, load_ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.metrics.variants import Variant, real_rows
@@ -36,6 +37,8 @@ from rag_diffusion.retrieval.leaks import check_exclusions
 from rag_diffusion.retrieval.neighbor_table import NeighborTable
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.types import Prompt
+
+_LOG = logging.getLogger(__name__)
 
 
 def entity_bootstrap(prompts: Sequence[Prompt], config: Config) -> ClusterBootstrap:
@@ -95,6 +98,27 @@ class Bench:
             reason=why_not_judged(corpus, prompts, ruler), bootstrap=entity_bootstrap(prompts, config),
             agree=dual_encoder_agreement(root / layout.ENCODER, config.device),
         )  # fmt: skip
+
+    def with_prototypes(self) -> Bench:
+        """The same without the prompts whose neighbors leave too few styles for prototypes; those are named.
+
+        Which neighbors are found for a prompt, and so in which styles, may differ by a pair from machine to machine.
+        """
+        styles = set(self.corpus.column("style")[self.candidates])
+        left_out = [
+            prompt.prompt_id
+            for prompt in self.prompts
+            if len(styles - hidden_styles(prompt, self.table.prompts[prompt.prompt_id], self.corpus))
+            < MIN_PROTOTYPE_STYLES
+        ]
+        if not left_out:
+            return self
+        _LOG.warning(
+            "%d of %d prompts are left out, since their neighbors leave fewer than %d styles for prototypes: %s",
+            len(left_out), len(self.prompts), MIN_PROTOTYPE_STYLES, ", ".join(left_out),
+        )  # fmt: skip
+        prompts = [prompt for prompt in self.prompts if prompt.prompt_id not in left_out]
+        return replace(self, prompts=prompts, bootstrap=self.bootstrap_of(prompts))
 
     def bootstrap_of(self, prompts: Sequence[Prompt]) -> ClusterBootstrap:
         """Over the entities of other `prompts`, with as many draws and the same seed."""

@@ -58,6 +58,7 @@ class ValidationPrompts:
         if count is not None:
             fixed = [prompt for prompt in bench.prompts if prompt.default]
             bench = replace(bench, prompts=fixed[:: max(1, len(fixed) // count)][:count])
+        bench = bench.with_prototypes()
         looks = bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates), desc="look at the corpus")
         return cls(root=root, bench=bench, judge=bench.judge(looks.entity))
 

@@ -143,6 +143,7 @@ class BatchDrawer:
         generator = load_generator(self.model, choose_device(self.config.device))
         sample = self.config.sample
         pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
+        pipeline.thresholding = sample.thresholding
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -130,7 +130,7 @@ class RetrievalPipeline(RolloutPipeline):
         eta: float = 0.0,
         timesteps: Sequence[int] | None = None,
         sigmas: Sequence[float] | None = None,
-        thresholding: Thresholding = "static",
+        thresholding: Thresholding | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStep | None = None,
@@ -193,7 +193,8 @@ class RetrievalPipeline(RolloutPipeline):
             eta: of DDIM, how much noise is drawn anew at each step: 0 none, 1 as much as DDPM.
             timesteps: of the network's calls, falling, in place of `num_inference_steps`; some schedulers take them.
             sigmas: noise levels in their place; those that lie between the timesteps of training are refused.
-            thresholding: of the x_0 estimate of pixel models: `static`, `dynamic` or `none`.
+            thresholding: of the x_0 estimate of pixel models: `static`, `dynamic`, `palette`, which draws in few flat
+                colours, or `none`; None is the pipeline's own, `static` where nothing else was set.
             output_type: `pil`, `np`, `pt` or `latent`.
             return_dict: False returns a tuple of the output's fields, images first.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t,
@@ -228,6 +229,7 @@ class RetrievalPipeline(RolloutPipeline):
             num_images_per_prompt=num_images_per_prompt,
         )
         check_output_type(output_type)
+        thresholding = thresholding or self.thresholding
         check_thresholding(thresholding)
         check_can_look(output_type, self.safety_checker, self.watermark)
         further = settings_of(self.stages, stages, stage_settings)

@@ -2,31 +2,35 @@
 
     static    x_0 <- clip(x_0, -1, 1)
     dynamic   s = max(1, the 99.5th percentile of |x_0| of each image);   x_0 <- clip(x_0, -s, s) / s
+    palette   as static, and from abar_t > .6 on x_0 <- the nearest picture of few flat colours, see `palette`
     local     x_0 <- clip(x_0, m - (M - m) / 2, M + (M - m) / 2)    of super-resolution: m and M are the least and the
               largest of the 3 x 3 low-resolution pixels around, by channel; a flat area stays flat
 
-Guidance pushes x_0 out of the range of pixels; what the network then sees it has never seen in training.
+Guidance pushes x_0 out of the range of pixels; what the network then sees it has never seen in training. `palette` is
+for drawings: photographs have more colours.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import from_clean, to_clean
+from rag_diffusion.sampling.palette import few_colours
 
-Thresholding = Literal["static", "dynamic", "none"]
+Thresholding = Literal["static", "dynamic", "palette", "none"]
 StageThresholding = Literal["local", "static", "dynamic", "none"]
 _PERCENTILE = 0.995
+_FLAT_FROM = 0.6  # abar_t: before, x_0 has no colours of its own yet
 _WIDENED = 0.5  # of the local range, on either side: a line thinner than a low-resolution pixel is beyond it
 
 
 def threshold(
     generator: Generator,
-    kind: StageThresholding,
+    kind: Thresholding | StageThresholding,
     sample: Tensor,
     timestep: Tensor,
     prediction: Tensor,
@@ -36,7 +40,7 @@ def threshold(
 
     Args:
         generator: whose prediction it is.
-        kind: `static`, `dynamic`, `local` or `none`.
+        kind: `static`, `dynamic`, `palette`, `local` or `none`.
         sample: (B, D, h, w) x_t.
         timestep: ().
         prediction: (B, D, h, w) eps, v or x_0.
@@ -53,7 +57,9 @@ def threshold(
     if kind == "dynamic":
         pixels = dynamic(pixels)
     else:
-        pixels = pixels.clamp(-1, 1) if bounds is None or kind == "static" else pixels.clamp(*bounds)
+        pixels = pixels.clamp(*bounds) if bounds is not None and kind == "local" else pixels.clamp(-1, 1)
+    if kind == "palette" and float(alpha) > _FLAT_FROM:
+        pixels = few_colours(pixels)
     clean = codec.encode(pixels)
     return from_clean(generator.prediction_type, sample, clean, alpha)
 
@@ -68,7 +74,7 @@ def check_thresholding(kind: str, *, local: bool = False) -> None:
     Raises:
         ValueError: it is none.
     """
-    kinds = ("local", "static", "dynamic", "none")[not local :]
+    kinds = get_args(StageThresholding if local else Thresholding)
     if kind not in kinds:
         raise ValueError(f"thresholding: expected {', '.join(kinds[:-1])} or {kinds[-1]}, got {kind!r}")
 

@@ -35,6 +35,7 @@ def run(ctx: StageContext) -> None:
     bench = Bench.open(ctx.root, config)
     if bench.reason is not None:
         raise ModelError(f"score_base: expected the default corpus, got one that cannot be judged: {bench.reason}")
+    asked, bench = len(bench.prompts), bench.with_prototypes()
     model = ctx.root / layout.PRETRAINED
     refuse_seen(read_card(model), bench.corpus, layout.PRETRAINED)
     real = real_rows(bench.corpus, bench.prompts)
@@ -51,6 +52,7 @@ def run(ctx: StageContext) -> None:
         "model_hash": tree_hash(model),
         "prompts": "validation",
         "num_prompts": len(bench.prompts),
+        "num_left_out": asked - len(bench.prompts),
         "sample": sample.model_dump(exclude={"prompts", "variants", "batch_size"}),
         "ruler_sha256": bench.ruler.sha256,
         "variants": table,

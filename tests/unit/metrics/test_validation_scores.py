@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from rag_diffusion.config import Config
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.metrics import validation_scores
+from rag_diffusion.metrics.scoring import Bench
 from rag_diffusion.metrics.validation_scores import ValidationScores
 from rag_diffusion.metrics.variants import real_rows
 from rag_diffusion.models.generator import Generator
@@ -53,3 +55,20 @@ def test_a_corpus_that_the_ruler_cannot_judge_is_told_at_once(
     monkeypatch.setattr("rag_diffusion.metrics.scoring.why_not_judged", lambda *_: "it knows other styles")
     with pytest.raises(ConfigError, match="finetune.score_every: .*expected .*: it knows other .*set it to 0"):
         ValidationScores(project, scoring_config, RecordingTracker(), "finetune")
+
+
+def test_a_prompt_whose_neighbors_leave_no_prototypes_is_left_out_and_named(
+    project: Path, scoring_config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = scoring_config.sample.model_copy(update={"prompts": "validation"})
+    bench = Bench.open(project, scoring_config.model_copy(update={"sample": sample}))
+    assert bench.with_prototypes() is bench
+    victim, pairs = bench.prompts[0], bench.corpus.table
+    same = pairs.loc[pairs["entity"] == victim.entity, "pair_id"].tolist()
+    shown = replace(bench.table.prompts[victim.prompt_id], oracle=tuple(same))
+    bench = replace(bench, table=replace(bench.table, prompts=bench.table.prompts | {victim.prompt_id: shown}))
+    kept = bench.with_prototypes()
+    assert [prompt.prompt_id for prompt in kept.prompts] == [prompt.prompt_id for prompt in bench.prompts[1:]]
+    assert f"1 of {len(bench.prompts)} prompts are left out" in caplog.text
+    assert caplog.text.strip().endswith(victim.prompt_id)
+    kept.judge(bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates)).entity)

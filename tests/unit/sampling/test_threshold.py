@@ -25,7 +25,7 @@ def test_static_thresholding_keeps_pixels_in_range_and_others_as_they_are(tiny_g
     assert float(before.abs().max()) > 1.5
     torch.testing.assert_close(after, before.clamp(-1, 1), atol=1e-4, rtol=1e-4)
     assert torch.equal(threshold(tiny_generator, "none", sample, timestep, output), output)
-    with pytest.raises(ValueError, match="expected static, dynamic or none, got 'soft'"):
+    with pytest.raises(ValueError, match="expected static, dynamic, palette or none, got 'soft'"):
         threshold(tiny_generator, "soft", sample, timestep, output)
 
 
@@ -58,5 +58,5 @@ def test_local_thresholding_keeps_flat_areas_flat_and_lines_within_what_lies_aro
     edge = drawn[..., 78:82, :]
     assert -0.7 - 1e-4 <= float(edge.min()) < -0.5
     assert 0.3 < float(edge.max()) <= 0.5 + 1e-4
-    with pytest.raises(ValueError, match="expected static, dynamic or none, got 'local'"):
+    with pytest.raises(ValueError, match="expected static, dynamic, palette or none, got 'local'"):
         threshold(tiny_generator, "local", sample, timestep, output)
