@@ -26,7 +26,11 @@ from rag_diffusion.metrics.scoring import Bench, entity_bootstrap
 from rag_diffusion.metrics.validation_prompts import ValidationPrompts
 from rag_diffusion.sampling.drawing import Asked, VariantSampler
 
-KINDS = ("static", "palette")
+KINDS: dict[str, dict[str, object]] = {
+    "static": {"thresholding": "static", "thresholding_by_words": {}},
+    "palette": {"thresholding": "palette", "thresholding_by_words": {}},
+    "by words": {},  # as params.yaml says
+}
 
 
 def main() -> None:
@@ -47,8 +51,8 @@ def main() -> None:
     looks = bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates), desc="look at the corpus")
     validation = ValidationPrompts(root=root, bench=bench, judge=bench.judge(looks.entity))
     right: dict[tuple[str, str], dict[str, Doubles]] = {}
-    for kind in KINDS:
-        sample = bench.config.sample.model_copy(update={"thresholding": kind})
+    for kind, said in KINDS.items():
+        sample = bench.config.sample.model_copy(update=said)
         drawing = VariantSampler(
             root=root,
             model=root / MODEL,
@@ -69,10 +73,12 @@ def main() -> None:
     print("| pictures | thresholding | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
     for (stage, kind), values in right.items():
         print(f"| {stage} | {kind} | " + " | ".join(f"{values[metric].mean():.3f}" for metric in METRICS) + " |")
-    for stage in dict.fromkeys(stage for stage, _ in right):
-        found = [bootstrap.difference(right[stage, KINDS[1]][m], right[stage, KINDS[0]][m]).as_dict() for m in METRICS]
-        told = (f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" for one in found)
-        print(f"| {stage} | {KINDS[1]} - {KINDS[0]} | " + " | ".join(told) + " |")
+    for stage, kind in right:
+        if kind != "static":
+            pairs = ((right[stage, kind][metric], right[stage, "static"][metric]) for metric in METRICS)
+            found = (bootstrap.difference(*pair).as_dict() for pair in pairs)
+            told = (f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" for one in found)
+            print(f"| {stage} | {kind} - static | " + " | ".join(told) + " |")
 
 
 def scaled(pictures: Pixels, size: int) -> Pixels:

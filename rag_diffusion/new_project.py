@@ -36,6 +36,7 @@ OWN_CORPUS = (
     ("corpus", "source", "folder"),
     ("corpus", "folder:\n    path", PICTURES),
     ("sample", "thresholding", "static"),
+    ("sample", "thresholding_by_words", "{}"),
 )
 NAMED_BASE = (("finetune", "objective", "epsilon"), ("finetune", "neighbor_skips", "[6, 8]"))
 _BASE_FILE = "generator.json"  # every generator of ours has one
@@ -102,7 +103,7 @@ def own_params(text: str, base: str = "") -> str:
         base: a published pipeline to fine-tune; empty is data/base.
     """
     for section, key, value in OWN_CORPUS + ((("finetune", "base", base), *NAMED_BASE) if base else ()):
-        pattern = rf"(?m)^({section}:.*\n(?: .*\n)*?  {key}: )(?:\[.*?\]|\S+)"
+        pattern = rf"(?m)^({section}:.*\n(?: .*\n)*?  {key}: )(?:\[.*?\]|\{{.*?\}}|\S+)"
         text, found = re.subn(pattern, rf"\g<1>{value}", text, count=1)
         assert found == 1, f"params.yaml has no {section}, {key}"
     return text

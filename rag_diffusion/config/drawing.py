@@ -8,6 +8,8 @@ from pydantic import Field
 
 from rag_diffusion.config.section import Positive, Probability, Section
 
+_Thresholding = Literal["static", "dynamic", "palette", "none"]
+
 
 class UpsamplingConfig(Section):
     """How the further stages of a cascade draw; the fields are those of `sampling.cascade.StageSettings`."""
@@ -31,7 +33,8 @@ class SampleConfig(Section):
     neighbor_guidance_scale: float
     interleave_ratio: float = Probability
     parallel_share: float = Probability
-    thresholding: Literal["static", "dynamic", "palette", "none"] = "static"
+    thresholding: _Thresholding = "static"
+    thresholding_by_words: dict[str, _Thresholding] = Field(default_factory=dict)
     weight_by_step: str
     weight_by_map: str
     precision: Literal["auto", "fp32", "bf16"]

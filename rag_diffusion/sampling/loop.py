@@ -24,7 +24,7 @@ from rag_diffusion.sampling.embeddings import Embeddings, ImageConditions
 from rag_diffusion.sampling.guided import GuidedPrediction
 from rag_diffusion.sampling.inpainting import Kept
 from rag_diffusion.sampling.steering import DrawingState
-from rag_diffusion.sampling.threshold import Thresholding, threshold
+from rag_diffusion.sampling.threshold import Thresholding, threshold_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Loop:
         generator: the network.
         scheduler: its timesteps set.
         prompts: B texts.
+        thresholding: of x_0, one an image.
         seeds: of the coin, one an image.
         precision: of autocast.
         clean: (B, D, h, w) x_0 of the pictures to begin with; None begins with noise.
@@ -53,7 +54,7 @@ class Loop:
     scheduler: Any
     prompts: Sequence[str]
     state: DrawingState
-    thresholding: Thresholding
+    thresholding: Sequence[Thresholding]
     seeds: list[int]
     precision: str
     clean: Tensor | None = None
@@ -96,7 +97,7 @@ class Loop:
                 guided = self._guided(step_of[number], conditioning.num_steps)
                 output = guided(sample, timestep, plan[step_of[number]], seen, shown, recorder)
             mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
-            mean = threshold(model, self.thresholding, sample, timestep, mean)
+            mean = threshold_each(model, self.thresholding, sample, timestep, mean)
             last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))
             return torch.cat([mean, variance], dim=1) if learned else mean
 

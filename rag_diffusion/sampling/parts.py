@@ -33,7 +33,7 @@ from rag_diffusion.sampling.embeddings import as_network
 from rag_diffusion.sampling.fitting import fitting_name, fitting_scheduler
 from rag_diffusion.sampling.inputs import as_prompts
 from rag_diffusion.sampling.safety import SafetyChecker
-from rag_diffusion.sampling.threshold import Thresholding
+from rag_diffusion.sampling.threshold import ByWords
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", *LATE_PARTS)
 
@@ -42,7 +42,7 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
     """The parts; see `RetrievalPipeline` for the arguments."""
 
     frames: Generator | None = None  # draws the next frames of clips; None lets the generator draw them
-    thresholding: Thresholding = "static"  # of pictures, where a call names none; clips are drawn with `static`
+    thresholding = ByWords()  # of pictures, where a call names none; clips are drawn with `static`
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
     _optional_components = [*PARTS, "codec", "scheduler", "controlnet"]  # noqa: RUF012 -- diffusers adds it to a list
 

@@ -194,7 +194,8 @@ class RetrievalPipeline(RolloutPipeline):
             timesteps: of the network's calls, falling, in place of `num_inference_steps`; some schedulers take them.
             sigmas: noise levels in their place; those that lie between the timesteps of training are refused.
             thresholding: of the x_0 estimate of pixel models: `static`, `dynamic`, `palette`, which draws in few flat
-                colours, or `none`; None is the pipeline's own, `static` where nothing else was set.
+                colours, or `none`; None is what the pipeline's own `thresholding` says of the prompt, `static` where
+                nothing else was set.
             output_type: `pil`, `np`, `pt` or `latent`.
             return_dict: False returns a tuple of the output's fields, images first.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t,
@@ -229,8 +230,8 @@ class RetrievalPipeline(RolloutPipeline):
             num_images_per_prompt=num_images_per_prompt,
         )
         check_output_type(output_type)
-        thresholding = thresholding or self.thresholding
-        check_thresholding(thresholding)
+        if thresholding is not None:
+            check_thresholding(thresholding)
         check_can_look(output_type, self.safety_checker, self.watermark)
         further = settings_of(self.stages, stages, stage_settings)
         prompts = [""] * len(prompt_embeds) if prompt is None and prompt_embeds is not None else as_prompts(prompt)
@@ -303,7 +304,7 @@ class RetrievalPipeline(RolloutPipeline):
             timesteps=timesteps,
             sigmas=sigmas,
             state=state,
-            thresholding=thresholding,
+            thresholding=[thresholding or self.thresholding.of(text) for text in repeated],
             output_type=output_type,
             on_step=None,
             keep=keep_pictures,

@@ -133,7 +133,7 @@ def make_plan(
         eta=settings.get("eta", 0.0),
         timesteps=settings.get("timesteps"),
         sigmas=settings.get("sigmas"),
-        thresholding=settings["thresholding"],
+        thresholding=[settings["thresholding"]],
         keep=any(source.image for source in origin.neighbors),
     )
     return Plan(

@@ -78,6 +78,7 @@ class SamplingRequest:
         images: image prompts and control pictures.
         eta: of `denoise`.
         timesteps, sigmas: of `denoise.set_timesteps`.
+        thresholding: of each image.
         state: what a callback may change; None is a new one with `guidance`.
         on_step: gets the number of a finished step, its timestep, x_t and the estimate of x_0, and returns the x_t that
             goes on.
@@ -102,7 +103,7 @@ class SamplingRequest:
     timesteps: Sequence[int] | None = None
     sigmas: Sequence[float] | None = None
     state: DrawingState | None = None
-    thresholding: Thresholding = "static"
+    thresholding: Sequence[Thresholding]
     output_type: OutputType = "pil"
     on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
     keep: bool = False
@@ -124,7 +125,7 @@ class SamplingRequest:
             "scheduler_config": unusual(scheduler, generator),
             "num_inference_steps": self.num_inference_steps,
             "guidance": asdict(self.guidance),
-            "thresholding": self.thresholding,
+            "thresholding": self.thresholding[row],
             "image_size": generator.image_size,
             "precision": computed_in(precision, generator.device),
             "weights": str(generator.backbone.dtype).removeprefix("torch."),

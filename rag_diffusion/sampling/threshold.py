@@ -7,13 +7,16 @@
               largest of the 3 x 3 low-resolution pixels around, by channel; a flat area stays flat
 
 Guidance pushes x_0 out of the range of pixels; what the network then sees it has never seen in training. `palette` is
-for drawings: photographs have more colours.
+for drawings in flat colours: photographs have more, and so have drawings with shades, which `ByWords` tells apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,6 +65,59 @@ def threshold(
         pixels = few_colours(pixels)
     clean = codec.encode(pixels)
     return from_clean(generator.prediction_type, sample, clean, alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByWords:
+    """Which thresholding an image gets, by the words of its prompt: shaded manners and flat ones differ.
+
+    Attributes:
+        usual: where a prompt has none of the words.
+        by_words: kind by word or phrase; of several in a prompt the longest counts. Capitals do not matter.
+
+    Raises:
+        ValueError: there is no such kind.
+
+    Examples:
+        >>> from rag_diffusion.sampling.threshold import ByWords
+        >>> kinds = ByWords(usual="palette", by_words={"Noto": "static", "classic Noto": "palette"})
+        >>> [kinds.of(text) for text in ("a fox in Noto style", "a fox, classic Noto", "a fox")]
+        ['static', 'palette', 'palette']
+    """
+
+    usual: Thresholding = "static"
+    by_words: Mapping[str, Thresholding] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind in (self.usual, *self.by_words.values()):
+            check_thresholding(kind)
+
+    def of(self, prompt: str) -> Thresholding:
+        """The kind for an image of `prompt`."""
+        text = prompt.lower()
+        said = [words for words in self.by_words if words.lower() in text]
+        return self.by_words[max(said, key=len)] if said else self.usual
+
+
+def threshold_each(
+    generator: Generator, kinds: Sequence[Thresholding], sample: Tensor, timestep: Tensor, prediction: Tensor
+) -> Tensor:
+    """`threshold` with a kind of its own for each image.
+
+    Args:
+        generator: whose prediction it is.
+        kinds: B.
+        sample: (B, D, h, w) x_t.
+        timestep: ().
+        prediction: (B, D, h, w) eps, v or x_0.
+    """
+    if len(set(kinds)) == 1:
+        return threshold(generator, kinds[0], sample, timestep, prediction)
+    found = prediction.clone()
+    for kind in sorted(set(kinds)):
+        rows = torch.tensor([row for row, own in enumerate(kinds) if own == kind], device=sample.device)
+        found[rows] = threshold(generator, kind, sample[rows], timestep, prediction[rows])
+    return found
 
 
 def check_thresholding(kind: str, *, local: bool = False) -> None:
