@@ -144,6 +144,6 @@ def open_pipeline(
         except ModelError as error:
             _LOG.info("%s is left out, clips are drawn by the generator as it is: %s", FRAMES, error)
     if config is not None:
-        pipeline.thresholding = ByWords(usual=config.sample.thresholding, by_words=config.sample.thresholding_by_words)
+        pipeline.thresholding = ByWords.from_config(config.sample)
         make_safe(pipeline, config)
     return pipeline

@@ -144,7 +144,7 @@ class BatchDrawer:
         generator = load_generator(self.model, choose_device(self.config.device))
         sample = self.config.sample
         pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
-        pipeline.thresholding = ByWords(usual=sample.thresholding, by_words=sample.thresholding_by_words)
+        pipeline.thresholding = ByWords.from_config(sample)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rag_diffusion.config import SampleConfig
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import from_clean, to_clean
 from rag_diffusion.sampling.palette import few_colours
@@ -91,6 +92,11 @@ class ByWords:
     def __post_init__(self) -> None:
         for kind in (self.usual, *self.by_words.values()):
             check_thresholding(kind)
+
+    @classmethod
+    def from_config(cls, config: SampleConfig) -> ByWords:
+        """As `sample` of params.yaml, `config`, says."""
+        return cls(usual=config.thresholding, by_words=config.thresholding_by_words)
 
     def of(self, prompt: str) -> Thresholding:
         """The kind for an image of `prompt`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from rag_diffusion import RetrievalPipeline
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
 from rag_diffusion.sampling.palette import few_colours, palette
-from rag_diffusion.sampling.threshold import ByWords, threshold
+from rag_diffusion.sampling.threshold import ByWords, Thresholding, threshold
 
 INK, PAPER, SKY = (-0.8, -0.6, -0.7), (1.0, 1.0, 1.0), (-0.3, 0.2, 0.9)
 
@@ -89,9 +91,9 @@ def test_a_pipeline_draws_as_it_is_told_and_says_so(tiny_generator: Generator) -
     pipe = RetrievalPipeline(tiny_generator)
     pipe.set_progress_bar_config(disable=True)
 
-    def drawn(**options: object) -> tuple[Tensor, str]:
+    def drawn(**options: Any) -> tuple[Tensor, str]:
         seed = torch.Generator().manual_seed(3)
-        out = pipe("a cat", [], num_inference_steps=4, generator=seed, output_type="pt", **options)  # type: ignore[arg-type]
+        out = pipe("a cat", [], num_inference_steps=4, generator=seed, output_type="pt", **options)
         return out.images[0], out.provenance[0].settings["thresholding"]
 
     plain, told = drawn()
@@ -110,9 +112,9 @@ def test_shaded_manners_are_told_by_the_words_of_a_prompt(tiny_generator: Genera
     pipe.set_progress_bar_config(disable=True)
     texts = ["a cat in Noto style", "a cat", "a cat, classic NOTO style"]
 
-    def drawn(kind: str | None = None) -> tuple[Tensor, list[str]]:
+    def drawn(kind: Thresholding | None = None) -> tuple[Tensor, list[str]]:
         seeds = [torch.Generator().manual_seed(seed) for seed in range(3)]
-        out = pipe(texts, [[]] * 3, num_inference_steps=4, generator=seeds, output_type="pt", thresholding=kind)  # type: ignore[arg-type]
+        out = pipe(texts, [[]] * 3, num_inference_steps=4, generator=seeds, output_type="pt", thresholding=kind)
         return torch.as_tensor(out.images), [origin.settings["thresholding"] for origin in out.provenance]
 
     pipe.thresholding = ByWords(usual="palette", by_words={"Noto": "static", "classic Noto": "palette"})
@@ -129,4 +131,4 @@ def test_shaded_manners_are_told_by_the_words_of_a_prompt(tiny_generator: Genera
 
 def test_a_kind_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="expected static, dynamic, palette or none, got 'local'"):
-        ByWords(by_words={"Noto": "local"})  # type: ignore[dict-item]
+        ByWords(by_words=dict.fromkeys(["Noto"], cast(Any, "local")))
