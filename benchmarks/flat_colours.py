@@ -12,6 +12,7 @@ intervals over entities.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,12 +26,9 @@ from rag_diffusion.metrics.judge import METRICS
 from rag_diffusion.metrics.scoring import Bench, entity_bootstrap
 from rag_diffusion.metrics.validation_prompts import ValidationPrompts
 from rag_diffusion.sampling.drawing import Asked, VariantSampler
+from rag_diffusion.sampling.threshold import Thresholding
 
-KINDS: dict[str, dict[str, object]] = {
-    "static": {"thresholding": "static", "thresholding_by_words": {}},
-    "palette": {"thresholding": "palette", "thresholding_by_words": {}},
-    "by words": {},  # as params.yaml says
-}
+KINDS: Sequence[Thresholding] = ("static", "palette")
 
 
 def main() -> None:
@@ -50,9 +48,9 @@ def main() -> None:
     print(f"{len(prompts)} of {len(asked)} prompts")
     looks = bench.ruler.look(bench.trunk, bench.corpus.pixels(bench.candidates), desc="look at the corpus")
     validation = ValidationPrompts(root=root, bench=bench, judge=bench.judge(looks.entity))
-    right: dict[tuple[str, str], dict[str, Doubles]] = {}
-    for kind, said in KINDS.items():
-        sample = bench.config.sample.model_copy(update=said)
+    right: dict[tuple[str, Thresholding], dict[str, Doubles]] = {}
+    for kind in KINDS:
+        sample = bench.config.sample.model_copy(update={"thresholding": kind})
         drawing = VariantSampler(
             root=root,
             model=root / MODEL,

@@ -6,7 +6,7 @@ The set is fxemoji of Iconify, which no default weights were trained on, taken a
 (`corpus.iconify.own`); the knowledge base has the seven emoji sets, twelve other coloured sets and the folder. Asked
 for are drawings of the set whose entities are held out from everything that was trained, each hidden from its own
 retrieval. Content neighbors come from everywhere; style neighbors, where the generator tells roles apart, from the set
-alone: other things in its manner.
+alone: other things in its manner. "Colours" draws in the palette of the drawings of the set that were not asked for.
 
 entity    the ruler's entity scorer, prototypes from the emoji sets that were not shown
 manner    nearest of twenty sets: a linear discriminant on the statistics of the first five resolutions of the ruler's
@@ -31,13 +31,13 @@ import yaml
 
 from rag_diffusion import KnowledgeBase, Query, RetrievalPipeline, layout
 from rag_diffusion.arrays import Doubles, Floats, Ints, Pixels
+from rag_diffusion.colours import is_shaded, snap, style_palette
 from rag_diffusion.config import load_config
 from rag_diffusion.corpus.icon_sets import read_drawings
 from rag_diffusion.corpus.wide_source import Tally, WideSource
 from rag_diffusion.metrics.bootstrap import ClusterBootstrap
 from rag_diffusion.metrics.ruler.entity import Prototypes
 from rag_diffusion.metrics.ruler.linear import fit_lda
-from rag_diffusion.metrics.ruler.palette import snap, style_palette
 from rag_diffusion.metrics.ruler.store import entity_features, load_ruler
 from rag_diffusion.metrics.ruler.trunk import MIDDLE, Trunk
 from rag_diffusion.models.load import load_generator
@@ -47,6 +47,7 @@ from rag_diffusion.readers.caption_text import with_article
 from rag_diffusion.readers.packages import fetch_package
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.seeds import seeded
+from rag_diffusion.sampling.style_palettes import NUM_COLORS, as_texts
 from rag_diffusion.stages import align, embed, index, ingest
 from rag_diffusion.store.corpus import Corpus
 from rag_diffusion.tracking import NullTracker
@@ -148,7 +149,11 @@ def variants(
     pipeline.set_progress_bar_config(disable=True)
     plain = [neighbors_from(corpus, names) for names in content]
     styled = [[*near, *neighbors_from(corpus, names, role="style")] for near, names in zip(plain, manner, strict=True)]
+    mine = np.flatnonzero((corpus.column("style") == OWN) & ~np.isin(np.arange(len(corpus)), targets))
+    colours = as_texts(style_palette(corpus.pixels(mine), NUM_COLORS, seed=0))
+    print(f"{OWN} is {'shaded' if is_shaded(corpus.pixels(mine)) else 'flat'}; its palette: {' '.join(colours)}")
     shown: dict[str, list[list[Neighbor]]] = {"none": [[] for _ in texts], "content": plain}
+    shown |= {f"{name}, colours": neighbors for name, neighbors in shown.items()}
     if generator.unet.config.neighbor_roles:  # else it would take style neighbors for what is to be drawn
         shown["content and style"] = styled
     seeds = [20_000 + row for row in targets.tolist()]
@@ -157,14 +162,15 @@ def variants(
         parts = []
         for start in range(0, len(texts), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            out = pipeline(texts[part], neighbors[part], num_inference_steps=steps, generator=seeded(seeds[part]))
+            options = {"colours": colours} if name.endswith("colours") else {}
+            noise = seeded(seeds[part])
+            out = pipeline(texts[part], neighbors[part], num_inference_steps=steps, generator=noise, **options)
             parts.append(as_arrays(out.images))
             print(f"{name}: {min(part.stop, len(texts))} of {len(texts)}", flush=True)
         drawn[name] = np.concatenate(parts)
     first = np.full_like(corpus.pixels(targets), 255)  # of what has no neighbor nothing is copied
     found = [number for number, names in enumerate(content) if names]
     first[found] = corpus.pixels(corpus.rows([content[number][0] for number in found]))
-    mine = np.flatnonzero((corpus.column("style") == OWN) & ~np.isin(np.arange(len(corpus)), targets))
     palette = style_palette(corpus.pixels(mine), load_config(project / "params.yaml").baselines.snap_colors, seed=0)
     drawn["copied"] = first
     drawn["copied + palette"] = np.stack([snap(image, palette) for image in first])
@@ -201,7 +207,7 @@ def judged(
         name: {metric: bootstrap.interval(values).as_dict() for metric, values in metrics.items()}
         for name, metrics in right.items()
     }
-    best = "content and style" if "content and style" in right else "content"
+    best = "content and style, colours" if "content and style" in right else "content, colours"
     against = {
         f"{best} - {other}": {
             metric: bootstrap.difference(right[best][metric], right[other][metric]).as_dict()

@@ -36,7 +36,6 @@ OWN_CORPUS = (
     ("corpus", "source", "folder"),
     ("corpus", "folder:\n    path", PICTURES),
     ("sample", "thresholding", "static"),
-    ("sample", "thresholding_by_words", "{}"),
 )
 NAMED_BASE = (("finetune", "objective", "epsilon"), ("finetune", "neighbor_skips", "[6, 8]"))
 _BASE_FILE = "generator.json"  # every generator of ours has one

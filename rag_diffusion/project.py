@@ -121,7 +121,6 @@ def open_pipeline(
     from rag_diffusion.sampling.cascade_folder import project_stages
     from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
-    from rag_diffusion.sampling.threshold import ByWords
 
     config = config_of(root)
     scheduler = scheduler or (None if config is None else config.sample.scheduler)
@@ -144,6 +143,6 @@ def open_pipeline(
         except ModelError as error:
             _LOG.info("%s is left out, clips are drawn by the generator as it is: %s", FRAMES, error)
     if config is not None:
-        pipeline.thresholding = ByWords.from_config(config.sample)
+        pipeline.thresholding = config.sample.thresholding
         make_safe(pipeline, config)
     return pipeline

@@ -34,7 +34,6 @@ class SampleConfig(Section):
     interleave_ratio: float = Probability
     parallel_share: float = Probability
     thresholding: _Thresholding = "static"
-    thresholding_by_words: dict[str, _Thresholding] = Field(default_factory=dict)
     weight_by_step: str
     weight_by_map: str
     precision: Literal["auto", "fp32", "bf16"]

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from rag_diffusion.arrays import Ints, Pixels
+from rag_diffusion.colours import snap, style_palette
 from rag_diffusion.errors import DataError, LineageError
 from rag_diffusion.metrics.judge import Judge
-from rag_diffusion.metrics.ruler.palette import snap, style_palette
 from rag_diffusion.metrics.ruler.store import Looks, Ruler
 from rag_diffusion.metrics.ruler.trunk import Trunk
 from rag_diffusion.store.corpus import Corpus

@@ -151,12 +151,6 @@ class Retriever:
     def _untrained(self) -> frozenset[str]:
         return untrained_styles(self.corpus)
 
-    def style_named_in(self, text: str) -> str | None:
-        """The style of the corpus whose words stand in `text`, the longest where several do; None where none does."""
-        words = [*((name, name) for name in self.styles), *self.corpus.style_words.items()]
-        named = [(len(said), style) for style, said in words if said and said.lower() in text.lower()]
-        return max(named)[1] if named else None
-
     def hits(self, ranking: Ranking, top_k: int, query: str | None = None) -> Hits:
         """The selected hits of a ranking, by pair id: `top_k` where the selection says nothing else.
 

@@ -105,7 +105,7 @@ def search_style(
     """
     rows = _same_things(retriever, unlike, exclude)
     labels = retriever.styles
-    label = style if style in labels else retriever.style_named_in(query) if style is None else None
+    label = style if style in labels else retriever.corpus.style_named_in(query) if style is None else None
     within = None if label is None else labels[label]
     if examples is not None:
         mean = examples.mean(axis=0, keepdims=True)

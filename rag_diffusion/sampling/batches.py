@@ -27,7 +27,7 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import seeded
-from rag_diffusion.sampling.threshold import ByWords
+from rag_diffusion.sampling.style_palettes import StylePalettes
 from rag_diffusion.spans import Span, recording
 from rag_diffusion.store.pairs import Pairs
 from rag_diffusion.store.shared_folder import open_pairs, same_files
@@ -144,7 +144,7 @@ class BatchDrawer:
         generator = load_generator(self.model, choose_device(self.config.device))
         sample = self.config.sample
         pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
-        pipeline.thresholding = ByWords.from_config(sample)
+        pipeline.thresholding, pipeline.palettes = sample.thresholding, StylePalettes(pairs=self.corpus)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rag_diffusion.arrays import Pixels
+from rag_diffusion.errors import DataError
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.sampling.cascade import OnStageStep, execute
@@ -22,6 +24,8 @@ from rag_diffusion.sampling.redraw import make_plan
 from rag_diffusion.sampling.request import SamplingRequest
 from rag_diffusion.sampling.safety import WATERMARK, finished
 from rag_diffusion.sampling.steering import CALLBACK_TENSORS, DrawingState
+from rag_diffusion.sampling.style_palettes import StylePalettes, as_palette
+from rag_diffusion.sampling.threshold import Thresholding
 
 
 class DrawingPipeline(PipelineParts):
@@ -31,6 +35,7 @@ class DrawingPipeline(PipelineParts):
     _interrupt = False
     _guidance_scale = 1.0
     _num_timesteps = 0
+    _found_palettes: StylePalettes | None = None
 
     @property
     def guidance_scale(self) -> float:
@@ -46,6 +51,39 @@ class DrawingPipeline(PipelineParts):
     def num_timesteps(self) -> int:
         """Calls of the network in the last drawing, or in the one that is going on."""
         return self._num_timesteps
+
+    def _manners(
+        self,
+        texts: Sequence[str],
+        kind: Thresholding,
+        style: str | None,
+        colours: Sequence[str | Path | Picture] | None,
+    ) -> tuple[list[Thresholding], list[Pixels | None]]:
+        """Thresholding and palette of an image of each of `texts`, as `RetrievalPipeline.__call__` was asked for.
+
+        Raises:
+            ValueError: colours by hand that do not fit.
+            DataError: a file is none that is read.
+        """
+        if colours is not None and (kind != "palette" or not self.generator.codec.lossless):
+            got = f"thresholding={kind!r}" if kind != "palette" else "one that draws latents"
+            raise ValueError(f"colours: expected thresholding='palette' and a pixel model, got {got}; leave them out")
+        by_hand = None if colours is None else as_palette(colours)
+        palettes = self._palettes() if kind == "palette" and by_hand is None else None
+        chosen = [(kind, by_hand) if palettes is None else palettes.choose(text, style) for text in texts]
+        return [one for one, _ in chosen], [palette for _, palette in chosen]
+
+    def _palettes(self) -> StylePalettes | None:
+        """Of the styles of what is retrieved from, as it is now; None where nothing of it lies here."""
+        if self.palettes is not None or self.retriever is None:
+            return self.palettes
+        try:
+            pairs = self.retriever.corpus
+        except DataError:  # remote data sets alone
+            return None
+        if self._found_palettes is None or self._found_palettes.pairs is not pairs:
+            self._found_palettes = StylePalettes(pairs=pairs)
+        return self._found_palettes
 
     @torch.no_grad()
     def redraw(

@@ -102,6 +102,7 @@ class Execution:
             prompts=request.prompts,
             state=self.state,
             thresholding=request.thresholding,
+            palettes=request.palettes or [None] * len(request.prompts),
             seeds=request.seeds,
             precision=self.precision,
             clean=self._clean(request),

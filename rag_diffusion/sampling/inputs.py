@@ -81,12 +81,13 @@ def by_prompt(given: Given, prompts: Sequence[str]) -> list[list[Neighbor]]:
     return neighbors
 
 
-def style_neighbors(given: One | Sequence[One], caption: str) -> list[Neighbor]:
+def style_neighbors(given: One | Sequence[One], caption: str, what: str = "style_images") -> list[Neighbor]:
     """Pictures in the style wanted, as neighbors with that role.
 
     Args:
         given: one, or several, in the forms of `by_prompt`.
         caption: of those that bring none.
+        what: the argument, for the error.
 
     Raises:
         ValueError: one is something else.
@@ -95,7 +96,7 @@ def style_neighbors(given: One | Sequence[One], caption: str) -> list[Neighbor]:
     entries = [given] if _is_one(given) else list(given)  # type: ignore[arg-type]
     wrong = [type(entry).__name__ for entry in entries if not _is_one(entry)]
     if wrong:
-        raise ValueError(f"style_images: expected pictures or names of image files, got {wrong[0]}")
+        raise ValueError(f"{what}: expected pictures or names of image files, got {wrong[0]}")
     return [replace(_neighbor(entry, caption), role="style") for entry in entries]
 
 

@@ -36,6 +36,7 @@ class Loop:
         scheduler: its timesteps set.
         prompts: B texts.
         thresholding: of x_0, one an image.
+        palettes: of those that are drawn in few flat colours; B, None for one of its own.
         seeds: of the coin, one an image.
         precision: of autocast.
         clean: (B, D, h, w) x_0 of the pictures to begin with; None begins with noise.
@@ -55,6 +56,7 @@ class Loop:
     prompts: Sequence[str]
     state: DrawingState
     thresholding: Sequence[Thresholding]
+    palettes: Sequence[Pixels | None]
     seeds: list[int]
     precision: str
     clean: Tensor | None = None
@@ -97,7 +99,7 @@ class Loop:
                 guided = self._guided(step_of[number], conditioning.num_steps)
                 output = guided(sample, timestep, plan[step_of[number]], seen, shown, recorder)
             mean, variance = output[:, : sample.shape[1]], output[:, sample.shape[1] :]
-            mean = threshold_each(model, self.thresholding, sample, timestep, mean)
+            mean = threshold_each(model, self.thresholding, self.palettes, sample, timestep, mean)
             last[0] = to_clean(model.prediction_type, sample, mean, model.alphas_cumprod(timestep))
             return torch.cat([mean, variance], dim=1) if learned else mean
 

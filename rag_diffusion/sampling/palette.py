@@ -2,11 +2,12 @@
 
     c_1 .. c_k    k-means of the pixels of x_0, begun with the upper left pixel and then, one by one, with the pixel
                   that is farthest from all before
-    x_0 <- mean over s x s of  c_{argmin_j |up_s(x_0) - c_j|},     s = 4
+    c'_j           what in the palette of the style asked for looks most like c_j, where there is one; else c_j
+    x_0 <- mean over s x s of  c'_{argmin_j |up_s(x_0) - c_j|},     s = 4
 
 A diffusion network of little training paints where an icon is flat: its x_0 is a mean over many drawings, and has
 gradients that none of them has. The nearest colour is looked up at s times the size, so that outlines are anti-aliased
-as those of rendered drawings are.
+as those of rendered drawings are. A set of icons keeps to a few dozen colours, by which it is known: `StylePalettes`.
 
 Colours are found in 8 bits: pictures that differ by the rounding of a batch have the same ones, but for a pixel in
 thousands.
@@ -14,21 +15,27 @@ thousands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rag_diffusion.arrays import Pixels
+from rag_diffusion.colours import nearest_colours
 
 COLOURS = 8
 _TIMES = 4
 _ITERATIONS = 8
 
 
-def few_colours(pixels: Tensor, count: int = COLOURS) -> Tensor:
+def few_colours(pixels: Tensor, count: int = COLOURS, palettes: Sequence[Pixels | None] | None = None) -> Tensor:
     """The nearest picture of few colours of each of B.
 
     Args:
         pixels: (B, 3, H, W) in [-1, 1].
         count: k, the most colours of a picture; one that has fewer keeps them.
+        palettes: of each picture, (P, 3) sRGB: all that its colours are taken from; None leaves them as they are.
 
     Returns:
         (B, 3, H, W), in the type of `pixels`.
@@ -50,6 +57,8 @@ def few_colours(pixels: Tensor, count: int = COLOURS) -> Tensor:
     large = F.interpolate(pixels.float(), scale_factor=_TIMES, mode="bicubic")
     height, width = large.shape[2:]
     nearest = torch.cdist(large.flatten(2).transpose(1, 2), colours).argmin(dim=2)
+    if palettes is not None:
+        colours = torch.stack([_of(own, given) for own, given in zip(colours, palettes, strict=True)])
     flat = colours.gather(1, nearest[..., None].expand(-1, -1, 3))
     return F.avg_pool2d(flat.transpose(1, 2).reshape(-1, 3, height, width), _TIMES).to(pixels.dtype)
 
@@ -72,6 +81,14 @@ def palette(pixels: Tensor, count: int) -> Tensor:
         means = members.transpose(1, 2) @ points / sizes.clamp(min=1)
         colours = torch.where(sizes > 0, means, colours)
     return colours
+
+
+def _of(colours: Tensor, given: Pixels | None) -> Tensor:
+    """Of a palette `given`, (P, 3) sRGB, what looks most like each of `colours` (k, 3) in [-1, 1]."""
+    if given is None:
+        return colours
+    found = nearest_colours(((colours + 1) * 127.5).cpu().numpy(), given)
+    return torch.from_numpy(found).to(colours) / 127.5 - 1
 
 
 def _apart(points: Tensor, count: int) -> Tensor:

@@ -33,7 +33,8 @@ from rag_diffusion.sampling.embeddings import as_network
 from rag_diffusion.sampling.fitting import fitting_name, fitting_scheduler
 from rag_diffusion.sampling.inputs import as_prompts
 from rag_diffusion.sampling.safety import SafetyChecker
-from rag_diffusion.sampling.threshold import ByWords
+from rag_diffusion.sampling.style_palettes import StylePalettes
+from rag_diffusion.sampling.threshold import Thresholding
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", *LATE_PARTS)
 
@@ -42,7 +43,8 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
     """The parts; see `RetrievalPipeline` for the arguments."""
 
     frames: Generator | None = None  # draws the next frames of clips; None lets the generator draw them
-    thresholding = ByWords()  # of pictures, where a call names none; clips are drawn with `static`
+    thresholding: Thresholding = "static"  # of pictures, where a call names none; clips are drawn with `static`
+    palettes: StylePalettes | None = None  # of `palette`; None: those of the retriever's pairs
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
     _optional_components = [*PARTS, "codec", "scheduler", "controlnet"]  # noqa: RUF012 -- diffusers adds it to a list
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
 from rag_diffusion.sampling.arguments import guidance_of, negative_texts, num_steps_of, refuse, strength_of
 from rag_diffusion.sampling.auto import known_to_auto_pipeline
@@ -131,6 +133,7 @@ class RetrievalPipeline(RolloutPipeline):
         timesteps: Sequence[int] | None = None,
         sigmas: Sequence[float] | None = None,
         thresholding: Thresholding | None = None,
+        colours: Sequence[str | Path | Picture] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStep | None = None,
@@ -194,8 +197,11 @@ class RetrievalPipeline(RolloutPipeline):
             timesteps: of the network's calls, falling, in place of `num_inference_steps`; some schedulers take them.
             sigmas: noise levels in their place; those that lie between the timesteps of training are refused.
             thresholding: of the x_0 estimate of pixel models: `static`, `dynamic`, `palette`, which draws in few flat
-                colours, or `none`; None is what the pipeline's own `thresholding` says of the prompt, `static` where
-                nothing else was set.
+                colours, or `none`; None is the pipeline's own `thresholding`, `static` where nothing else was set. The
+                colours of `palette` are those of the style asked for, and a shaded style is drawn with `static`: see
+                `style_palettes`.
+            colours: all that the images may have, as "#dd2e44", or pictures to read them off; they are drawn with
+                `palette`.
             output_type: `pil`, `np`, `pt` or `latent`.
             return_dict: False returns a tuple of the output's fields, images first.
             callback_on_step_end: gets the pipeline, the number of the step, its timestep and {"latents": x_t,
@@ -230,8 +236,8 @@ class RetrievalPipeline(RolloutPipeline):
             num_images_per_prompt=num_images_per_prompt,
         )
         check_output_type(output_type)
-        if thresholding is not None:
-            check_thresholding(thresholding)
+        thresholding = thresholding or ("palette" if colours is not None else self.thresholding)
+        check_thresholding(thresholding)
         check_can_look(output_type, self.safety_checker, self.watermark)
         further = settings_of(self.stages, stages, stage_settings)
         prompts = [""] * len(prompt_embeds) if prompt is None and prompt_embeds is not None else as_prompts(prompt)
@@ -269,6 +275,7 @@ class RetrievalPipeline(RolloutPipeline):
         # all that the B images depend on
         repeated_rows = partial(np.repeat, repeats=num_images_per_prompt, axis=0)
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
+        kinds, palettes = self._manners(repeated, thresholding, style, colours)
         images = image_prompts(model, ip_adapter_image, ip_adapter_image_embeds, len(repeated))
         span_of_control = (controlnet_conditioning_scale, control_guidance_start, control_guidance_end)
         control = control_of(self.controlnet, control_image, *span_of_control)
@@ -304,7 +311,8 @@ class RetrievalPipeline(RolloutPipeline):
             timesteps=timesteps,
             sigmas=sigmas,
             state=state,
-            thresholding=[thresholding or self.thresholding.of(text) for text in repeated],
+            thresholding=kinds,
+            palettes=palettes,
             output_type=output_type,
             on_step=None,
             keep=keep_pictures,

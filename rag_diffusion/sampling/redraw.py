@@ -18,6 +18,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.provenance import DRAWN_AGAIN, Provenance, Source, from_text, seen_digest
 from rag_diffusion.sampling.request import PRECISIONS, SamplingRequest, latents_digest
 from rag_diffusion.sampling.schedule import Phase
+from rag_diffusion.sampling.style_palettes import as_palette
 from rag_diffusion.types import DataSetVersion
 
 
@@ -134,6 +135,7 @@ def make_plan(
         timesteps=settings.get("timesteps"),
         sigmas=settings.get("sigmas"),
         thresholding=[settings["thresholding"]],
+        palettes=[as_palette(settings["colours"])] if "colours" in settings else (),
         keep=any(source.image for source in origin.neighbors),
     )
     return Plan(

@@ -26,6 +26,7 @@ from rag_diffusion.sampling.output import OutputType
 from rag_diffusion.sampling.provenance import seen_digest, to_text
 from rag_diffusion.sampling.schedule import Phase
 from rag_diffusion.sampling.steering import DrawingState
+from rag_diffusion.sampling.style_palettes import as_texts
 from rag_diffusion.sampling.threshold import Thresholding
 from rag_diffusion.types import DataSetVersion
 
@@ -79,6 +80,7 @@ class SamplingRequest:
         eta: of `denoise`.
         timesteps, sigmas: of `denoise.set_timesteps`.
         thresholding: of each image.
+        palettes: (P, 3) sRGB of each image that is drawn in given colours, else None; empty: of none.
         state: what a callback may change; None is a new one with `guidance`.
         on_step: gets the number of a finished step, its timestep, x_t and the estimate of x_0, and returns the x_t that
             goes on.
@@ -104,6 +106,7 @@ class SamplingRequest:
     sigmas: Sequence[float] | None = None
     state: DrawingState | None = None
     thresholding: Sequence[Thresholding]
+    palettes: Sequence[Pixels | None] = ()
     output_type: OutputType = "pil"
     on_step: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
     keep: bool = False
@@ -137,6 +140,8 @@ class SamplingRequest:
         settings |= {name: value for name, value in generator.told.items() if name != "cross_attention_kwargs"}
         if (scale := generator.told.get("cross_attention_kwargs", {}).get("scale")) is not None:
             settings["lora_scale"] = scale
+        if self.palettes and (palette := self.palettes[row]) is not None:
+            settings["colours"] = as_texts(palette)
         if self.pictures is not None:
             begin = self.pictures[row]
             settings |= {"strength": self.strength, "begin": seen_digest(begin, "")}

@@ -47,7 +47,6 @@ from rag_diffusion.sampling.safety import finished
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.seeds import MOST, seeded
 from rag_diffusion.sampling.source import NeighborSource
-from rag_diffusion.sampling.threshold import ByWords
 from rag_diffusion.store.filters import Filter
 
 if TYPE_CHECKING:
@@ -337,6 +336,6 @@ def _bare(pipeline: RetrievalPipeline) -> RetrievalPipeline:
     And without a palette: colours chosen anew for each frame would flicker.
     """
     bare = copy(pipeline)
-    bare.safety_checker, bare.watermark, bare.thresholding = None, "", ByWords()
+    bare.safety_checker, bare.watermark, bare.thresholding = None, "", "static"
     bare.set_progress_bar_config(disable=True)
     return bare

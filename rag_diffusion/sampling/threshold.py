@@ -7,20 +7,19 @@
               largest of the 3 x 3 low-resolution pixels around, by channel; a flat area stays flat
 
 Guidance pushes x_0 out of the range of pixels; what the network then sees it has never seen in training. `palette` is
-for drawings in flat colours: photographs have more, and so have drawings with shades, which `ByWords` tells apart.
+for drawings in flat colours: photographs have more, and so have shaded drawings, which `StylePalettes` tells apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rag_diffusion.config import SampleConfig
+from rag_diffusion.arrays import Pixels
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import from_clean, to_clean
 from rag_diffusion.sampling.palette import few_colours
@@ -39,6 +38,7 @@ def threshold(
     timestep: Tensor,
     prediction: Tensor,
     bounds: tuple[Tensor, Tensor] | None = None,
+    palettes: Sequence[Pixels | None] | None = None,
 ) -> Tensor:
     """The prediction at x_t, `sample`, that means a thresholded x_0; unchanged for latents.
 
@@ -49,6 +49,7 @@ def threshold(
         timestep: ().
         prediction: (B, D, h, w) eps, v or x_0.
         bounds: for `local`, of `local_bounds`.
+        palettes: for `palette`, as `few_colours` takes them.
 
     Raises:
         ValueError: there is no such kind, or `local` without bounds.
@@ -63,66 +64,37 @@ def threshold(
     else:
         pixels = pixels.clamp(*bounds) if bounds is not None and kind == "local" else pixels.clamp(-1, 1)
     if kind == "palette" and float(alpha) > _FLAT_FROM:
-        pixels = few_colours(pixels)
+        pixels = few_colours(pixels, palettes=palettes)
     clean = codec.encode(pixels)
     return from_clean(generator.prediction_type, sample, clean, alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ByWords:
-    """Which thresholding an image gets, by the words of its prompt: shaded manners and flat ones differ.
-
-    Attributes:
-        usual: where a prompt has none of the words.
-        by_words: kind by word or phrase; of several in a prompt the longest counts. Capitals do not matter.
-
-    Raises:
-        ValueError: there is no such kind.
-
-    Examples:
-        >>> from rag_diffusion.sampling.threshold import ByWords
-        >>> kinds = ByWords(usual="palette", by_words={"Noto": "static", "classic Noto": "palette"})
-        >>> [kinds.of(text) for text in ("a fox in Noto style", "a fox, classic Noto", "a fox")]
-        ['static', 'palette', 'palette']
-    """
-
-    usual: Thresholding = "static"
-    by_words: Mapping[str, Thresholding] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for kind in (self.usual, *self.by_words.values()):
-            check_thresholding(kind)
-
-    @classmethod
-    def from_config(cls, config: SampleConfig) -> ByWords:
-        """As `sample` of params.yaml, `config`, says."""
-        return cls(usual=config.thresholding, by_words=config.thresholding_by_words)
-
-    def of(self, prompt: str) -> Thresholding:
-        """The kind for an image of `prompt`."""
-        text = prompt.lower()
-        said = [words for words in self.by_words if words.lower() in text]
-        return self.by_words[max(said, key=len)] if said else self.usual
-
-
 def threshold_each(
-    generator: Generator, kinds: Sequence[Thresholding], sample: Tensor, timestep: Tensor, prediction: Tensor
+    generator: Generator,
+    kinds: Sequence[Thresholding],
+    palettes: Sequence[Pixels | None],
+    sample: Tensor,
+    timestep: Tensor,
+    prediction: Tensor,
 ) -> Tensor:
-    """`threshold` with a kind of its own for each image.
+    """`threshold` with a kind and a palette of its own for each image.
 
     Args:
         generator: whose prediction it is.
         kinds: B.
+        palettes: B.
         sample: (B, D, h, w) x_t.
         timestep: ().
         prediction: (B, D, h, w) eps, v or x_0.
     """
     if len(set(kinds)) == 1:
-        return threshold(generator, kinds[0], sample, timestep, prediction)
+        return threshold(generator, kinds[0], sample, timestep, prediction, palettes=palettes)
     found = prediction.clone()
     for kind in sorted(set(kinds)):
-        rows = torch.tensor([row for row, own in enumerate(kinds) if own == kind], device=sample.device)
-        found[rows] = threshold(generator, kind, sample[rows], timestep, prediction[rows])
+        own = [row for row, one in enumerate(kinds) if one == kind]
+        rows = torch.tensor(own, device=sample.device)
+        given = [palettes[row] for row in own]
+        found[rows] = threshold(generator, kind, sample[rows], timestep, prediction[rows], palettes=given)
     return found
 
 

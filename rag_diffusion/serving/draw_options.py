@@ -26,6 +26,7 @@ from rag_diffusion.serving.queries import MAX_BASE64, MAX_NAME, Where
 MAX_PICTURES = 10  # of one request
 MAX_WORDS = 300  # characters of a short text
 MAX_STYLE_IMAGES = 4
+MAX_COLOURS = 64
 MAX_SCALE = 100.0
 AUTO = "auto"
 
@@ -34,6 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 Words = Annotated[str, Field(max_length=MAX_WORDS)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, pattern=r"\S")]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Base64 = Annotated[str, Field(max_length=MAX_BASE64)]
 Points = Annotated[tuple[tuple[Share, Count], ...], Field(max_length=50)]
 
@@ -84,6 +86,9 @@ class DrawOptions(BaseModel):
     parallel_share: Share | None = None
     num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     thresholding: Thresholding | None = None
+    colours: Annotated[tuple[Colour, ...], Field(max_length=MAX_COLOURS)] = Field(
+        default=(), description="All that the picture may have, as #dd2e44; none: those of the style asked for."
+    )
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
     eta: Share | None = Field(default=None, description="Of DDIM, how much noise is drawn anew at each step.")
     strength: float | None = Field(
@@ -166,6 +171,8 @@ class DrawOptions(BaseModel):
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)
+        if self.colours:
+            options["colours"] = self.colours
         if self.where is not None:
             options["where"] = self.where.filter
         if self.retrieval_schedule is not None:

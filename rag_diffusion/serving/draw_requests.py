@@ -32,7 +32,7 @@ MAX_BODY = 2 * MAX_IMAGE_BYTES  # bytes; base64 makes a third more of an image
 MAX_FORM_TEXT = 20_000  # characters of a field of a form
 _LARGE = {"neighbors": MAX_BODY, "style_images": MAX_BODY, "image": MAX_BASE64, "mask": MAX_BASE64, "exclude": MEBIBYTE}
 _SMALL = 12 * MAX_PROMPT + 2  # a character takes up to 12 bytes where it is escaped
-_NESTED = ("neighbors", "style_images", "where", "exclude", "retrieval_schedule")  # JSON in a form
+_NESTED = ("neighbors", "style_images", "colours", "where", "exclude", "retrieval_schedule")  # JSON in a form
 _WHERE = re.compile(r"where\[(\w+)\](?:\[\d*\])?")  # as the clients' forms have objects
 
 Asked = TypeVar("Asked", bound=DrawOptions)

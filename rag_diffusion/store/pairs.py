@@ -76,6 +76,12 @@ class Pairs:
         """Style -> how a text names it, where that is not its own name."""
         return {style: words for part in self.parts for style, words in part.manifest.style_words.items()}
 
+    def style_named_in(self, text: str) -> str | None:
+        """The style whose words stand in `text`, the longest where several do; None where none does."""
+        words = [*((name, name) for name in np.unique(self.column("style")).tolist()), *self.style_words.items()]
+        named = [(len(said), style) for style, said in words if said and said.lower() in text.lower()]
+        return max(named)[1] if named else None
+
     def find(self, pair_id: str) -> int | None:
         """Row of `pair_id`; None where there is no such pair."""
         for number, (first, last) in enumerate(self._ends):

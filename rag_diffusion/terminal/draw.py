@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rag_diffusion.sampling.studio import Variant
 
 _WEIGHTS = ("weight_by_step", "weight_by_map")
+_SIDE = 64  # pixels at which drawings are rendered for their colours
 
 
 def draw(
@@ -73,6 +74,10 @@ def draw(
     style: Annotated[
         list[str] | None,
         typer.Option(help="That manner, or a picture in it, which may be repeated; else the one that the text names."),
+    ] = None,
+    colours: Annotated[
+        list[str] | None,
+        typer.Option(help="All that the picture may have: '#dd2e44', or a picture or folder of them; may be repeated."),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Without, random and retrieved side by side, one sheet.")
@@ -137,6 +142,7 @@ def draw(
             "num_inference_steps": steps or (20 if config is None else config.sample.num_inference_steps),
             "style": manner,
             "style_images": examples or None,
+            "colours": _colours(colours) if colours else None,
             "source": source or (),
             "negative_neighbors": _neighbors(negative or []) or None,
             "keep_pictures": explain,
@@ -254,6 +260,28 @@ def _style(given: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(names) > 1:
         raise ConfigError(f"--style: expected one manner, and files of pictures in it, got {', '.join(names)}")
     return (names[0] if names else None), examples
+
+
+def _colours(given: Sequence[str]) -> list[str | Picture]:
+    """Colours as they are, and pictures, of a folder all that are read in it.
+
+    Raises:
+        ConfigError: a folder has no pictures, or a file is not there.
+        DataError: a drawing cannot be rendered.
+    """
+    from rag_diffusion.readers.captioned import IMAGE_SUFFIXES
+    from rag_diffusion.readers.svg import render_drawing
+
+    found: list[str | Picture] = []
+    for text in given:
+        path = Path(text)
+        files = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES)
+        if not (files or text.startswith("#") or path.is_file()):
+            raise ConfigError(f"--colours: expected '#dd2e44', a picture or a folder of pictures, got {text!r}")
+        for name in [str(one) for one in files] or [text]:
+            drawing = Path(name).is_file() and name.lower().endswith(".svg")
+            found.append(render_drawing(Path(name).read_bytes(), name, _SIDE) if drawing else name)
+    return found
 
 
 def _variants(*, by_hand: bool, retrieves: bool, compare: bool) -> list[Variant]:

@@ -167,8 +167,8 @@ def test_a_text_names_a_style_of_the_corpus_by_its_words(copy: Path) -> None:
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"style_words": {"noto-v1": "classic Noto", "noto": "Noto"}}))
     retriever = make_base(copy).retriever()
-    assert retriever.style_named_in("a red square as classic noto has it") == "noto-v1"
-    assert retriever.style_named_in("a red square in openmoji style") == "openmoji"
+    assert retriever.corpus.style_named_in("a red square as classic noto has it") == "noto-v1"
+    assert retriever.corpus.style_named_in("a red square in openmoji style") == "openmoji"
 
 
 def test_rank_bm25_by_choice_gives_the_same_hits_over_all_data_sets(copy: Path) -> None:

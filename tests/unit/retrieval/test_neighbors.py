@@ -130,9 +130,9 @@ def test_a_retriever_finds_other_things_in_a_style(retriever: Retriever, corpus:
 
 
 def test_a_text_names_its_style_by_the_longest_words(retriever: Retriever) -> None:
-    assert retriever.style_named_in("a red square in Noto-v1 style") == "noto-v1"
-    assert retriever.style_named_in("a red square, Noto style") == "noto"
-    assert retriever.style_named_in("a red square") is None
+    assert retriever.corpus.style_named_in("a red square in Noto-v1 style") == "noto-v1"
+    assert retriever.corpus.style_named_in("a red square, Noto style") == "noto"
+    assert retriever.corpus.style_named_in("a red square") is None
 
 
 def test_oracle_shows_the_entity_and_random_another_family_in_another_style(

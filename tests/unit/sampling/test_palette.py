@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from rag_diffusion import RetrievalPipeline
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.parametrisation import to_clean
 from rag_diffusion.sampling.palette import few_colours, palette
-from rag_diffusion.sampling.threshold import ByWords, Thresholding, threshold
+from rag_diffusion.sampling.threshold import threshold
 
 INK, PAPER, SKY = (-0.8, -0.6, -0.7), (1.0, 1.0, 1.0), (-0.3, 0.2, 0.9)
 
@@ -65,6 +66,14 @@ def test_a_picture_depends_on_none_beside_it() -> None:
     assert few_colours(pictures.half(), 5).dtype == torch.float16
 
 
+def test_colours_of_a_palette_are_those_that_look_most_alike() -> None:
+    ink, pale = (10, 10, 10), (250, 250, 245)
+    drawn = few_colours(torch.cat([flag(), flag()]), 8, [np.array([ink, pale], dtype=np.uint8), None])
+    inside = [5, 20, 50, 80, 90]
+    assert colours_of(drawn[0, :, inside]) == {ink, pale}
+    assert torch.equal(drawn[1], few_colours(flag(), 8)[0])
+
+
 def test_fewer_than_one_colour_is_refused() -> None:
     with pytest.raises(ValueError, match="count: expected 1 colour or more, got 0"):
         few_colours(flag(), 0)
@@ -98,37 +107,9 @@ def test_a_pipeline_draws_as_it_is_told_and_says_so(tiny_generator: Generator) -
 
     plain, told = drawn()
     assert told == "static"
-    pipe.thresholding = ByWords(usual="palette")
+    pipe.thresholding = "palette"
     flat, told = drawn()
     assert told == "palette"
     assert len(colours_of(flat * 2 - 1)) < len(colours_of(plain * 2 - 1))
     assert torch.equal(drawn(thresholding="static")[0], plain)
     torch.testing.assert_close(drawn(thresholding="palette")[0], flat)
-
-
-def test_shaded_manners_are_told_by_the_words_of_a_prompt(tiny_generator: Generator) -> None:
-    """Images of one batch that are drawn by different kinds are those that each kind draws."""
-    pipe = RetrievalPipeline(tiny_generator)
-    pipe.set_progress_bar_config(disable=True)
-    texts = ["a cat in Noto style", "a cat", "a cat, classic NOTO style"]
-
-    def drawn(kind: Thresholding | None = None) -> tuple[Tensor, list[str]]:
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(3)]
-        out = pipe(texts, [[]] * 3, num_inference_steps=4, generator=seeds, output_type="pt", thresholding=kind)
-        return torch.as_tensor(out.images), [origin.settings["thresholding"] for origin in out.provenance]
-
-    pipe.thresholding = ByWords(usual="palette", by_words={"Noto": "static", "classic Noto": "palette"})
-    mixed, told = drawn()
-    assert told == ["palette" if number else "static" for number in range(3)]
-    static, flat = drawn("static")[0], drawn("palette")[0]
-    assert float((static - flat).abs().amax(dim=(1, 2, 3)).min()) > 0.05
-    torch.testing.assert_close(mixed, torch.stack([static[0], flat[1], flat[2]]), atol=1e-4, rtol=0)
-    again = pipe.redraw(
-        pipe(texts[0], [], num_inference_steps=4, generator=torch.Generator().manual_seed(0)).provenance[0]
-    )
-    assert again.provenance[0].settings["thresholding"] == "static"
-
-
-def test_a_kind_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected static, dynamic, palette or none, got 'local'"):
-        ByWords(by_words=dict.fromkeys(["Noto"], cast(Any, "local")))

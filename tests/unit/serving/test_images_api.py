@@ -209,6 +209,8 @@ def test_other_forms_of_files(client: TestClient) -> None:
         ({"partial_images": 4}, 400, "partial_images", "less than or equal to 3"),
         ({"where": {"colour": ["red"]}}, 400, "where", "Extra inputs"),
         ({"colour": "red"}, 400, "colour", "Extra inputs"),
+        ({"colours": ["red"]}, 400, "colours", "should match pattern"),
+        ({"colours": ["#dd2e44"], "thresholding": "static"}, 400, None, "colours: expected thresholding='palette'"),
         ({"weight_by_step": "never"}, 400, "weight_by_step", "expected constant"),
         ({"neighbors": [{"image": "bm8="}]}, 400, None, "neighbor 0: image: expected a readable image"),
         ({"neighbors": [{"image": "/etc/passwd"}]}, 400, None, "expected a picture in base64"),
@@ -291,6 +293,8 @@ def test_draw_takes_every_option_and_tells_where_a_picture_came_from(client: Tes
     for variant, count in (("none", 0), ("random", 2)):
         told = client.post("/draw", json=QUICK | {"variant": variant}).json()["pictures"][0]
         assert (told["variant"], len(told["provenance"]["neighbors"])) == (variant, count)
+    told = client.post("/draw", json=QUICK | {"colours": ["#DD2E44", "#ffffff"]}).json()["pictures"][0]["provenance"]
+    assert (told["settings"]["thresholding"], told["settings"]["colours"]) == ("palette", ["#dd2e44", "#ffffff"])
     image = {"image": base64.b64encode(picture()).decode(), "strength": 0.5, "num_neighbors": 0}
     told = client.post("/draw", json=QUICK | image).json()["pictures"][0]["provenance"]
     assert told["settings"]["strength"] == 0.5

@@ -72,6 +72,25 @@ def test_a_text_becomes_a_picture_with_its_neighbors_inside(project: Path, tmp_p
     assert origin.settings["guidance"]["text_guidance_scale"] == 3.0  # as params.yaml says
 
 
+def test_a_picture_has_the_colours_that_are_given(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "icons" / "set"
+    folder.mkdir(parents=True)
+    circle = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3" fill="#14a03c"/></svg>'
+    )
+    (folder / "circle.svg").write_text(circle)
+    Image.new("RGB", (64, 64), "#dd2e44").save(folder / "square.png")
+    for words in (["#14a03c", "#dd2e44", "#ffffff"], [str(tmp_path / "icons")]):
+        options = [part for word in words for part in ("--colours", word)]
+        assert typed(project, PROMPT, *QUICK, *options, "-q", "-o", str(tmp_path / "a.png")).exit_code == 0
+        told = read_provenance(tmp_path / "a.png").settings
+        assert (told["thresholding"], sorted(told["colours"])) == ("palette", ["#14a03c", "#dd2e44", "#ffffff"])
+        (tmp_path / "a.png").unlink()
+    refused = typed(project, PROMPT, *QUICK, "--colours", str(tmp_path / "nothing"))
+    assert refused.exit_code == 1
+    assert "--colours: expected '#dd2e44', a picture or a folder of pictures, got" in refused.stderr
+
+
 def test_a_picture_of_a_seed_is_the_same_alone_and_among_others(project: Path, tmp_path: Path) -> None:
     assert typed(project, PROMPT, *QUICK, "-n", "3", "-o", str(tmp_path / "three")).exit_code == 0
     assert typed(project, PROMPT, "--steps", "2", "--seed", "9", "-o", str(tmp_path / "one.png")).exit_code == 0

@@ -1,14 +1,13 @@
-"""Palettes of styles and repainting in them."""
+"""Palettes of styles, which styles are shaded, and pictures in the colours of a palette."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rag_diffusion.metrics.ruler.palette import repaint, snap, style_palette, to_lab
+from rag_diffusion.colours import is_shaded, snap, style_palette, to_lab
 
 RED, BLUE, GREEN, WHITE = (200, 30, 30), (20, 40, 180), (30, 160, 60), (255, 255, 255)
-DARK_RED = (120, 10, 10)
 
 
 def halves(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarray:
@@ -46,8 +45,10 @@ def test_snap_changes_nothing_in_an_image_of_the_palette() -> None:
     assert np.array_equal(snap(image, np.array([GREEN, RED, BLUE], dtype=np.uint8)), image)
 
 
-def test_repainting_uses_the_palette_of_another_style() -> None:
-    pixels = np.stack([halves(RED, WHITE)] * 3 + [halves(DARK_RED, WHITE)] * 3)
-    out = repaint(pixels, np.array([0, 0, 0, 1, 1, 1]), seed=0, num_colors=4)
-    assert np.array_equal(out[0], halves(DARK_RED, WHITE))
-    assert np.array_equal(out[5], halves(RED, WHITE))
+def test_gentle_gradients_make_a_style_shaded_and_outlines_do_not() -> None:
+    flat = np.stack([np.kron(halves(RED, BLUE), np.ones((8, 8, 1), dtype=np.uint8))] * 2)
+    shaded = flat.copy()
+    shaded[:, :, :32, 1] += np.arange(32, dtype=np.uint8) * 3
+    assert not is_shaded(flat)
+    assert is_shaded(shaded)
+    assert not is_shaded(np.full_like(flat, 255))
