@@ -99,7 +99,7 @@ def as_palette(given: Sequence[str | Path | Picture]) -> Pixels:
 
 
 def as_texts(palette: Pixels) -> list[str]:
-    """Colours (P, 3) as "#rrggbb"."""
+    """Colours of a `palette` (P, 3) as "#rrggbb"."""
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()]
 
 

@@ -210,7 +210,7 @@ def test_other_forms_of_files(client: TestClient) -> None:
         ({"where": {"colour": ["red"]}}, 400, "where", "Extra inputs"),
         ({"colour": "red"}, 400, "colour", "Extra inputs"),
         ({"colours": ["red"]}, 400, "colours", "should match pattern"),
-        ({"colours": ["#dd2e44"], "thresholding": "static"}, 400, None, "colours: expected thresholding='palette'"),
+        ({"colours": ["#dd2e44"], "thresholding": "static"}, 400, "colours", "expected thresholding='palette'"),
         ({"weight_by_step": "never"}, 400, "weight_by_step", "expected constant"),
         ({"neighbors": [{"image": "bm8="}]}, 400, None, "neighbor 0: image: expected a readable image"),
         ({"neighbors": [{"image": "/etc/passwd"}]}, 400, None, "expected a picture in base64"),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from rag_diffusion.metrics.ruler.palette import repaint
-from tests.unit.test_colours import RED, WHITE, halves
 
-DARK_RED = (120, 10, 10)
+RED, DARK_RED, WHITE = (200, 30, 30), (120, 10, 10), (255, 255, 255)
+
+
+def halves(*colours: tuple[int, int, int]) -> np.ndarray:
+    """(8, 8, 3): left and right of one colour each."""
+    return np.repeat(np.array(colours, dtype=np.uint8), 4, axis=0)[None].repeat(8, axis=0)
 
 
 def test_repainting_uses_the_palette_of_another_style() -> None:
