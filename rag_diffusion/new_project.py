@@ -35,6 +35,7 @@ CHANGED = ("dvc.yaml", "params.yaml", "pyproject.toml")
 OWN_CORPUS = (
     ("corpus", "source", "folder"),
     ("corpus", "folder:\n    path", PICTURES),
+    ("sample", "num_inference_steps", "20"),
     ("sample", "thresholding", "static"),
 )
 NAMED_BASE = (("finetune", "objective", "epsilon"), ("finetune", "neighbor_skips", "[6, 8]"))

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_diffusion.errors import ConfigError, DataError, ModelError
-from rag_diffusion.layout import BASE, FRAMES, MODEL
+from rag_diffusion.layout import BASE, CORPUS, FRAMES, MODEL
 
 if TYPE_CHECKING:
     from rag_diffusion.config import Config
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
     from rag_diffusion.retrieval.query import Searcher
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
+    from rag_diffusion.sampling.style_palettes import StylePalettes
+    from rag_diffusion.store.corpus import Corpus
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,8 +106,9 @@ def open_pipeline(
     """The project's own model, or what is named, where `device` of params.yaml says.
 
     Frames of clips are drawn with the changes in data/frames where these fit. Pictures are thresholded as
-    `sample.thresholding` says, and the stages of a cascade draw as `sample.upsampling` does. A project's base is
-    followed by what `finetune.cascade` names, as its fine-tuned model is.
+    `sample.thresholding` says, in colours of the project's corpus where there is no retriever, and the stages of a
+    cascade draw as `sample.upsampling` does. A project's base is followed by what `finetune.cascade` names, as its
+    fine-tuned model is.
 
     Args:
         root: of the project.
@@ -144,5 +147,7 @@ def open_pipeline(
             _LOG.info("%s is left out, clips are drawn by the generator as it is: %s", FRAMES, error)
     if config is not None:
         pipeline.thresholding = config.sample.thresholding
+        if retriever is None and (root / CORPUS).is_dir():
+            pipeline.palettes = StylePalettes(pairs=Corpus.open(root / CORPUS))
         make_safe(pipeline, config)
     return pipeline

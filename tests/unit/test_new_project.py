@@ -65,7 +65,7 @@ def test_settings_are_those_of_the_repository_but_for_the_corpus(project_root: P
 
     assert len(ours) == len(theirs)
     changed = [line.split("#")[0].strip() for line, other in zip(ours, theirs, strict=True) if line != other]
-    assert changed == ["source: folder", f"path: {PICTURES}", "thresholding: static"]
+    assert changed == ["source: folder", f"path: {PICTURES}", "num_inference_steps: 20", "thresholding: static"]
 
 
 def test_a_published_base_is_named_in_settings_and_no_file_of_any_stage(tmp_path: Path) -> None:

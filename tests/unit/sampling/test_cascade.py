@@ -26,6 +26,7 @@ from rag_diffusion.sampling.pipeline import RetrievalPipeline
 from rag_diffusion.sampling.provenance import Provenance
 from rag_diffusion.sampling.seeds import seeded
 from rag_diffusion.sampling.tiles import tiled
+from rag_diffusion.store.corpus import Corpus
 from tests.unit.models.upsamplers import save_stage_two
 from tests.unit.sampling.cascades import small_stage
 from tests.unit.sampling.prompts import PROMPTS, quiet
@@ -217,7 +218,7 @@ def test_a_project_adds_the_stage_that_fits(
 
 
 def test_a_project_draws_as_its_parameters_say(
-    both: RetrievalPipeline, tiny_generator: Generator, tmp_path: Path, project_root: Path
+    both: RetrievalPipeline, tiny_generator: Generator, tiny_corpus: Corpus, tmp_path: Path, project_root: Path
 ) -> None:
     text = (project_root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("noise_level: 0 ", "noise_level: 7 "))
@@ -227,7 +228,11 @@ def test_a_project_draws_as_its_parameters_say(
     save_upsampler(both.stages[0].model, tmp_path / "data/upsampler")
     (of_base,) = open_pipeline(tmp_path).stages
     assert (of_base.model.image_size, of_base.settings.noise_level) == (128, 7)
-    assert open_pipeline(tmp_path).thresholding == "palette"
+    assert (open_pipeline(tmp_path).thresholding, open_pipeline(tmp_path).palettes) == ("palette", None)
+    shutil.copytree(tiny_corpus.path, tmp_path / "data/corpus")
+    palettes = open_pipeline(tmp_path).palettes
+    assert palettes is not None
+    assert palettes.choose("a red square, noto style")[1] is not None
     assert len(open_pipeline(tmp_path, str(tmp_path / "data/base")).stages) == 1
     both.save_pretrained(tmp_path / "data/model")
     shutil.rmtree(tmp_path / "data/upsampler")
