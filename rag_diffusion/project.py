@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
     from rag_diffusion.retrieval.query import Searcher
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
-    from rag_diffusion.sampling.style_palettes import StylePalettes
-    from rag_diffusion.store.corpus import Corpus
 
 _LOG = logging.getLogger(__name__)
 
@@ -124,6 +122,8 @@ def open_pipeline(
     from rag_diffusion.sampling.cascade_folder import project_stages
     from rag_diffusion.sampling.cascade_stages import CascadeStage, StageSettings
     from rag_diffusion.sampling.pipeline import RetrievalPipeline
+    from rag_diffusion.sampling.style_palettes import StylePalettes
+    from rag_diffusion.store.corpus import Corpus
 
     config = config_of(root)
     scheduler = scheduler or (None if config is None else config.sample.scheduler)
