@@ -71,9 +71,21 @@ def is_shaded(images: Pixels) -> bool:
     return bool((gentle.sum(axis=(1, 2)) / np.maximum(inked, 1)).mean() > SHADED)
 
 
-def nearest_colours(colors: Pixels | Doubles, palette: Pixels) -> Pixels:
-    """What in `palette` (P, 3) looks most like each of `colors` (n, 3) in 0..255: (n, 3)."""
-    distance = ((to_lab(colors)[:, None] - to_lab(palette)[None]) ** 2).sum(axis=-1)
+def nearest_colours(colors: Pixels | Doubles, palette: Pixels, *, most: float = np.inf) -> Pixels:
+    """What in a palette looks most like each of some colours.
+
+    Args:
+        colors: (n, 3) in 0..255.
+        palette: (P, 3).
+        most: a colour that is farther than that from all of the palette, in Lab, becomes the one of its lightness: red
+            is as far from white as from green, and a red drawing in greens is not to vanish.
+
+    Returns:
+        (n, 3).
+    """
+    apart = (to_lab(colors)[:, None] - to_lab(palette)[None]) ** 2
+    distance = apart.sum(axis=-1)
+    distance = np.where(distance.min(axis=1, keepdims=True) > most**2, apart[..., 0], distance)
     nearest: Pixels = palette[distance.argmin(axis=1)]
     return nearest
 

@@ -2,7 +2,8 @@
 
     c_1 .. c_k    k-means of the pixels of x_0, begun with the upper left pixel and then, one by one, with the pixel
                   that is farthest from all before
-    c'_j           what in the palette of the style asked for looks most like c_j, where there is one; else c_j
+    c'_j           what in the palette of the style asked for looks most like c_j, where there is one; else c_j; where
+                   nothing in it is like c_j, by lightness
     x_0 <- mean over s x s of  c'_{argmin_j |up_s(x_0) - c_j|},     s = 4
 
 A diffusion network of little training paints where an icon is flat: its x_0 is a mean over many drawings, and has
@@ -26,6 +27,7 @@ from rag_diffusion.colours import nearest_colours
 
 COLOURS = 8
 _TIMES = 4
+_FAR = 60.0  # in Lab; colours of drawings are within 42 of those of the style that they are drawn in
 _ITERATIONS = 8
 
 
@@ -87,7 +89,7 @@ def _of(colours: Tensor, given: Pixels | None) -> Tensor:
     """Of a palette `given`, (P, 3) sRGB, what looks most like each of `colours` (k, 3) in [-1, 1]."""
     if given is None:
         return colours
-    found = nearest_colours(((colours + 1) * 127.5).cpu().numpy(), given)
+    found = nearest_colours(((colours + 1) * 127.5).cpu().numpy(), given, most=_FAR)
     return torch.from_numpy(found).to(colours) / 127.5 - 1
 
 

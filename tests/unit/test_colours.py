@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rag_diffusion.colours import is_shaded, snap, style_palette, to_lab
+from rag_diffusion.colours import is_shaded, nearest_colours, snap, style_palette, to_lab
 
 RED, BLUE, GREEN, WHITE = (200, 30, 30), (20, 40, 180), (30, 160, 60), (255, 255, 255)
 
@@ -38,6 +38,13 @@ def test_palette_ignores_the_mixtures_on_edges() -> None:
 def test_snap_takes_the_nearest_colour_to_the_eye() -> None:
     out = snap(halves((190, 60, 50), (240, 245, 250)), np.array([RED, BLUE, WHITE], dtype=np.uint8))
     assert np.array_equal(out, halves(RED, WHITE))
+
+
+def test_a_colour_that_is_like_none_of_a_palette_becomes_the_one_of_its_lightness() -> None:
+    greens = np.array([(27, 94, 32), (165, 214, 167), WHITE], dtype=np.uint8)
+    colors = np.array([RED, (160, 210, 160), WHITE], dtype=np.uint8)
+    assert nearest_colours(colors, greens, most=60).tolist() == greens.tolist()
+    assert nearest_colours(colors, greens).tolist()[0] != greens[0].tolist()
 
 
 def test_snap_changes_nothing_in_an_image_of_the_palette() -> None:
