@@ -153,9 +153,9 @@ def variants(
     colours = as_texts(style_palette(corpus.pixels(mine), NUM_COLORS, seed=0))
     print(f"{OWN} is {'shaded' if is_shaded(corpus.pixels(mine)) else 'flat'}; its palette: {' '.join(colours)}")
     shown: dict[str, list[list[Neighbor]]] = {"none": [[] for _ in texts], "content": plain}
-    shown |= {f"{name}, colours": neighbors for name, neighbors in shown.items()}
     if generator.unet.config.neighbor_roles:  # else it would take style neighbors for what is to be drawn
         shown["content and style"] = styled
+    shown |= {f"{name}, colours": neighbors for name, neighbors in shown.items()}
     seeds = [20_000 + row for row in targets.tolist()]
     drawn = {}
     for name, neighbors in shown.items():
