@@ -65,11 +65,12 @@ class DrawingPipeline(PipelineParts):
             ValueError: colours by hand that do not fit.
             DataError: a file is none that is read.
         """
-        if colours is not None and (kind != "palette" or not self.generator.codec.lossless):
+        pixels = self.generator.codec.lossless  # latents are not thresholded
+        if colours is not None and (kind != "palette" or not pixels):
             got = f"thresholding={kind!r}" if kind != "palette" else "one that draws latents"
             raise ValueError(f"colours: expected thresholding='palette' and a pixel model, got {got}; leave them out")
         by_hand = None if colours is None else as_palette(colours)
-        palettes = self._palettes() if kind == "palette" and by_hand is None else None
+        palettes = self._palettes() if kind == "palette" and pixels and by_hand is None else None
         chosen = [(kind, by_hand) if palettes is None else palettes.choose(text, style) for text in texts]
         return [one for one, _ in chosen], [palette for _, palette in chosen]
 
