@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -64,6 +64,30 @@ class ImagesTold(BaseModel):
     usage: UsageTold
 
 
+class EventTold(BaseModel):
+    """An event of a streamed answer: a picture on its way, or one that is done, with its seed and tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    index: int
+    created_at: int
+    background: str
+    output_format: str
+    quality: str
+    size: str
+    b64_json: str
+    partial_image_index: int | None = None
+    seed: int | None = None
+    usage: UsageTold | None = None
+
+
+class StreamedError(ApiError):
+    """The event of an error that ends a streamed answer."""
+
+    type: Literal["error"]
+
+
 class DrawnTold(BaseModel):
     """A picture with where it came from."""
 
@@ -100,6 +124,18 @@ class ModelsTold(BaseModel):
 
 
 _ERROR = inlined(ApiError.model_json_schema())
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"anyOf": [inlined(one.model_json_schema()) for one in (EventTold, StreamedError)]},
+        },
+    },
+}
 _FILE = {"type": "string", "format": "binary"}
 _FILES = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": 16}
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -147,8 +183,7 @@ def post_described(path: str, form: type[BaseModel] | None = None) -> dict[str, 
     answer = DrawTold if path == "/draw" else ImagesTold
     told = _described(path, answer)
     if path != "/draw":
-        events = {"schema": {"type": "string"}}
-        told["responses"][200]["content"] = {"text/event-stream": events}
+        told["responses"][200]["content"] = {"text/event-stream": {"itemSchema": _EVENT}}
     body = {"required": True, "content": {kind: {"schema": schema, "example": _EXAMPLES[path]}}}
     return told | {"openapi_extra": {"requestBody": body}}
 

@@ -15,6 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from rag_diffusion.sampling.provenance import read_provenance
+from rag_diffusion.serving.api_openapi import EventTold, StreamedError
 from rag_diffusion.serving.drawing_queue import DrawingQueue
 from rag_diffusion.serving.drawn_pictures import SharedPictures
 from tests.unit.serving.drawing_server import PROMPT, QUICK, drawing_server, generated, opened, picture
@@ -81,6 +82,7 @@ def events_of(content: str) -> list[dict[str, Any]]:
         name, data = piece.split("\n")
         events.append(json.loads(data.removeprefix("data: ")))
         assert name == f"event: {events[-1]['type']}"
+        (StreamedError if name == "event: error" else EventTold).model_validate(events[-1])  # as the schema says
     return events
 
 
