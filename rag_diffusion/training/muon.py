@@ -22,6 +22,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 _MOMENTUM = 0.95
 _LEAST_NORM = 1e-7
+_LONG = 1.5  # times as long as it is wide: from here on the small products cost less
 
 
 class Muon:
@@ -67,11 +68,30 @@ def orthogonal(matrices: Tensor) -> Tensor:
     x = matrices if wide else matrices.mT
     x = x.to(autocast_dtype("auto", matrices.device) or torch.float32)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_LEAST_NORM)
+    long = x.shape[2] > _LONG * x.shape[1] and x.dtype is torch.float32
+    x = _by_gram(x) if long else _directly(x)
+    return x if wide else x.mT
+
+
+def _directly(x: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if wide else x.mT
+    return x
+
+
+def _by_gram(x: Tensor) -> Tensor:
+    """The same with X only twice: X_5 = F_5 ... F_1 X, F = a + b A + c A A. Small eigenvalues of A need float32."""
+    a, b, c = _COEFFICIENTS
+    gram = x @ x.mT
+    product = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(gram)
+    for _ in range(_STEPS):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    return product @ x
 
 
 def _by_shape(matrices: Mapping[str, Tensor]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rag_diffusion.training import muon
 from rag_diffusion.training.muon import Muon, orthogonal
 
 
@@ -19,6 +20,16 @@ def test_an_orthogonal_matrix_has_singular_values_near_one_and_the_same_directio
     inside = left.mT @ found @ right.mT
     off = inside - torch.diag_embed(torch.diagonal(inside, dim1=1, dim2=2))
     assert off.abs().max() < 0.05
+
+
+def test_long_matrices_take_the_short_way_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    given = torch.randn(2, 16, 4) @ torch.randn(2, 4, 144) + 0.02 * torch.randn(2, 16, 144)
+    monkeypatch.setattr(muon, "autocast_dtype", lambda *_: None)
+    short = orthogonal(given)
+    monkeypatch.setattr(muon, "_LONG", 100)
+    torch.testing.assert_close(short, orthogonal(given), atol=1e-3, rtol=0)
+    assert orthogonal(torch.zeros(1, 16, 144)).abs().max() == 0
 
 
 def test_matrices_of_one_shape_move_as_they_would_alone_and_as_torch_moves_them() -> None:
