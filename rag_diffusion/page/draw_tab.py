@@ -11,7 +11,7 @@ from rag_diffusion.config import Config
 from rag_diffusion.models.neighbor_batch import Neighbor
 from rag_diffusion.page import cards
 from rag_diffusion.page.errors import in_words
-from rag_diffusion.page.form import Form, as_seed, as_variant
+from rag_diffusion.page.form import Form, as_colours, as_seed, as_variant
 from rag_diffusion.page.handlers import Handlers, View
 from rag_diffusion.page.session import Session
 from rag_diffusion.page.words import CURVES, LICENCES, MAPS, MASKS, as_box, curve_of, map_of, mask_of
@@ -48,6 +48,12 @@ class DrawTab:
                     placeholder="licence=CC0-1.0, source=my-photos",
                     max_length=500,
                     elem_id="where",
+                )
+                colours = gr.Textbox(
+                    label="Colours (empty: those of the style)",
+                    placeholder="#dd2e44 #ffcc4d #ffffff",
+                    max_length=500,
+                    elem_id="colours",
                 )
                 with gr.Accordion("Pictures of your own as neighbors", open=False):
                     licence = gr.Dropdown(
@@ -100,7 +106,7 @@ class DrawTab:
                     again = gr.Button("Draw again, the same noise", variant="primary", elem_id="again")
         self.past = gr.HTML(render=False, elem_id="past", js_on_load=cards.PRESSED)
         self.view = [self.picture, self.near, self.past]
-        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size, where]
+        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size, where, colours]
         shared: dict[str, Any] = {
             "concurrency_id": "draw", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
@@ -170,11 +176,11 @@ def pieces(view: View) -> tuple[str, str, str]:
 
 
 def _form(fields: tuple[Any, ...]) -> Form:
-    prompt, kind, number, mode, text, near, steps, seed, stages, where = fields
+    prompt, kind, number, mode, text, near, steps, seed, stages, where, colours = fields
     return Form(
         prompt=prompt, variant=as_variant(kind), num_neighbors=int(number), mode=mode, text_guidance_scale=float(text),
         neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=as_seed(seed),
-        stages=None if stages is None else int(stages), where=where,
+        stages=None if stages is None else int(stages), where=where, colours=as_colours(colours),
     )  # fmt: skip
 
 

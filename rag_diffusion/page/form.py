@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.studio import Variant
 
 LONGEST = 2000  # characters of a prompt
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Form:
         seed: None draws one.
         stages: of a cascade; None is all.
         where: which pairs may be retrieved, as `licence=CC0-1.0, source=NAME`; empty is what params.yaml says.
+        colours: all that the picture may have, as `#dd2e44`; none are those of the style.
     """
 
     prompt: str
@@ -39,6 +42,7 @@ class Form:
     seed: int | None
     stages: int | None = None
     where: str = ""
+    colours: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -53,7 +57,8 @@ class Form:
             neighbor_guidance_scale=self.neighbor_guidance_scale,
         )
         steps = int(self.num_inference_steps)
-        return {"guidance": guidance, "num_inference_steps": steps, "keep_pictures": True, "stages": self.stages}
+        own = {"colours": self.colours} if self.colours else {}
+        return {"guidance": guidance, "num_inference_steps": steps, "keep_pictures": True, "stages": self.stages} | own
 
 
 def as_variant(label: str) -> Variant:
@@ -71,6 +76,19 @@ def as_seed(text: str) -> int | None:
     if text and not text.isdecimal():
         raise ConfigError(f"seed: expected a whole number, or nothing for another one each time, got {text[:40]!r}")
     return int(text) if text else None
+
+
+def as_colours(text: str) -> tuple[str, ...]:
+    """The colours that somebody wrote, `text`, with spaces or commas between them.
+
+    Raises:
+        ConfigError: one is none; the name of a file is none either.
+    """
+    colours = tuple((text or "").replace(",", " ").split())
+    for colour in colours:
+        if not _COLOUR.fullmatch(colour):
+            raise ConfigError(f"colours: expected them as #dd2e44, with spaces between them, got {colour[:40]!r}")
+    return colours
 
 
 def checked_prompt(text: str) -> str:

@@ -93,6 +93,8 @@ def lineage_of(entry: Entry) -> list[str]:
         f"(text {guidance.get('text_guidance_scale'):g}, neighbors {guidance.get('neighbor_guidance_scale'):g}), "
         f"{size} × {size} pixels, weights {origin.model_hash[:12] or 'unnamed'}."
     )
+    if "colours" in settings:
+        sentences.append(f"In the colours {', '.join(settings['colours'])} alone.")
     if origin.data_sets:
         sets = ", ".join(f"{one.name} ({one.num_pairs} pairs, {one.hash[:12]})" for one in origin.data_sets)
         sentences.append(f"Searched in {sets}.")

@@ -124,6 +124,10 @@ def test_a_visitor_draws_looks_and_changes(browser: Browser, url: str) -> None:
         page.locator("#draw").click()
         page.get_by_text("seed: expected a whole number").wait_for()
         page.locator("#seed input, #seed textarea").first.fill("")
+        page.locator("#colours input, #colours textarea").first.fill("red")
+        page.locator("#draw").click()
+        page.get_by_text("colours: expected them as #dd2e44").wait_for()
+        page.locator("#colours input, #colours textarea").first.fill("#dd2e44 #ffffff")
         page.get_by_label("Prompt").fill("a red square in noto style")
         with new_pictures(page) as saved:
             page.keyboard.press("Enter")

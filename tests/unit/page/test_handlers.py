@@ -13,6 +13,7 @@ from rag_diffusion.layout import BASE
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.text_encoder import TextEncoder
 from rag_diffusion.page import cards
+from rag_diffusion.page.form import as_colours
 from rag_diffusion.page.handlers import ALL, Handlers
 from rag_diffusion.page.session import KEPT, Session
 from rag_diffusion.page.words import as_box, lineage_of
@@ -99,6 +100,26 @@ def test_a_drawing_stands_with_its_neighbors_their_licences_and_shares(handlers:
     assert "2 steps of DDIMScheduler, guidance alternate (text 3, neighbors 6), 64 × 64 pixels" in told
     assert "noto (60 pairs, " in told
     assert "Credit: noto (CC0-1.0); twemoji (CC0-1.0)." in told
+
+
+def test_a_picture_in_colours_by_hand_has_no_others(handlers: Handlers) -> None:
+    session = Session()
+    drawn(handlers, session, num_inference_steps=4, colours=as_colours("#dd2e44, #FFFFFF"))
+    entry = session.last
+
+    assert entry is not None
+    flat = entry.picture.pixels.reshape(-1, 3).astype(int)
+    mixed = (flat - [0xDD, 0x2E, 0x44]) @ np.linalg.pinv([[0xFF - 0xDD, 0xFF - 0x2E, 0xFF - 0x44]])
+    on_line = [0xDD, 0x2E, 0x44] + mixed * [0xFF - 0xDD, 0xFF - 0x2E, 0xFF - 0x44]
+    assert np.abs(flat - on_line).max() <= 3  # these two, and what lies between them at outlines
+    assert "In the colours #dd2e44, #ffffff alone." in " ".join(lineage_of(entry))
+
+
+def test_what_is_no_colour_is_told_and_no_file_is_read(tmp_path: Path) -> None:
+    assert as_colours("") == ()
+    for text in ("#dd2e4", "red", str(tmp_path / "logo.png")):
+        with pytest.raises(ConfigError, match="colours: expected them as #dd2e44"):
+            as_colours(f"#ffffff {text}")
 
 
 def test_comparing_draws_without_and_with_from_the_same_noise(handlers: Handlers) -> None:
