@@ -11,12 +11,13 @@ Source: Guo et al. 2020, arXiv:1908.10396, by their library; patent [0064-65].
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -111,10 +112,11 @@ class ScannIndex:
         library = _library()
         try:
             with tempfile.TemporaryDirectory() as name, tarfile.open(path, "r:") as archive:
-                members = [archive.getmember(file) for file in _FILES]
-                archive.extractall(name, members, filter="data")
-                facts = archive.extractfile("facts.txt")
-                rows, width, leaves = map(int, facts.read().split() if facts else [])
+                for file in _FILES:  # not by extractall, whose filter Python 3.11.2 (Debian 12) does not have
+                    with _member(archive, file) as content, (Path(name) / file).open("wb") as out:
+                        shutil.copyfileobj(content, out)
+                with _member(archive, "facts.txt") as facts:
+                    rows, width, leaves = map(int, facts.read().split())
                 return cls(library.load_searcher(name), rows=rows, width=width, leaves=leaves)
         except (OSError, RuntimeError, KeyError, ValueError, tarfile.TarError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -148,6 +150,13 @@ def _library() -> Any:
     from scann import scann_ops_pybind  # 60 ms, and an extra
 
     return scann_ops_pybind
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    content = archive.extractfile(name)
+    if content is None:
+        raise ValueError(f"no file {name}")
+    return content
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
