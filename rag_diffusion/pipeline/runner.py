@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pkgutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from rag_diffusion.pipeline.skip import why_skipped, write_skip
 from rag_diffusion.tracking import NullTracker, experiment_of, open_tracker
 
 _LOG = logging.getLogger(__name__)
+_STARTED_BY = os.getppid()
 
 
 def stages() -> list[str]:
@@ -55,7 +57,9 @@ def run_stage(name: str, root: Path | str = Path(), settings: Mapping[str, str] 
         _module(base).run(StageContext(config=config, root=root, tracker=NullTracker(), item=item))
         return
     note = root / declared(root, base).notes / f"{name}.run.json"
-    with _alone(name, root):
+    with _alone(name, root, note) as wanted:
+        if not wanted:
+            return
         note.unlink(missing_ok=True)
         reason = why_skipped(base, root)
         about = {"experiment": experiment_of(config, root, name), "stage": name}
@@ -77,9 +81,13 @@ def _parent(stage: str, item: str, root: Path) -> str:
 
 
 @contextmanager
-def _alone(name: str, root: Path) -> Iterator[None]:
-    """Wait while another process runs this stage here: a stage outlives a `dvc repro` that is killed with -9."""
-    path = root / SCRATCH / f"{name}.lock"
+def _alone(name: str, root: Path, note: Path) -> Iterator[bool]:
+    """Wait while another process runs this stage here: a stage outlives a `dvc repro` that is killed with -9.
+
+    Whether it is still to be run: what outlived its `dvc repro` while it waited must not undo, by running now, what
+    others have made meanwhile, which the next `dvc repro` may be about to hash.
+    """
+    path, since = root / SCRATCH / f"{name}.lock", time.time()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -92,10 +100,18 @@ def _alone(name: str, root: Path) -> Iterator[None]:
         )
         lock.acquire()
     try:
-        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
-        yield
+        wanted = not (_orphaned() and note.exists() and note.stat().st_mtime > since)
+        if wanted:
+            path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        else:
+            _LOG.warning(f"{name}: made by another process while this one waited, whose own starter has ended; left so")
+        yield wanted
     finally:
         lock.release()
+
+
+def _orphaned() -> bool:
+    return os.getppid() == 1 or os.getppid() != _STARTED_BY
 
 
 def _module(stage: str) -> Any:

@@ -173,7 +173,8 @@ def logged(shown: str) -> str:
 
 def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
     command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"dvc {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 

@@ -5,12 +5,17 @@ import re
 import shutil
 import sqlite3
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 
 from rag_diffusion.errors import ConfigError, DataError
+from rag_diffusion.layout import SCRATCH
+from rag_diffusion.pipeline import runner
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.pipeline.runner import run_stage, stages
 
@@ -107,3 +112,29 @@ def test_the_pipeline_files_name_only_stages_that_the_runner_knows(project_root:
     called = {re.search(r"python -m rag_diffusion run (\w+)", line)[1] for line in lines}  # type: ignore[index]
 
     assert called == set(stages())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("orphaned", "made"), [(True, True), (True, False), (False, True)])
+def test_what_waited_and_has_lost_its_starter_leaves_what_others_made_meanwhile(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, orphaned: bool, made: bool
+) -> None:
+    """It would take away the note that the `dvc repro` after it is about to hash."""
+    install(monkeypatch, Working("index"))
+    monkeypatch.setattr(runner, "_orphaned", lambda: orphaned)
+    (root / SCRATCH).mkdir(parents=True)
+    (root / RECORD).parent.mkdir(parents=True)
+    (root / RECORD).write_text("of a run before")
+    with ThreadPoolExecutor(1) as waiting:
+        with FileLock(root / SCRATCH / "index.lock"):
+            run = waiting.submit(run_stage, "index", root)
+            give_up = time.monotonic() + 60
+            while "waiting for its end" not in caplog.text and time.monotonic() < give_up:
+                time.sleep(0.02)
+            if made:
+                (root / RECORD).write_text("of another process")
+        run.result(timeout=120)
+    left = orphaned and made
+    assert ((root / RECORD).read_text() == "of another process") is left
+    assert (root / "data/index").exists() is not left
+    assert ("left so" in caplog.text) is left
