@@ -6,7 +6,8 @@ The set is fxemoji of Iconify, which no default weights were trained on, taken a
 (`corpus.iconify.own`); the knowledge base has the seven emoji sets, twelve other coloured sets and the folder. Asked
 for are drawings of the set whose entities are held out from everything that was trained, each hidden from its own
 retrieval. Content neighbors come from everywhere; style neighbors, where the generator tells roles apart, from the set
-alone: other things in its manner. "Colours" draws in the palette of the drawings of the set that were not asked for.
+alone: other things in its manner. "Colours" draws in the palette of the drawings of the set that were not asked for,
+"begun with the first" begins with the best neighbor, noised, in place of noise.
 
 entity    the ruler's entity scorer, prototypes from the emoji sets that were not shown
 manner    nearest of twenty sets: a linear discriminant on the statistics of the first five resolutions of the ruler's
@@ -62,6 +63,7 @@ OTHERS = (
 LEAST, MOST = 25, 300  # drawings of a set that the scorer of manners is fitted to
 LEAST_SETS = 6  # of the emoji sets, that have a drawing of what is asked for
 AT_ONCE = 12
+BEGUN, STRENGTH = "begun with the first", 0.8
 
 
 def main() -> None:
@@ -156,21 +158,24 @@ def variants(
     if generator.unet.config.neighbor_roles:  # else it would take style neighbors for what is to be drawn
         shown["content and style"] = styled
     shown |= {f"{name}, colours": neighbors for name, neighbors in shown.items()}
+    first = np.full_like(corpus.pixels(targets), 255)  # of what has no neighbor nothing is copied
+    found = [number for number, names in enumerate(content) if names]
+    first[found] = corpus.pixels(corpus.rows([content[number][0] for number in found]))
+    shown[f"{BEGUN}, colours"] = plain
     seeds = [20_000 + row for row in targets.tolist()]
     drawn = {}
     for name, neighbors in shown.items():
         parts = []
         for start in range(0, len(texts), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            options = {"colours": colours} if name.endswith("colours") else {}
+            options: dict[str, Any] = {"colours": colours} if name.endswith("colours") else {}
+            if name.startswith(BEGUN):
+                options |= {"image": list(first[part]), "strength": STRENGTH}
             noise = seeded(seeds[part])
             out = pipeline(texts[part], neighbors[part], num_inference_steps=steps, generator=noise, **options)
             parts.append(as_arrays(out.images))
             print(f"{name}: {min(part.stop, len(texts))} of {len(texts)}", flush=True)
         drawn[name] = np.concatenate(parts)
-    first = np.full_like(corpus.pixels(targets), 255)  # of what has no neighbor nothing is copied
-    found = [number for number, names in enumerate(content) if names]
-    first[found] = corpus.pixels(corpus.rows([content[number][0] for number in found]))
     palette = style_palette(corpus.pixels(mine), load_config(project / "params.yaml").baselines.snap_colors, seed=0)
     drawn["copied"] = first
     drawn["copied + palette"] = np.stack([snap(image, palette) for image in first])
@@ -213,7 +218,7 @@ def judged(
             metric: bootstrap.difference(right[best][metric], right[other][metric]).as_dict()
             for metric in ("joint", "entity", "manner")
         }
-        for other in ("none", "content", "copied + palette")
+        for other in ("none", "content", "copied + palette", f"{BEGUN}, colours")
         if other != best
     }
     facts = {"prompts": len(targets), "sets": len(manners), "manner_of_real": of_real, "manner_of_real_own": of_own}
