@@ -9,9 +9,9 @@ from typing import Any, cast
 from rag_diffusion.errors import ConfigError
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.studio import Variant
+from rag_diffusion.sampling.style_palettes import COLOUR
 
 LONGEST = 2000  # characters of a prompt
-_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def as_colours(text: str) -> tuple[str, ...]:
     """
     colours = tuple((text or "").replace(",", " ").split())
     for colour in colours:
-        if not _COLOUR.fullmatch(colour):
+        if not re.fullmatch(COLOUR, colour):
             raise ConfigError(f"colours: expected them as #dd2e44, with spaces between them, got {colour[:40]!r}")
     return colours
 

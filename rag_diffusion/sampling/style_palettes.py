@@ -25,6 +25,7 @@ from rag_diffusion.store.pairs import Pairs
 
 Chosen = tuple[Thresholding, Pixels | None]
 NUM_COLORS = 24
+COLOUR = "^#[0-9a-fA-F]{6}$"  # what a form or a request may name a colour by, and no file
 _MOST = 300  # pairs that a palette is read off
 _SIZE = 64  # pixels, of pictures by hand
 

@@ -18,6 +18,7 @@ from rag_diffusion.project import retrieval_options
 from rag_diffusion.sampling.guidance import Guidance
 from rag_diffusion.sampling.schedule import RetrievalSchedule
 from rag_diffusion.sampling.studio import PictureRequest, Variant, choose_seeds
+from rag_diffusion.sampling.style_palettes import COLOUR
 from rag_diffusion.sampling.threshold import Thresholding
 from rag_diffusion.serving.bounded_json import BodyError
 from rag_diffusion.serving.draw_request import MAX_NEIGHBORS, MAX_PROMPT, MAX_SEED, MAX_STEPS
@@ -35,7 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 Words = Annotated[str, Field(max_length=MAX_WORDS)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, pattern=r"\S")]
-Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+Colour = Annotated[str, Field(pattern=COLOUR)]
 Base64 = Annotated[str, Field(max_length=MAX_BASE64)]
 Points = Annotated[tuple[tuple[Share, Count], ...], Field(max_length=50)]
 
