@@ -41,5 +41,13 @@ class QueryError(RagDiffusionError):
     """A query that cannot be answered: an unknown index, a vector of another width."""
 
 
+class MixedBatchError(RagDiffusionError, ValueError):
+    """Pictures that begin with a neighbor and such as have none cannot be drawn at once."""
+
+
+class ExcludedPairError(LineageError, QueryError):
+    """A pair that a query wants left out is not there at all."""
+
+
 class BlockedError(RagDiffusionError, ValueError):
     """A prompt, or what is said of a neighbor, is on a blocklist of the project."""

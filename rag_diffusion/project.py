@@ -103,10 +103,10 @@ def open_pipeline(
 ) -> RetrievalPipeline:
     """The project's own model, or what is named, where `device` of params.yaml says.
 
-    Frames of clips are drawn with the changes in data/frames where these fit. Pictures are thresholded as
-    `sample.thresholding` says, in colours of the project's corpus where there is no retriever, and the stages of a
-    cascade draw as `sample.upsampling` does. A project's base is followed by what `finetune.cascade` names, as its
-    fine-tuned model is.
+    Frames of clips are drawn with the changes in data/frames where these fit. Pictures begin and are thresholded as
+    `sample.begin_strength` and `sample.thresholding` say, in colours of the project's corpus where there is no
+    retriever, and the stages of a cascade draw as `sample.upsampling` does. A project's base is followed by what
+    `finetune.cascade` names, as its fine-tuned model is.
 
     Args:
         root: of the project.
@@ -146,7 +146,7 @@ def open_pipeline(
         except ModelError as error:
             _LOG.info("%s is left out, clips are drawn by the generator as it is: %s", FRAMES, error)
     if config is not None:
-        pipeline.thresholding = config.sample.thresholding
+        pipeline.thresholding, pipeline.begin_strength = config.sample.thresholding, config.sample.begin_strength
         if retriever is None and (root / CORPUS).is_dir():
             pipeline.palettes = StylePalettes(pairs=Corpus.open(root / CORPUS))
         make_safe(pipeline, config)

@@ -33,6 +33,7 @@ class SampleConfig(Section):
     neighbor_guidance_scale: float
     interleave_ratio: float = Probability
     parallel_share: float = Probability
+    begin_strength: float = Field(default=1.0, gt=0, le=1)
     thresholding: _Thresholding = "static"
     weight_by_step: str
     weight_by_map: str

@@ -197,7 +197,8 @@ class KnowledgeBase:
         searched: `catalogue.searchable()` are those on this machine.
 
         Raises:
-            DataError, LineageError: as `retriever`; or a pair that is excluded is not there.
+            DataError, LineageError: as `retriever`.
+            ExcludedPairError: a pair that is excluded is not there.
         """
         sets, sources = query.sets, query.where.sources
         remotes = [remote for remote in self.catalogue.remotes() if sets is None or remote.name in sets]

@@ -30,7 +30,8 @@ from rag_diffusion.models.neighbor_control import (
     mask_pixels,
 )
 from rag_diffusion.models.neighbor_kv import CONTENT, STYLE
-from rag_diffusion.readers.images import decode, on_white, to_frame
+from rag_diffusion.readers.images import on_white, to_frame
+from rag_diffusion.readers.svg import picture_of
 from rag_diffusion.store.pairs import Pairs
 
 Picture = Image.Image | Pixels
@@ -146,7 +147,7 @@ class Neighbor:
         """A picture of a file, upright by its EXIF orientation.
 
         Args:
-            path: PNG, JPEG, WebP, GIF, AVIF, BMP or TIFF.
+            path: PNG, JPEG, WebP, GIF, AVIF, BMP, TIFF or SVG.
             caption: its text; None is the first line of the text file of the same name beside it, or none at all.
             **facts: more attributes: `source`, `licence`, `attribution`, `weight`, `pair_id`.
 
@@ -168,7 +169,7 @@ class Neighbor:
         if caption is None:
             text = beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
             caption = text.splitlines()[0].strip() if text else ""
-        return cls(image=decode(content, str(path)), caption=caption, **{"source": path.name} | facts)
+        return cls(image=picture_of(content, str(path)), caption=caption, **{"source": path.name} | facts)
 
     @cached_property
     def name(self) -> str:

@@ -121,6 +121,7 @@ def _rollout(handlers: Handlers, form: ClipForm) -> Rollout:
     )  # fmt: skip
     options: dict[str, Any] = drawing.options | {"keep_pictures": False}
     stages, sample = options.pop("stages"), base.config.sample
+    options.pop("begin_strength")
     usual = {"guidance": Guidance.from_config(sample), "num_inference_steps": sample.num_inference_steps}
     if handlers.drawer.pipeline.frames is not None:  # drawn as `frames_drawing` says where nothing else was chosen
         options = {name: value for name, value in options.items() if usual.get(name) != value}

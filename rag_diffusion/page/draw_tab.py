@@ -71,6 +71,10 @@ class DrawTab:
                     steps = gr.Slider(
                         1, 100, value=sample.num_inference_steps, step=1, label="Denoising steps", elem_id="steps"
                     )
+                    begin = gr.Slider(
+                        0.05, 1, value=sample.begin_strength, step=0.05, elem_id="begin",
+                        label="Begin with the first neighbor, noised so far (1: with noise alone)",
+                    )  # fmt: skip
                     self.size = gr.Dropdown([], value=None, label="Size in pixels", interactive=False)
                     seed = gr.Textbox(label="Seed", placeholder="another one each time", max_lines=1, elem_id="seed")
             with gr.Column(scale=5, min_width=300):
@@ -106,7 +110,7 @@ class DrawTab:
                     again = gr.Button("Draw again, the same noise", variant="primary", elem_id="again")
         self.past = gr.HTML(render=False, elem_id="past", js_on_load=cards.PRESSED)
         self.view = [self.picture, self.near, self.past]
-        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size, where, colours]
+        self.fields = [self.prompt, self.kind, number, mode, text, near, steps, seed, self.size, where, colours, begin]
         shared: dict[str, Any] = {
             "concurrency_id": "draw", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
         }  # fmt: skip
@@ -176,11 +180,12 @@ def pieces(view: View) -> tuple[str, str, str]:
 
 
 def _form(fields: tuple[Any, ...]) -> Form:
-    prompt, kind, number, mode, text, near, steps, seed, stages, where, colours = fields
+    prompt, kind, number, mode, text, near, steps, seed, stages, where, colours, begin = fields
     return Form(
         prompt=prompt, variant=as_variant(kind), num_neighbors=int(number), mode=mode, text_guidance_scale=float(text),
         neighbor_guidance_scale=float(near), num_inference_steps=int(steps), seed=as_seed(seed),
         stages=None if stages is None else int(stages), where=where, colours=as_colours(colours),
+        begin_strength=float(begin),
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Form:
         stages: of a cascade; None is all.
         where: which pairs may be retrieved, as `licence=CC0-1.0, source=NAME`; empty is what params.yaml says.
         colours: all that the picture may have, as `#dd2e44`; none are those of the style.
+        begin_strength: below 1, how far the first neighbor is noised that the picture begins with.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Form:
     stages: int | None = None
     where: str = ""
     colours: tuple[str, ...] = ()
+    begin_strength: float = 1.0
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,7 +60,13 @@ class Form:
         )
         steps = int(self.num_inference_steps)
         own = {"colours": self.colours} if self.colours else {}
-        return {"guidance": guidance, "num_inference_steps": steps, "keep_pictures": True, "stages": self.stages} | own
+        return own | {
+            "guidance": guidance,
+            "num_inference_steps": steps,
+            "keep_pictures": True,
+            "stages": self.stages,
+            "begin_strength": self.begin_strength,
+        }
 
 
 def as_variant(label: str) -> Variant:

@@ -93,6 +93,8 @@ def lineage_of(entry: Entry) -> list[str]:
         f"(text {guidance.get('text_guidance_scale'):g}, neighbors {guidance.get('neighbor_guidance_scale'):g}), "
         f"{size} × {size} pixels, weights {origin.model_hash[:12] or 'unnamed'}."
     )
+    if "begin_strength" in settings:
+        sentences.append(f"Begun with its first neighbor, noised {percent(settings['begin_strength'])} of the way.")
     if "colours" in settings:
         sentences.append(f"In the colours {', '.join(settings['colours'])} alone.")
     if origin.data_sets:

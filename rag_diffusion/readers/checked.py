@@ -13,7 +13,7 @@ from PIL import Image
 from rag_diffusion.errors import DataError
 from rag_diffusion.readers.images import ImageError, decode, encode_png, to_square
 from rag_diffusion.readers.records import Item, Rejection
-from rag_diffusion.readers.svg import SIDE, is_drawing, render_drawing
+from rag_diffusion.readers.svg import SIDE, is_drawing, picture_of
 from rag_diffusion.types import SPLITS, Pair
 
 MAX_CAPTION = 10_000  # characters; no encoder reads more, and nobody's description is longer
@@ -63,10 +63,7 @@ def checked_image(content: bytes, what: str, size: int, side: int = 0) -> Image.
         ImageError: corrupt, truncated, animated, too large, or no image; `reason` says which.
     """
     if is_drawing(content):
-        try:
-            return to_square(render_drawing(content, what, max(side or SIDE, size)), size)
-        except DataError as error:
-            raise ImageError(what, str(error)) from None
+        return to_square(picture_of(content, what, max(side or SIDE, size)), size)
     if not side:
         return to_square(decode(content, what, side=size), size)
     whole = decode(content, what)

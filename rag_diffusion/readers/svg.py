@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from rag_diffusion.errors import DataError
-from rag_diffusion.readers.images import encode_png, render_svg
+from rag_diffusion.readers.images import ImageError, decode, encode_png, render_svg
 
 SUFFIX = ".svg"
 SIDE = 512  # pixels of a rendered drawing
@@ -32,6 +32,28 @@ def is_drawing(content: bytes) -> bool:
     """Whether the `content` of a file is an SVG; no picture of pixels begins as one does."""
     beginning = content[:_LOOKED_AT].lstrip(b"\xef\xbb\xbf \t\r\n")
     return beginning.startswith(b"<") and _ROOT.search(beginning) is not None
+
+
+def picture_of(content: bytes, what: str, side: int = SIDE) -> Image.Image:
+    """A picture of pixels as it is, a drawing on a white square.
+
+    Args:
+        content: an encoded image file or an SVG, which anybody may have made.
+        what: its name, for the error.
+        side: of a drawing's square in pixels.
+
+    Returns:
+        RGB; a picture of pixels has its own size.
+
+    Raises:
+        ImageError: it is neither; see `images.decode` and `render_drawing`.
+    """
+    if not is_drawing(content):
+        return decode(content, what)
+    try:
+        return render_drawing(content, what, side)
+    except DataError as error:
+        raise ImageError(what, str(error)) from None
 
 
 def svg_to_png(content: bytes, what: str) -> bytes:

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from rag_diffusion.arrays import Doubles, Floats, Ints, Mask, Pixels
+from rag_diffusion.errors import ExcludedPairError, LineageError
 from rag_diffusion.retrieval.allowed import Allowed
 from rag_diffusion.retrieval.ann import Nearest
 from rag_diffusion.retrieval.blocklist import Blocklist
@@ -97,7 +98,7 @@ class Retriever:
             Q rankings of at most `top_k` pairs, best first.
 
         Raises:
-            LineageError: the corpus has no such pair as one that is excluded.
+            ExcludedPairError: the corpus has no such pair as one that is excluded.
             ValueError: this retriever cannot find by image, by data sets, or by filters.
         """
         if query.sets is not None:
@@ -305,7 +306,10 @@ class Retriever:
 
     def _excluded(self, query: Query) -> list[Ints] | None:
         """Rows that must not come, for each text."""
-        rows = None if query.exclude is None else [self.corpus.rows(ids) for ids in query.exclude]
+        try:
+            rows = None if query.exclude is None else [self.corpus.rows(ids) for ids in query.exclude]
+        except LineageError as error:
+            raise ExcludedPairError(f"exclude: {error}") from None
         if rows is not None and query.without_duplicates:
             rows = [self._duplicates.of_pairs(own, self.vectors.image) for own in rows]
         if query.exclude_images is not None:

@@ -118,6 +118,26 @@ def strength_of(given: float | None, image: object, mask: object) -> float:
     return given if given is not None else STRENGTH["image" if mask is None else "mask_image"]
 
 
+def begin_strength_of(given: float | None, usual: float, image: object) -> float:
+    """How far the first neighbor is noised that a picture begins with; 1 begins with noise.
+
+    Args:
+        given: by the caller; None is `usual`, and 1 beside a picture to begin with.
+        usual: of the pipeline.
+        image: to begin with.
+
+    Raises:
+        ValueError: it is outside of (0, 1], or there are two pictures to begin with.
+    """
+    if given is None:
+        return usual if image is None else 1.0
+    if not 0 < given <= 1:
+        raise ValueError(f"begin_strength: expected a share of the steps in (0, 1], where 1 is noise, got {given}")
+    if given < 1 and image is not None:
+        raise ValueError(f"begin_strength: expected none beside image=, which is begun with already, got {given}")
+    return given
+
+
 def num_steps_of(count: int, timesteps: Sequence[int] | None, sigmas: Sequence[float] | None) -> int:
     """How many steps there are.
 

@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rag_diffusion.arrays import Pixels
 from rag_diffusion.config import Config, SampleConfig
 from rag_diffusion.device import choose_device, keep_freed_memory
-from rag_diffusion.errors import ModelError
+from rag_diffusion.errors import MixedBatchError, ModelError
 from rag_diffusion.files import tree_hash
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.models.load import load_generator
@@ -111,6 +113,19 @@ class BatchDrawer:
         return replace(RetrievalSchedule.from_config(self.config.retrieval.schedule), query_again=())
 
     def _draw(self, batch: Batch, neighbors: list[list[Neighbor]]) -> tuple[Drawn, list[Span]]:
+        try:
+            return self._draw_at_once(batch, neighbors)
+        except MixedBatchError:
+            alone = [
+                replace(batch, prompts=[one], neighbors=[row])
+                for one, row in zip(batch.prompts, batch.neighbors, strict=True)
+            ]
+            each = [self._draw_at_once(one, [own]) for one, own in zip(alone, neighbors, strict=True)]
+        pixels = np.concatenate([drawn.pixels for drawn, _ in each])
+        origins = [origin for drawn, _ in each for origin in drawn.provenance]
+        return Drawn(pixels=pixels, provenance=origins), [span for _, spans in each for span in spans]
+
+    def _draw_at_once(self, batch: Batch, neighbors: list[list[Neighbor]]) -> tuple[Drawn, list[Span]]:
         with recording("sample") as span:
             drawn = self._pipeline(
                 [prompt.text for prompt in batch.prompts],
@@ -145,6 +160,7 @@ class BatchDrawer:
         sample = self.config.sample
         pipeline = RetrievalPipeline(generator, scheduler=sample.scheduler, precision=sample.precision)
         pipeline.thresholding, pipeline.palettes = sample.thresholding, StylePalettes(pairs=self.corpus)
+        pipeline.begin_strength = sample.begin_strength
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rag_diffusion.errors import MixedBatchError
 from rag_diffusion.models.codec import pixels_to_images
 from rag_diffusion.models.generator import Generator
 from rag_diffusion.models.neighbor_batch import Neighbor
@@ -65,12 +67,13 @@ class Execution:
         """
         model, scheduler = self.generator, self.scheduler
         self.state = request.state or DrawingState(guidance=request.guidance)
+        lists = request.source.first()
+        request = _begun(request, lists, model.size)
         set_timesteps(scheduler, request.num_inference_steps, model.device, request.timesteps, request.sigmas)
         check_fits(scheduler, model.schedule)
         first = 0 if request.pictures is None else start_at(scheduler, request.strength)
         calls = solver_steps(scheduler)[first:]
         num_steps = calls[-1] - calls[0] + 1
-        lists = request.source.first()
         _check_negative(lists, request.guidance)
         conditioning = Conditioning(
             cache=NeighborCache(model),
@@ -150,6 +153,28 @@ class Execution:
         return RetrievalPipelineOutput(
             images=images, provenance=provenance, heat_maps=[list(one.heat) for one in looked]
         )
+
+
+def _begun(request: SamplingRequest, lists: Sequence[Sequence[Neighbor]], size: tuple[int, int]) -> SamplingRequest:
+    """The request with the first content neighbor of each image to begin with, where it asks for that.
+
+    Raises:
+        MixedBatchError: some of the images have one and others have not.
+    """
+    if request.begin_strength == 1:
+        return request
+    first = [next((one for one in own if one.role == "content" and not one.negative), None) for own in lists]
+    found = [one for one in first if one is not None]
+    if not found:
+        return request
+    if len(found) < len(first):
+        text = request.prompts[first.index(None)]
+        raise MixedBatchError(
+            f"begin_strength: expected a neighbor for every prompt or for none, got none for {text!r}; draw it by "
+            "itself, where it begins with noise"
+        )
+    pictures = np.stack([one.pixels(size) for one in found])
+    return replace(request, pictures=pictures, strength=request.begin_strength)
 
 
 def _check_negative(lists: Sequence[Sequence[Neighbor]], guidance: Guidance) -> None:

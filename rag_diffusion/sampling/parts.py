@@ -43,6 +43,7 @@ class PipelineParts(BaseMethods, DiffusionPipeline):
     """The parts; see `RetrievalPipeline` for the arguments."""
 
     frames: Generator | None = None  # draws the next frames of clips; None lets the generator draw them
+    begin_strength: float = 1.0  # of pictures, where a call names none; below 1 they begin with a neighbor
     thresholding: Thresholding = "static"  # of pictures, where a call names none; clips are drawn with `static`
     palettes: StylePalettes | None = None  # of `palette`; None: those of the retriever's pairs
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from rag_diffusion.models.neighbor_batch import Picture
 from rag_diffusion.models.neighbor_control import WeightByMap, WeightByStep
-from rag_diffusion.sampling.arguments import guidance_of, negative_texts, num_steps_of, refuse, strength_of
+from rag_diffusion.sampling.arguments import (
+    begin_strength_of,
+    guidance_of,
+    negative_texts,
+    num_steps_of,
+    refuse,
+    strength_of,
+)
 from rag_diffusion.sampling.auto import known_to_auto_pipeline
 from rag_diffusion.sampling.cascade_stages import (
     StageSettings,
@@ -115,6 +122,7 @@ class RetrievalPipeline(RolloutPipeline):
         image: Pictures | None = None,
         mask_image: MaskImage | Sequence[MaskImage] | None = None,
         strength: float | None = None,
+        begin_strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         prompt_embeds: Tensor | None = None,
@@ -177,6 +185,9 @@ class RetrievalPipeline(RolloutPipeline):
             mask_image: in-painting: white where `image` is drawn anew, with the neighbors, and black where it stays;
                 one, or one for each of P prompts, scaled to the drawing.
             strength: how far `image` is noised, the share of the T steps that are taken; None is 0.8, with a mask 1.
+            begin_strength: below 1, each image begins with its first content neighbor, noised so far, in place of
+                noise: the thing is kept more often, its outlines too. Without neighbors it begins with noise. None is
+                the pipeline's own `begin_strength`, 1 where nothing else was set or beside `image`.
             negative_prompt: a text, or one for each of P prompts, that text-enhanced steps go away from in place of the
                 empty one; see `negative_neighbors`.
             guidance_scale: diffusers' name of `Guidance.text_guidance_scale`; 1 or less draws without any guidance.
@@ -222,12 +233,14 @@ class RetrievalPipeline(RolloutPipeline):
             ValueError: an argument does not fit another.
             ConfigError: the scheduler is none that fits.
             ModelError: out of memory.
+            MixedBatchError: below a `begin_strength` of 1 some prompts have a neighbor and others have none.
             BlockedError: a prompt, or the caption of a neighbor by hand, is on the blocklist.
         """
         # arguments
         refuse(unknown)
         chosen_guidance = guidance_of(guidance, guidance_scale)
         strength = strength_of(strength, image, mask_image)
+        begin_strength = begin_strength_of(begin_strength, self.begin_strength, image)
         check_callback_tensors(callback_on_step_end_tensor_inputs)
         check_counts(
             num_neighbors=num_neighbors,
@@ -296,6 +309,7 @@ class RetrievalPipeline(RolloutPipeline):
             latents=latents,
             pictures=None if image is None else repeated_rows(as_pictures(image, len(prompts), model.size)),
             strength=strength,
+            begin_strength=begin_strength,
             masks=None if mask_image is None else repeated_rows(as_masks(mask_image, len(prompts), model.size)),
             negative_prompts=negative_texts(negative_prompt, len(prompts), num_images_per_prompt),
             embeddings=Embeddings.of(

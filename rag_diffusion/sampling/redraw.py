@@ -129,6 +129,7 @@ def make_plan(
         latents=latents,
         pictures=begin,
         strength=settings.get("strength", 1.0),
+        begin_strength=settings.get("begin_strength", 1.0),
         masks=from_text(settings["mask"])[None, ..., 0] if "mask" in settings else None,
         negative_prompts=[settings["negative_prompt"]] if "negative_prompt" in settings else None,
         eta=settings.get("eta", 0.0),

@@ -73,6 +73,7 @@ class SamplingRequest:
         latents: (B, D, h, w) in place of that noise.
         pictures: (B, H, W, 3) uint8 to begin with; None begins with noise.
         strength: how far these are noised.
+        begin_strength: below 1, how far the first content neighbor of each image is noised, to begin with.
         masks: (B, H, W) uint8, 255 where these are drawn anew; None draws all.
         negative_prompts: B texts that guidance goes away from; None goes away from empty ones.
         embeddings: in the place of encoded texts.
@@ -97,6 +98,7 @@ class SamplingRequest:
     latents: Tensor | None = None
     pictures: Pixels | None = None
     strength: float = 1.0
+    begin_strength: float = 1.0
     masks: Pixels | None = None
     negative_prompts: list[str] | None = None
     embeddings: Embeddings = field(default_factory=Embeddings)
@@ -142,7 +144,9 @@ class SamplingRequest:
             settings["lora_scale"] = scale
         if self.palettes and (palette := self.palettes[row]) is not None:
             settings["colours"] = as_texts(palette)
-        if self.pictures is not None:
+        if self.pictures is not None and self.begin_strength < 1:  # they are the first neighbors
+            settings["begin_strength"] = self.begin_strength
+        elif self.pictures is not None:
             begin = self.pictures[row]
             settings |= {"strength": self.strength, "begin": seen_digest(begin, "")}
             settings |= {"begin_image": to_text(begin)} if self.keep else {}

@@ -331,11 +331,11 @@ def _text(prompt: str) -> str:
 
 
 def _bare(pipeline: RetrievalPipeline) -> RetrievalPipeline:
-    """The same pipeline without what finished pictures go through, so that no frame inherits it.
+    """The same pipeline without what finished pictures go through and begin with, so that no frame inherits it.
 
     And without a palette: colours chosen anew for each frame would flicker.
     """
     bare = copy(pipeline)
-    bare.safety_checker, bare.watermark, bare.thresholding = None, "", "static"
+    bare.safety_checker, bare.watermark, bare.thresholding, bare.begin_strength = None, "", "static", 1.0
     bare.set_progress_bar_config(disable=True)
     return bare

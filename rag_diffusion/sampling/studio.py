@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from rag_diffusion.arrays import Pixels
-from rag_diffusion.errors import ConfigError
+from rag_diffusion.errors import ConfigError, MixedBatchError
 from rag_diffusion.models.neighbor_batch import Neighbor, neighbors_from
 from rag_diffusion.sampling.output import as_arrays
 from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
@@ -139,7 +139,7 @@ def draw(
     for start in range(0, len(drawings), BATCH):
         batch = drawings[start : start + BATCH]
         drawn = [
-            draw_batch(
+            _drawn(
                 pipeline,
                 [
                     PictureRequest(
@@ -157,6 +157,14 @@ def draw(
         ]
         for row in zip(*drawn, strict=True):
             yield from row
+
+
+def _drawn(pipeline: RetrievalPipeline, requests: Sequence[PictureRequest]) -> list[Picture]:
+    """Pictures at once, or each alone where some begin with a neighbor and others have none."""
+    try:
+        return draw_batch(pipeline, requests)
+    except MixedBatchError:
+        return [draw_batch(pipeline, [one])[0] for one in requests]
 
 
 def draw_batch(

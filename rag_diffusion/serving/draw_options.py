@@ -95,6 +95,12 @@ class DrawOptions(BaseModel):
     strength: float | None = Field(
         default=None, gt=0, le=1, description="How far a picture to begin with is noised; 0.8, and 1 with a mask."
     )
+    begin_strength: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Below 1: begin with the first neighbor, noised so far; not with an image.",
+    )
 
     def requests(
         self,
@@ -169,6 +175,7 @@ class DrawOptions(BaseModel):
         }
         for name in (
             "num_style_neighbors", "style", "weight_by_step", "weight_by_map", "thresholding", "negative_prompt", "eta",
+            "begin_strength",
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)

@@ -25,7 +25,6 @@ from rag_diffusion.knowledge.knowledge_base import KnowledgeBase
 from rag_diffusion.marks.credentials import ContentCredentials
 from rag_diffusion.models.codec import images_to_pixels
 from rag_diffusion.project import model_of, open_pipeline
-from rag_diffusion.sampling.arguments import strength_of
 from rag_diffusion.sampling.pipeline import OnStep, RetrievalPipeline
 from rag_diffusion.sampling.studio import Picture, PictureRequest, draw_batch
 from rag_diffusion.serving.bounded_json import BodyError
@@ -308,14 +307,7 @@ class _Looking:
     ) -> dict[str, Tensor]:
         if all(one.left for one in self.batch):
             raise _LeftError
-        stage = values["stage"]
-        if stage == 1:
-            steps = pipe.scheduler.num_inference_steps
-            first = self.batch[0].request
-            if first.image is not None:
-                steps = max(1, round(strength_of(first.options["strength"], first.image, first.mask) * steps))
-        else:
-            steps = pipe.stages[stage - 2].settings.num_inference_steps
+        stage, steps = values["stage"], pipe.num_timesteps
         rows = [row for row, one in enumerate(self.batch) if not one.left and one.wants(stage, number + 1, steps)]
         if stage == 1 and rows:
             images = pipe.generator.codec.decode(values["pred_original_sample"][rows]).float()

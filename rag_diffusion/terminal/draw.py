@@ -99,6 +99,10 @@ def draw(
     scheduler: Annotated[str | None, typer.Option(help="As DDIMScheduler, DPMSolverMultistepScheduler ...")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to begin with instead of noise.")] = None,
     strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="How far that picture is noised.")] = 0.8,
+    begin_strength: Annotated[
+        float | None,
+        typer.Option(help="Below 1: begin with the first neighbor, noised so far; it keeps the thing. 1: with noise."),
+    ] = None,
     credentials: Annotated[
         str | None,
         typer.Option(help="Sign what made each picture (C2PA): a folder of certificate.pem, key.pem, or development."),
@@ -148,6 +152,7 @@ def draw(
             "keep_pictures": explain,
             "image": None if image is None else _open(image),
             "strength": strength,
+            "begin_strength": begin_strength,
             "stages": stages,
         }
         if not by_hand:

@@ -115,6 +115,20 @@ def test_a_picture_in_colours_by_hand_has_no_others(handlers: Handlers) -> None:
     assert "In the colours #dd2e44, #ffffff alone." in " ".join(lineage_of(entry))
 
 
+def test_a_picture_that_begins_with_its_first_neighbor_says_so(handlers: Handlers) -> None:
+    session = Session()
+    drawn(handlers, session, num_inference_steps=4, begin_strength=0.5)
+    entry = session.last
+
+    assert entry is not None
+    assert "Begun with its first neighbor, noised 50 % of the way." in lineage_of(entry)
+    options = form(num_inference_steps=4, begin_strength=0.5).options
+    steps = [
+        one for one in handlers.drawer.stream(PROMPT, 7, ["retrieved"], (), 2, options) if isinstance(one, Preview)
+    ]
+    assert [(preview.step, preview.num_steps) for preview in steps] == [(1, 2), (2, 2)]
+
+
 def test_what_is_no_colour_is_told_and_no_file_is_read(tmp_path: Path) -> None:
     assert as_colours("") == ()
     for text in ("#dd2e4", "red", str(tmp_path / "logo.png")):

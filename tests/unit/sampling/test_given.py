@@ -48,6 +48,17 @@ def test_a_file_has_its_caption_beside_it_and_may_name_source_and_licence(photo:
         Neighbor.from_file(photo)
 
 
+def test_a_file_may_be_a_drawing(tmp_path: Path) -> None:
+    file = tmp_path / "sun.svg"
+    file.write_text('<svg xmlns="http://www.w3.org/2000/svg"><circle cx="50%" cy="50%" r="40%" fill="red"/></svg>')
+    pixels = Neighbor.from_file(file, "a sun").pixels(8)
+    assert pixels[4, 4].tolist() == [255, 0, 0]
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    file.write_text("<svg>")
+    with pytest.raises(DataError, match=r"sun.svg: expected a readable image, got does not render"):
+        Neighbor.from_file(file)
+
+
 def test_a_drawing_from_a_file_says_what_it_was_shown(pipeline: RetrievalPipeline, photo: Path) -> None:
     found = pipeline("an apple", str(photo), num_inference_steps=1).provenance[0].neighbors
     assert [(one.caption, one.source, one.score) for one in found] == [("an apple", "photo.png", None)]

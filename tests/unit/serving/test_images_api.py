@@ -213,6 +213,8 @@ def test_other_forms_of_files(client: TestClient) -> None:
         ({"colour": "red"}, 400, "colour", "Extra inputs"),
         ({"colours": ["red"]}, 400, "colours", "should match pattern"),
         ({"colours": ["#dd2e44"], "thresholding": "static"}, 400, "colours", "expected thresholding='palette'"),
+        ({"exclude": ["nobody"]}, 400, "exclude", "expected a pair 'nobody', found none"),
+        ({"begin_strength": 0}, 400, "begin_strength", "greater than 0"),
         ({"weight_by_step": "never"}, 400, "weight_by_step", "expected constant"),
         ({"neighbors": [{"image": "bm8="}]}, 400, None, "neighbor 0: image: expected a readable image"),
         ({"neighbors": [{"image": "/etc/passwd"}]}, 400, None, "expected a picture in base64"),
@@ -297,6 +299,8 @@ def test_draw_takes_every_option_and_tells_where_a_picture_came_from(client: Tes
         assert (told["variant"], len(told["provenance"]["neighbors"])) == (variant, count)
     told = client.post("/draw", json=QUICK | {"colours": ["#DD2E44", "#ffffff"]}).json()["pictures"][0]["provenance"]
     assert (told["settings"]["thresholding"], told["settings"]["colours"]) == ("palette", ["#dd2e44", "#ffffff"])
+    told = client.post("/draw", json=QUICK | {"begin_strength": 0.5}).json()["pictures"][0]["provenance"]
+    assert told["settings"]["begin_strength"] == 0.5
     image = {"image": base64.b64encode(picture()).decode(), "strength": 0.5, "num_neighbors": 0}
     told = client.post("/draw", json=QUICK | image).json()["pictures"][0]["provenance"]
     assert told["settings"]["strength"] == 0.5

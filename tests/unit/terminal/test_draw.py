@@ -91,6 +91,19 @@ def test_a_picture_has_the_colours_that_are_given(project: Path, tmp_path: Path)
     assert "--colours: expected '#dd2e44', a picture or a folder of pictures, got" in refused.stderr
 
 
+def test_a_picture_begins_with_its_first_neighbor(project: Path, tmp_path: Path) -> None:
+    found = []
+    for number, words in enumerate((("--begin-strength", "0.5"), ())):
+        path = tmp_path / f"{number}.png"
+        assert typed(project, PROMPT, "--steps", "4", "--seed", "7", *words, "-q", "-o", str(path)).exit_code == 0
+        found.append((pixels(path), read_provenance(path).settings.get("begin_strength")))
+    assert [strength for _, strength in found] == [0.5, None]
+    assert not np.array_equal(found[0][0], found[1][0])
+    refused = typed(project, PROMPT, *QUICK, "--begin-strength", "0.5", "--image", str(tmp_path / "0.png"))
+    assert refused.exit_code == 1
+    assert "begin_strength: expected none beside image=, which is begun with already, got 0.5" in refused.stderr
+
+
 def test_a_picture_of_a_seed_is_the_same_alone_and_among_others(project: Path, tmp_path: Path) -> None:
     assert typed(project, PROMPT, *QUICK, "-n", "3", "-o", str(tmp_path / "three")).exit_code == 0
     assert typed(project, PROMPT, "--steps", "2", "--seed", "9", "-o", str(tmp_path / "one.png")).exit_code == 0
