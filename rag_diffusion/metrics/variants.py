@@ -102,9 +102,12 @@ def real_rows(corpus: Corpus, prompts: Sequence[Prompt]) -> Ints:
 
 
 def neighbor_rows(corpus: Corpus, lists: Sequence[Sequence[str]]) -> Ints:
-    """Rows (N, K) in `corpus` of the pair ids in N `lists`, none empty, best first; K is what the shortest list has."""
-    fewest = min((len(names) for names in lists), default=0)
-    rows = [corpus.rows(names[:fewest]) for names in lists]
+    """Rows (N, K) in `corpus` of the pair ids in N `lists`, none empty, best first.
+
+    K is what the longest list has; a shorter one goes on with its best again.
+    """
+    most = max((len(names) for names in lists), default=0)
+    rows = [corpus.rows([*names, *[names[0]] * (most - len(names))]) for names in lists]
     return np.stack(rows) if rows else np.empty((0, 0), dtype=np.int64)
 
 
