@@ -128,7 +128,8 @@ def test_neighbors_keep_their_rank(tiny_corpus: Corpus, tiny_prompts: list[Promp
     rows = neighbor_rows(tiny_corpus, shown)
     assert tiny_corpus.table["pair_id"].iloc[rows[4]].tolist() == list(shown[4])
     uneven = neighbor_rows(tiny_corpus, [shown[0], shown[1][:1]])
-    assert uneven[0].tolist() == rows[0].tolist() and uneven[1].tolist() == [rows[1, 0]] * len(shown[0])
+    assert uneven[0].tolist() == rows[0].tolist()
+    assert uneven[1].tolist() == [rows[1, 0]] * len(shown[0])
     assert neighbor_rows(tiny_corpus, []).size == 0
 
 
