@@ -114,7 +114,8 @@ class Batches:
     @property
     def captions(self) -> list[str]:
         """Every text that a batch may hold."""
-        return sorted({"", *(self._captions[row] for row in self._candidates)})
+        rows = {*self._candidates, *(int(row) for pool in self._candidates.values() for row in pool)}
+        return sorted({"", *(self._captions[row] for row in rows)})
 
     def parts(self, step: int, rows: Sequence[slice]) -> list[Batch]:
         """Batches of `rows` of the batch of `step`, each slice with the neighbors of its own targets."""

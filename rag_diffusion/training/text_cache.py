@@ -41,10 +41,14 @@ class TextCache:
             self._encode(new[start : start + size], device, size)
 
     def __call__(self, texts: Sequence[str], device: torch.device) -> TextFeatures:
-        """Features of B texts, in float32."""
+        """Features of B texts, in float32.
+
+        On a CPU each is encoded by itself: rounding depends on what else is in a batch, and what is new at a step on
+        where a run was cut.
+        """
         new = sorted(set(texts) - set(self._kept))
         if new:
-            self._encode(new, device, 64 if device.type == "cpu" else 1024)
+            self._encode(new, device, 1 if device.type == "cpu" else 1024)
         for text in texts:
             self._kept.move_to_end(text)
         features = TextFeatures.cat([self._kept[text] for text in texts])
