@@ -46,8 +46,9 @@ def test_a_cluster_gives_the_vectors_of_one_process(
     root: Path, alone: Vectors, default_config: Config, ray_config: RayConfig
 ) -> None:
     together = embedded(root, default_config.model_copy(update={"engine": "ray", "ray": ray_config}))
-    np.testing.assert_array_equal(together.image, alone.image)
-    np.testing.assert_array_equal(together.text, alone.text)
+    # where a processor's kernels round by the number of threads, the eighth digit may be another one
+    np.testing.assert_allclose(together.image, alone.image, rtol=0, atol=5e-7)
+    np.testing.assert_allclose(together.text, alone.text, rtol=0, atol=5e-7)
 
 
 @pytest.mark.slow
